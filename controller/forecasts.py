@@ -1,0 +1,145 @@
+"""What load is coming, per model: the history of offered load, and the forecast made from it at each tick."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from forecasting.forecast import LoadForecast
+from forecasting.forecaster import FallbackForecaster
+from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries
+from policies.fleet import Demand, FleetState
+
+
+class ForecastSettings(BaseModel):
+    """What forecasters are shown and asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step_s: float = Field(
+        60.0,
+        gt=0,
+        description="Step of the load that forecasters see, in seconds; a whole multiple of the tick. Requests live for "
+        "tens of seconds, so peaks much shorter than a minute need no replica of their own.",
+    )
+    kept_s: float = Field(
+        15 * 86400.0, gt=0, description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes."
+    )
+    demand_window_s: float = Field(
+        60.0, gt=0, description="Window over which present demand is averaged, in seconds; a single scrape is noise."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastNote:
+    """Who forecast a model, and who could not and why."""
+
+    source: str
+    stepped_back: tuple[tuple[str, str], ...]
+
+
+class LoadHistory:
+    """Offered load of one model at the tick step, bounded in length; a tick without observation is a gap."""
+
+    def __init__(self, step_s: float, kept_s: float, before: LoadSeries | None = None) -> None:
+        """Start empty, or from ``before``: the load recorded earlier, at the same step.
+
+        Raises:
+            ValueError: If ``before`` has another step.
+        """
+        if before is not None and abs(before.step_s - step_s) > 1e-9 * step_s:
+            raise ValueError(f"history has steps of {before.step_s} s, the tick is {step_s} s")
+        self.step_s = step_s
+        self._kept = max(2, round(kept_s / step_s))
+        self._rows = np.full((2 * self._kept, len(CHANNELS)), np.nan)
+        self._count = 0
+        self._end_at = math.nan
+        if before is not None and len(before):
+            tail = before.tail(self._kept)
+            self._rows[: len(tail)] = tail.values
+            self._count = len(tail)
+            self._end_at = tail.end_at
+
+    def append(self, at: float, demand: Demand | None) -> None:
+        """Add the step that ended at ``at``. Missed ticks before it become gaps; an early tick is ignored."""
+        row = [math.nan] * len(CHANNELS)
+        if demand is not None:
+            row[REQUESTS] = demand.requests_per_s
+            row[PROMPT_TOKENS] = demand.prompt_tokens_per_s
+            row[OUTPUT_TOKENS] = demand.output_tokens_per_s
+        if math.isnan(self._end_at):
+            self._end_at = at - self.step_s
+        steps = round((at - self._end_at) / self.step_s)
+        for _ in range(min(steps - 1, self._kept)):
+            self._push([math.nan] * len(CHANNELS))
+        if steps >= 1:
+            self._push(row)
+            self._end_at += max(1, steps) * self.step_s
+
+    def _push(self, row: list[float]) -> None:
+        if self._count == len(self._rows):
+            self._rows[: self._kept] = self._rows[-self._kept :]
+            self._count = self._kept
+        self._rows[self._count] = row
+        self._count += 1
+
+    def series(self, step_s: float) -> LoadSeries:
+        """Return the kept history in steps of ``step_s``, aligned so that the newest step is whole."""
+        rows = self._rows[max(0, self._count - self._kept) : self._count]
+        factor = max(1, round(step_s / self.step_s))
+        rows = rows[len(rows) % factor :]
+        end_at = 0.0 if math.isnan(self._end_at) else self._end_at
+        return LoadSeries(end_at - len(rows) * self.step_s, self.step_s, rows).resampled(factor * self.step_s)
+
+    def recent(self, window_s: float) -> Demand | None:
+        """Return mean demand over the last ``window_s``; None when the newest step was not observed."""
+        rows = self._rows[max(0, self._count - max(1, round(window_s / self.step_s))) : self._count]
+        if not len(rows) or np.isnan(rows[-1]).any():
+            return None
+        requests, prompt, output = (float(mean) for mean in np.nanmean(rows, axis=0))
+        return Demand(requests, prompt, output)
+
+
+class LoadForecasts:
+    """Histories and forecasts of all models."""
+
+    def __init__(
+        self,
+        forecaster: FallbackForecaster,
+        tick_s: float,
+        settings: ForecastSettings,
+        before: Mapping[str, LoadSeries] | None = None,
+    ) -> None:
+        """Start from the load recorded ``before``, per model, at steps of ``tick_s``."""
+        self.forecaster, self.settings = forecaster, settings
+        self._tick_s = tick_s
+        self._histories = {
+            model: LoadHistory(tick_s, settings.kept_s, series) for model, series in (before or {}).items()
+        }
+        self.notes: dict[str, ForecastNote] = {}
+
+    def learn(self, fleet: FleetState) -> Mapping[str, Demand]:
+        """Add what was observed, and return present demand averaged over ``demand_window_s`` per observed model."""
+        recent: dict[str, Demand] = {}
+        for model in fleet.models:
+            history = self._histories.setdefault(model, LoadHistory(self._tick_s, self.settings.kept_s))
+            history.append(fleet.at, fleet.demand.get(model))
+            demand = history.recent(self.settings.demand_window_s)
+            if demand is not None:
+                recent[model] = demand
+        return recent
+
+    def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
+        """Return the forecast of ``model`` to at least ``horizon_s`` ahead; None when none can be trusted."""
+        history = self._histories.get(model)
+        if history is None:
+            return None
+        series = history.series(self.settings.step_s)
+        answer = self.forecaster.answer(series, max(1, math.ceil(horizon_s / series.step_s - 1e-9)))
+        source = answer.forecast.source if answer.forecast else "reactive only"
+        self.notes[model] = ForecastNote(source, answer.stepped_back)
+        return answer.forecast

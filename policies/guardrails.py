@@ -1,0 +1,115 @@
+"""What may never happen, whatever the rules say: bounds, budgets, rate limits, and no shrinking in the dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.decisions import Reason
+from policies.fleet import FleetState, PoolKey, PoolState
+from policies.memory import PoolMemory
+from policies.placement import PoolSettings
+
+
+class GuardrailSettings(BaseModel):
+    """Limits that hold for every decision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gpu_budget: int | None = Field(None, ge=0, description="Most GPUs of all pools together; none means no budget.")
+    usd_per_hour_budget: float | None = Field(
+        None, ge=0, description="Most US dollars per hour of all pools together; none means no budget."
+    )
+    up_ratio: float = Field(1.0, gt=0, description="Most growth of a pool per rate window, as a share of what it had.")
+    up_replicas: int = Field(4, ge=1, description="Growth per rate window that is always allowed, in replicas.")
+    down_ratio: float = Field(0.5, gt=0, le=1, description="Most shrinking of a pool per rate window, as a share.")
+    rate_window_s: float = Field(60.0, gt=0, description="Window of the rate limits, in seconds.")
+    min_coverage_ratio: float = Field(
+        0.6, ge=0, le=1, description="Share of serving replicas that must report before anything may shrink."
+    )
+    max_metrics_age_s: float = Field(
+        60.0, gt=0, description="Age in seconds from which a replica's metrics no longer count as reporting."
+    )
+    predictive_cap_ratio: float = Field(
+        3.0,
+        gt=1,
+        description="Most that a forecast may ask for, as a multiple of what the present needs; bounds what a fooled or "
+        "broken forecast can cost.",
+    )
+
+
+def cap_prediction(
+    predicted: float, reactive: float, serving: int, model: str, settings: GuardrailSettings
+) -> tuple[float, tuple[Reason, ...]]:
+    """Return ``predicted`` bounded by a multiple of the present need or of what already serves."""
+    cap = settings.predictive_cap_ratio * max(1.0, reactive, serving)
+    if predicted <= cap:
+        return predicted, ()
+    detail = f"a forecast may ask for at most {settings.predictive_cap_ratio:g} times the present"
+    return cap, (Reason("predictive cap", model, predicted, cap, detail),)
+
+
+def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings) -> str:
+    """Return why ``model`` must not shrink for want of data; empty when it is well observed."""
+    if model not in fleet.demand:
+        return "offered load is not observed"
+    coverage = fleet.coverage_ratio(model, settings.max_metrics_age_s)
+    if coverage < settings.min_coverage_ratio:
+        return f"only {coverage:.0%} of the serving replicas report"
+    return ""
+
+
+def bound(
+    desired: int, pool: PoolState, pool_settings: PoolSettings, memory: PoolMemory, at: float, settings: GuardrailSettings
+) -> tuple[int, tuple[Reason, ...]]:
+    """Return ``desired`` within the pool's rate limits and bounds; bounds win over rate limits."""
+    reasons: list[Reason] = []
+    recent = [n for t, n in memory.desired if at - t < settings.rate_window_s] + [pool.desired]
+    most = max(int(min(recent) * (1.0 + settings.up_ratio)), min(recent) + settings.up_replicas)
+    least = int(max(recent) * (1.0 - settings.down_ratio))
+    limited = min(max(desired, min(least, pool.desired)), max(most, pool.desired))
+    if limited != desired:
+        detail = f"at most {most} and at least {least} within {settings.rate_window_s:g} s"
+        reasons.append(Reason("rate limit", str(pool.key), desired, limited, detail))
+    bounded = min(max(limited, pool_settings.min_replicas), pool_settings.max_replicas)
+    if bounded != limited:
+        detail = f"bounds are {pool_settings.min_replicas} to {pool_settings.max_replicas}"
+        reasons.append(Reason("bounds", str(pool.key), limited, bounded, detail))
+    return bounded, tuple(reasons)
+
+
+def spend_within(
+    desired: Mapping[PoolKey, int], pools: tuple[PoolState, ...], settings: GuardrailSettings
+) -> tuple[Mapping[PoolKey, int], tuple[Reason, ...]]:
+    """Return ``desired`` with growth taken back, dearest growth first, until the GPU and money budgets hold.
+
+    Replicas that exist are not taken away here: a budget cut below what runs stops growth only.
+    """
+    answer = dict(desired)
+    reasons: list[Reason] = []
+    states = {p.key: p for p in pools}
+    budgets = (
+        ("GPU budget", settings.gpu_budget, {k: float(p.gpus_per_replica) for k, p in states.items()}),
+        ("money budget", settings.usd_per_hour_budget, {k: p.usd_per_replica_hour for k, p in states.items()}),
+    )
+    for rule, budget, cost in budgets:
+        if budget is None:
+            continue
+        before = dict(answer)
+        over = sum(answer[k] * cost[k] for k in answer) - budget
+        for key in sorted(answer, key=lambda k: (-cost[k], k)):
+            while over > 1e-9 and answer[key] > states[key].desired and cost[key] > 0:
+                answer[key] -= 1
+                over -= cost[key]
+        for key, count in answer.items():
+            if count != before[key]:
+                reasons.append(Reason(rule, str(key), before[key], count, f"budget of {budget:g} for all pools"))
+    return answer, tuple(reasons)
+
+
+def remember_desired(memory: PoolMemory, desired: int, at: float, settings: GuardrailSettings) -> PoolMemory:
+    """Return ``memory`` with this tick's count kept for the rate window."""
+    kept = tuple((t, n) for t, n in memory.desired if at - t < settings.rate_window_s)
+    return replace(memory, desired=(*kept, (at, desired)))

@@ -1,0 +1,65 @@
+"""How long does a replica take from requested to READY, as measured?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.fleet import Phase, PoolState
+from policies.memory import PoolMemory
+
+
+class LeadTimeSettings(BaseModel):
+    """What to believe before and after replicas have been seen to start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_s: float = Field(
+        300.0, gt=0, description="Assumed lead time in seconds until enough starts were observed; 5 min suits 70B models."
+    )
+    enough_starts: int = Field(3, ge=1, description="Observed starts after which the measured quantiles replace it.")
+    kept_starts: int = Field(20, ge=1, le=1000, description="Latest starts kept per pool; older ones no longer count.")
+
+
+@dataclass(frozen=True, slots=True)
+class LeadTime:
+    """Measured time from requested to READY of one pool, in seconds."""
+
+    p50_s: float
+    p90_s: float
+    starts: int
+
+
+def lead_time(memory: PoolMemory, settings: LeadTimeSettings) -> LeadTime:
+    """Return the pool's lead time: the default until ``enough_starts`` were seen, then quantiles of those kept.
+
+    The quantile is the nearest rank: of ten starts the 9th fastest is the p90.
+    """
+    starts = sorted(memory.lead_times_s)
+    if len(starts) < settings.enough_starts:
+        return LeadTime(settings.default_s, settings.default_s, len(starts))
+    return LeadTime(_nearest_rank(starts, 0.5), _nearest_rank(starts, 0.9), len(starts))
+
+
+def observe_starts(pool: PoolState, memory: PoolMemory, settings: LeadTimeSettings) -> PoolMemory:
+    """Return ``memory`` with the lead times of replicas that became READY since it was last updated.
+
+    A replica restarted in place counts again; one that was there before the controller counts only if the platform
+    knows when it was requested.
+    """
+    known = set(memory.seen_ready)
+    ready = [r for r in pool.replicas if r.phase is Phase.READY]
+    marks = {f"{r.id}#{r.restarts}": r for r in ready}
+    fresh = tuple(r.since_at - r.requested_at for mark, r in marks.items() if mark not in known)
+    measured = tuple(seconds for seconds in fresh if seconds > 0)
+    return replace(
+        memory,
+        lead_times_s=(memory.lead_times_s + measured)[-settings.kept_starts :],
+        seen_ready=tuple(marks),
+    )
+
+
+def _nearest_rank(ascending: list[float], level: float) -> float:
+    rank = max(1, -(-int(level * 1000) * len(ascending) // 1000))
+    return ascending[min(rank, len(ascending)) - 1]

@@ -1,0 +1,156 @@
+"""How many replicas does a workload need: what is coming within the lead time, and what is already burning?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forecasting.forecast import LoadForecast
+from policies.capacity import CapacityModel, replicas_needed
+from policies.decisions import Reason
+from policies.fleet import Demand, FleetState, PoolState
+from policies.memory import ModelMemory
+from policies.slo import ServiceObjective
+
+
+class ScalingSettings(BaseModel):
+    """What is covered ahead of time, and when to add beyond it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    missed_to_idle_cost_ratio: float = Field(
+        9.0,
+        gt=0,
+        description="Cost of load that finds no replica over the cost of the same capacity idle. The covered quantile "
+        "of the demand peak is ratio / (ratio + 1) (newsvendor): 9 covers the 0.9 quantile.",
+    )
+    backlog_clear_s: float = Field(
+        60.0, gt=0, description="Time within which requests that already queue should be worked off, in seconds."
+    )
+    kv_cache_high_ratio: float = Field(
+        0.9, gt=0, le=1, description="Mean KV cache use above which replicas are added; engines preempt near 1."
+    )
+    burn_rate: float = Field(
+        3.0,
+        gt=1,
+        description="Error-budget burn over the objective's window at which a replica is added whatever the forecast "
+        "says; 3 ignores single slow requests.",
+    )
+    margin_step_ratio: float = Field(
+        0.02, ge=0, le=0.5, description="Capacity margin added per window in which the attainment target was missed."
+    )
+    margin_decay_ratio: float = Field(
+        0.01, ge=0, le=0.5, description="Capacity margin given back per window in which it was met with room to spare."
+    )
+    margin_max_ratio: float = Field(0.5, ge=0, le=2, description="Largest margin that missed attainment may build up.")
+    margin_min_ratio: float = Field(
+        -0.1, ge=-0.5, le=0, description="Most that steady attainment may take off the measured capacity's margin."
+    )
+
+    @property
+    def level(self) -> float:
+        """Covered quantile of the demand peak."""
+        return self.missed_to_idle_cost_ratio / (self.missed_to_idle_cost_ratio + 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Load that capacity must cover, in replicas of the reference pool, not rounded."""
+
+    predicted: float
+    reactive: float
+    demand: Demand
+
+    @property
+    def replicas(self) -> float:
+        """The larger answer: scaling down takes the agreement of both."""
+        return max(self.predicted, self.reactive)
+
+
+def predicted_demand(forecast: LoadForecast, level: float, until_at: float) -> Demand:
+    """Return the load to cover: the ``level`` quantile of each channel's largest rate from now until ``until_at``."""
+    requests, prompt, output = (float(rate) for rate in forecast.peak(level, until_at))
+    return Demand(requests, prompt, output)
+
+
+def steer_margin(
+    memory: ModelMemory, fleet: FleetState, model: str, objective: ServiceObjective, settings: ScalingSettings
+) -> tuple[ModelMemory, tuple[Reason, ...]]:
+    """Return memory with the capacity margin moved by realised attainment, at most once per objective window.
+
+    An integral feedback: whatever is wrong in the forecast or the capacity, missing the target adds margin and
+    meeting it gives some back. Without observed requests the margin stays.
+    """
+    service = fleet.service.get(model)
+    if service is None or service.finished < 1:
+        return memory, ()
+    if memory.margin_at is None:
+        return replace(memory, margin_at=fleet.at), ()
+    if fleet.at - memory.margin_at < objective.window_s:
+        return memory, ()
+    burn = (1.0 - service.attainment_ratio) / (1.0 - objective.attainment_ratio)
+    change = settings.margin_step_ratio * min(5.0, burn) if burn > 1 else 0.0
+    if burn < 0.5:  # well inside the target; between one half and one the margin rests
+        change = -settings.margin_decay_ratio
+    margin = min(settings.margin_max_ratio, max(settings.margin_min_ratio, memory.margin_ratio + change))
+    if margin == memory.margin_ratio:
+        return replace(memory, margin_at=fleet.at), ()
+    reason = Reason(
+        "attainment feedback",
+        model,
+        memory.margin_ratio,
+        margin,
+        f"{service.attainment_ratio:.2%} of {service.finished:.0f} requests within the objective, "
+        f"target {objective.attainment_ratio:.2%}",
+    )
+    return replace(memory, margin_ratio=margin, margin_at=fleet.at), (reason,)
+
+
+def reactive_replicas(
+    fleet: FleetState,
+    model: str,
+    capacity: CapacityModel,
+    objective: ServiceObjective,
+    settings: ScalingSettings,
+) -> tuple[float, tuple[Reason, ...]]:
+    """Return the replicas that the present asks for, with a reason for each thing that burns.
+
+    The largest of: offered load plus the backlog spread over ``backlog_clear_s``; the serving replicas scaled by KV
+    pressure; one more than serving while the error budget burns fast. Nothing observed asks for nothing.
+    """
+    pools = fleet.pools_of(model)
+    serving = [r for pool in pools for r in pool.serving]
+    metrics = [r.metrics for r in serving if r.metrics is not None]
+    reasons: list[Reason] = []
+    demand = fleet.demand.get(model)
+    answer = replicas_needed(demand, capacity) if demand else 0.0
+    queued = sum(m.queued_requests for m in metrics if m.queued_requests > 0) + fleet.gateway_queued.get(model, 0.0)
+    # A request or two waiting for the next step of each replica is how continuous batching works, not a backlog.
+    backlog = max(0.0, queued - 2.0 * len(serving))
+    if backlog > 0:
+        extra = backlog / settings.backlog_clear_s / capacity.demand.requests_per_s
+        reasons.append(Reason("backlog", model, answer, answer + extra, f"{backlog:.0f} requests queue"))
+        answer += extra
+    kv = [m.kv_cache_ratio for m in metrics if 0 <= m.kv_cache_ratio <= 1]
+    pressure = sum(kv) / len(kv) if kv else 0.0
+    if pressure > settings.kv_cache_high_ratio:
+        wanted = len(serving) * pressure / settings.kv_cache_high_ratio
+        if wanted > answer:
+            reasons.append(Reason("KV pressure", model, answer, wanted, f"KV caches {pressure:.0%} full"))
+            answer = wanted
+    service = fleet.service.get(model)
+    if service is not None and service.finished >= 20:  # fewer say nothing about a 99 % target
+        burn = (1.0 - service.attainment_ratio) / (1.0 - objective.attainment_ratio)
+        wanted = len(serving) + 1.0
+        if burn >= settings.burn_rate and wanted > answer and _loaded(serving_pools=pools, capacity=capacity):
+            reasons.append(Reason("burn rate", model, answer, wanted, f"error budget burns at {burn:.1f}x"))
+            answer = wanted
+    return answer, tuple(reasons)
+
+
+def _loaded(serving_pools: tuple[PoolState, ...], capacity: CapacityModel) -> bool:
+    """Return whether the replicas hold at least half of what they sustain: else misses are not for want of replicas."""
+    metrics = [r.metrics for pool in serving_pools for r in pool.serving if r.metrics is not None]
+    held = sum(m.running_requests + m.queued_requests for m in metrics if m.running_requests >= 0)
+    return bool(metrics) and held >= 0.5 * capacity.concurrency * len(metrics)
