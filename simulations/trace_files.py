@@ -1,0 +1,137 @@
+"""Which trace is in this file: its format is told by its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from controller.errors import BadInput
+from simulations.arrivals import ArrivalProcess, arrivals_named
+from simulations.load_series_files import load_column, read_series
+from simulations.rate_curve import RateCurve
+from simulations.token_shapes import TokenShape, token_shape_named
+from simulations.trace import BATCH_REQUESTS, RequestBatch, Trace, rebatched
+from simulations.trace_bytes import checked_file
+from simulations.trace_formats import REQUEST_FORMATS, RequestFormat, RequestRows
+from simulations.trace_tables import TableFile, open_table
+from simulations.workload import Client, DrawnTrace
+
+_HASHED_BATCH_REQUESTS = 4_096
+"""Most requests in a batch that carries block hashes: each may have hundreds, as Python integers."""
+
+_SHOWN_COLUMNS = 20
+
+
+class RequestFile:
+    """A recorded file with one row per request."""
+
+    generated = False
+
+    def __init__(self, table: TableFile, form: RequestFormat, only_model: str | None = None) -> None:
+        if only_model is not None and form.model not in table.columns:
+            what = f"model {only_model!r} was asked for, but the file has no column that names models"
+            raise BadInput(what, str(table.path), "leave the model out")
+        self.name = table.path.name
+        self._table, self._form, self._only_model = table, form, only_model
+        self._failed = 0
+
+    def describe(self) -> str:
+        """Return one line; how many failed requests were left out is known after one full pass."""
+        parts = [f"{self.name}: {self._form.title}, recorded"]
+        if self._only_model is not None:
+            parts.append(f"model {self._only_model} only")
+        if self._failed:
+            parts.append(f"{self._failed} failed requests (0 output tokens) left out")
+        return ", ".join(parts)
+
+    def batches(self) -> Iterator[RequestBatch]:
+        """Yield all requests anew.
+
+        Raises:
+            BadInput: Naming the row that is wrong; or when no request is left to replay.
+        """
+        rows = RequestRows(self._table, self._form, self._only_model)
+        hashed = self._form.block_hashes in self._table.columns
+        empty = True
+        for batch in rebatched(rows, _HASHED_BATCH_REQUESTS if hashed else BATCH_REQUESTS):
+            empty = False
+            yield batch
+        self._failed = rows.failed
+        if empty:
+            raise self._nothing_left(rows)
+
+    def _nothing_left(self, rows: RequestRows) -> BadInput:
+        path = str(self._table.path)
+        if self._only_model is not None and rows.models:
+            seen = ", ".join(sorted(rows.models))
+            return BadInput(f"no request for model {self._only_model!r}", path, f"models in the file: {seen}")
+        if rows.failed:
+            return BadInput(f"all {rows.failed} rows are failed requests", path, "give a trace with served requests")
+        return BadInput("the file has columns but no rows", path, "export or download the trace again")
+
+
+def open_trace(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    model: str | None = None,
+    token_shape: str = "chat",  # noqa: S107  (no password)
+    arrivals: str = "poisson",
+    arrival_cv: float = 3.0,
+) -> Trace:
+    """Return the trace in the file at ``path``: any format of ``REQUEST_FORMATS``, or a load series.
+
+    Args:
+        path: Parquet, CSV or JSON lines, plain or compressed with gzip, bzip2 or zstd.
+        seed: For the requests that are drawn from a load series.
+        model: Only the requests of this model; for a load series the column that counts them. None takes all.
+        token_shape: How long the requests of a load series are (``TOKEN_SHAPES``); where the file has tokens per step,
+            the shape is stretched to their means.
+        arrivals: How evenly the requests of a load series arrive (``ARRIVALS``).
+        arrival_cv: Burstiness of ``gamma`` arrivals: coefficient of variation of the gaps.
+
+    Raises:
+        BadInput: If there is no such file, nothing in it, or no known format; if a name is unknown. Rows are checked
+            while they are read.
+    """
+    shape, process = token_shape_named(token_shape), arrivals_named(arrivals, arrival_cv)
+    if seed < 0:
+        raise BadInput(f"the seed is {seed}", "seed", "give a whole number >= 0")
+    table = open_table(checked_file(Path(path)))
+    for form in REQUEST_FORMATS:
+        if set(form.required) <= set(table.columns):
+            trace = RequestFile(table, form, model)
+            _check_has_rows(table, form)
+            return trace
+    column = load_column(table, model)
+    if column is None:
+        raise _unknown_format(table)
+    return _series_trace(table, column, shape, process, seed)
+
+
+def _series_trace(table: TableFile, column: str, shape: TokenShape, process: ArrivalProcess, seed: int) -> DrawnTrace:
+    series = read_series(table, column)
+    curve = RateCurve(series.step_s, series.requests_per_s)
+    origin = (
+        f"load series, recorded: {len(series.requests_per_s)} steps of {series.step_s:g} s (column {column}), "
+        f"{shape.name} lengths, arrival CV {process.cv:g}"
+    )
+    client = Client(curve, process, shape, series.prompt_mean, series.output_mean)
+    return DrawnTrace(table.path.name, origin, False, [client], seed)
+
+
+def _check_has_rows(table: TableFile, form: RequestFormat) -> None:
+    """Look at the first rows now, so that a hopeless file is refused before anything is set up."""
+    if next(iter(RequestRows(table, form, None)), None) is None:
+        raise BadInput("the file has columns but no rows", str(table.path), "export or download the trace again")
+
+
+def _unknown_format(table: TableFile) -> BadInput:
+    shown = ", ".join(repr(name) for name in table.columns[:_SHOWN_COLUMNS])
+    more = f" and {len(table.columns) - _SHOWN_COLUMNS} more" if len(table.columns) > _SHOWN_COLUMNS else ""
+    tried = "; ".join(f"{form.title} ({', '.join(form.required)})" for form in REQUEST_FORMATS)
+    return BadInput(
+        f"no known trace format has these columns: {shown}{more}",
+        str(table.path),
+        f"tried: {tried}; load series (t with requests or rate)",
+    )
