@@ -1,0 +1,79 @@
+"""How does the control loop act on the simulated fleet: the ``Cluster`` port, translated to pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controller.errors import ActuationError
+from policies.fleet import PoolKey, PoolState
+from simulations.clock import VirtualClock
+from simulations.fleet_replica import FleetReplica
+from simulations.pool import SimulatedPool
+
+
+class SimulatedCluster:
+    """The ``Cluster`` port of a simulated fleet. Every verb takes effect at the clock's instant."""
+
+    def __init__(self, pools: Sequence[SimulatedPool], clock: VirtualClock) -> None:
+        self._pools = {pool.spec.key: pool for pool in pools}
+        self._clock = clock
+
+    def pools(self) -> tuple[PoolState, ...]:
+        """Return every pool with its replicas, without metrics and weights."""
+        return tuple(pool.state() for pool in self._pools.values())
+
+    def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
+        """Ask for ``replicas``; asking for what was last asked for changes nothing, whatever the version.
+
+        Raises:
+            StalePlan: If the pool is not at ``version``.
+            ActuationError: If the pool is unknown or ``replicas`` negative.
+        """
+        self._pool(pool).scale(replicas, version, retire_first, self._clock.now())
+
+    def cordon(self, replica: str) -> None:
+        """Send the replica no new requests.
+
+        Raises:
+            ActuationError: If there is no such replica.
+        """
+        pool, found = self._replica(replica)
+        pool.cordon(found)
+
+    def uncordon(self, replica: str) -> None:
+        """Send it new requests again.
+
+        Raises:
+            ActuationError: If there is no such replica.
+        """
+        pool, found = self._replica(replica)
+        pool.uncordon(found, self._clock.now())
+
+    def restart(self, replica: str) -> None:
+        """Delete the replica; another is PENDING in its place at once.
+
+        Raises:
+            ActuationError: If there is no such replica (any more): a repeated call does no harm.
+        """
+        pool, found = self._replica(replica)
+        pool.restart(found, self._clock.now())
+
+    def roll_back(self, pool: PoolKey, revision: str) -> None:
+        """Give the pool's replicas the template of ``revision``.
+
+        Raises:
+            ActuationError: If the pool or the revision is unknown.
+        """
+        self._pool(pool).roll_back(revision, self._clock.now())
+
+    def _pool(self, key: PoolKey) -> SimulatedPool:
+        try:
+            return self._pools[key]
+        except KeyError:
+            raise ActuationError(f"no such pool: {key}", "simulated cluster") from None
+
+    def _replica(self, name: str) -> tuple[SimulatedPool, FleetReplica]:
+        for pool in self._pools.values():
+            if name in pool.replicas:
+                return pool, pool.replicas[name]
+        raise ActuationError(f"no such replica: {name}", "simulated cluster")

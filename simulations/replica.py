@@ -1,0 +1,302 @@
+"""How does one engine serve its requests: batches, chunked prefill, KV blocks, preemption, step times.
+
+This is the readable reference of the engine model, in plain Python, one call per step. It follows the scheduler of
+vLLM V1 (``vllm/v1/core/sched/scheduler.py``, release 0.19) with its defaults: policy FCFS, chunked prefill,
+``scheduler_reserve_full_isl``; no prefix cache.
+
+* Each sequence that decodes takes one token of the step's budget. What is left goes to the one partly prefilled
+  prompt, then to waiting prompts in order of arrival.
+* A waiting prompt is admitted only when all its tokens fit the free blocks; its blocks are taken chunk by chunk.
+* When a running sequence needs a block and none is free, the sequence admitted last gives up its blocks and goes
+  back to the head of the queue, to prefill its prompt and all that it had generated once more. Nothing is admitted
+  in such a step.
+* The step that ends a prefill also yields a token.
+
+No work is done per sequence and step. All decoding sequences advance together, so the number of steps done tells
+what each of them holds, in which step it ends and in which steps it crosses into a new block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+from policies.engine_profile import EngineProfile
+
+
+class EngineRequest:
+    """A request as one engine sees it.
+
+    Attributes:
+        prompt_tokens: Length of the prompt.
+        output_tokens: Tokens that it will generate, the first one included.
+        generated: Tokens generated when it last stopped or began to decode.
+        prefilled: Tokens in the KV cache while it is being prefilled.
+        lead: Steps that the engine had done when it began to decode, minus the tokens that it then held: it holds
+            ``steps - lead`` tokens now.
+        ends_at_step: Number of steps after which it has generated everything; -1 while it does not decode.
+    """
+
+    __slots__ = ("ends_at_step", "generated", "lead", "output_tokens", "prefilled", "prompt_tokens")
+
+    def __init__(self, prompt_tokens: int, output_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.forget()
+
+    def forget(self) -> None:
+        """Go back to the state before any engine has seen it."""
+        self.generated = 0
+        self.prefilled = 0
+        self.lead = 0
+        self.ends_at_step = -1
+
+
+RequestT = TypeVar("RequestT", bound=EngineRequest)
+
+
+class ReplicaEngine(Generic[RequestT]):
+    """One engine with continuous batching. Time is the caller's: it asks for a step and says when the step is over.
+
+    After ``end_step``, ``first_tokens`` holds the requests whose prefill ended in that step (also those that were
+    prefilled anew after a preemption) and ``finished`` those that generated their last token in it.
+
+    Args:
+        profile: Timing and limits.
+
+    Raises:
+        ValueError: If a full batch of decodes would not fit the token budget of a step.
+    """
+
+    def __init__(self, profile: EngineProfile) -> None:
+        if profile.max_running > profile.max_batched_tokens:
+            raise ValueError(
+                f"{profile.name}: max_running {profile.max_running} exceeds max_batched_tokens "
+                f"{profile.max_batched_tokens}"
+            )
+        self.first_tokens: list[RequestT] = []
+        self.finished: list[RequestT] = []
+        self.waiting: deque[RequestT] = deque()
+        self.steps_total = 0
+        self.prompt_tokens_total = 0
+        self.output_tokens_total = 0
+        self.preemptions_total = 0
+        self.total_blocks = profile.kv_cache_tokens // profile.block_tokens
+        self.free_blocks = self.total_blocks
+        self._decode_base_s = profile.decode_base_s
+        self._decode_per_sequence_s = profile.decode_per_sequence_s
+        self._decode_per_kv_token_s = profile.decode_per_kv_token_s
+        self._prefill_base_s = profile.prefill_base_s
+        self._prefill_per_token_s = profile.prefill_per_token_s
+        self._prefill_per_token2_s = profile.prefill_per_token2_s
+        self._max_running = profile.max_running
+        self._max_batched_tokens = profile.max_batched_tokens
+        self._block_tokens = profile.block_tokens
+        self._running: dict[RequestT, None] = {}  # in order of admission
+        self._decoding = 0
+        self._decode_kv_tokens = 0
+        self._ending: dict[int, list[RequestT]] = {}  # by step; entries of withdrawn requests stay and are stale
+        self._due = [0] * profile.block_tokens  # decoding sequences by (lead mod block): who needs a block in a step
+        self._partial: RequestT | None = None
+        self._stepping = False
+        self._aborted: list[RequestT] = []
+
+    @property
+    def running_requests(self) -> int:
+        """Sequences in the batch."""
+        return len(self._running)
+
+    @property
+    def queued_requests(self) -> int:
+        """Sequences that wait for admission."""
+        return len(self.waiting)
+
+    @property
+    def kv_cache_ratio(self) -> float:
+        """Share of KV blocks in use."""
+        return 1.0 - self.free_blocks / self.total_blocks
+
+    def fits(self, request: RequestT) -> bool:
+        """Return whether the request could ever end here.
+
+        A served model refuses a request longer than its context, and its context never exceeds the KV cache.
+        """
+        held = request.prompt_tokens + request.output_tokens - 1  # the last token is never fed back
+        return -(-held // self._block_tokens) <= self.total_blocks
+
+    def submit(self, request: RequestT) -> None:
+        """Put the request at the end of the queue; the next step may admit it. The caller has asked ``fits``."""
+        self.waiting.append(request)
+
+    def abort(self, request: RequestT) -> None:
+        """Drop the request; one that is in a step leaves when the step ends. One that is not here is ignored."""
+        if request in self._running:
+            if self._stepping:
+                self._aborted.append(request)
+            else:
+                self._withdraw(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+
+    def begin_step(self) -> float:
+        """Schedule a step and return how long it takes, in seconds; 0 when there is nothing to do."""
+        if self.first_tokens:
+            self.first_tokens.clear()
+        due = self._due[self.steps_total % self._block_tokens]
+        may_admit = True
+        if due > self.free_blocks:
+            due = self._make_room()
+            may_admit = False
+        self.free_blocks -= due
+        decoding = self._decoding
+        seconds = base_s = 0.0
+        if decoding:
+            base_s = self._decode_base_s
+            seconds = self._decode_per_sequence_s * decoding + self._decode_per_kv_token_s * self._decode_kv_tokens
+        if self._partial is not None or self.waiting:
+            prefill_s = self._plan_prefill(self._max_batched_tokens - decoding, may_admit)
+            if prefill_s:
+                base_s = max(base_s, self._prefill_base_s)
+                seconds += prefill_s
+        self._stepping = base_s + seconds > 0.0
+        return base_s + seconds
+
+    def end_step(self) -> None:
+        """Account for the step begun last: tokens, ends, and prefills that turn into decodes."""
+        self.steps_total = steps = self.steps_total + 1
+        self._decode_kv_tokens += self._decoding
+        self.output_tokens_total += self._decoding + len(self.first_tokens)
+        if self.finished:
+            self.finished.clear()
+        ending = self._ending.pop(steps, None)
+        if ending is not None:
+            for request in ending:
+                if request.ends_at_step == steps:
+                    self._finish(request)
+        for request in self.first_tokens:
+            self._start_decoding(request)
+        self._stepping = False
+        if self._aborted:
+            for request in self._aborted:
+                if request in self._running:
+                    self._withdraw(request)
+            self._aborted.clear()
+
+    def _plan_prefill(self, budget: int, may_admit: bool) -> float:
+        """Hand out ``budget`` tokens to prompts; return the prefill time without its base, in seconds."""
+        tokens = squares = 0
+        request = self._partial
+        if request is not None:
+            before = request.prefilled
+            tokens = self._prefill_chunk(request, budget)
+            may_admit = may_admit and tokens > 0
+            squares = request.prefilled**2 - before**2 if tokens else 0
+        if may_admit:
+            waiting, running = self.waiting, self._running
+            block_tokens, max_running = self._block_tokens, self._max_running
+            while waiting and tokens < budget and len(running) < max_running:
+                request = waiting[0]
+                if -(-(request.prompt_tokens + request.generated) // block_tokens) > self.free_blocks:
+                    break
+                running[waiting.popleft()] = None
+                chunk = self._prefill_chunk(request, budget - tokens)
+                tokens += chunk
+                squares += chunk * chunk
+        self.prompt_tokens_total += tokens
+        return tokens * self._prefill_per_token_s + squares * self._prefill_per_token2_s
+
+    def _prefill_chunk(self, request: RequestT, budget: int) -> int:
+        """Prefill up to ``budget`` tokens of an admitted request; return how many.
+
+        0 when its blocks were gone (decodes took them): it gives way to itself, being the last admitted.
+        """
+        before, goal = request.prefilled, request.prompt_tokens + request.generated
+        after = min(goal, before + budget)
+        blocks = -(-after // self._block_tokens) + -before // self._block_tokens
+        if blocks > self.free_blocks:
+            self._preempt(request)
+            return 0
+        self.free_blocks -= blocks
+        request.prefilled = after
+        if after == goal:
+            self._partial = None
+            self.first_tokens.append(request)
+        else:
+            self._partial = request
+        return after - before
+
+    def _start_decoding(self, request: RequestT) -> None:
+        """Take in a request whose prefill has just ended and yielded a token."""
+        request.generated += 1
+        steps = self.steps_total
+        request.lead = steps - request.prefilled
+        request.ends_at_step = ends_at_step = steps + request.output_tokens - request.generated
+        self._decoding += 1
+        self._decode_kv_tokens += request.prefilled
+        self._due[request.lead % self._block_tokens] += 1
+        if ends_at_step == steps:
+            self._finish(request)
+        elif ends_at_step in self._ending:
+            self._ending[ends_at_step].append(request)
+        else:
+            self._ending[ends_at_step] = [request]
+
+    def _finish(self, request: RequestT) -> None:
+        self._withdraw(request)
+        self.finished.append(request)
+
+    def _make_room(self) -> int:
+        """Preempt from the last admitted on until the blocks due in this step are free; return how many are due."""
+        slot = self.steps_total % self._block_tokens
+        while self._due[slot] > self.free_blocks:
+            self._preempt(next(reversed(self._running)))
+        return self._due[slot]
+
+    def _preempt(self, request: RequestT) -> None:
+        self._withdraw(request)
+        self.waiting.appendleft(request)
+        self.preemptions_total += 1
+
+    def _withdraw(self, request: RequestT) -> None:
+        """Take a request out of the batch and free its blocks; remember what it has generated."""
+        del self._running[request]
+        held = request.prefilled
+        if request.ends_at_step >= 0:
+            held = self.steps_total - request.lead
+            request.generated = request.output_tokens - (request.ends_at_step - self.steps_total)
+            request.ends_at_step = -1
+            self._decoding -= 1
+            self._decode_kv_tokens -= held
+            self._due[request.lead % self._block_tokens] -= 1
+        elif request is self._partial:
+            self._partial = None
+        self.free_blocks += -(-held // self._block_tokens)
+        request.prefilled = 0
+
+
+def run_alone(engine: ReplicaEngine[RequestT], arrivals: Sequence[tuple[float, RequestT]]) -> Iterator[float]:
+    """Let requests arrive at an engine that nobody else uses, until all have ended.
+
+    Args:
+        engine: The engine; the caller has asked it whether the requests fit.
+        arrivals: Instants in seconds, ascending, with the request that comes then.
+
+    Yields:
+        The instant at which each step ends; ``first_tokens`` and ``finished`` of the engine are those of that step.
+    """
+    submitted, total = 0, len(arrivals)
+    now = arrivals[0][0] if arrivals else 0.0
+    while True:
+        while submitted < total and arrivals[submitted][0] <= now:
+            engine.submit(arrivals[submitted][1])
+            submitted += 1
+        step_s = engine.begin_step()
+        if step_s:
+            now += step_s
+            engine.end_step()
+            yield now
+        elif submitted < total:
+            now = arrivals[submitted][0]
+        else:
+            return

@@ -1,0 +1,56 @@
+"""How does the simulated world behave: timeouts of the gateway, delays of the platform, rhythm of the scrapes."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class FleetSettings(BaseModel):
+    """What a simulated fleet does that is neither its pools nor its load."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch_at: float = Field(0.0, description="Instant at which the simulation begins, seconds since the Unix epoch.")
+    gateway_timeout_s: float = Field(
+        60.0, gt=0, description="Longest a request is held while no replica can take it, in seconds; then it fails."
+    )
+    request_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds after arrival at which the client gives up; ten minutes is what SDKs default to.",
+    )
+    drain_deadline_s: float = Field(
+        120.0, ge=0, description="Seconds a draining replica may take to finish; what is left then is dropped."
+    )
+    restart_backoff_s: float = Field(
+        10.0, ge=0, description="Seconds before a crashed engine is started again; doubles per crash (kubelet's rule)."
+    )
+    restart_backoff_cap_s: float = Field(300.0, ge=0, description="Longest such wait, in seconds (kubelet's cap).")
+    restart_backoff_reset_s: float = Field(
+        600.0, gt=0, description="Seconds of serving after which a crash counts as the first again (kubelet's rule)."
+    )
+    scrape_interval_s: float = Field(15.0, gt=0, description="Seconds between scrapes of one target.")
+    scrape_delay_s: float = Field(1.0, ge=0, description="Seconds from a scrape until a query returns it.")
+    gateway_scrape_phase_s: float | None = Field(
+        None,
+        ge=0,
+        description="Seconds after a multiple of the interval at which the gateway is scraped. None: just early enough "
+        "to be visible at each multiple, where a control tick of the same rhythm looks.",
+    )
+    output_tokens_prior: float = Field(
+        200.0, gt=0, description="Output tokens per request assumed for the offered load until the first requests end."
+    )
+    output_tokens_window_s: float = Field(
+        300.0, gt=0, description="Window over which the mean output length of finished requests is taken, in seconds."
+    )
+    finish_grace_s: float = Field(
+        1200.0, ge=0, description="Longest that ``finish`` runs on after the last arrival, in seconds."
+    )
+    gpus_per_node: int = Field(8, gt=0, description="GPUs of a node; decides which replicas a node loss takes.")
+
+    @property
+    def gateway_scrape_offset_s(self) -> float:
+        """Seconds after a multiple of the interval at which the gateway is scraped."""
+        if self.gateway_scrape_phase_s is not None:
+            return self.gateway_scrape_phase_s % self.scrape_interval_s
+        return -self.scrape_delay_s % self.scrape_interval_s

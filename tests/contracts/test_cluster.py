@@ -1,0 +1,158 @@
+"""What does the control loop rely on in any ``Cluster``? One suite over every implementation.
+
+An implementation is a ``ClusterWorld``: a cluster with one pool of three READY replicas, and a way to let time pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+
+from controller.errors import ActuationError, StalePlan
+from controller.ports import Cluster
+from policies.fleet import Phase, PoolKey, PoolState
+from simulations.fleet import SimulatedFleet
+from tests.builders_fleet import a_fleet, a_key, a_pool
+
+
+class ClusterWorld(Protocol):
+    cluster: Cluster
+    key: PoolKey
+
+    def wait(self, seconds: float) -> None: ...
+
+    def serving_at_gateway(self) -> set[str]:
+        """Ids of replicas that would get a new request now."""
+        ...
+
+
+class SimulatedWorld:
+    def __init__(self) -> None:
+        self.fleet: SimulatedFleet = a_fleet(
+            [a_pool(3, lead_time_s=60.0, revisions=("1", "2"), stable_revision="1")], scrape_interval_s=5.0
+        )
+        self.cluster: Cluster = self.fleet.cluster
+        self.key = a_key()
+
+    def wait(self, seconds: float) -> None:
+        self.fleet.advance(self.fleet.clock.now() + seconds)
+
+    def serving_at_gateway(self) -> set[str]:
+        (pool,) = self.fleet.cluster.pools()
+        return {replica.id for replica in pool.serving}
+
+
+WORLDS: dict[str, Callable[[], ClusterWorld]] = {"simulated": SimulatedWorld}
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> ClusterWorld:
+    return WORLDS[request.param]()
+
+
+def the_pool(world: ClusterWorld) -> PoolState:
+    return next(pool for pool in world.cluster.pools() if pool.key == world.key)
+
+
+def test_pools_tell_replicas_phases_and_what_was_asked_for(world: ClusterWorld) -> None:
+    pool = the_pool(world)
+    assert pool.desired == 3
+    assert [replica.phase for replica in pool.replicas] == [Phase.READY] * 3
+    assert pool.gpus_per_replica > 0
+    assert all(replica.metrics is None for replica in pool.replicas)
+    assert pool.weight == 0.0
+
+
+def test_scaling_up_asks_for_more_and_they_become_ready(world: ClusterWorld) -> None:
+    world.cluster.scale(world.key, 5, the_pool(world).version)
+    pool = the_pool(world)
+    assert pool.desired == 5
+    assert len(pool.starting) == 2
+    world.wait(600.0)
+    assert len(the_pool(world).serving) == 5
+
+
+def test_a_change_moves_the_version_and_an_older_plan_is_stale(world: ClusterWorld) -> None:
+    seen = the_pool(world).version
+    world.cluster.scale(world.key, 4, seen)
+    assert the_pool(world).version != seen
+    with pytest.raises(StalePlan):
+        world.cluster.scale(world.key, 6, seen)
+    assert the_pool(world).desired == 4
+
+
+def test_scaling_twice_to_the_same_count_changes_nothing(world: ClusterWorld) -> None:
+    world.cluster.scale(world.key, 4, the_pool(world).version)
+    once = the_pool(world)
+    world.cluster.scale(world.key, 4, once.version)
+    assert the_pool(world) == once
+
+
+def test_scaling_down_drains_the_named_replicas_first(world: ClusterWorld) -> None:
+    names = [replica.id for replica in the_pool(world).replicas]
+    world.cluster.scale(world.key, 1, the_pool(world).version, retire_first=(names[2], names[0]))
+    assert world.serving_at_gateway() == {names[1]}
+    world.wait(600.0)
+    assert [replica.id for replica in the_pool(world).replicas] == [names[1]]
+
+
+def test_scaling_to_zero_leaves_nothing(world: ClusterWorld) -> None:
+    world.cluster.scale(world.key, 0, the_pool(world).version)
+    world.wait(600.0)
+    assert the_pool(world).replicas == ()
+
+
+def test_names_to_retire_that_are_gone_do_no_harm(world: ClusterWorld) -> None:
+    world.cluster.scale(world.key, 2, the_pool(world).version, retire_first=("no-such-replica",))
+    world.wait(600.0)
+    assert len(the_pool(world).replicas) == 2
+
+
+def test_a_cordoned_replica_lives_without_traffic_until_it_is_uncordoned(world: ClusterWorld) -> None:
+    name = the_pool(world).replicas[0].id
+    for _ in range(2):  # twice is as good as once
+        world.cluster.cordon(name)
+        replica = next(r for r in the_pool(world).replicas if r.id == name)
+        assert (replica.phase, replica.cordoned, replica.serving) == (Phase.READY, True, False)
+        assert name not in world.serving_at_gateway()
+    for _ in range(2):
+        world.cluster.uncordon(name)
+        assert name in world.serving_at_gateway()
+
+
+def test_a_restart_replaces_the_replica(world: ClusterWorld) -> None:
+    name = the_pool(world).replicas[0].id
+    world.cluster.restart(name)
+    world.wait(0.0)
+    assert name not in world.serving_at_gateway()
+    world.wait(600.0)
+    pool = the_pool(world)
+    assert pool.desired == len(pool.serving) == 3
+
+
+def test_rolling_back_gives_every_replica_the_revision(world: ClusterWorld) -> None:
+    assert {replica.revision for replica in the_pool(world).replicas} == {"2"}
+    world.cluster.roll_back(world.key, "1")
+    assert the_pool(world).revision == "1"
+    world.wait(1200.0)
+    pool = the_pool(world)
+    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [("1", Phase.READY)] * 3
+    world.cluster.roll_back(world.key, "1")
+    assert the_pool(world) == pool
+
+
+def test_what_is_not_there_cannot_be_acted_on(world: ClusterWorld) -> None:
+    for verb in (world.cluster.cordon, world.cluster.uncordon, world.cluster.restart):
+        with pytest.raises(ActuationError):
+            verb("no-such-replica")
+    nowhere = PoolKey(world.key.model, "nowhere")
+    with pytest.raises(ActuationError):
+        world.cluster.scale(nowhere, 1, 1)
+    with pytest.raises(ActuationError):
+        world.cluster.roll_back(nowhere, "1")
+    with pytest.raises(ActuationError):
+        world.cluster.roll_back(world.key, "no-such-revision")
+    with pytest.raises(ActuationError):
+        world.cluster.scale(world.key, -1, the_pool(world).version)

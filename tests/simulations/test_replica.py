@@ -1,0 +1,285 @@
+"""Does one engine schedule, time, preempt and account as vLLM V1 does?"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.engine_profile import EngineProfile
+from simulations.replica import EngineRequest, ReplicaEngine
+from tests.builders_fleet import a_profile
+
+
+def run_steps(engine: ReplicaEngine[EngineRequest], steps: int) -> list[float]:
+    times = []
+    for _ in range(steps):
+        times.append(engine.begin_step())
+        engine.end_step()
+    return times
+
+
+TIMED = {
+    "decode_base_s": 0.010,
+    "decode_per_sequence_s": 0.001,
+    "decode_per_kv_token_s": 1e-5,
+    "prefill_base_s": 0.005,
+    "prefill_per_token_s": 1e-4,
+    "prefill_per_token2_s": 1e-8,
+    "max_batched_tokens": 100,
+}
+
+
+def test_a_prompt_longer_than_the_budget_is_prefilled_in_chunks_and_attention_is_paid_once() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(**TIMED))
+    request = EngineRequest(prompt_tokens=150, output_tokens=3)
+    engine.submit(request)
+
+    # 100 tokens: 5 ms + 100 x 0.1 ms + 100^2 x 10 ns = 15.1 ms; no token yet
+    assert engine.begin_step() == pytest.approx(0.0151)
+    engine.end_step()
+    assert engine.first_tokens == []
+    # the other 50: 5 ms + 50 x 0.1 ms + (150^2 - 100^2) x 10 ns = 10.125 ms; the first token
+    assert engine.begin_step() == pytest.approx(0.010125)
+    engine.end_step()
+    assert engine.first_tokens == [request]
+    # two decodes over 150 and 151 tokens: 10 ms + 1 ms + 150 (151) x 10 us
+    assert engine.begin_step() == pytest.approx(0.0125)
+    engine.end_step()
+    assert (engine.first_tokens, engine.finished) == ([], [])
+    assert engine.begin_step() == pytest.approx(0.01251)
+    engine.end_step()
+    assert engine.finished == [request]
+    assert engine.begin_step() == 0.0
+    assert engine.free_blocks == engine.total_blocks
+    assert (engine.steps_total, engine.prompt_tokens_total, engine.output_tokens_total) == (4, 150, 3)
+
+
+def test_decodes_take_their_tokens_first_and_prefill_gets_the_rest_of_the_step() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(**TIMED))
+    first, second = EngineRequest(50, 10), EngineRequest(120, 2)
+    engine.submit(first)
+    run_steps(engine, 1)
+    engine.submit(second)
+    # decode of one sequence over 50 tokens: 1 ms + 0.5 ms; chunk of 99: 9.9 ms + 99^2 x 10 ns; the larger base, 10 ms
+    assert engine.begin_step() == pytest.approx(0.010 + 0.001 + 0.0005 + 0.0099 + 99**2 * 1e-8)
+    engine.end_step()
+    # decode over 51 tokens; the last 21 tokens of the prompt
+    assert engine.begin_step() == pytest.approx(0.010 + 0.001 + 0.00051 + 0.0021 + (120**2 - 99**2) * 1e-8)
+    engine.end_step()
+    assert engine.first_tokens == [second]
+
+
+def test_a_preempted_sequence_prefills_its_prompt_and_all_that_it_had_generated_again() -> None:
+    # Four blocks of four tokens. A: 4 + 10, B: 4 + 6. Both hold 8 tokens after step 5; in step 6 both need a block
+    # and none is free, so B, admitted last, gives up its two. It needs 9 tokens = 3 blocks to come back, which are
+    # free only when A ends, in step 10. In step 11 B prefills 4 + 5 tokens and that yields its sixth and last token.
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(kv_cache_tokens=16, block_tokens=4))
+    a, b = EngineRequest(4, 10), EngineRequest(4, 6)
+    engine.submit(a)
+    engine.submit(b)
+    run_steps(engine, 5)
+    assert (engine.running_requests, engine.free_blocks, engine.preemptions_total) == (2, 0, 0)
+    run_steps(engine, 1)
+    assert (engine.running_requests, engine.queued_requests, engine.free_blocks) == (1, 1, 1)
+    assert (engine.preemptions_total, b.generated) == (1, 5)
+    run_steps(engine, 3)
+    assert engine.queued_requests == 1
+    run_steps(engine, 1)
+    assert engine.finished == [a]
+    run_steps(engine, 1)
+    assert (engine.first_tokens, engine.finished) == ([b], [b])
+    assert engine.free_blocks == 4
+    assert (engine.prompt_tokens_total, engine.output_tokens_total) == (4 + 4 + 9, 16)
+
+
+def test_the_whole_prompt_must_fit_before_a_request_is_admitted() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(
+        a_profile(kv_cache_tokens=160, max_batched_tokens=64, max_running=8)
+    )
+    engine.submit(EngineRequest(60, 40))  # 4 blocks, growing
+    engine.submit(EngineRequest(120, 2))  # 8 blocks do not fit beside it, though its first chunk would
+    engine.submit(EngineRequest(16, 2))  # and nobody overtakes
+    run_steps(engine, 2)
+    assert (engine.running_requests, engine.queued_requests) == (1, 2)
+
+
+def test_no_more_than_max_running_sequences_are_in_the_batch() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(max_running=3))
+    for _ in range(5):
+        engine.submit(EngineRequest(10, 10))
+    run_steps(engine, 1)
+    assert (engine.running_requests, engine.queued_requests) == (3, 2)
+
+
+def test_a_request_longer_than_the_cache_does_not_fit() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(kv_cache_tokens=64))
+    assert engine.fits(EngineRequest(60, 5))
+    assert not engine.fits(EngineRequest(60, 6))
+    assert not engine.fits(EngineRequest(65, 1))
+
+
+def test_an_engine_whose_decodes_exceed_the_token_budget_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_running 300 exceeds"):
+        ReplicaEngine(a_profile(max_running=300, max_batched_tokens=200))
+
+
+def test_an_aborted_request_leaves_when_the_step_ends_and_frees_its_blocks() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile())
+    running, waiting = EngineRequest(100, 50), EngineRequest(100, 50)
+    engine.submit(running)
+    run_steps(engine, 3)
+    engine.submit(waiting)
+    engine.abort(waiting)
+    assert engine.queued_requests == 0
+    engine.begin_step()
+    engine.abort(running)
+    assert engine.running_requests == 1
+    engine.end_step()
+    assert (engine.running_requests, engine.free_blocks) == (0, engine.total_blocks)
+    assert engine.begin_step() == 0.0
+
+
+class PlainEngine:
+    """The same rules spelt out sequence by sequence, as slow as that is."""
+
+    def __init__(self, profile: EngineProfile) -> None:
+        self.profile = profile
+        self.free = profile.kv_cache_tokens // profile.block_tokens
+        self.waiting: list[dict[str, int]] = []
+        self.running: list[dict[str, int]] = []
+
+    def submit(self, name: int, prompt: int, output: int) -> None:
+        self.waiting.append(
+            {"name": name, "prompt": prompt, "output": output, "out": 0, "kv": 0, "blocks": 0, "decodes": 0}
+        )
+
+    def _allocate(self, sequence: dict[str, int], tokens: int) -> bool:
+        needed = -(-(sequence["kv"] + tokens) // self.profile.block_tokens) - sequence["blocks"]
+        if needed > self.free:
+            return False
+        self.free -= needed
+        sequence["blocks"] += needed
+        return True
+
+    def _preempt_last(self) -> dict[str, int]:
+        victim = self.running.pop()
+        self.free += victim["blocks"]
+        victim["kv"] = victim["blocks"] = victim["decodes"] = 0
+        self.waiting.insert(0, victim)
+        return victim
+
+    def step(self) -> tuple[float, list[int], list[int]]:
+        """Return the step time, who got a token out of a prefill, and who ended."""
+        profile, budget, preempted = self.profile, self.profile.max_batched_tokens, False
+        scheduled: list[tuple[dict[str, int], int]] = []
+        position = 0
+        while position < len(self.running) and budget:
+            sequence = self.running[position]
+            tokens = min(sequence["prompt"] + sequence["out"] - sequence["kv"], budget)
+            granted = self._allocate(sequence, tokens)
+            while not granted:
+                preempted = True
+                if self._preempt_last() is sequence:
+                    break
+                granted = self._allocate(sequence, tokens)
+            if not granted:
+                break
+            scheduled.append((sequence, tokens))
+            budget -= tokens
+            position += 1
+        while self.waiting and budget and not preempted and len(self.running) < profile.max_running:
+            sequence = self.waiting[0]
+            total = sequence["prompt"] + sequence["out"]
+            if -(-total // profile.block_tokens) > self.free:
+                break
+            self._allocate(sequence, min(total, budget))
+            scheduled.append((sequence, min(total, budget)))
+            budget -= min(total, budget)
+            self.running.append(self.waiting.pop(0))
+        return self._serve(scheduled)
+
+    def _serve(self, scheduled: list[tuple[dict[str, int], int]]) -> tuple[float, list[int], list[int]]:
+        profile = self.profile
+        decodes = [s for s, _ in scheduled if s["decodes"]]
+        chunks = [(s["kv"], tokens) for s, tokens in scheduled if not s["decodes"]]
+        base_s = max([profile.decode_base_s] * bool(decodes) + [profile.prefill_base_s] * bool(chunks), default=0.0)
+        seconds = base_s + profile.decode_per_sequence_s * len(decodes)
+        seconds += profile.decode_per_kv_token_s * sum(s["kv"] for s in decodes)
+        for before, tokens in chunks:
+            seconds += profile.prefill_per_token_s * tokens
+            seconds += profile.prefill_per_token2_s * ((before + tokens) ** 2 - before**2)
+        prefilled, ended = [], []
+        for sequence, tokens in scheduled:
+            sequence["kv"] += tokens
+            if sequence["kv"] == sequence["prompt"] + sequence["out"]:
+                sequence["out"] += 1
+                if not sequence["decodes"]:
+                    prefilled.append(sequence["name"])
+                sequence["decodes"] = 1
+                if sequence["out"] == sequence["output"]:
+                    ended.append(sequence["name"])
+                    self.free += sequence["blocks"]
+                    self.running.remove(sequence)
+        return seconds, prefilled, ended
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[EngineProfile, list[tuple[int, int, int]]]:
+    block_tokens = draw(st.sampled_from([1, 3, 4, 16]))
+    blocks = draw(st.integers(4, 40))
+    capacity = block_tokens * blocks
+    max_running = draw(st.integers(1, 12))
+    profile = a_profile(
+        **{
+            **TIMED,
+            "block_tokens": block_tokens,
+            "kv_cache_tokens": capacity,
+            "max_running": max_running,
+            "max_batched_tokens": draw(st.integers(max_running, 60)),
+        }
+    )
+    requests = draw(
+        st.lists(
+            st.tuples(st.integers(0, 40), st.integers(1, max(1, capacity // 2)), st.integers(1, max(1, capacity // 2))),
+            min_size=1,
+            max_size=14,
+        )
+    )
+    return profile, sorted(requests)
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds())
+def test_counting_gives_the_same_schedule_as_looking_at_each_sequence(
+    world: tuple[EngineProfile, list[tuple[int, int, int]]],
+) -> None:
+    profile, requests = world
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(profile)
+    plain = PlainEngine(profile)
+    names: dict[EngineRequest, int] = {}
+    done: list[int] = []
+    coming = list(enumerate(requests))
+    for step in range(10_000):
+        while coming and coming[0][1][0] <= step:
+            name, (_, prompt, output) = coming.pop(0)
+            request = EngineRequest(prompt, output)
+            names[request] = name
+            engine.submit(request)
+            plain.submit(name, prompt, output)
+        seconds = engine.begin_step()
+        assert 0 <= engine.free_blocks <= engine.total_blocks
+        if seconds:
+            engine.end_step()
+        plain_seconds, prefilled, ended = plain.step()
+        assert seconds == pytest.approx(plain_seconds)
+        if seconds:
+            assert [names[request] for request in engine.first_tokens] == prefilled
+            assert sorted(names[request] for request in engine.finished) == sorted(ended)
+            done += ended
+        assert engine.free_blocks == plain.free
+        assert (engine.running_requests, engine.queued_requests) == (len(plain.running), len(plain.waiting))
+        if len(done) == len(requests):
+            break
+    assert len(done) == len(requests)
+    assert engine.output_tokens_total == sum(output for _, _, output in requests)
