@@ -73,7 +73,8 @@ class Actuator:
                 case RestartReplica(replica=replica):
                     yield "restart", replica, self.modes.healing, partial(self._cluster.restart, replica)
                 case Page(subject=subject):
-                    yield "page", subject, Mode.AUTO, partial(self._notifier.page, remedy, decision.at)
+                    tells = Mode.OBSERVE if self.modes.healing is Mode.OBSERVE else Mode.AUTO
+                    yield "page", subject, tells, partial(self._notifier.page, remedy, decision.at)
                 case FailOver():
                     pass  # carried out by the traffic plan of the same decision
         for traffic in decision.traffic:

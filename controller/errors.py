@@ -8,7 +8,8 @@
     |- ObservationError            the world could not be read; the loop holds
     |- ActuationError              a write failed or was refused; the loop records it and goes on
     |  `- StalePlan                the plan expired or the object changed since it was looked at
-    `- RegistryError               the model registry or an artifact cannot be used
+    |- RegistryError               the model registry or an artifact cannot be used
+    `- AuditError                  the audit log cannot be opened, written or read
 
 The loop catches ObservationError and ActuationError. Anything outside this tree is a bug.
 """
@@ -56,3 +57,7 @@ class StalePlan(ActuationError):
 
 class RegistryError(ForesailError):
     """The model registry cannot be opened, or an artifact is missing, damaged or not what it claims."""
+
+
+class AuditError(ForesailError):
+    """The audit log cannot be opened, written or read."""

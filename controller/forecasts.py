@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,11 +23,13 @@ class ForecastSettings(BaseModel):
     step_s: float = Field(
         60.0,
         gt=0,
-        description="Step of the load that forecasters see, in seconds; a whole multiple of the tick. Requests live for "
-        "tens of seconds, so peaks much shorter than a minute need no replica of their own.",
+        description="Step of the load that forecasters see, in seconds; a whole multiple of the tick. Requests live "
+        "for tens of seconds, so peaks much shorter than a minute need no replica of their own.",
     )
     kept_s: float = Field(
-        15 * 86400.0, gt=0, description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes."
+        15 * 86400.0,
+        gt=0,
+        description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes.",
     )
     demand_window_s: float = Field(
         60.0, gt=0, description="Window over which present demand is averaged, in seconds; a single scrape is noise."
@@ -65,13 +67,16 @@ class LoadHistory:
             self._end_at = tail.end_at
 
     def append(self, at: float, demand: Demand | None) -> None:
-        """Add the step that ended at ``at``. Missed ticks before it become gaps; an early tick is ignored."""
+        """Add the step that ended at ``at``. Missed ticks before it become gaps; an early tick is ignored.
+
+        After the clock was set back, time goes on from where it is now: the past keeps its order, not its dates.
+        """
         row = [math.nan] * len(CHANNELS)
         if demand is not None:
             row[REQUESTS] = demand.requests_per_s
             row[PROMPT_TOKENS] = demand.prompt_tokens_per_s
             row[OUTPUT_TOKENS] = demand.output_tokens_per_s
-        if math.isnan(self._end_at):
+        if math.isnan(self._end_at) or at < self._end_at - self.step_s:
             self._end_at = at - self.step_s
         steps = round((at - self._end_at) / self.step_s)
         for _ in range(min(steps - 1, self._kept)):
@@ -126,11 +131,14 @@ class LoadForecasts:
         """Add what was observed, and return present demand averaged over ``demand_window_s`` per observed model."""
         recent: dict[str, Demand] = {}
         for model in fleet.models:
-            history = self._histories.setdefault(model, LoadHistory(self._tick_s, self.settings.kept_s))
+            if model not in self._histories:
+                self._histories[model] = LoadHistory(self._tick_s, self.settings.kept_s)
+            history = self._histories[model]
             history.append(fleet.at, fleet.demand.get(model))
             demand = history.recent(self.settings.demand_window_s)
             if demand is not None:
-                recent[model] = demand
+                now = fleet.demand.get(model, demand)
+                recent[model] = replace(demand, cached_prompt_ratio=now.cached_prompt_ratio)
         return recent
 
     def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:

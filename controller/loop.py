@@ -13,7 +13,7 @@ from controller.forecasts import LoadForecasts
 from controller.observation import observe
 from controller.ports import ActResult, AuditLog, Clock, Cluster, MetricSource, Router, TickRecord
 from forecasting.forecast import LoadForecast
-from policies.decisions import Decision, Policy
+from policies.decisions import Decision, Page, Policy
 from policies.fleet import FleetState
 from policies.healing import unlearn
 from policies.lead_time import LeadTimeSettings, lead_time
@@ -23,7 +23,7 @@ from policies.memory import PolicyMemory, PoolMemory
 class ControlLoop:
     """Wires the ports to a policy. Its only state is the policy's memory and the load history."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - everything that the loop touches, named once
         self,
         clock: Clock,
         metrics: MetricSource,
@@ -79,6 +79,14 @@ class ControlLoop:
 
 
 def _settled(decision: Decision, results: tuple[ActResult, ...]) -> PolicyMemory:
-    """Return the decision's memory without the repairs that were held or failed: what was not done is not on record."""
-    not_done = [r.subject for r in results if r.act == "restart" and r.outcome != "done"]
-    return replace(decision.memory, actions=unlearn(decision.memory.actions, not_done)) if not_done else decision.memory
+    """Return the decision's memory without what was held or failed: what was not done is not on record."""
+    not_done = {(r.act, r.subject) for r in results if r.outcome != "done"}
+    return unlearn(
+        decision.memory,
+        [subject for act, subject in sorted(not_done) if act == "restart"],
+        [
+            (p.subject, p.cause)
+            for p in decision.remediations
+            if isinstance(p, Page) and ("page", p.subject) in not_done
+        ],
+    )

@@ -8,25 +8,40 @@ from dataclasses import replace
 from controller.ports import Cluster, FleetMetrics, MetricSource, Router
 from policies.fleet import FleetState, PoolState, ReplicaMetrics, ReplicaState
 
+CLOCK_SKEW_S = 60.0
+"""What is scraped further ahead of the controller's clock than this is not believed: it would look fresh for ever."""
+
 
 def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) -> FleetState:
     """Return the fleet as of ``at``; raises ObservationError when the cluster or the metrics cannot be read."""
     pools = cluster.pools()
     seen = metrics.read(at)
-    weights = {key: weight for model in {p.key.model for p in pools} for key, weight in router.weights(model).items()}
-    joined = tuple(replace(_with_metrics(pool, seen), weight=weights.get(pool.key, 0.0)) for pool in pools)
+    weights = {
+        key: weight for model in sorted({p.key.model for p in pools}) for key, weight in router.weights(model).items()
+    }
+    impossible = tuple(
+        f"impossible:{r.id}" for p in pools for r in p.replicas if not plausible(seen.replicas.get(r.id), at)
+    )
+    queued = {model: count for model, count in seen.gateway_queued.items() if _is_count(count)}
     return FleetState(
         at=at,
-        pools=joined,
+        pools=tuple(replace(_with_metrics(pool, seen, at), weight=weights.get(pool.key, 0.0)) for pool in pools),
         demand=dict(seen.demand),
         service=dict(seen.service),
-        gateway_queued=dict(seen.gateway_queued),
-        missing=seen.missing + _refused(pools, seen),
+        gateway_queued=queued,
+        missing=seen.missing
+        + impossible
+        + tuple(f"impossible:gateway_queued:{model}" for model in sorted(seen.gateway_queued) if model not in queued),
     )
 
 
-def plausible(seen: ReplicaMetrics) -> bool:
-    """Return whether an engine could have said this: metrics come from pods, and pods can be wrong or hostile."""
+def plausible(seen: ReplicaMetrics | None, at: float) -> bool:
+    """Return whether an engine could have said this: metrics come from pods, and pods can be wrong or hostile.
+
+    NaN is always possible: it means that nothing was said.
+    """
+    if seen is None:
+        return True
     counts = (
         seen.running_requests,
         seen.queued_requests,
@@ -34,29 +49,34 @@ def plausible(seen: ReplicaMetrics) -> bool:
         seen.prompt_tokens_total,
         seen.output_tokens_total,
         seen.finished_requests_total,
+        seen.failed_requests_total,
+        seen.ttft_p95_s,
+        seen.tpot_mean_s,
     )
-    return all(math.isnan(c) or 0 <= c < 1e15 for c in counts) and not (
-        seen.kv_cache_ratio < 0 or seen.kv_cache_ratio > 1.001
-    )
+    if not (seen.observed_at <= at + CLOCK_SKEW_S and all(math.isnan(c) or _is_count(c) for c in counts)):
+        return False
+    return math.isnan(seen.kv_cache_ratio) or 0 <= seen.kv_cache_ratio <= 1.001
 
 
-def _with_metrics(pool: PoolState, seen: FleetMetrics) -> PoolState:
+def _is_count(value: float) -> bool:
+    return 0 <= value < 1e15
+
+
+def _with_metrics(pool: PoolState, seen: FleetMetrics, at: float) -> PoolState:
     """Give each replica that the cluster knows its metrics; series of replicas that are gone find no owner."""
     replicas = tuple(
-        replace(r, metrics=_believed(seen.replicas.get(r.id), r), in_flight_requests=seen.in_flight.get(r.id, math.nan))
+        replace(
+            r,
+            metrics=_believed(seen.replicas.get(r.id), r, at),
+            in_flight_requests=count if _is_count(count := seen.in_flight.get(r.id, math.nan)) else math.nan,
+        )
         for r in pool.replicas
     )
     return replace(pool, replicas=replicas)
 
 
-def _believed(metrics: ReplicaMetrics | None, replica: ReplicaState) -> ReplicaMetrics | None:
+def _believed(metrics: ReplicaMetrics | None, replica: ReplicaState, at: float) -> ReplicaMetrics | None:
     """Drop what was scraped in an earlier life of the replica, and what is impossible."""
-    if metrics is None or metrics.observed_at < replica.requested_at or not plausible(metrics):
+    if metrics is None or metrics.observed_at < replica.requested_at or not plausible(metrics, at):
         return None
     return metrics
-
-
-def _refused(pools: tuple[PoolState, ...], seen: FleetMetrics) -> tuple[str, ...]:
-    """Return whose metrics were impossible and therefore not believed, as ``impossible:replica``."""
-    known = [r.id for p in pools for r in p.replicas if r.id in seen.replicas]
-    return tuple(f"impossible:{name}" for name in known if not plausible(seen.replicas[name]))

@@ -22,11 +22,17 @@ class CapacityModel:
         demand: Largest sustainable load.
         concurrency: Requests in the replica at that load.
         limit: What binds: ``time`` (step time reaches the TPOT objective) or ``sequences`` (batch or KV cache full).
+        prefill_s_per_token: Engine time that one offered prompt token costs (cached ones included, at no cost).
+        decode_s_per_token: Engine time that one output token costs beyond its share of the step's base time.
+        work_ratio: Engine time per second that a replica can spend on such work within the objective.
     """
 
     demand: Demand
     concurrency: float
     limit: str
+    prefill_s_per_token: float
+    decode_s_per_token: float
+    work_ratio: float
 
 
 class CapacitySettings(BaseModel):
@@ -70,16 +76,13 @@ def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Dema
     output = max(1.0, shape.output_tokens_per_s / shape.requests_per_s)
     fresh = prompt * (1.0 - shape.cached_prompt_ratio)
     held = prompt + output / 2.0
-    work_s = (
-        profile.decode_per_sequence_s * output
-        + profile.decode_per_kv_token_s * output * held
-        + profile.prefill_per_token_s * fresh
-        + profile.prefill_per_token2_s * fresh * fresh
-    )
+    prefill_s = (profile.prefill_per_token_s + profile.prefill_per_token2_s * fresh) * (1.0 - shape.cached_prompt_ratio)
+    decode_s = profile.decode_per_sequence_s + profile.decode_per_kv_token_s * held
+    work_s = prefill_s * prompt + decode_s * output  # the docstring's w
     base_s = max(profile.decode_base_s, profile.prefill_base_s)
     step_s = max(objective.tpot_s, 2.0 * base_s)
     sequences = max(1.0, min(profile.max_running, KV_USABLE_RATIO * profile.kv_cache_tokens / held))
-    by_time = (1.0 - base_s / step_s) / work_s
+    by_time = (1.0 - base_s / step_s) / work_s if work_s > 0 else math.inf
     by_sequences = sequences / (output * base_s + sequences * work_s)
     rate = min(by_time, by_sequences) * efficiency
     running = rate * output * base_s / max(1e-9, 1.0 - rate * work_s)
@@ -87,24 +90,30 @@ def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Dema
         demand=Demand(rate, rate * prompt, rate * output, shape.cached_prompt_ratio),
         concurrency=running,
         limit="time" if by_time <= by_sequences else "sequences",
+        prefill_s_per_token=prefill_s,
+        decode_s_per_token=decode_s,
+        work_ratio=rate * work_s,
     )
 
 
 def replicas_needed(demand: Demand, capacity: CapacityModel) -> float:
-    """Return how many replicas, not rounded, carry ``demand``: the scarcest of requests, prompt and output decides.
+    """Return how many replicas, not rounded, carry ``demand``: engine time, or sequences where those bind, decides.
 
-    >>> one = CapacityModel(Demand(2.0, 1000.0, 350.0), concurrency=20.0, limit="time")
-    >>> replicas_needed(Demand(2.0, 900.0, 2100.0), one)
-    6.0
+    Prefill and decode share the engine, so their times add up; a count of requests would misjudge longer answers.
+
+    >>> one = CapacityModel(Demand(2.0, 1000.0, 400.0), 20.0, "time", 0.0002, 0.0005, 0.4)
+    >>> replicas_needed(Demand(2.0, 1000.0, 400.0), one)
+    1.0
+    >>> replicas_needed(Demand(2.0, 1000.0, 1200.0), one)
+    2.0
     """
-    # A request count alone misjudges a shift to longer answers: 2 requests/s fit one replica, 2100 tokens/s need 6.
-    wanted = (demand.requests_per_s, demand.prompt_tokens_per_s, demand.output_tokens_per_s)
-    per_replica = (
-        capacity.demand.requests_per_s,
-        capacity.demand.prompt_tokens_per_s,
-        capacity.demand.output_tokens_per_s,
-    )
-    return max(want / have if have > 0 else 0.0 for want, have in zip(wanted, per_replica, strict=True))
+    # 1000 prompt tokens/s take 0.2 s/s, 1200 output tokens/s take 0.6 s/s: 0.8 s/s of work at 0.4 s/s per replica.
+    work = demand.prompt_tokens_per_s * capacity.prefill_s_per_token
+    work += demand.output_tokens_per_s * capacity.decode_s_per_token
+    by_time = work / capacity.work_ratio if capacity.work_ratio > 0 else 0.0
+    if capacity.limit == "time":
+        return by_time
+    return max(by_time, demand.output_tokens_per_s / capacity.demand.output_tokens_per_s)
 
 
 def whole_replicas(needed: float) -> int:

@@ -53,7 +53,8 @@ class TrafficPlan:
 class Anomaly:
     """One family of evidence against one replica.
 
-    ``family`` is ``progress``, ``peers``, ``platform`` or ``latency``; ``score`` is 1 at the firing threshold.
+    ``family`` is ``progress``, ``peers``, ``gateway``, ``platform`` or ``latency``; ``score`` is 1 at the firing
+    threshold.
     """
 
     family: str
@@ -154,8 +155,6 @@ class Policy(Protocol):
         """The word used on the command line."""
         ...
 
-    def decide(
-        self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory
-    ) -> Decision:
+    def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         """Return what to do about ``fleet``. A model absent from ``forecasts`` has no trustworthy forecast."""
         ...

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from policies.anomaly import AnomalySettings
 from policies.decisions import Anomaly, Diagnosis
 from policies.fleet import FleetState, Phase, ReplicaState
-
-MIN_FAMILIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ STRAGGLER = Cause("F8", "one slow replica")
 UNKNOWN = Cause("unknown", "evidence of one kind only")
 
 
-def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly], settings: AnomalySettings) -> tuple[Diagnosis, ...]:
+def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis, ...]:
     """Return one diagnosis per suspected replica, oldest first.
 
     ===========================================  ==========================  =======
@@ -35,10 +34,14 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly], settings: AnomalyS
     ===========================================  ==========================  =======
     platform: FAILED                             engine exited               F2
     platform: starting for too long              start does not finish       F4
-    progress and (peers or gateway)              engine hangs                F1
+    progress and gateway                         engine hangs                F1
+    progress and peers, where no gateway tells   engine hangs                F1
     peers and latency                            one slow replica            F8
     anything else                                unknown                     unknown
     ===========================================  ==========================  =======
+
+    Where a gateway reports, its word is needed for a hang: counters that stand still while it sees requests end, or
+    knows of none, mean a frozen exporter.
     """
     by_replica: dict[str, list[Anomaly]] = {}
     for anomaly in anomalies:
@@ -49,7 +52,7 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly], settings: AnomalyS
 
 
 def _diagnose_one(replica: ReplicaState, evidence: Sequence[Anomaly]) -> Diagnosis:
-    families = {a.family: a for a in evidence}
+    families = {a.family for a in evidence}
     cause = _cause(replica, families)
     since = min(a.since_at for a in evidence)
     told = "; ".join(a.detail for a in evidence)
@@ -63,15 +66,14 @@ def _diagnose_one(replica: ReplicaState, evidence: Sequence[Anomaly]) -> Diagnos
     )
 
 
-def _cause(replica: ReplicaState, families: Mapping[str, Anomaly]) -> Cause:
+def _cause(replica: ReplicaState, families: AbstractSet[str]) -> Cause:
     if replica.phase is Phase.FAILED:
         return EXITED
     if "platform" in families and replica.starting:
         return START_OVERDUE
-    if len(families) < MIN_FAMILIES:
-        return UNKNOWN
-    if "progress" in families:
+    witness = "peers" if math.isnan(replica.in_flight_requests) else "gateway"
+    if {"progress", witness} <= families:
         return HANG
-    if "latency" in families and "peers" in families:
+    if {"latency", "peers"} <= families:
         return STRAGGLER
     return UNKNOWN

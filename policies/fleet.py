@@ -193,7 +193,9 @@ class ServiceLevel:
 
     def __post_init__(self) -> None:
         if not (self.window_s > 0 and 0 <= self.within_objective <= self.finished):
-            raise ValueError(f"impossible service level: {self.within_objective} of {self.finished} in {self.window_s} s")
+            raise ValueError(
+                f"impossible service level: {self.within_objective} of {self.finished} in {self.window_s} s"
+            )
 
     @property
     def attainment_ratio(self) -> float:

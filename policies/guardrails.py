@@ -35,8 +35,8 @@ class GuardrailSettings(BaseModel):
     predictive_cap_ratio: float = Field(
         3.0,
         gt=1,
-        description="Most that a forecast may ask for, as a multiple of what the present needs; bounds what a fooled or "
-        "broken forecast can cost.",
+        description="Most that a forecast may ask for, as a multiple of what the present needs; bounds what a fooled "
+        "or broken forecast can cost.",
     )
 
 
@@ -62,11 +62,16 @@ def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings) -> st
 
 
 def bound(
-    desired: int, pool: PoolState, pool_settings: PoolSettings, memory: PoolMemory, at: float, settings: GuardrailSettings
+    desired: int,
+    pool: PoolState,
+    pool_settings: PoolSettings,
+    memory: PoolMemory,
+    at: float,
+    settings: GuardrailSettings,
 ) -> tuple[int, tuple[Reason, ...]]:
     """Return ``desired`` within the pool's rate limits and bounds; bounds win over rate limits."""
     reasons: list[Reason] = []
-    recent = [n for t, n in memory.desired if at - t < settings.rate_window_s] + [pool.desired]
+    recent = [n for _, n in remember_desired(memory, pool, pool.desired, at, settings).desired]
     most = max(int(min(recent) * (1.0 + settings.up_ratio)), min(recent) + settings.up_replicas)
     least = int(max(recent) * (1.0 - settings.down_ratio))
     limited = min(max(desired, min(least, pool.desired)), max(most, pool.desired))
@@ -85,7 +90,8 @@ def spend_within(
 ) -> tuple[Mapping[PoolKey, int], tuple[Reason, ...]]:
     """Return ``desired`` with growth taken back, dearest growth first, until the GPU and money budgets hold.
 
-    Replicas that exist are not taken away here: a budget cut below what runs stops growth only.
+    Pools that are not in ``desired`` count with what they have. Replicas that exist are not taken away here: a budget
+    cut below what runs stops growth only.
     """
     answer = dict(desired)
     reasons: list[Reason] = []
@@ -98,7 +104,7 @@ def spend_within(
         if budget is None:
             continue
         before = dict(answer)
-        over = sum(answer[k] * cost[k] for k in answer) - budget
+        over = sum(answer.get(k, p.desired) * cost[k] for k, p in states.items()) - budget
         for key in sorted(answer, key=lambda k: (-cost[k], k)):
             while over > 1e-9 and answer[key] > states[key].desired and cost[key] > 0:
                 answer[key] -= 1
@@ -109,7 +115,14 @@ def spend_within(
     return answer, tuple(reasons)
 
 
-def remember_desired(memory: PoolMemory, desired: int, at: float, settings: GuardrailSettings) -> PoolMemory:
-    """Return ``memory`` with this tick's count kept for the rate window."""
-    kept = tuple((t, n) for t, n in memory.desired if at - t < settings.rate_window_s)
-    return replace(memory, desired=(*kept, (at, desired)))
+def remember_desired(
+    memory: PoolMemory, pool: PoolState, desired: int, at: float, settings: GuardrailSettings
+) -> PoolMemory:
+    """Return ``memory`` with this tick's count added, and without what the rate limits no longer look at.
+
+    A count holds until the next one, so that the last one from before the window still counts; before the first one,
+    what the pool had does.
+    """
+    known = memory.desired or ((at, pool.desired),)
+    opening = sum(at - t >= settings.rate_window_s for t, _ in known) - 1
+    return replace(memory, desired=(*known[max(0, opening) :], (at, desired)))

@@ -16,19 +16,28 @@ class LeadTimeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_s: float = Field(
-        300.0, gt=0, description="Assumed lead time in seconds until enough starts were observed; 5 min suits 70B models."
+        300.0,
+        gt=0,
+        description="Assumed lead time in seconds until enough starts were observed; 5 min suits 70B models.",
     )
     enough_starts: int = Field(3, ge=1, description="Observed starts after which the measured quantiles replace it.")
     kept_starts: int = Field(20, ge=1, le=1000, description="Latest starts kept per pool; older ones no longer count.")
+    longest_s: float = Field(
+        3600.0,
+        gt=0,
+        description="A longer time from requested to READY, in seconds, is not a start: the replica was READY before "
+        "and came back, or it waited for a GPU.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LeadTime:
-    """Measured time from requested to READY of one pool, in seconds."""
+    """Time from requested to READY of one pool, in seconds; ``measured`` when enough starts have been seen."""
 
     p50_s: float
     p90_s: float
     starts: int
+    measured: bool
 
 
 def lead_time(memory: PoolMemory, settings: LeadTimeSettings) -> LeadTime:
@@ -38,25 +47,24 @@ def lead_time(memory: PoolMemory, settings: LeadTimeSettings) -> LeadTime:
     """
     starts = sorted(memory.lead_times_s)
     if len(starts) < settings.enough_starts:
-        return LeadTime(settings.default_s, settings.default_s, len(starts))
-    return LeadTime(_nearest_rank(starts, 0.5), _nearest_rank(starts, 0.9), len(starts))
+        return LeadTime(settings.default_s, settings.default_s, len(starts), measured=False)
+    return LeadTime(_nearest_rank(starts, 0.5), _nearest_rank(starts, 0.9), len(starts), measured=True)
 
 
 def observe_starts(pool: PoolState, memory: PoolMemory, settings: LeadTimeSettings) -> PoolMemory:
     """Return ``memory`` with the lead times of replicas that became READY since it was last updated.
 
     A replica restarted in place counts again; one that was there before the controller counts only if the platform
-    knows when it was requested.
+    knows when it was requested; one that lost and regained READY within a life has started only once.
     """
+    lives = {f"{r.id}#{r.restarts}": r for r in pool.replicas}
     known = set(memory.seen_ready)
-    ready = [r for r in pool.replicas if r.phase is Phase.READY]
-    marks = {f"{r.id}#{r.restarts}": r for r in ready}
-    fresh = tuple(r.since_at - r.requested_at for mark, r in marks.items() if mark not in known)
-    measured = tuple(seconds for seconds in fresh if seconds > 0)
+    fresh = [r for life, r in lives.items() if r.phase is Phase.READY and life not in known]
+    measured = tuple(s for r in fresh if 0 < (s := r.since_at - r.requested_at) <= settings.longest_s)
     return replace(
         memory,
         lead_times_s=(memory.lead_times_s + measured)[-settings.kept_starts :],
-        seen_ready=tuple(marks),
+        seen_ready=tuple(life for life, r in lives.items() if r.phase is Phase.READY or life in known),
     )
 
 

@@ -13,16 +13,20 @@ class PoolMemory:
     """What is remembered of one pool.
 
     Attributes:
-        targets: ``(at, replicas)`` that the rules asked for before stabilization, oldest first.
-        desired: ``(at, replicas)`` that were decided, oldest first, one entry per change of the last window.
+        targets: ``(at, replicas)`` that the rules asked for before stabilization, one per tick of its window and the
+            last from before it, oldest first.
+        desired: ``(at, replicas)`` that were decided, the same way over the window of the rate limits.
         lead_times_s: Latest measured times from request to READY, oldest first.
-        seen_ready: Lives (``id#restarts``) whose lead time has been counted.
+        seen_ready: Lives (``id#restarts``) whose lead time has been counted, as long as they are there.
+        unsound_at: Last instant at which the pool, failed over, was not yet fit to serve again; None when its traffic
+            is its own.
     """
 
     targets: tuple[tuple[float, int], ...] = ()
     desired: tuple[tuple[float, int], ...] = ()
     lead_times_s: tuple[float, ...] = ()
     seen_ready: tuple[str, ...] = ()
+    unsound_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +35,43 @@ class ReplicaMemory:
 
     Attributes:
         life: ``id#restarts``; another life starts from nothing.
-        steps_total, output_tokens_total, in_flight: As last observed.
-        progress_at: Scrape instant at which it last made progress, or had nothing to do.
+        steps_total, prompt_tokens_total, output_tokens_total, in_flight: As last observed; None when never.
+        observed_at: Scrape instant of the newest counters.
+        prompt_tokens_per_s, output_tokens_per_s: Work done between the last two scrapes; None while unknown.
+        progress_at: Instant at which it last made progress, or was not known to have work.
+        busy: Whether it was known to have work at ``observed_at``.
         slow_at: Scrape instants, within the look-back, at which it was slower than its peers.
-        cordoned_at: When we took it out of traffic; None when we did not.
-        cordoned_steps_total: Engine steps it had made by then; only more of them show that it works again.
     """
 
     life: str
-    steps_total: float
-    output_tokens_total: float
-    in_flight: float
+    steps_total: float | None
+    prompt_tokens_total: float | None
+    output_tokens_total: float | None
+    in_flight: float | None
     observed_at: float
     progress_at: float
+    busy: bool = False
+    prompt_tokens_per_s: float | None = None
+    output_tokens_per_s: float | None = None
     slow_at: tuple[float, ...] = ()
-    cordoned_at: float | None = None
-    cordoned_steps_total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CordonMemory:
+    """A replica that we took out of traffic, and how far it had come by then: only more shows that it works again."""
+
+    at: float
+    cause: str
+    life: str
+    steps_total: float | None = None
+    output_tokens_total: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ActionMemory:
     """A disruptive act: it counts against the budget until verified or past its deadline, then as a cooldown.
 
-    ``target`` is the pool for acts that replace a replica, since the replacement has another name.
+    ``target`` is the replica that it was done to; the replacement may have another name or the same.
     """
 
     target: str
@@ -83,7 +101,8 @@ class ModelMemory:
 class PolicyMemory:
     """All that survives from one tick to the next, and across a restart.
 
-    Keys are text (pool key, model name, replica id) so that the JSON form is plain.
+    Keys are text (pool key, model name, replica id, page) so that the JSON form is plain. ``pages`` holds the instant
+    at which each page was last wanted, so that it goes out once per episode.
     """
 
     generation: int = 0
@@ -91,6 +110,8 @@ class PolicyMemory:
     models: Mapping[str, ModelMemory] = field(default_factory=dict)
     replicas: Mapping[str, ReplicaMemory] = field(default_factory=dict)
     actions: tuple[ActionMemory, ...] = ()
+    cordons: Mapping[str, CordonMemory] = field(default_factory=dict)
+    pages: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return a JSON text that ``from_json`` turns back into an equal memory."""

@@ -62,28 +62,26 @@ def place(
     """Return how many replicas, not rounded, each pool should have to carry ``needed`` reference replicas.
 
     Every pool keeps its minimum; what is left goes to the cheapest capacity up to its maximum, then to the next.
-    A failing pool gets no more than it has and counts for what serves. Lost replicas are added on top where they
-    are lost, since the platform counts them as present.
+    A failing pool takes no traffic, so that it counts for nothing and gets no more than it has. Lost replicas are
+    added on top where they are lost, since the platform counts them as present.
     """
     reasons: list[Reason] = []
     answer: dict[PoolKey, float] = {o.state.key: float(o.settings.min_replicas) for o in options}
     worth = {o.state.key: o.capacity.demand.requests_per_s / reference.demand.requests_per_s for o in options}
     left = needed - sum(answer[o.state.key] * worth[o.state.key] for o in options if not o.failing)
-    for option in sorted(options, key=lambda o: (o.failing, o.usd_per_request_capacity, o.state.key)):
-        key = option.state.key
+    for option in sorted(options, key=lambda o: (o.usd_per_request_capacity, o.state.key)):
+        key, most = option.state.key, option.settings.max_replicas
         if option.failing:
-            left -= len(option.state.serving) * worth[key]
-            answer[key] = max(answer[key], float(min(option.state.desired, option.settings.max_replicas)))
+            answer[key] = max(answer[key], float(min(option.state.desired, most)))
             reasons.append(Reason("failing pool", str(key), answer[key], answer[key], "not scaled up while it fails"))
-    for option in sorted((o for o in options if not o.failing), key=lambda o: (o.usd_per_request_capacity, o.state.key)):
-        key = option.state.key
-        room = max(0.0, option.settings.max_replicas - option.lost - answer[key])
+            continue
         # Whole replicas where the pool is full, the unrounded rest where it is the last one used.
+        room = max(0.0, most - option.lost - answer[key])
         share = min(room, max(0.0, left) / worth[key])
         answer[key] += share
         left -= share * worth[key]
         if option.lost:
-            total = min(float(option.settings.max_replicas), answer[key] + option.lost)
+            total = min(float(most), answer[key] + option.lost)
             reasons.append(
                 Reason("lost capacity", str(key), answer[key], total, f"{option.lost} replicas are sick or cordoned")
             )

@@ -26,7 +26,15 @@ class ScalingSettings(BaseModel):
         "of the demand peak is ratio / (ratio + 1) (newsvendor): 9 covers the 0.9 quantile.",
     )
     backlog_clear_s: float = Field(
-        60.0, gt=0, description="Time within which requests that already queue should be worked off, in seconds."
+        60.0,
+        gt=0,
+        description="Time after the lead time within which requests that queue now should be gone, in seconds.",
+    )
+    unforecast_headroom_ratio: float = Field(
+        0.3,
+        ge=0,
+        description="Spare capacity kept while there is no forecast to trust, for the load to grow into while replicas "
+        "start; about what a reactive autoscaler at a 70 % concurrency target keeps.",
     )
     kv_cache_high_ratio: float = Field(
         0.9, gt=0, le=1, description="Mean KV cache use above which replicas are added; engines preempt near 1."
@@ -56,21 +64,34 @@ class ScalingSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Load that capacity must cover, in replicas of the reference pool, not rounded."""
+    """How much capacity is wanted, in replicas of the reference pool, not rounded.
 
-    predicted: float
-    reactive: float
-    demand: Demand
+    Attributes:
+        grow_to: Fewer than this would miss load that a replica asked for now can still serve.
+        keep: More than this are of no use before they could be had again.
+        forecast: Whether a forecast was used; without one both are the same.
+    """
 
-    @property
-    def replicas(self) -> float:
-        """The larger answer: scaling down takes the agreement of both."""
-        return max(self.predicted, self.reactive)
+    grow_to: float
+    keep: float
+    forecast: bool
+
+    def settled(self, have: float) -> float:
+        """Return what to have: ``have`` when it lies between the two, else the nearer one."""
+        return min(max(have, self.grow_to), self.keep)
 
 
-def predicted_demand(forecast: LoadForecast, level: float, until_at: float) -> Demand:
-    """Return the load to cover: the ``level`` quantile of each channel's largest rate from now until ``until_at``."""
+def peak_demand(forecast: LoadForecast, level: float, until_at: float) -> Demand:
+    """Return each channel's largest rate from now until ``until_at``, at ``level``: what must not be given up now."""
     requests, prompt, output = (float(rate) for rate in forecast.peak(level, until_at))
+    return Demand(requests, prompt, output)
+
+
+def coming_demand(forecast: LoadForecast, level: float, at: float) -> Demand:
+    """Return each channel's rate in the step that holds ``at``, at ``level``: what can still be prepared for."""
+    step = int((at - forecast.start_at) / forecast.step_s)
+    rates = forecast.at_level(level)
+    requests, prompt, output = (float(rate) for rate in rates[min(max(step, 0), len(rates) - 1)])
     return Demand(requests, prompt, output)
 
 
@@ -79,13 +100,15 @@ def steer_margin(
 ) -> tuple[ModelMemory, tuple[Reason, ...]]:
     """Return memory with the capacity margin moved by realised attainment, at most once per objective window.
 
-    An integral feedback: whatever is wrong in the forecast or the capacity, missing the target adds margin and
-    meeting it gives some back. Without observed requests the margin stays.
+    An integral feedback: whatever is wrong in the capacity, missing the target adds margin and meeting it gives some
+    back. A window in which replicas were missing or starting teaches nothing about capacity and is not counted;
+    without observed requests the margin stays.
     """
     service = fleet.service.get(model)
     if service is None or service.finished < 1:
         return memory, ()
-    if memory.margin_at is None:
+    growing = any(pool.starting or len(pool.serving) < pool.desired for pool in fleet.pools_of(model))
+    if memory.margin_at is None or growing:
         return replace(memory, margin_at=fleet.at), ()
     if fleet.at - memory.margin_at < objective.window_s:
         return memory, ()
@@ -112,12 +135,14 @@ def reactive_replicas(
     model: str,
     capacity: CapacityModel,
     objective: ServiceObjective,
+    lead_time_s: float,
     settings: ScalingSettings,
 ) -> tuple[float, tuple[Reason, ...]]:
     """Return the replicas that the present asks for, with a reason for each thing that burns.
 
-    The largest of: offered load plus the backlog spread over ``backlog_clear_s``; the serving replicas scaled by KV
-    pressure; one more than serving while the error budget burns fast. Nothing observed asks for nothing.
+    The largest of: offered load plus the backlog, to be gone ``backlog_clear_s`` after a replica asked for now can
+    help; the serving replicas scaled by KV pressure; one more than serving while the error budget burns fast. Nothing
+    observed asks for nothing.
     """
     pools = fleet.pools_of(model)
     serving = [r for pool in pools for r in pool.serving]
@@ -129,7 +154,8 @@ def reactive_replicas(
     # A request or two waiting for the next step of each replica is how continuous batching works, not a backlog.
     backlog = max(0.0, queued - 2.0 * len(serving))
     if backlog > 0:
-        extra = backlog / settings.backlog_clear_s / capacity.demand.requests_per_s
+        # What is asked for now serves in lead_time_s. A shorter time would ask again every tick for the same backlog.
+        extra = backlog / (lead_time_s + settings.backlog_clear_s) / capacity.demand.requests_per_s
         reasons.append(Reason("backlog", model, answer, answer + extra, f"{backlog:.0f} requests queue"))
         answer += extra
     kv = [m.kv_cache_ratio for m in metrics if 0 <= m.kv_cache_ratio <= 1]
@@ -143,14 +169,15 @@ def reactive_replicas(
     if service is not None and service.finished >= 20:  # fewer say nothing about a 99 % target
         burn = (1.0 - service.attainment_ratio) / (1.0 - objective.attainment_ratio)
         wanted = len(serving) + 1.0
-        if burn >= settings.burn_rate and wanted > answer and _loaded(serving_pools=pools, capacity=capacity):
+        settled = not any(pool.starting for pool in pools)  # what is on its way may be all that was missing
+        if burn >= settings.burn_rate and wanted > answer and settled and _loaded(pools, capacity):
             reasons.append(Reason("burn rate", model, answer, wanted, f"error budget burns at {burn:.1f}x"))
             answer = wanted
     return answer, tuple(reasons)
 
 
-def _loaded(serving_pools: tuple[PoolState, ...], capacity: CapacityModel) -> bool:
-    """Return whether the replicas hold at least half of what they sustain: else misses are not for want of replicas."""
-    metrics = [r.metrics for pool in serving_pools for r in pool.serving if r.metrics is not None]
+def _loaded(pools: tuple[PoolState, ...], capacity: CapacityModel) -> bool:
+    """Return whether replicas hold nearly what they sustain: else the misses are not for want of replicas."""
+    metrics = [r.metrics for pool in pools for r in pool.serving if r.metrics is not None]
     held = sum(m.running_requests + m.queued_requests for m in metrics if m.running_requests >= 0)
-    return bool(metrics) and held >= 0.5 * capacity.concurrency * len(metrics)
+    return bool(metrics) and held >= 0.8 * capacity.concurrency * len(metrics)

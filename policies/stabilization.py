@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,37 +19,73 @@ class StabilizationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     down_window_s: float = Field(
-        120.0,
+        60.0,
         ge=0,
         description="Before shrinking, the largest target of this window counts, in seconds. Shorter than the 300 s of "
-        "HPA because the forecast already covers the lead time.",
+        "HPA because the forecast of the peak already covers the lead time.",
+    )
+    unforecast_down_window_s: float = Field(
+        300.0, ge=0, description="The same while there is no forecast to trust, in seconds: what HPA waits."
     )
     tolerance_replicas: float = Field(
         0.2, ge=0, lt=1, description="Spare, in replicas, that must be left after shrinking; stops 2-1-2 flapping."
     )
+    start_patience_s: float = Field(
+        900.0, ge=0, description="A replica that starts for longer than this, in seconds, no longer holds up shrinking."
+    )
 
 
 def stabilize(
-    needed: float, pool: PoolState, memory: PoolMemory, at: float, settings: StabilizationSettings
+    needed: float,
+    roomy: float,
+    pool: PoolState,
+    memory: PoolMemory,
+    at: float,
+    settings: StabilizationSettings,
+    *,
+    starting: int,
+    forecast: bool,
 ) -> tuple[int, PoolMemory, tuple[Reason, ...]]:
     """Return the replicas to ask for, the memory with this target added, and why a smaller target is held.
 
-    Growing passes at once. Shrinking needs ``tolerance_replicas`` to spare, no replica still starting, and every
-    target of the last ``down_window_s`` to agree.
+    Growing passes at once. Shrinking stops at ``roomy``, what the pool would need with ``tolerance_replicas`` more
+    load, and at the largest target of the window, which is longer without a ``forecast``. While ``starting`` replicas
+    of the model are on their way, in whichever pool, only such are called off, none that serves.
     """
     target = whole_replicas(needed)
     if target < pool.desired:
-        target = min(pool.desired, whole_replicas(needed + settings.tolerance_replicas))
-    recent = tuple((t, n) for t, n in memory.targets if at - t <= settings.down_window_s) + ((at, target),)
-    memory = replace(memory, targets=recent)
+        target = min(pool.desired, whole_replicas(roomy))
+    if not memory.targets:  # before the first target, what is there counts as asked for
+        memory = remember_target(memory, pool.desired, at, settings)
+    memory = remember_target(memory, target, at, settings)
     if target >= pool.desired:
         return target, memory, ()
-    highest = max(n for _, n in recent)
-    if pool.starting:
-        detail = f"{len(pool.starting)} replicas are still starting"
-        return pool.desired, memory, (Reason("no shrink while starting", str(pool.key), target, pool.desired, detail),)
+    reasons: list[Reason] = []
+    window_s = settings.down_window_s if forecast else settings.unforecast_down_window_s
+    highest = min(pool.desired, max(n for _, n in _recent(memory.targets, at, window_s)))
     if highest > target:
-        held = min(highest, pool.desired)
-        detail = f"the last {settings.down_window_s:g} s asked for up to {highest}"
-        return held, memory, (Reason("stabilization", str(pool.key), target, held, detail),)
-    return target, memory, ()
+        detail = f"the last {window_s:g} s asked for up to {highest}"
+        reasons.append(Reason("stabilization", str(pool.key), target, highest, detail))
+    kept = min(pool.desired, len(pool.replicas) - len(pool.starting))
+    if starting and kept > highest:
+        detail = f"{starting} replicas are still starting: only those are called off"
+        reasons.append(Reason("no shrink while starting", str(pool.key), highest, kept, detail))
+        highest = kept
+    return highest, memory, tuple(reasons)
+
+
+def on_their_way(pools: Iterable[PoolState], at: float, settings: StabilizationSettings) -> int:
+    """Return how many replicas are starting and may be waited for."""
+    return sum(at - r.requested_at <= settings.start_patience_s for pool in pools for r in pool.starting)
+
+
+def remember_target(memory: PoolMemory, target: int, at: float, settings: StabilizationSettings) -> PoolMemory:
+    """Return ``memory`` with ``target`` added, and without what no longer counts."""
+    longest_s = max(settings.down_window_s, settings.unforecast_down_window_s)
+    return replace(memory, targets=(*_recent(memory.targets, at, longest_s), (at, target)))
+
+
+def _recent(targets: tuple[tuple[float, int], ...], at: float, window_s: float) -> tuple[tuple[float, int], ...]:
+    """Return the targets that held within the window: one holds until the next, so the last from before it counts."""
+    opening = sum(at - t > window_s for t, _ in targets) - 1
+    return targets[max(0, opening) :]

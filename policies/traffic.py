@@ -37,43 +37,40 @@ def ready_headroom(option: PoolOption, at: float, settings: TrafficSettings) -> 
 
 
 def weigh(
-    fleet: FleetState, model: str, options: Sequence[PoolOption], settings: TrafficSettings
+    fleet: FleetState, model: str, options: Sequence[PoolOption], settings: TrafficSettings, *, hold: bool = False
 ) -> tuple[Mapping[PoolKey, float], tuple[Reason, ...]]:
     """Return the weight of every pool of ``model`` (they sum to one) and why they move.
 
-    A pool with no serving replica gets nothing, at once; other moves are bounded by ``max_step_ratio``. When no
-    pool serves, the weights stay as they are: there is no better place.
+    A pool without a serving replica, or given up for now, gets nothing, at once; other moves are bounded by
+    ``max_step_ratio``, and there are none with ``hold``. Where no pool can take traffic, the weights stay as they are:
+    there is no better place. A pool that is not among ``options`` keeps its share.
     """
     current = {p.key: p.weight for p in fleet.pools_of(model)}
-    room = {o.state.key: ready_headroom(o, fleet.at, settings) for o in options}
-    total = sum(room.values())
-    if total <= 0:
+    room = {o.state.key: 0.0 if o.failing else ready_headroom(o, fleet.at, settings) for o in options}
+    total, share = sum(room.values()), 1.0 - sum(w for key, w in current.items() if key not in room)
+    strange = len(room) < len(current) and sum(current.values()) <= 0  # shares of others that cannot be known
+    if total <= 0 or share <= 0 or strange:
         return current, ()
-    wanted = {key: room.get(key, 0.0) / total for key in current}
-    stepped = {key: _step(current[key], want, room.get(key, 0.0) > 0, settings) for key, want in wanted.items()}
-    scale = sum(stepped.values())
-    weights = {key: value / scale for key, value in stepped.items()} if scale > 0 else wanted
-    moved = max(abs(weights[key] - current[key]) for key in weights)
-    dead = any(current[key] > 0 and room.get(key, 0.0) <= 0 for key in current)
-    if not dead and sum(current.values()) > 0 and moved < settings.min_change_ratio:
+    wanted = {key: share * one / total for key, one in room.items()}
+    base = _scaled({key: current[key] if one > 0 else 0.0 for key, one in room.items()}, share) or wanted
+    largest = max(abs(wanted[key] - base[key]) for key in room)
+    step = 0.0 if hold or largest < settings.min_change_ratio else min(1.0, settings.max_step_ratio / largest)
+    moved = {key: base[key] + step * (wanted[key] - base[key]) for key in room}
+    if max(abs(moved[key] - current[key]) for key in room) < 1e-9:
         return current, ()
     reasons = tuple(
-        Reason("traffic", str(key), round(current[key], 4), round(weights[key], 4), _why(room.get(key, 0.0)))
-        for key in sorted(weights)
-        if weights[key] != current[key]
+        Reason("traffic", str(key), round(current[key], 4), round(moved[key], 4), _why(room[key]))
+        for key in sorted(moved)
+        if moved[key] != current[key]
     )
-    return weights, reasons
+    return {**current, **moved}, reasons
 
 
-
-
-def _step(current: float, wanted: float, alive: bool, settings: TrafficSettings) -> float:
-    if not alive:
-        return 0.0
-    if current == 0.0:
-        return min(wanted, settings.max_step_ratio)
-    return min(max(wanted, current - settings.max_step_ratio), current + settings.max_step_ratio)
+def _scaled(weights: Mapping[PoolKey, float], total: float) -> Mapping[PoolKey, float]:
+    """Return the same proportions with the given sum; empty when all are zero."""
+    before = sum(weights.values())
+    return {key: total * weight / before for key, weight in weights.items()} if before > 0 else {}
 
 
 def _why(room: float) -> str:
-    return f"ready headroom {room:.2f} requests/s" if room > 0 else "no replica serves here"
+    return f"ready headroom {room:.2f} requests/s" if room > 0 else "nothing here can take traffic"

@@ -1,0 +1,118 @@
+"""May another replica be disturbed now? Budget, breaker, cooldown, attempt cap, and when an act counts as verified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.fleet import FleetState, PoolState, ReplicaState
+from policies.lead_time import LeadTime
+from policies.memory import ActionMemory
+
+
+class DisruptionSettings(BaseModel):
+    """How much may be disturbed at once, and how often."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    disruption_budget: int = Field(1, ge=0, description="Replicas of one model that may be under repair at once.")
+    fleet_disruption_budget: int = Field(3, ge=0, description="Replicas of the whole fleet under repair at once.")
+    breaker_ratio: float = Field(
+        0.34,
+        gt=0,
+        le=1,
+        description="Share of a model's replicas, or of the whole fleet's, that look sick at once from which healing "
+        "stops and a human is told: then the cause is the model, the clients or the metrics, not a replica.",
+    )
+    breaker_min_sick: int = Field(2, ge=1, description="The breaker needs at least this many sick replicas.")
+    floor_ratio: float = Field(
+        0.5, ge=0, le=1, description="Healing never leaves fewer serving replicas than this share of those present."
+    )
+    cooldown_s: float = Field(
+        300.0, ge=0, description="Quiet time after a restart in the same pool before the next; doubles per attempt."
+    )
+    max_attempts: int = Field(4, ge=1, description="Restarts in one pool within attempt_window_s, then a human.")
+    attempt_window_s: float = Field(3600.0, gt=0, description="Window of the attempt cap, in seconds.")
+
+    def breaker_open(self, sick: int, present: int) -> bool:
+        """Return whether ``sick`` of ``present`` replicas are too many to be single failures (invariant I3)."""
+        return sick >= self.breaker_min_sick and sick >= self.breaker_ratio * present
+
+    def serving_floor(self, present: int, min_replicas: int) -> int:
+        """Return how many replicas of a model must go on serving while others are under repair (invariant I1)."""
+        return max(min_replicas, math.ceil(self.floor_ratio * present - 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a replica is not disturbed now; ``final`` when only a human can go on."""
+
+    rule: str
+    detail: str
+    final: bool = False
+
+
+def why_not_now(model: str, repairs: Collection[tuple[str, str]], settings: DisruptionSettings) -> Refusal | None:
+    """Return what stands against one more repair of ``model``, given ``(model, replica)`` of those under way."""
+    if sum(1 for other, _ in repairs if other == model) >= settings.disruption_budget:
+        return Refusal("disruption budget", "another replica is under repair")
+    if len(repairs) >= settings.fleet_disruption_budget:
+        return Refusal("fleet disruption budget", "other replicas are under repair")
+    return None
+
+
+def why_no_restart(
+    pool: PoolState,
+    replica: ReplicaState,
+    actions: Sequence[ActionMemory],
+    lead: LeadTime,
+    at: float,
+    settings: DisruptionSettings,
+) -> Refusal | None:
+    """Return what stands against restarting ``replica``, budgets aside: load time, attempt cap, cooldown.
+
+    Every restart of the last ``attempt_window_s`` counts as an attempt. Those that failed verification make the next
+    one wait for ``cooldown_s``, 2 x, 4 x ... since the last of them.
+    """
+    if replica.starting and at - replica.requested_at < lead.p90_s:
+        return Refusal("inside its load time", f"90 % of starts take {lead.p90_s:.0f} s")
+    mine = [act for act in actions if act.pool == str(pool.key)]
+    if len(mine) >= settings.max_attempts:
+        detail = f"{len(mine)} restarts within {settings.attempt_window_s:.0f} s did not help"
+        return Refusal("attempt cap", detail, final=True)
+    failed = [act for act in mine if not act.open and not act.verified]
+    quiet_s = settings.cooldown_s * 2.0 ** (len(failed) - 1)
+    if failed and at - failed[-1].started_at < quiet_s:
+        return Refusal("cooldown", f"{quiet_s:.0f} s between restarts in one pool")
+    return None
+
+
+def settled(fleet: FleetState, actions: Sequence[ActionMemory], settings: DisruptionSettings) -> list[ActionMemory]:
+    """Close acts that are verified, or past their deadline; forget those beyond the attempt window.
+
+    A restart is verified once the old life of its replica is gone and one asked for since then serves, or the pool
+    serves in full without it.
+    """
+    pools = {str(pool.key): pool for pool in fleet.pools}
+    kept = []
+    for act in actions:
+        pool = pools.get(act.pool)
+        if not act.open and fleet.at - act.started_at > settings.attempt_window_s:
+            continue
+        if act.open and fleet.at > act.started_at and pool is not None and _replaced(pool, act):
+            kept.append(replace(act, open=False, verified=True))
+        elif act.open and fleet.at > act.deadline_at:
+            kept.append(replace(act, open=False, verified=False))
+        else:
+            kept.append(act)
+    return kept
+
+
+def _replaced(pool: PoolState, act: ActionMemory) -> bool:
+    if any(r.id == act.target and r.requested_at < act.started_at for r in pool.replicas):
+        return False
+    successor = any(r.serving and r.requested_at >= act.started_at for r in pool.replicas)
+    return successor or len(pool.serving) >= pool.desired

@@ -1,0 +1,176 @@
+"""Is every write checked against mode, kill switch and age, and does one failure leave the others alone?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controller.actuation import Actuator, Mode, ModeSettings
+from controller.ports import ActResult
+from policies.decisions import (
+    CordonReplica,
+    Decision,
+    FailOver,
+    Page,
+    RestartReplica,
+    ScalingPlan,
+    TrafficPlan,
+    UncordonReplica,
+)
+from policies.memory import PolicyMemory
+from tests.builders import AT, KEY, MODEL, OTHER, FakeCluster, FakeRouter, FixedClock, ListNotifier, pool, replica
+
+EVERYTHING = Decision(
+    at=AT,
+    generation=1,
+    input_digest="0",
+    expires_at=AT + 30.0,
+    scaling=(ScalingPlan(KEY, 3, 4, version=7),),
+    traffic=(TrafficPlan(MODEL, {KEY: 0.4, OTHER: 0.6}),),
+    anomalies=(),
+    diagnoses=(),
+    remediations=(
+        CordonReplica("a0", KEY, "F1"),
+        UncordonReplica("a1", KEY, "recovered"),
+        RestartReplica("a2", KEY, "F1"),
+        FailOver(MODEL, KEY, OTHER, "F4"),
+        Page(MODEL, "breaker", "look"),
+    ),
+    reasons=(),
+    memory=PolicyMemory(1),
+)
+NAMES = ["cordon", "uncordon", "restart", "page", "weights", "scale"]
+
+
+class Stage:
+    """An actuator over fakes."""
+
+    def __init__(self, modes: ModeSettings | None = None, at: float = AT, **faults: Any) -> None:
+        self.clock, self.killed = FixedClock(at), faults.pop("killed", False)
+        replicas = [replica("a0"), replica("a1", cordoned=True), replica("a2")]
+        self.cluster = FakeCluster(self.clock, {KEY: pool(replicas, version=7)}, refuses=faults.pop("refuses", set()))
+        self.router, self.notifier = FakeRouter({KEY: 1.0}, **faults), ListNotifier()
+        self.actuator = Actuator(
+            self.clock, self.cluster, self.router, self.notifier, modes or ModeSettings.all_auto(), lambda: self.killed
+        )
+
+    def carry_out(self, decision: Decision = EVERYTHING) -> list[ActResult]:
+        return list(self.actuator.carry_out(decision))
+
+    @property
+    def written(self) -> bool:
+        return bool(self.cluster.writes or self.router.writes)
+
+
+def outcomes(results: list[ActResult]) -> dict[str, str]:
+    return {result.act: result.outcome for result in results}
+
+
+def test_everything_is_carried_out_healing_first() -> None:
+    stage = Stage()
+    results = stage.carry_out()
+    assert [result.act for result in results] == NAMES
+    assert set(outcomes(results).values()) == {"done"}
+    assert stage.cluster.writes == [("cordon", "a0"), ("uncordon", "a1"), ("restart", "a2"), ("scale", str(KEY))]
+    assert stage.router.shares == {KEY: 0.4, OTHER: 0.6}
+    assert stage.notifier.pages == [Page(MODEL, "breaker", "look")]
+
+
+def test_the_default_mode_writes_nothing_and_tells_nobody() -> None:
+    stage = Stage(ModeSettings())
+    results = stage.carry_out()
+    assert {(result.outcome, result.detail) for result in results} == {("held", "mode observe")}
+    assert not stage.written
+    assert stage.notifier.pages == []
+
+
+@pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.RECOMMEND, Mode.APPROVE])
+@pytest.mark.parametrize(
+    ("action_class", "acts"),
+    [("scaling", {"scale"}), ("traffic", {"weights"}), ("healing", {"cordon", "uncordon", "restart"})],
+)
+def test_each_action_class_has_its_own_mode(mode: Mode, action_class: str, acts: set[str]) -> None:
+    modes = ModeSettings.all_auto().model_copy(update={action_class: mode})
+    held = {act for act, outcome in outcomes(Stage(modes).carry_out()).items() if outcome == "held"}
+    assert held - {"page"} == acts
+
+
+@pytest.mark.parametrize(("mode", "told"), [(Mode.OBSERVE, 0), (Mode.RECOMMEND, 1), (Mode.APPROVE, 1), (Mode.AUTO, 1)])
+def test_humans_are_told_from_recommend_on(mode: Mode, told: int) -> None:
+    stage = Stage(ModeSettings(healing=mode))
+    stage.carry_out()
+    assert len(stage.notifier.pages) == told
+
+
+def test_the_kill_switch_stops_every_write() -> None:
+    stage = Stage(killed=True)
+    results = stage.carry_out()
+    assert {(result.outcome, result.detail) for result in results} == {("held", "kill switch")}
+    assert not stage.written
+    assert stage.notifier.pages == []
+
+
+def test_the_kill_switch_is_asked_before_each_write_and_not_once() -> None:
+    stage = Stage()
+    answers = iter([False, False, True, True, True, True])
+    stage.actuator = Actuator(
+        stage.clock, stage.cluster, stage.router, stage.notifier, ModeSettings.all_auto(), lambda: next(answers)
+    )
+    assert [result.outcome for result in stage.carry_out()] == ["done", "done", "held", "held", "held", "held"]
+
+
+@pytest.mark.parametrize(("age_s", "outcome"), [(0.0, "done"), (30.0, "done"), (30.1, "held")])
+def test_a_plan_past_its_expiry_is_dropped(age_s: float, outcome: str) -> None:
+    stage = Stage(at=AT + age_s)
+    assert set(outcomes(stage.carry_out()).values()) == {outcome}
+    assert stage.written is (outcome == "done")
+
+
+def test_a_plan_that_expires_between_two_writes_is_dropped_from_there_on() -> None:
+    stage = Stage(at=AT + 30.0)
+    cordon = stage.cluster.cordon
+
+    def slow_cordon(name: str) -> None:
+        cordon(name)
+        stage.clock.at += 5.0
+
+    stage.cluster.cordon = slow_cordon  # type: ignore[method-assign]  # a slow API server
+    results = stage.carry_out()
+    assert outcomes(results) == dict.fromkeys(NAMES, "held") | {"cordon": "done"}
+    assert {r.detail for r in results if r.outcome == "held"} == {"the plan is stale"}
+
+
+def test_a_plan_for_another_version_of_the_pool_fails_and_says_so() -> None:
+    stage = Stage()
+    late = replace(EVERYTHING, scaling=(ScalingPlan(KEY, 3, 9, version=6),))
+    (scaled,) = [result for result in stage.carry_out(late) if result.act == "scale"]
+    assert (scaled.subject, scaled.outcome) == (str(KEY), "failed")
+    assert "version 6, the pool is at 7" in scaled.detail
+    assert stage.cluster.states[KEY].desired == 3
+
+
+@pytest.mark.parametrize("verb", ["cordon", "uncordon", "restart", "scale"])
+def test_one_refused_write_does_not_stop_the_others(verb: str) -> None:
+    results = outcomes(Stage(refuses={verb}).carry_out())
+    assert results == dict.fromkeys(NAMES, "done") | {verb: "failed"}
+
+
+def test_a_route_that_belongs_to_somebody_else_is_left_to_them() -> None:
+    stage = Stage(refuses=set())
+    stage.router.refuses = True
+    (weights,) = [result for result in stage.carry_out() if result.act == "weights"]
+    assert (weights.outcome, "belongs to somebody else" in weights.detail) == ("failed", True)
+
+
+def test_an_error_that_nobody_foresaw_is_not_swallowed() -> None:
+    stage = Stage()
+    del stage.cluster.states[KEY]
+    with pytest.raises(KeyError):
+        stage.carry_out(replace(EVERYTHING, remediations=()))
+
+
+def test_a_failover_is_no_write_of_its_own() -> None:
+    only = replace(EVERYTHING, scaling=(), traffic=(), remediations=(FailOver(MODEL, KEY, OTHER, "F4"),))
+    assert Stage().carry_out(only) == []

@@ -1,0 +1,141 @@
+"""Are cluster, metrics and weights joined into one state, and is nothing believed that cannot be?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from controller.errors import ObservationError
+from controller.observation import observe, plausible
+from controller.ports import FleetMetrics
+from policies.fleet import FleetState, PoolState
+from tests.builders import (
+    AT,
+    KEY,
+    MODEL,
+    OTHER,
+    FakeCluster,
+    FakeMetrics,
+    FakeRouter,
+    FixedClock,
+    demand,
+    metrics,
+    pool,
+    replica,
+    service,
+)
+
+BARE = pool([replica("a0", metrics=None, in_flight_requests=math.nan)], weight=0.0)
+
+
+def seen(answer: FleetMetrics | None, *pools: PoolState, weights: dict[object, float] | None = None) -> FleetState:
+    cluster = FakeCluster(FixedClock(), {p.key: p for p in pools or (BARE,)})
+    return observe(AT, FakeMetrics(answer), cluster, FakeRouter(weights or {KEY: 1.0}))  # type: ignore[arg-type]
+
+
+def test_each_replica_gets_its_own_metrics_and_in_flight_requests() -> None:
+    state = seen(FleetMetrics(replicas={"a0": metrics(AT - 3.0)}, in_flight={"a0": 7.0}))
+    (one,) = state.pools[0].replicas
+    assert (one.metrics, one.in_flight_requests) == (metrics(AT - 3.0), 7.0)
+    assert (state.at, state.missing) == (AT, ())
+
+
+def test_weights_are_joined_and_a_pool_without_one_has_none() -> None:
+    state = seen(FleetMetrics(), pool(1, KEY), pool(1, OTHER), weights={KEY: 0.7})
+    assert [p.weight for p in state.pools_of(MODEL)] == [0.7, 0.0]
+
+
+def test_what_was_not_observed_stays_unknown() -> None:
+    state = seen(FleetMetrics())
+    assert state.pools[0].replicas[0].metrics is None
+    assert math.isnan(state.pools[0].replicas[0].in_flight_requests)
+    assert (state.demand, state.service, state.gateway_queued) == ({}, {}, {})
+
+
+def test_demand_service_queues_and_missing_signals_are_passed_on() -> None:
+    answer = FleetMetrics(
+        demand={MODEL: demand()}, service={MODEL: service(0.9)}, gateway_queued={MODEL: 3.0}, missing=("replica:x",)
+    )
+    state = seen(answer)
+    assert (state.demand[MODEL], state.service[MODEL]) == (demand(), service(0.9))
+    assert (state.gateway_queued, state.missing) == ({MODEL: 3.0}, ("replica:x",))
+
+
+def test_series_of_replicas_that_are_gone_find_no_owner() -> None:
+    state = seen(FleetMetrics(replicas={"ghost": metrics(kv_cache_ratio=55.0)}, in_flight={"ghost": 3.0}))
+    assert [r.id for p in state.pools for r in p.replicas] == ["a0"]
+    assert state.missing == ()
+
+
+def test_metrics_of_an_earlier_life_are_not_believed() -> None:
+    reborn = pool([replica("a0", metrics=None, requested_at=AT - 10.0, restarts=1)])
+    assert seen(FleetMetrics(replicas={"a0": metrics(AT - 11.0)}), reborn).pools[0].replicas[0].metrics is None
+    assert seen(FleetMetrics(replicas={"a0": metrics(AT - 9.0)}), reborn).pools[0].replicas[0].metrics is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"running_requests": -1.0},
+        {"queued_requests": math.inf},
+        {"steps_total": 1e15},
+        {"prompt_tokens_total": -0.5},
+        {"output_tokens_total": -math.inf},
+        {"finished_requests_total": 1e300},
+        {"failed_requests_total": -1.0},
+        {"kv_cache_ratio": 1.5},
+        {"kv_cache_ratio": -0.1},
+        {"kv_cache_ratio": math.inf},
+        {"tpot_mean_s": -0.1},
+        {"ttft_p95_s": math.inf},
+        {"observed_at": math.nan},
+        {"observed_at": AT + 3600.0},
+    ],
+)
+def test_impossible_metrics_are_refused_and_said(change: dict[str, float]) -> None:
+    lie = replace(metrics(), **change)
+    state = seen(FleetMetrics(replicas={"a0": lie}))
+    assert state.pools[0].replicas[0].metrics is None
+    assert state.missing == ("impossible:a0",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"running_requests": math.nan, "queued_requests": math.nan, "kv_cache_ratio": math.nan},
+        {"steps_total": math.nan, "output_tokens_total": math.nan, "tpot_mean_s": math.nan},
+        {"kv_cache_ratio": 1.0005},
+        {"observed_at": AT + 30.0},  # clocks differ a little
+    ],
+)
+def test_what_is_only_not_told_is_believed(change: dict[str, float]) -> None:
+    assert plausible(replace(metrics(), **change), AT)
+
+
+def test_no_metrics_are_nothing_to_refuse() -> None:
+    assert plausible(None, AT)
+
+
+@pytest.mark.parametrize("count", [math.nan, math.inf, -1.0, 1e15])
+def test_impossible_counts_of_the_gateway_become_unknown(count: float) -> None:
+    state = seen(FleetMetrics(in_flight={"a0": count}, gateway_queued={MODEL: count}))
+    assert math.isnan(state.pools[0].replicas[0].in_flight_requests)
+    assert state.gateway_queued == {}
+    assert state.missing == (f"impossible:gateway_queued:{MODEL}",)
+
+
+def test_a_store_a_cluster_or_a_router_that_does_not_answer_is_an_observation_error() -> None:
+    cluster, router = FakeCluster(FixedClock(), {KEY: BARE}), FakeRouter({KEY: 1.0})
+    with pytest.raises(ObservationError, match="metrics store"):
+        observe(AT, FakeMetrics(None), cluster, router)
+    with pytest.raises(ObservationError, match="no route"):
+        observe(AT, FakeMetrics(), cluster, FakeRouter(blind=True))
+    cluster.blind = True
+    with pytest.raises(ObservationError, match="API server"):
+        observe(AT, FakeMetrics(), cluster, router)
+
+
+def test_an_empty_cluster_is_an_empty_fleet() -> None:
+    assert observe(AT, FakeMetrics(), FakeCluster(FixedClock()), FakeRouter()).pools == ()

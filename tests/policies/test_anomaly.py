@@ -1,0 +1,300 @@
+"""Does evidence arise from what is wrong, and from nothing else?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from policies.anomaly import AnomalySettings, Watch, watch
+from policies.fleet import Phase, ReplicaMetrics, ReplicaState
+from policies.lead_time import LeadTime
+from policies.memory import ReplicaMemory
+from tests.builders import AT, KEY, fleet, metrics, pool, replica
+
+SETTINGS = AnomalySettings()
+LEAD = {str(KEY): LeadTime(80.0, 100.0, 5, measured=True)}
+NAN = math.nan
+
+
+def look(
+    replicas: Sequence[ReplicaState], at: float = AT, memory: Mapping[str, ReplicaMemory] | None = None
+) -> Watch:
+    return watch(fleet(pool(replicas), at=at), memory or {}, LEAD, SETTINGS)
+
+
+def families(seen: Watch, name: str = "sick") -> set[str]:
+    return {a.family for a in seen.anomalies if a.replica == name}
+
+
+def watched(*looks: tuple[float, Sequence[ReplicaState]]) -> Watch:
+    """Return what the last of several looks found; each is ``(seconds after AT, replicas)``."""
+    seen = Watch((), {})
+    for seconds, replicas in looks:
+        seen = look(replicas, AT + seconds, seen.memory)
+    return seen
+
+
+def at(seconds: float, in_flight: float = 4.0, name: str = "sick", **changes: object) -> ReplicaState:
+    """A replica scraped ``seconds`` after ``AT``."""
+    return replica(name, in_flight_requests=in_flight, metrics=metrics(AT + seconds, **changes))
+
+
+def peers(seconds: float, count: int = 2) -> list[ReplicaState]:
+    """Replicas that step on."""
+    return [at(seconds, name=f"p{i}", steps_total=1000.0 + seconds) for i in range(count)]
+
+
+def frozen(until_s: float, *, every_s: float = 15.0, others: int = 2, **changes: object) -> Watch:
+    """Return what is found of a replica whose every scrape says the same."""
+    ticks = [tick * every_s for tick in range(int(until_s / every_s) + 1)]
+    return watched(*((t, [at(t, **changes), *peers(t, others)]) for t in ticks))  # type: ignore[arg-type]
+
+
+def test_a_frozen_replica_with_work_inside_gathers_three_kinds_of_evidence() -> None:
+    assert families(frozen(45.0)) == {"progress", "peers", "gateway"}
+
+
+def test_a_short_stall_is_no_evidence() -> None:
+    assert frozen(30.0).anomalies == ()
+
+
+def test_evidence_names_the_instant_of_the_last_progress() -> None:
+    seen = frozen(90.0)
+    assert {a.since_at for a in seen.anomalies} == {AT}
+    assert {a.score for a in seen.anomalies} == {2.0}
+
+
+def test_a_wedged_engine_that_says_it_is_idle_is_known_by_its_gateway() -> None:
+    assert families(frozen(45.0, running_requests=0.0)) == {"progress", "peers", "gateway"}
+
+
+def test_an_idle_replica_is_not_frozen() -> None:
+    assert frozen(600.0, in_flight=0.0, running_requests=0.0).anomalies == ()
+
+
+def test_work_that_has_only_just_arrived_is_no_evidence() -> None:
+    """It was idle, nobody looked for a minute, and now it has its first request: nothing stood still."""
+    idle, busy = at(0.0, 0.0, running_requests=0.0), at(60.0)
+    assert watched((0.0, [idle, *peers(0.0)]), (60.0, [busy, *peers(60.0)])).anomalies == ()
+
+
+def test_a_counter_that_is_told_for_the_first_time_is_no_evidence() -> None:
+    untold = at(0.0, steps_total=NAN, output_tokens_total=NAN)
+    assert watched((0.0, [untold, *peers(0.0)]), (60.0, [at(60.0), *peers(60.0)])).anomalies == ()
+
+
+def test_nothing_known_to_be_inside_is_no_evidence() -> None:
+    assert frozen(600.0, in_flight=NAN, running_requests=NAN, queued_requests=NAN).anomalies == ()
+
+
+def test_a_replica_alone_has_no_peers_to_testify() -> None:
+    assert families(frozen(45.0, others=0)) == {"progress", "gateway"}
+
+
+def test_peers_that_stand_still_too_do_not_testify() -> None:
+    seen = watched(*((t, [at(t), at(t, name="p0"), at(t, name="p1")]) for t in (0.0, 15.0, 30.0, 45.0)))
+    assert families(seen) == {"progress", "gateway"}
+
+
+@pytest.mark.parametrize("counter", ["steps_total", "output_tokens_total"])
+def test_one_counter_that_moves_is_progress(counter: str) -> None:
+    looks = [(t, [at(t, **{counter: 1000.0 + t}), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0)]
+    assert watched(*looks).anomalies == ()
+
+
+def test_a_request_that_the_gateway_saw_end_is_progress() -> None:
+    in_flight = [9.0, 9.0, 9.0, 8.0, 8.0, 8.0, 7.0, 7.0]
+    looks = [(15.0 * i, [at(15.0 * i, count), *peers(15.0 * i)]) for i, count in enumerate(in_flight)]
+    assert watched(*looks).anomalies == ()
+
+
+def test_a_fall_seen_between_two_scrapes_is_not_forgotten() -> None:
+    looks = [
+        (0.0, [at(0.0, 9.0), *peers(0.0)]),
+        (15.0, [at(0.0, 8.0), *peers(15.0)]),  # no new scrape, but a request ended
+        (30.0, [at(30.0, 8.0), *peers(30.0)]),
+        (45.0, [at(45.0, 8.0), *peers(45.0)]),
+    ]
+    assert watched(*looks).anomalies == ()
+
+
+def test_a_gateway_that_stops_reporting_is_no_progress_and_no_evidence() -> None:
+    looks = [(t, [at(t, 4.0 if t == 0 else NAN), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0)]
+    assert families(watched(*looks)) == {"progress", "peers"}
+
+
+def test_counters_that_are_not_given_are_no_evidence() -> None:
+    gone = {"steps_total": NAN, "output_tokens_total": NAN}
+    looks = [(t, [at(t, **({} if t == 0 else gone)), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)]  # type: ignore[arg-type]
+    seen = watched(*looks)
+    assert seen.anomalies == ()
+    assert "sick" not in seen.fresh  # its newest counters are 90 s old
+
+
+def test_one_counter_is_enough_to_see_a_hang() -> None:
+    assert "progress" in families(frozen(45.0, steps_total=NAN))
+
+
+def test_stale_metrics_are_no_evidence() -> None:
+    looks = [(t, [at(min(t, 45.0)), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0, 90.0, 106.0)]
+    seen = watched(*looks)
+    assert seen.anomalies == ()
+    assert seen.fresh == {"p0", "p1"}
+
+
+def test_a_replica_without_metrics_is_not_judged() -> None:
+    assert look([replica("sick", metrics=None, in_flight_requests=50.0)]).anomalies == ()
+
+
+@pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.LOADING, Phase.PENDING])
+def test_only_ready_replicas_can_look_hung(phase: Phase) -> None:
+    looks = [(t, [replace(at(t), phase=phase, requested_at=AT), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0)]
+    assert families(watched(*looks)) == set()
+
+
+def test_a_restart_in_place_starts_from_nothing() -> None:
+    seen = frozen(45.0)
+    reborn = replace(at(60.0), restarts=1)
+    again = look([reborn, *peers(60.0)], AT + 60.0, seen.memory)
+    assert again.anomalies == ()
+    assert again.memory["sick"].progress_at == AT + 60.0
+
+
+def test_memory_of_an_earlier_life_does_not_outlive_it() -> None:
+    seen = frozen(45.0)
+    silent = replace(at(60.0), restarts=1, metrics=None)
+    assert "sick" not in look([silent], AT + 60.0, seen.memory).memory
+
+
+def test_memory_of_a_silent_replica_is_kept_and_of_a_dead_one_is_not() -> None:
+    seen = frozen(30.0)
+    silent = look([replace(at(45.0), metrics=None)], AT + 45.0, seen.memory)
+    assert set(silent.memory) == {"sick"}
+    assert look([], AT + 60.0, silent.memory).memory == {}
+
+
+def test_a_counter_that_falls_is_another_engine_and_no_negative_work() -> None:
+    seen = frozen(45.0)
+    fresh = look([at(60.0, steps_total=3.0, output_tokens_total=5.0), *peers(60.0)], AT + 60.0, seen.memory)
+    assert fresh.memory["sick"].output_tokens_per_s is None
+    assert fresh.anomalies == ()
+
+
+def test_a_single_counter_reset_leaves_its_rate_unknown() -> None:
+    first = look([at(0.0)])
+    second = look([at(15.0, steps_total=1500.0, prompt_tokens_total=0.0)], AT + 15.0, first.memory)
+    assert second.memory["sick"].prompt_tokens_per_s is None
+    assert second.memory["sick"].output_tokens_per_s == 0.0
+
+
+def platform(state: ReplicaState) -> Watch:
+    return look([state])
+
+
+def test_an_exited_engine_is_a_platform_fact() -> None:
+    seen = platform(replica("sick", Phase.FAILED, since_at=AT - 30.0, restarts=2))
+    assert families(seen) == {"platform"}
+    assert seen.anomalies[0].score == pytest.approx(0.5)
+
+
+def test_an_exit_without_patience_scores_infinitely() -> None:
+    at_once = AnomalySettings(failed_after_s=0.0)
+    seen = watch(fleet(pool([replica("sick", Phase.FAILED)])), {}, LEAD, at_once)
+    assert seen.anomalies[0].score == math.inf
+
+
+@pytest.mark.parametrize(("phase", "waited_s", "overdue"), [
+    (Phase.LOADING, 200.0, False), (Phase.LOADING, 201.0, True), (Phase.PENDING, 201.0, True), (Phase.READY, 9e5, False),
+])
+def test_a_start_is_overdue_beyond_twice_the_p90(phase: Phase, waited_s: float, overdue: bool) -> None:
+    assert ("platform" in families(platform(replica("sick", phase, requested_at=AT - waited_s)))) is overdue
+
+
+def crowd(seconds: float, tpot_s: float, busier: float = 1.0, count: int = 5, **changes: object) -> list[ReplicaState]:
+    """One replica among ``count`` peers at 50 ms; it does ``busier`` times their work."""
+    work = 100.0 * seconds
+    others = [
+        at(seconds, name=f"p{i}", tpot_mean_s=0.050 + 0.001 * i, output_tokens_total=work, prompt_tokens_total=work)
+        for i in range(count)
+    ]
+    own: dict[str, object] = {"output_tokens_total": busier * work, "prompt_tokens_total": work, "tpot_mean_s": tpot_s}
+    own["steps_total"] = 1000.0 + seconds
+    return [at(seconds, **{**own, **changes}), *others]  # type: ignore[arg-type]
+
+
+def slow(tpot_s: float, scrapes: int = 5, **changes: object) -> Watch:
+    return watched(*((15.0 * i, crowd(15.0 * i, tpot_s, **changes)) for i in range(scrapes)))  # type: ignore[arg-type]
+
+
+def test_a_straggler_stands_out_by_speed_and_its_work_does_not_explain_it() -> None:
+    assert families(slow(0.150)) == {"peers", "latency"}
+
+
+def test_a_straggler_under_which_requests_pile_up_is_still_a_straggler() -> None:
+    assert families(slow(0.150, running_requests=40.0)) == {"peers", "latency"}
+
+
+def test_a_busier_replica_is_just_busy() -> None:
+    assert families(slow(0.150, busier=3.0)) == {"peers"}
+
+
+def test_a_replica_with_longer_prompts_is_just_busy() -> None:
+    looks = [
+        (15.0 * i, crowd(15.0 * i, 0.150, prompt_tokens_total=300.0 * 15.0 * i)) for i in range(5)
+    ]
+    assert families(watched(*looks)) == {"peers"}
+
+
+def test_where_work_is_not_told_slowness_is_one_kind_of_evidence() -> None:
+    assert families(slow(0.150, output_tokens_total=NAN, prompt_tokens_total=NAN)) == {"peers"}
+
+
+def test_a_slow_scrape_or_two_is_no_evidence() -> None:
+    assert slow(0.150, scrapes=3).anomalies == ()
+
+
+def test_one_scrape_read_many_times_counts_once() -> None:
+    looks = [(float(i), crowd(0.0, 0.150)) for i in range(40)]
+    assert watched(*looks).anomalies == ()
+
+
+def test_slow_scrapes_are_forgotten_after_the_look_back() -> None:
+    seen = slow(0.150)
+    later = seen
+    for i in range(5, 15):
+        later = look(crowd(15.0 * i, 0.051), AT + 15.0 * i, later.memory)
+    assert later.memory["sick"].slow_at == ()
+
+
+def test_a_little_slower_is_no_evidence_however_tight_the_peers_are() -> None:
+    assert slow(0.075).anomalies == ()
+
+
+def test_too_few_peers_are_no_measure() -> None:
+    assert slow(0.150, count=3).anomalies == ()
+
+
+@pytest.mark.parametrize("tpot_s", [NAN, math.inf])
+def test_a_replica_that_tells_no_speed_is_not_compared(tpot_s: float) -> None:
+    assert slow(tpot_s).anomalies == ()
+
+
+def test_all_equally_slow_is_nobodys_fault() -> None:
+    looks = [(15.0 * i, [at(15.0 * i, name=f"p{n}", tpot_mean_s=0.5) for n in range(8)]) for i in range(8)]
+    assert [a for a in watched(*looks).anomalies if a.family == "peers" and "TPOT" in a.detail] == []
+
+
+def test_a_gauge_without_counters_says_nothing_new() -> None:
+    first = look([at(0.0)])
+    untold = look([at(15.0, steps_total=NAN, output_tokens_total=NAN)], AT + 15.0, first.memory)
+    assert untold.memory["sick"] == first.memory["sick"]
+
+
+def test_the_metrics_themselves_are_left_as_they_are() -> None:
+    memory: dict[str, ReplicaMemory] = {}
+    look(crowd(0.0, 0.1), AT, memory)
+    assert memory == {}
+    assert isinstance(crowd(0.0, 0.1)[0].metrics, ReplicaMetrics)

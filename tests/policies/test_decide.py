@@ -1,0 +1,303 @@
+"""Does the pipeline put its steps together so that each decision is bounded, explained and repeatable?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from forecasting.forecast import LoadForecast
+from policies.capacity import CapacitySettings
+from policies.decide import Foresail, decide
+from policies.decisions import CordonReplica, Decision, FailOver
+from policies.fleet import Demand, FleetState, Phase, PoolKey, PoolState
+from policies.guardrails import GuardrailSettings
+from policies.memory import ModelMemory, PolicyMemory, PoolMemory
+from policies.placement import PoolSettings
+from policies.settings import PolicySettings
+from policies.slo import ServiceObjective
+from policies.stabilization import StabilizationSettings
+from tests.builders import (
+    AT,
+    KEY,
+    MODEL,
+    OTHER,
+    a_profile,
+    demand,
+    desired,
+    fleet,
+    forecast,
+    metrics,
+    pool,
+    pool_settings,
+    replica,
+    rules,
+    service,
+    settings,
+)
+
+AT_ONCE = StabilizationSettings(down_window_s=0.0, unforecast_down_window_s=0.0)
+LONG_SMALL = PolicyMemory(pools={str(KEY): PoolMemory(targets=((AT - 500.0, 1), (AT - 60.0, 1)))})
+
+
+def decided(
+    state: FleetState,
+    ahead: Mapping[str, LoadForecast] | None = None,
+    memory: PolicyMemory | None = None,
+    given: PolicySettings | None = None,
+) -> Decision:
+    return decide(state, ahead or {}, memory or PolicyMemory(), given or settings(*(p.key for p in state.pools)))
+
+
+def test_without_a_forecast_the_present_alone_is_answered() -> None:
+    decision = decided(fleet(requests_per_s=19.0))
+    assert (desired(decision), "reactive only" in rules(decision)) == (5, True)
+
+
+def test_a_forecast_is_answered_ahead_of_demand() -> None:
+    decision = decided(fleet(requests_per_s=8.0), {MODEL: forecast(15.0)})
+    assert (desired(decision), "predictive target" in rules(decision)) == (4, True)
+
+
+def test_the_larger_of_forecast_and_present_counts() -> None:
+    assert desired(decided(fleet(requests_per_s=19.0), {MODEL: forecast(1.0)})) == 5
+
+
+def test_a_forecast_gone_mad_is_bounded_by_the_present() -> None:
+    decision = decided(fleet(pool(3), requests_per_s=8.0), {MODEL: forecast(1e6)})
+    assert (desired(decision), "predictive cap" in rules(decision)) == (7, True)  # the cap is 9, the rate limit 7
+
+
+def test_nothing_to_change_plans_nothing() -> None:
+    decision = decided(fleet(requests_per_s=12.0))
+    assert (decision.scaling, decision.traffic, decision.remediations) == ((), (), ())
+
+
+def test_the_attainment_margin_is_added_to_forecast_and_present() -> None:
+    memory = PolicyMemory(models={MODEL: ModelMemory(0.5, AT)})
+    assert desired(decided(fleet(requests_per_s=12.0), memory=memory)) == 5
+    assert desired(decided(fleet(requests_per_s=1.0), {MODEL: forecast(12.0)}, memory)) == 5
+
+
+def test_shrinking_is_planned_once_the_window_agrees_and_the_sick_go_first() -> None:
+    state = fleet(pool([replica("a0"), replica("a1", cordoned=True), *(replica(f"x{i}") for i in range(6))]))
+    (plan,) = decided(state, memory=LONG_SMALL).scaling
+    assert (plan.current, plan.desired, plan.version, plan.retire_first) == (8, 4, 0, ("a1",))
+
+
+def test_growth_names_nobody_to_retire() -> None:
+    state = fleet(pool([replica("a1", cordoned=True), replica("a0")]), requests_per_s=40.0)
+    assert decided(state).scaling[0].retire_first == ()
+
+
+def test_load_that_is_not_observed_holds_everything() -> None:
+    decision = decided(fleet(pool(8), requests_per_s=None), memory=LONG_SMALL)
+    assert (decision.scaling, "blind" in rules(decision)) == ((), True)
+
+
+def test_blindness_keeps_the_targets_from_before_from_shrinking_at_first_sight() -> None:
+    blind = decided(fleet(pool(8), requests_per_s=None), memory=LONG_SMALL)
+    sighted = decided(fleet(pool(8), at=AT + 15.0), memory=blind.memory)
+    assert sighted.scaling == ()
+
+
+def test_without_observed_load_only_the_static_floor_adds() -> None:
+    assert desired(decided(fleet(pool(1), requests_per_s=None), given=settings(least=3))) == 3
+
+
+def test_blind_or_not_the_bounds_hold() -> None:
+    assert desired(decided(fleet(pool(8), requests_per_s=None), given=settings(most=5))) == 5
+    unreported = pool([replica(f"a{i}", metrics=None) for i in range(8)])
+    assert desired(decided(fleet(unreported), given=settings(most=5))) == 5
+
+
+def test_too_few_reporting_replicas_hold_shrinking_and_not_growth() -> None:
+    silent = pool([replica(f"a{i}", metrics=metrics(AT - 600.0)) for i in range(8)])
+    assert decided(fleet(silent), memory=LONG_SMALL).scaling == ()
+    assert desired(decided(fleet(silent, requests_per_s=50.0))) == 13
+
+
+def test_requests_that_wait_for_the_first_replica_get_one_before_any_load_is_observed() -> None:
+    both = settings(KEY, OTHER, least=0)
+    state = fleet(pool(0, KEY), pool(0, OTHER, usd_per_replica_hour=9.0), requests_per_s=None, gateway_queued={MODEL: 2.0})
+    decision = decided(state, given=both)
+    assert (desired(decision), desired(decision, OTHER)) == (1, None)
+    assert decided(replace(state, gateway_queued={}), given=both).scaling == ()
+
+
+def test_a_pool_scales_from_zero_on_its_first_requests() -> None:
+    state = fleet(pool(0), requests_per_s=0.2, gateway_queued={MODEL: 1.0})
+    assert desired(decided(state, given=settings(least=0))) == 1
+
+
+def test_a_pool_scales_to_zero_when_nothing_is_expected() -> None:
+    quiet = settings(least=0, stabilization=AT_ONCE)
+    memory = PolicyMemory(pools={str(KEY): PoolMemory(targets=((AT - 15.0, 0),))})
+    assert desired(decided(fleet(pool(1), requests_per_s=0.0), memory=memory, given=quiet)) == 0
+    awaited = decided(fleet(pool(1), requests_per_s=0.0), {MODEL: forecast(1.0)}, memory, quiet)
+    assert awaited.scaling == ()
+
+
+def settled_count(requests_per_s: float, least: int) -> int:
+    """Return what a pool of eight ends at under steady load."""
+    count, memory, given = 8, PolicyMemory(), settings(least=least)
+    for at in range(int(AT), int(AT) + 450, 15):
+        state = pool([replica(f"a{i}", metrics=metrics(at, steps_total=at)) for i in range(count)])
+        decision = decided(fleet(state, at=float(at), requests_per_s=requests_per_s), {}, memory, given)
+        count, memory = desired(decision) or count, decision.memory
+    return count
+
+
+def test_a_pool_returns_to_its_minimum_when_the_load_leaves_room_there() -> None:
+    assert settled_count(8.0, least=5) == 5
+    assert settled_count(19.0, least=5) == 5
+
+
+def test_a_full_minimum_is_not_room_enough() -> None:
+    assert settled_count(20.0, least=5) == 6
+
+
+def test_an_idle_fleet_of_unknown_shape_is_sized_by_the_assumed_one() -> None:
+    assumed = CapacitySettings(default_prompt_tokens=1000.0, default_output_tokens=200.0)
+    state = fleet(pool(3), demand={MODEL: Demand(8.0, 8000.0, 0.0)})
+    assert decided(state, given=settings(capacity=assumed)).scaling == ()
+
+
+def test_two_pools_share_by_price_and_capacity() -> None:
+    big = PoolSettings(profile=a_profile(prefill_per_token_s=4e-5, decode_per_sequence_s=0.0002), efficiency_ratio=1.0)
+    both = settings(pools={str(KEY): pool_settings(1, 64), str(OTHER): big})
+    state = fleet(pool(2, KEY, weight=0.3), pool(2, OTHER, weight=0.7, usd_per_replica_hour=3.0), requests_per_s=50.0)
+    decision = decided(state, given=both)
+    # One replica of b carries 10 requests/s at 3 dollars, one of a 4 at 2: b grows, a keeps its minimum.
+    assert (desired(decision, OTHER), desired(decision, KEY)) == (5, None)
+
+
+def test_a_gpu_budget_takes_back_growth() -> None:
+    decision = decided(fleet(requests_per_s=40.0), given=settings(guardrails=GuardrailSettings(gpu_budget=10)))
+    assert (desired(decision), "GPU budget" in rules(decision)) == (5, True)
+
+
+def test_budgets_are_shared_by_all_models() -> None:
+    other = PoolKey("n", "z")
+    state = fleet(pool(2), pool(2, other), requests_per_s=40.0)
+    decision = decided(state, given=settings(KEY, other, guardrails=GuardrailSettings(gpu_budget=12)))
+    assert 2 * sum(desired(decision, key) or 2 for key in (KEY, other)) <= 12
+
+
+def test_a_pool_that_is_not_in_the_settings_is_left_alone() -> None:
+    state = fleet(pool(3, KEY, weight=0.5), pool(1, OTHER, weight=0.5), requests_per_s=40.0)
+    decision = decided(state, given=settings(KEY))
+    assert desired(decision, OTHER) is None
+    assert decision.traffic == ()
+    assert "unmanaged" in rules(decision)
+
+
+def test_replicas_of_a_pool_that_is_not_in_the_settings_are_not_healed() -> None:
+    failed = pool([replica("b0", Phase.FAILED, since_at=AT - 9e4), replica("b1")], OTHER, weight=0.0)
+    decision = decided(fleet(pool(3), failed), given=settings(KEY))
+    assert [d.subject for d in decision.diagnoses] == ["b0"]
+    assert decision.remediations == ()
+
+
+def test_a_model_without_a_pool_of_ours_is_left_alone() -> None:
+    memory = PolicyMemory(models={MODEL: ModelMemory(0.2, AT)})
+    decision = decided(fleet(service={MODEL: service(0.1)}), memory=memory, given=settings(OTHER))
+    assert (decision.scaling, decision.memory.models) == ((), memory.models)
+
+
+def test_a_count_that_another_controller_owns_is_left_alone_and_counted_on() -> None:
+    owned = pool(4, OTHER, owner="hpa/b", weight=0.5)
+    decision = decided(fleet(pool(1, KEY, weight=0.5), owned, requests_per_s=28.0), given=settings(KEY, OTHER))
+    assert desired(decision, OTHER) is None
+    assert desired(decision, KEY) == 3  # 7 replicas are needed, 4 are there
+    assert "other owner" in rules(decision)
+
+
+def test_a_model_may_have_an_objective_of_its_own() -> None:
+    strict = settings(objectives={MODEL: ServiceObjective(tpot_s=0.04)})
+    assert (desired(decided(fleet(requests_per_s=12.0), given=strict)) or 0) > 3
+
+
+def test_a_failed_pool_hands_over_traffic_and_load() -> None:
+    dead = pool([replica("a0", Phase.FAILED), replica("a1", Phase.FAILED)], KEY, weight=0.6)
+    decision = decided(fleet(dead, pool(2, OTHER, weight=0.4), requests_per_s=16.0), given=settings(KEY, OTHER, least=0))
+    assert [r for r in decision.remediations if isinstance(r, FailOver)][0].destination == OTHER
+    assert decision.traffic[0].weights == {KEY: 0.0, OTHER: 1.0}
+    assert (desired(decision, KEY), desired(decision, OTHER)) == (None, 4)
+    assert decision.memory.pools[str(KEY)].unsound_at == AT
+
+
+def test_missing_demand_moves_no_traffic() -> None:
+    weak = PoolSettings(profile=a_profile(prefill_per_token_s=1e-3), efficiency_ratio=1.0)
+    both = settings(pools={str(KEY): pool_settings(), str(OTHER): weak})
+    state = fleet(pool(3, KEY, weight=0.5), pool(3, OTHER, weight=0.5), requests_per_s=None)
+    assert decided(state, given=both).traffic == ()
+    assert decided(replace(state, demand={MODEL: demand(8.0)}), given=both).traffic != ()
+
+
+def test_a_model_that_looks_sick_all_over_does_not_shrink() -> None:
+    sick = [replica(f"f{i}", Phase.FAILED, since_at=AT) for i in range(4)]
+    state = fleet(pool([*sick, *(replica(f"a{i}") for i in range(4))]), requests_per_s=1.0)
+    decision = decided(state, memory=LONG_SMALL)
+    assert (decision.scaling, {"breaker", "no shrink"} <= rules(decision)) == ((), True)
+
+
+def test_evidence_becomes_an_act_and_a_memory() -> None:
+    def at(seconds: float) -> FleetState:
+        hung = replica("a0", in_flight_requests=9.0, metrics=metrics(AT + seconds))
+        others = [replica(f"a{i}", metrics=metrics(AT + seconds, steps_total=1e3 + seconds)) for i in range(1, 5)]
+        return fleet(pool([hung, *others]), at=AT + seconds, requests_per_s=20.0)
+
+    memory = PolicyMemory()
+    decision = decided(at(0.0))
+    for tick in range(4):
+        decision = decided(at(15.0 * tick), memory=memory)
+        memory = decision.memory
+    assert decision.remediations == (CordonReplica("a0", KEY, "F1"),)
+    assert memory.cordons["a0"].cause == "F1"
+    assert desired(decision) == 6  # the planner does not count on it
+
+
+def test_generation_digest_and_expiry_name_the_plan() -> None:
+    first = decided(fleet())
+    second = decided(fleet(), memory=first.memory)
+    assert (first.generation, second.generation) == (1, 2)
+    assert first.expires_at == AT + 30.0
+    assert first.input_digest != second.input_digest
+    assert decided(fleet()).input_digest == first.input_digest
+    assert decided(fleet(requests_per_s=8.5)).input_digest != first.input_digest
+    assert decided(fleet(), {MODEL: forecast(8.0)}).input_digest != first.input_digest
+
+
+def test_the_policy_object_decides_with_its_settings() -> None:
+    policy = Foresail(settings(most=4))
+    assert policy.name == "foresail"
+    assert desired(policy.decide(fleet(requests_per_s=99.0), {}, PolicyMemory())) == 4
+
+
+def test_memory_keeps_what_exists_and_forgets_the_rest() -> None:
+    before = decided(fleet(pool(3), pool(2, PoolKey("n", "z"))), given=settings(KEY, PoolKey("n", "z"))).memory
+    after = decided(fleet(pool(1)), memory=before).memory
+    assert set(after.pools) == {str(KEY)}
+    assert set(after.models) == {MODEL}
+    assert set(after.replicas) == {"a0"}
+
+
+def growing(state: PoolState, ticks: int, requests_per_s: float) -> list[int]:
+    memory, counts = PolicyMemory(), []
+    for tick in range(ticks):
+        decision = decided(fleet(state, at=AT + 15.0 * tick, requests_per_s=requests_per_s), memory=memory)
+        memory = decision.memory
+        state = replace(state, desired=desired(decision) or state.desired)
+        counts.append(state.desired)
+    return counts
+
+
+def test_growth_from_one_replica_is_paced_by_the_minute() -> None:
+    assert growing(pool(1), 10, 200.0) == [5, 5, 5, 5, 10, 10, 10, 10, 20, 20]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_load_that_fits_needs_no_change(count: int) -> None:
+    assert growing(pool(count), 20, 4.0 * count - 1.0) == [count] * 20

@@ -1,0 +1,68 @@
+"""Is the failure named that the evidence shows, and none where it does not?"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from policies.decisions import Anomaly
+from policies.diagnosis import diagnose
+from policies.fleet import Phase, ReplicaState
+from tests.builders import AT, KEY, fleet, pool, replica
+
+
+def evidence(*families: str, name: str = "r", since_s: float = 60.0) -> list[Anomaly]:
+    return [Anomaly(family, name, KEY, 1.0, AT - since_s, f"{family} says so") for family in families]
+
+
+def cause(state: ReplicaState, *families: str) -> str:
+    return diagnose(fleet(pool([state])), evidence(*families))[0].cause
+
+
+GATEWAY, NO_GATEWAY = replica("r"), replica("r", in_flight_requests=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("state", "families", "expected"),
+    [
+        (GATEWAY, ("progress", "gateway"), "F1"),
+        (GATEWAY, ("progress", "peers", "gateway"), "F1"),
+        (GATEWAY, ("progress", "peers"), "unknown"),  # the gateway sees requests end: a frozen exporter
+        (NO_GATEWAY, ("progress", "peers"), "F1"),
+        (NO_GATEWAY, ("progress",), "unknown"),
+        (GATEWAY, ("progress",), "unknown"),
+        (GATEWAY, ("peers", "latency"), "F8"),
+        (GATEWAY, ("peers",), "unknown"),
+        (GATEWAY, ("latency",), "unknown"),
+        (replica("r", Phase.FAILED), ("platform",), "F2"),
+        (replica("r", Phase.LOADING), ("platform",), "F4"),
+        (replica("r", Phase.PENDING), ("platform",), "F4"),
+    ],
+)
+def test_evidence_is_held_against_the_catalogue(state: ReplicaState, families: tuple[str, ...], expected: str) -> None:
+    assert cause(state, *families) == expected
+
+
+def test_a_hang_outweighs_slowness() -> None:
+    assert cause(GATEWAY, "progress", "gateway", "peers", "latency") == "F1"
+
+
+def test_diagnoses_come_oldest_first_and_tell_what_was_seen() -> None:
+    state = fleet(pool([replica("a"), replica("b"), replica("c")]))
+    found = diagnose(
+        state,
+        [
+            *evidence("peers", "latency", name="b", since_s=30.0),
+            *evidence("progress", "gateway", name="c", since_s=90.0),
+            *evidence("peers", name="a", since_s=30.0),
+        ],
+    )
+    assert [(d.subject, d.cause) for d in found] == [("c", "F1"), ("a", "unknown"), ("b", "F8")]
+    assert found[0].families == ("gateway", "progress")
+    assert found[0].sentence == "engine hangs, process alive: progress says so; gateway says so"
+    assert found[0].since_at == AT - 90.0
+
+
+def test_no_evidence_is_no_diagnosis() -> None:
+    assert diagnose(fleet(), []) == ()

@@ -1,0 +1,407 @@
+"""Is the right rung taken for each diagnosis, within the budgets, and is nothing done that only a human should do?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from policies.anomaly import Watch
+from policies.decisions import (
+    Anomaly,
+    CordonReplica,
+    Diagnosis,
+    Page,
+    Remediation,
+    RestartReplica,
+    UncordonReplica,
+)
+from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.healing import Course, HealingSettings, heal, unlearn
+from policies.lead_time import LeadTime
+from policies.memory import ActionMemory, CordonMemory, PolicyMemory, ReplicaMemory
+from tests.builders import AT, KEY, MODEL, OTHER, fleet, metrics, pool, replica
+
+SETTINGS = HealingSettings()
+MEASURED = LeadTime(80.0, 100.0, 5, measured=True)
+
+
+def sick(name: str, cause: str, since_s: float = 60.0, key: PoolKey = KEY) -> Diagnosis:
+    return Diagnosis(cause, name, key, AT - since_s, ("progress", "gateway"), "it looks sick")
+
+
+def remembered(state: FleetState, **changes: object) -> dict[str, ReplicaMemory]:
+    """What a look a moment ago left: every replica did its steps and is quiet since."""
+    known = ReplicaMemory("", 1000.0, 1e5, 2e4, 4.0, AT, AT)
+    return {
+        r.id: replace(known, life=f"{r.id}#{r.restarts}", **changes)  # type: ignore[arg-type]
+        for p in state.pools
+        for r in p.replicas
+        if r.metrics is not None
+    }
+
+
+def treated(
+    state: FleetState,
+    *diagnoses: Diagnosis,
+    memory: PolicyMemory | None = None,
+    seen: dict[str, ReplicaMemory] | None = None,
+    fresh: Sequence[str] | None = None,
+    anomalies: tuple[Anomaly, ...] = (),
+    lead: LeadTime = MEASURED,
+    least: int = 0,
+    settings: HealingSettings = SETTINGS,
+) -> Course:
+    known = remembered(state) if seen is None else seen
+    return heal(
+        state,
+        diagnoses,
+        Watch(anomalies, known, frozenset(known if fresh is None else fresh)),
+        memory or PolicyMemory(),
+        {str(p.key): lead for p in state.pools},
+        {model: least for model in state.models},
+        settings,
+    )
+
+
+def done(course: Course) -> list[tuple[type[Remediation], str]]:
+    return [
+        (type(r), r.replica) for r in course.remediations if isinstance(r, CordonReplica | UncordonReplica | RestartReplica)
+    ]
+
+
+def pages(course: Course) -> list[tuple[str, str]]:
+    return [(r.subject, r.cause) for r in course.remediations if isinstance(r, Page)]
+
+
+def rules(course: Course) -> list[str]:
+    return [reason.rule for reason in course.reasons]
+
+
+def some(count: int = 6, **first: object) -> FleetState:
+    """One pool ``a0`` ... of which the first one is as told."""
+    head = replica("a0", **first)
+    return fleet(pool([head, *(replica(f"a{i}") for i in range(1, count))]))
+
+
+def cordoned(cause: str, ago_s: float = 60.0, **changes: object) -> PolicyMemory:
+    """Memory of ``a0`` taken out of traffic by us."""
+    entry = CordonMemory(AT - ago_s, cause, "a0#0", 1000.0, 2e4)
+    return PolicyMemory(cordons={"a0": replace(entry, **changes)})  # type: ignore[arg-type]
+
+
+def restarts(count: int, ago_s: float = 900.0, **changes: object) -> PolicyMemory:
+    started = AT - ago_s
+    one = ActionMemory("gone", "restart", MODEL, str(KEY), started, started + 200.0, open=False, verified=True)
+    return PolicyMemory(actions=(replace(one, **changes),) * count)  # type: ignore[arg-type]
+
+
+# hang
+
+
+def test_a_hung_replica_is_cordoned_at_once_and_remembered() -> None:
+    course = treated(some(), sick("a0", "F1", 50.0))
+    assert done(course) == [(CordonReplica, "a0")]
+    assert course.cordons["a0"] == CordonMemory(AT, "F1", "a0#0", 1000.0, 2e4)
+    assert course.actions == ()
+
+
+def test_a_hung_replica_is_restarted_after_two_minutes() -> None:
+    state = some(cordoned=True)
+    assert done(treated(state, sick("a0", "F1", 119.0), memory=cordoned("F1"))) == []
+    course = treated(state, sick("a0", "F1", 120.0), memory=cordoned("F1"))
+    assert done(course) == [(RestartReplica, "a0")]
+    assert course.actions == (ActionMemory("a0", "restart", MODEL, str(KEY), AT, AT + 200.0),)
+
+
+def test_a_restart_under_way_is_not_repeated() -> None:
+    state = some(cordoned=True)
+    first = treated(state, sick("a0", "F1", 120.0), memory=cordoned("F1"))
+    memory = replace(cordoned("F1"), actions=first.actions)
+    assert done(treated(replace(state, at=AT + 15.0), sick("a0", "F1", 120.0), memory=memory)) == []
+
+
+def test_the_last_replica_of_a_model_may_be_cordoned_when_it_hangs() -> None:
+    assert done(treated(some(1), sick("a0", "F1"))) == [(CordonReplica, "a0")]
+
+
+def test_a_stall_that_ends_gives_traffic_back() -> None:
+    state = some(cordoned=True)
+    moved = remembered(state, steps_total=1001.0)
+    assert done(treated(state, memory=cordoned("F1"), seen=moved)) == [(UncordonReplica, "a0")]
+
+
+@pytest.mark.parametrize("counters", [{"steps_total": None}, {"steps_total": None, "output_tokens_total": None}, {}])
+def test_without_a_sign_of_life_the_cordon_stays(counters: dict[str, object]) -> None:
+    state = some(cordoned=True)
+    assert done(treated(state, memory=cordoned("F1"), seen=remembered(state, **counters))) == []
+
+
+def test_a_restarted_engine_gets_its_traffic_back() -> None:
+    """A cordon outlives the restart of the container, the reason for it does not."""
+    state = some(cordoned=True, restarts=1)
+    fresh = {**remembered(state), "a0": ReplicaMemory("a0#1", 0.0, 0.0, 0.0, 0.0, AT, AT)}
+    assert done(treated(state, memory=cordoned("F1"), seen=fresh)) == [(UncordonReplica, "a0")]
+
+
+def test_an_engine_whose_counters_began_anew_gets_its_traffic_back() -> None:
+    state = some(cordoned=True)
+    assert done(treated(state, memory=cordoned("F1"), seen=remembered(state, steps_total=5.0))) == [(UncordonReplica, "a0")]
+
+
+def test_a_cordoned_replica_that_shows_no_life_is_restarted_in_the_end() -> None:
+    """The clients gave up, so that nothing is inside, and no counter ever moved."""
+    state = some(cordoned=True, in_flight_requests=0.0)
+    assert done(treated(state, memory=cordoned("F1", 119.0))) == []
+    assert done(treated(state, memory=cordoned("F1", 120.0))) == [(RestartReplica, "a0")]
+
+
+def test_without_fresh_metrics_no_life_is_no_reason_to_restart() -> None:
+    state = some(cordoned=True, in_flight_requests=0.0)
+    assert done(treated(state, memory=cordoned("F1", 900.0), fresh=["a1"])) == []
+    stale = remembered(state, observed_at=AT - 800.0)
+    assert done(treated(state, memory=cordoned("F1", 900.0), seen=stale)) == []
+
+
+def test_what_we_did_not_cordon_is_not_given_back() -> None:
+    state = some(cordoned=True)
+    assert done(treated(state, seen=remembered(state, steps_total=2000.0))) == []
+
+
+def test_what_somebody_else_cordoned_is_left_to_them() -> None:
+    course = treated(some(cordoned=True), sick("a0", "F1", 900.0))
+    assert (done(course), pages(course)) == ([], [("a0", "F1")])
+
+
+def test_a_cordon_that_was_not_carried_out_is_tried_again() -> None:
+    course = treated(some(), sick("a0", "F1"), memory=cordoned("F1"))
+    assert done(course) == [(CordonReplica, "a0")]
+    assert course.cordons["a0"].at == AT
+
+
+def test_a_cordon_that_somebody_lifted_is_forgotten() -> None:
+    assert treated(some(), memory=cordoned("F1")).cordons == {}
+
+
+def test_a_hung_replica_that_is_not_ready_is_not_cordoned() -> None:
+    assert done(treated(some(phase=Phase.DRAINING), sick("a0", "F1"))) == []
+
+
+# straggler
+
+
+def test_a_slow_replica_is_taken_out_of_traffic() -> None:
+    assert done(treated(some(), sick("a0", "F8"))) == [(CordonReplica, "a0")]
+
+
+def test_a_slow_replica_stays_until_enough_others_serve_and_one_more_is_asked_for() -> None:
+    course = treated(some(4), sick("a0", "F8"), least=4)
+    assert (done(course), rules(course), course.lost[str(KEY)]) == ([], ["serving floor"], 1)
+    assert done(treated(some(5), sick("a0", "F8"), least=4)) == [(CordonReplica, "a0")]
+
+
+def test_the_floor_counts_what_serves_and_not_what_is_there() -> None:
+    half = [replica(f"f{i}", Phase.LOADING) for i in range(3)]
+    state = fleet(pool([replica("a0"), replica("a1"), replica("a2"), *half]))
+    assert rules(treated(state, sick("a0", "F8"))) == ["serving floor"]
+
+
+def test_hung_replicas_do_not_count_as_serving() -> None:
+    settings = HealingSettings(breaker_ratio=1.0)
+    course = treated(some(4), sick("a1", "F1"), sick("a0", "F8"), settings=settings)
+    assert done(course) == [(CordonReplica, "a1"), (CordonReplica, "a0")]  # 2 left of 4: just enough
+    course = treated(some(5), sick("a1", "F1"), sick("a2", "F1"), sick("a0", "F8"), settings=settings)
+    assert done(course) == [(CordonReplica, "a1"), (CordonReplica, "a2")]
+
+
+def test_two_slow_replicas_go_one_after_the_other() -> None:
+    state = some(9)
+    course = treated(state, sick("a0", "F8"), sick("a1", "F8"))
+    assert (done(course), rules(course)) == ([(CordonReplica, "a0")], ["cordon", "disruption budget"])
+    out = fleet(pool([replace(r, cordoned=r.id == "a0") for r in state.pools[0].replicas]))
+    assert done(treated(out, sick("a1", "F8"), memory=cordoned("F8", 10.0), seen=remembered(out, slow_at=(AT,)))) == []
+
+
+def slow_and_out(in_flight: float = 3.0, ago_s: float = 60.0, **seen: object) -> Course:
+    state = some(cordoned=True, in_flight_requests=in_flight)
+    return treated(state, memory=cordoned("F8", ago_s), seen=remembered(state, **{"slow_at": (AT - 60.0,), **seen}))
+
+
+def test_a_slow_replica_is_restarted_once_it_is_empty() -> None:
+    assert done(slow_and_out(3.0)) == []
+    assert done(slow_and_out(0.0)) == [(RestartReplica, "a0")]
+
+
+def test_a_slow_replica_that_does_not_empty_is_restarted_after_the_deadline() -> None:
+    assert done(slow_and_out(3.0, 119.0)) == []
+    assert done(slow_and_out(3.0, 120.0)) == [(RestartReplica, "a0")]
+
+
+def test_a_slow_replica_that_keeps_up_again_gets_its_traffic_back() -> None:
+    assert done(slow_and_out(3.0, slow_at=())) == [(UncordonReplica, "a0")]
+
+
+def test_without_a_gateway_the_engine_says_when_it_is_empty() -> None:
+    def course(**counts: float) -> Course:
+        state = some(cordoned=True, in_flight_requests=math.nan, metrics=metrics(**counts))
+        return treated(state, memory=cordoned("F8"), seen=remembered(state, slow_at=(AT,)))
+
+    assert done(course(running_requests=0.0, queued_requests=0.0)) == [(RestartReplica, "a0")]
+    assert done(course(running_requests=1.0)) == []
+    assert done(course(running_requests=0.0, queued_requests=math.nan)) == []
+
+
+def test_a_slow_replica_that_is_not_ready_is_left_alone() -> None:
+    assert done(treated(some(phase=Phase.DRAINING), sick("a0", "F8"))) == []
+
+
+# exited and overdue
+
+
+def test_what_exits_is_left_to_the_platform_for_a_while() -> None:
+    state = some(phase=Phase.FAILED, since_at=AT - 149.0)
+    course = treated(state, sick("a0", "F2"))
+    assert (done(course), rules(course)) == ([], ["left to the platform"])
+
+
+def test_what_the_platform_does_not_bring_back_is_restarted() -> None:
+    assert done(treated(some(phase=Phase.FAILED, since_at=AT - 150.0), sick("a0", "F2"))) == [(RestartReplica, "a0")]
+
+
+def test_an_overdue_start_is_restarted_when_starts_have_been_measured() -> None:
+    state = some(phase=Phase.LOADING, requested_at=AT - 250.0)
+    assert done(treated(state, sick("a0", "F4"))) == [(RestartReplica, "a0")]
+
+
+def test_an_overdue_start_is_left_to_a_human_while_nobody_knows_how_long_one_takes() -> None:
+    state = some(phase=Phase.LOADING, requested_at=AT - 700.0)
+    course = treated(state, sick("a0", "F4"), lead=LeadTime(300.0, 300.0, 2, measured=False))
+    assert (done(course), pages(course)) == ([], [(str(KEY), "F4")])
+
+
+def test_a_replica_that_is_not_even_placed_is_not_restarted() -> None:
+    course = treated(some(phase=Phase.PENDING, requested_at=AT - 900.0), sick("a0", "F4"))
+    assert (done(course), pages(course)) == ([], [(str(KEY), "F4")])
+    assert course.lost[str(KEY)] == 0  # asking for more of what finds no room would never end
+
+
+# budgets, breaker, pages
+
+
+def test_one_repair_per_model_at_a_time() -> None:
+    memory = restarts(1, 30.0, open=True, verified=False, deadline_at=AT + 300.0)
+    course = treated(fleet(pool([replica("a0", Phase.FAILED, since_at=AT - 900.0), replica("a1")], desired=3)),
+                     sick("a0", "F2"), memory=memory)
+    assert (done(course), rules(course)) == ([], ["disruption budget"])
+
+
+def test_the_fleet_has_a_budget_of_its_own() -> None:
+    def model(name: str) -> PoolState:
+        return pool([replica(f"{name}{i}", Phase.FAILED if i == 0 else Phase.READY, since_at=AT - 900.0) for i in range(9)],
+                    PoolKey(name, "p"))
+
+    state = fleet(*(model(name) for name in "stuvw"))
+    course = treated(state, *(sick(f"{name}0", "F2", key=PoolKey(name, "p")) for name in "stuvw"))
+    assert [name for _, name in done(course)] == ["s0", "t0", "u0"]
+    assert rules(course).count("fleet disruption budget") == 2
+
+
+def test_without_a_budget_nothing_is_restarted() -> None:
+    course = treated(some(phase=Phase.FAILED, since_at=AT - 900.0), sick("a0", "F2"),
+                     settings=HealingSettings(disruption_budget=0))
+    assert done(course) == []
+
+
+def test_after_four_restarts_in_an_hour_a_human_is_told_once() -> None:
+    state = some(phase=Phase.FAILED, since_at=AT - 900.0)
+    course = treated(state, sick("a0", "F2"), memory=restarts(4))
+    assert (done(course), pages(course), rules(course)) == ([], [(str(KEY), "F2")], ["attempt cap"])
+    again = treated(state, sick("a0", "F2"), memory=replace(restarts(4), pages=course.pages))
+    assert (pages(again), rules(again)) == ([], ["attempt cap"])
+
+
+def test_too_many_sick_at_once_stop_healing_and_call_a_human() -> None:
+    course = treated(some(5), sick("a0", "F1", 900.0), sick("a1", "F1", 900.0))
+    assert (done(course), pages(course)) == ([], [(MODEL, "breaker")])
+    assert course.stopped == {MODEL}
+
+
+def test_replicas_frozen_by_one_kind_of_evidence_count_for_the_breaker() -> None:
+    frozen = tuple(Anomaly("progress", f"a{i}", KEY, 1.0, AT - 60.0, "") for i in range(3))
+    course = treated(some(5), *(sick(f"a{i}", "unknown") for i in range(3)), anomalies=frozen)
+    assert pages(course) == [(MODEL, "breaker")]
+
+
+def test_other_unknowns_do_not_open_the_breaker() -> None:
+    assert pages(treated(some(5), *(sick(f"a{i}", "unknown") for i in range(3)))) == []
+
+
+def test_many_models_with_one_sick_replica_each_open_the_fleets_breaker() -> None:
+    keys = [PoolKey(name, "p") for name in "stu"]
+    state = fleet(*(pool([replica(f"{key.model}0")], key) for key in keys))
+    course = treated(state, *(sick(f"{key.model}0", "F1", key=key) for key in keys))
+    assert (done(course), pages(course)) == ([], [("fleet", "breaker")])
+
+
+def test_one_sick_model_does_not_stop_a_large_fleet() -> None:
+    other = pool(20, PoolKey("n", "p"))
+    state = fleet(*some(4).pools, other)
+    course = treated(state, sick("a0", "F1"), sick("a1", "F1"), sick("p0", "F1", key=other.key))
+    assert (done(course), pages(course)) == ([(CordonReplica, "p0")], [(MODEL, "breaker")])
+
+
+def test_an_open_breaker_still_gives_traffic_back() -> None:
+    state = some(5, cordoned=True)
+    moved = {**remembered(state), "a0": replace(remembered(state)["a0"], steps_total=2000.0)}
+    course = treated(state, sick("a1", "F1"), sick("a2", "F1"), memory=cordoned("F1"), seen=moved)
+    assert done(course) == [(UncordonReplica, "a0")]
+
+
+def test_an_open_breaker_restarts_nothing_that_is_out_already() -> None:
+    state = some(5, cordoned=True, in_flight_requests=0.0)
+    memory = cordoned("F8", 900.0)
+    course = treated(state, sick("a1", "F1"), sick("a2", "F1"), memory=memory, seen=remembered(state, slow_at=(AT,)))
+    assert done(course) == []
+
+
+# what the planner must not count on
+
+
+def test_cordoned_and_hung_replicas_are_lost_to_the_planner() -> None:
+    assert treated(some(), sick("a0", "F1")).lost[str(KEY)] == 1
+    assert treated(some(cordoned=True), memory=cordoned("F1")).lost[str(KEY)] == 1
+
+
+def test_a_replica_that_is_given_back_is_not_lost() -> None:
+    state = some(cordoned=True)
+    assert treated(state, memory=cordoned("F1"), seen=remembered(state, steps_total=2000.0)).lost[str(KEY)] == 0
+
+
+def test_a_first_exit_is_not_lost_and_a_repeated_one_is() -> None:
+    assert treated(some(phase=Phase.FAILED, restarts=1), sick("a0", "F2")).lost[str(KEY)] == 0
+    assert treated(some(phase=Phase.FAILED, restarts=2), sick("a0", "F2")).lost[str(KEY)] == 1
+
+
+def test_replicas_that_all_keep_exiting_are_not_made_good_by_more_of_them() -> None:
+    looping = fleet(pool([replica(f"a{i}", Phase.FAILED, restarts=5) for i in range(4)]))
+    assert treated(looping, *(sick(f"a{i}", "F2") for i in range(4))).lost[str(KEY)] == 0
+
+
+def test_loss_is_counted_where_it_is() -> None:
+    state = fleet(pool([replica("a0", cordoned=True), replica("a1")]), pool(2, OTHER))
+    assert treated(state).lost == {str(KEY): 1, str(OTHER): 0}
+
+
+# what was not done is not on record
+
+
+def test_a_restart_that_was_held_is_unlearned() -> None:
+    memory = PolicyMemory(actions=(*restarts(1).actions, *restarts(1, 0.0, target="a0", open=True).actions))
+    assert [a.target for a in unlearn(memory, ["a0"], []).actions] == ["gone"]
+
+
+def test_a_page_that_was_not_delivered_is_sent_again() -> None:
+    memory = PolicyMemory(pages={"m breaker": AT, "m F1": AT})
+    assert unlearn(memory, [], [("m", "breaker")]).pages == {"m F1": AT}

@@ -1,0 +1,534 @@
+"""What must hold for every fleet, every memory and every history of faults (DESIGN's invariants I1 to I17)?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from controller.actuation import Mode, ModeSettings
+from controller.ports import TickRecord
+from forecasting.forecast import LoadForecast
+from policies.decide import Foresail, decide
+from policies.decisions import CordonReplica, Decision, RestartReplica, UncordonReplica
+from policies.fleet import (
+    Demand,
+    FleetState,
+    Phase,
+    PoolKey,
+    PoolState,
+    ReplicaMetrics,
+    ReplicaState,
+    ServiceLevel,
+)
+from policies.guardrails import GuardrailSettings, bound, spend_within
+from policies.lead_time import lead_time
+from policies.memory import (
+    ActionMemory,
+    CordonMemory,
+    ModelMemory,
+    PolicyMemory,
+    PoolMemory,
+    ReplicaMemory,
+)
+from policies.placement import PoolSettings
+from policies.settings import PolicySettings
+from tests.builders import AT, KEY, MODEL, OTHER, fleet, forecast, metrics, pool, pool_settings, replica
+from tests.builders import settings as policy_settings
+from tests.builders_world import World
+
+often = hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+seldom = hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+STRANGER = PoolKey("n", "z")
+KEYS = (KEY, OTHER, PoolKey(MODEL, "c"), STRANGER)
+
+rates = st.floats(0.0, 500.0)
+told = st.one_of(st.just(math.nan), st.floats(0.0, 1e4))
+instants = st.floats(AT - 20_000.0, AT)
+
+
+@st.composite
+def replica_metrics(draw: st.DrawFn) -> ReplicaMetrics:
+    return ReplicaMetrics(
+        observed_at=draw(st.one_of(st.just(AT), instants)),
+        running_requests=draw(told),
+        queued_requests=draw(told),
+        kv_cache_ratio=draw(st.one_of(st.just(math.nan), st.floats(0.0, 1.0))),
+        steps_total=draw(told),
+        prompt_tokens_total=draw(told),
+        output_tokens_total=draw(told),
+        finished_requests_total=draw(told),
+        tpot_mean_s=draw(st.one_of(st.just(math.nan), st.floats(0.0, 2.0))),
+    )
+
+
+@st.composite
+def replica_states(draw: st.DrawFn, name: str) -> ReplicaState:
+    requested_at = draw(instants)
+    return ReplicaState(
+        name,
+        draw(st.sampled_from((Phase.READY, Phase.READY, Phase.READY, *Phase))),
+        requested_at=requested_at,
+        since_at=draw(st.floats(requested_at, AT)),
+        restarts=draw(st.integers(0, 3)),
+        cordoned=draw(st.sampled_from((False, False, False, True))),
+        in_flight_requests=draw(told),
+        metrics=draw(st.one_of(st.none(), replica_metrics())),
+    )
+
+
+@st.composite
+def pool_states(draw: st.DrawFn, key: PoolKey, weight: float) -> PoolState:
+    count = draw(st.integers(0, 5))
+    return PoolState(
+        key,
+        tuple(draw(replica_states(f"{key.pool}{i}")) for i in range(count)),
+        desired=draw(st.integers(0, 8)),
+        gpus_per_replica=draw(st.integers(1, 8)),
+        usd_per_replica_hour=draw(st.floats(0.0, 50.0)),
+        version=draw(st.integers(0, 9)),
+        weight=weight,
+        owner=draw(st.sampled_from(("", "", "", "hpa/x"))),
+    )
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> FleetState:
+    keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True))
+    pools = []
+    for model in {key.model for key in keys}:
+        mine = [key for key in keys if key.model == model]
+        shares = [draw(st.floats(0.0, 1.0)) for _ in mine]
+        total = sum(shares) or 1.0
+        pools += [draw(pool_states(key, share / total)) for key, share in zip(mine, shares, strict=True)]
+    models = sorted({key.model for key in keys})
+    observed = draw(st.lists(st.sampled_from(models), unique=True))
+    demands = {m: Demand(rate := draw(rates), rate * draw(st.floats(0, 4e3)), rate * draw(st.floats(0, 900))) for m in observed}
+    served = {m: ServiceLevel(300.0, 1000.0, draw(st.floats(0.0, 1000.0))) for m in observed}
+    queued = {m: draw(st.floats(0.0, 1e3)) for m in draw(st.lists(st.sampled_from(models), unique=True))}
+    return FleetState(AT, tuple(pools), demands, served, queued)
+
+
+@st.composite
+def settings_of(draw: st.DrawFn, managed: tuple[PoolKey, ...] = KEYS) -> PolicySettings:
+    def one() -> PoolSettings:
+        least = draw(st.integers(0, 3))
+        return pool_settings(least, draw(st.integers(least, 20)))
+
+    budgets = GuardrailSettings(
+        gpu_budget=draw(st.one_of(st.none(), st.integers(0, 60))),
+        usd_per_hour_budget=draw(st.one_of(st.none(), st.floats(0.0, 400.0))),
+    )
+    return PolicySettings(pools={str(key): one() for key in managed}, guardrails=budgets)
+
+
+forecasts_ahead = st.dictionaries(st.sampled_from((MODEL, "n")), st.builds(forecast, rates, spread=st.floats(0.0, 5.0)))
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+maybe = st.one_of(st.none(), finite)
+words = st.text(max_size=12)
+counted = st.lists(st.tuples(finite, st.integers(0, 10**6)), max_size=4).map(tuple)
+memories = st.builds(
+    PolicyMemory,
+    st.integers(0, 2**53),
+    st.dictionaries(
+        words,
+        st.builds(
+            PoolMemory,
+            counted,
+            counted,
+            st.lists(finite, max_size=4).map(tuple),
+            st.lists(words, max_size=4).map(tuple),
+            maybe,
+        ),
+        max_size=3,
+    ),
+    st.dictionaries(words, st.builds(ModelMemory, finite, maybe, st.dictionaries(words, finite, max_size=3)), max_size=3),
+    st.dictionaries(
+        words,
+        st.builds(
+            ReplicaMemory,
+            words,
+            steps_total=maybe,
+            prompt_tokens_total=maybe,
+            output_tokens_total=maybe,
+            in_flight=maybe,
+            observed_at=finite,
+            progress_at=finite,
+            busy=st.booleans(),
+            prompt_tokens_per_s=maybe,
+            output_tokens_per_s=maybe,
+            slow_at=st.lists(finite, max_size=4).map(tuple),
+        ),
+        max_size=3,
+    ),
+    st.lists(
+        st.builds(ActionMemory, words, words, words, words, finite, finite, st.booleans(), st.booleans()), max_size=3
+    ).map(tuple),
+    st.dictionaries(words, st.builds(CordonMemory, finite, words, words, maybe, maybe), max_size=3),
+    st.dictionaries(words, finite, max_size=3),
+)
+
+
+@often
+@given(memories)
+def test_every_memory_survives_its_json_form(memory: PolicyMemory) -> None:
+    assert PolicyMemory.from_json(memory.to_json()) == memory
+
+
+# any fleet, one decision
+
+
+@often
+@given(fleets(), settings_of(), forecasts_ahead)
+def test_bounds_and_budgets_hold_whatever_the_fleet_looks_like(
+    state: FleetState, given_settings: PolicySettings, ahead: Mapping[str, LoadForecast]
+) -> None:
+    decision = decide(state, ahead, PolicyMemory(), given_settings)
+    pools = {p.key: p for p in state.pools}
+    counts = {p.key: p.desired for p in state.pools} | {plan.pool: plan.desired for plan in decision.scaling}
+    for plan in decision.scaling:
+        bounds = given_settings.pools[str(plan.pool)]
+        assert min(bounds.min_replicas, plan.current) <= plan.desired <= bounds.max_replicas
+        assert (plan.current, plan.version) == (pools[plan.pool].desired, pools[plan.pool].version)
+        assert not pools[plan.pool].owner
+    limits = given_settings.guardrails
+    if any(plan.desired > plan.current for plan in decision.scaling):
+        if limits.gpu_budget is not None:
+            assert sum(n * pools[k].gpus_per_replica for k, n in counts.items()) <= limits.gpu_budget
+        if limits.usd_per_hour_budget is not None:
+            paid_growth = any(
+                plan.desired > plan.current and pools[plan.pool].usd_per_replica_hour > 0 for plan in decision.scaling
+            )
+            spent = sum(n * pools[k].usd_per_replica_hour for k, n in counts.items())
+            assert not paid_growth or spent <= limits.usd_per_hour_budget + 1e-6
+
+
+@often
+@given(fleets(), st.lists(st.sampled_from(KEYS), unique=True), forecasts_ahead)
+def test_what_is_not_in_the_settings_is_never_touched(
+    state: FleetState, managed: list[PoolKey], ahead: Mapping[str, LoadForecast]
+) -> None:
+    decision = decide(state, ahead, PolicyMemory(), policy_settings(KEYS[0], *managed))
+    ours = {KEYS[0], *managed}
+    assert {plan.pool for plan in decision.scaling} <= ours
+    assert {r.pool for r in decision.remediations if isinstance(r, CordonReplica | RestartReplica)} <= ours
+    now = {p.key: p.weight for p in state.pools}
+    for traffic in decision.traffic:
+        assert {key: w for key, w in traffic.weights.items() if key not in ours} == {
+            key: w for key, w in now.items() if key not in ours and key.model == traffic.model
+        }
+
+
+@often
+@given(fleets(), forecasts_ahead)
+def test_weights_share_out_one_and_nothing_goes_where_nothing_serves(
+    state: FleetState, ahead: Mapping[str, LoadForecast]
+) -> None:
+    decision = decide(state, ahead, PolicyMemory(), policy_settings(*KEYS))
+    for traffic in decision.traffic:
+        mine = {p.key: p for p in state.pools_of(traffic.model)}
+        assert math.fsum(traffic.weights.values()) == pytest.approx(1.0)
+        assert set(traffic.weights) == set(mine)
+        serving = {key for key, p in mine.items() if p.serving}
+        assert serving
+        assert all(weight == 0.0 for key, weight in traffic.weights.items() if key not in serving)
+        given_up = any(decision.memory.pools[str(key)].unsound_at is not None for key in mine)
+        dead = any(p.weight > 0 and key not in serving for key, p in mine.items())
+        if not given_up and not dead and sum(p.weight for p in mine.values()) == pytest.approx(1.0):
+            moved = [abs(weight - mine[key].weight) for key, weight in traffic.weights.items()]
+            assert max(moved) <= 0.2 + 1e-9
+
+
+@often
+@given(fleets(), settings_of(), forecasts_ahead)
+def test_a_decision_depends_on_its_arguments_alone_and_on_no_order_of_filling(
+    state: FleetState, given_settings: PolicySettings, ahead: Mapping[str, LoadForecast]
+) -> None:
+    one = decide(state, ahead, PolicyMemory(), given_settings)
+    other = decide(refilled(state), dict(reversed(ahead.items())), PolicyMemory(), refilled_settings(given_settings))
+    assert one == other
+    assert one.input_digest == other.input_digest
+
+
+def refilled(state: FleetState) -> FleetState:
+    return replace(
+        state,
+        demand=dict(reversed(state.demand.items())),
+        service=dict(reversed(state.service.items())),
+        gateway_queued=dict(reversed(state.gateway_queued.items())),
+    )
+
+
+def refilled_settings(given_settings: PolicySettings) -> PolicySettings:
+    return given_settings.model_copy(update={"pools": dict(reversed(given_settings.pools.items()))})
+
+
+@often
+@given(
+    st.integers(0, 12),
+    st.integers(0, 6),
+    st.floats(0.0, 200.0),
+    st.floats(1.0, 10.0),
+    st.one_of(st.none(), st.floats(0.0, 200.0)),
+    st.floats(0.0, 60.0),
+)
+def test_more_demand_never_means_fewer_replicas(
+    first: int, second: int, rate: float, factor: float, ahead: float | None, queued: float
+) -> None:
+    pools = (pool(first, KEY, weight=0.5), pool(second, OTHER, weight=0.5, usd_per_replica_hour=7.0))
+    given_settings = policy_settings(KEY, OTHER, least=0, most=20)
+    # The window has agreed on little for long, so that shrinking is free to happen.
+    little = PoolMemory(targets=((AT - 500.0, 0), (AT - 60.0, 0)))
+    memory = PolicyMemory(pools={str(KEY): little, str(OTHER): little})
+
+    def counts(times: float) -> dict[PoolKey, int]:
+        state = fleet(*pools, requests_per_s=rate * times, gateway_queued={MODEL: queued})
+        forecasts = {} if ahead is None else {MODEL: forecast(ahead * times)}
+        decision = decide(state, forecasts, memory, given_settings)
+        return {p.key: p.desired for p in pools} | {plan.pool: plan.desired for plan in decision.scaling}
+
+    less, more = counts(1.0), counts(factor)
+    assert all(more[key] >= less[key] for key in less)
+
+
+@often
+@given(st.integers(0, 100), st.integers(0, 40), st.integers(0, 10), st.integers(0, 40), st.lists(st.integers(0, 40), max_size=5))
+def test_bounding_is_idempotent_and_in_bounds(count: int, has: int, least: int, room: int, before: list[int]) -> None:
+    memory = PoolMemory(desired=tuple((AT - 70.0 + 12.0 * i, n) for i, n in enumerate(before)))
+    bounds, state = pool_settings(least, least + room), pool(0, desired=has)
+    once, _ = bound(count, state, bounds, memory, AT, GuardrailSettings())
+    assert bound(once, state, bounds, memory, AT, GuardrailSettings())[0] == once
+    assert least <= once <= least + room
+
+
+@often
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 8), st.floats(0.0, 30.0)), min_size=1, max_size=4),
+    st.one_of(st.none(), st.integers(0, 200)),
+    st.one_of(st.none(), st.floats(0.0, 500.0)),
+)
+def test_spending_is_idempotent_and_takes_back_growth_only(
+    sizes: list[tuple[int, int, int, float]], gpus: int | None, usd: float | None
+) -> None:
+    pools = tuple(
+        pool(0, key, desired=has, gpus_per_replica=each, usd_per_replica_hour=price)
+        for key, (has, _, each, price) in zip(KEYS, sizes, strict=False)
+    )
+    wanted = {p.key: want for p, (_, want, _, _) in zip(pools, sizes, strict=True)}
+    limits = GuardrailSettings(gpu_budget=gpus, usd_per_hour_budget=usd)
+    once, _ = spend_within(wanted, pools, limits)
+    assert spend_within(once, pools, limits)[0] == once
+    for p in pools:
+        assert min(p.desired, wanted[p.key]) <= once[p.key] <= wanted[p.key]
+
+
+# missing, stale and partial observation (I4)
+
+
+@dataclass
+class Window:
+    """What of a healthy fleet is seen at one tick."""
+
+    scraped: list[bool]
+    counters: list[bool]
+    work: list[bool]
+    gateway: bool
+    demand: bool
+
+
+flags = st.lists(st.booleans(), min_size=5, max_size=5)
+windows = st.builds(
+    Window,
+    flags,
+    flags,
+    flags,
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@often
+@given(st.lists(windows, min_size=8, max_size=24), st.lists(st.integers(1, 30), min_size=24, max_size=24), st.booleans())
+def test_a_healthy_fleet_seen_through_a_bad_window_is_left_alone(
+    seen: list[Window], inside: list[int], frozen_store: bool
+) -> None:
+    """Every engine works on what it has; scrapes, counters, gateway and demand come and go."""
+    memory, last, steps = PolicyMemory(), [metrics(AT)] * 5, [1000.0] * 5
+    for tick, window in enumerate(seen):
+        at = AT + 15.0 * tick
+        replicas = []
+        for i in range(5):
+            steps[i] += 400.0 * (tick > 0 and seen[tick - 1].work[i])
+            holds = float(inside[(tick + i) % 24]) if window.work[i] else 0.0
+            if window.scraped[i] and not (frozen_store and tick > 4):
+                count, running = (steps[i], holds) if window.counters[i] else (math.nan, math.nan)
+                last[i] = metrics(at, steps_total=count, output_tokens_total=count, running_requests=running)
+            in_flight = holds if window.gateway else math.nan
+            replicas.append(replica(f"a{i}", metrics=last[i], in_flight_requests=in_flight))
+        halves = (pool(replicas[:3], KEY, weight=0.6), pool(replicas[3:], OTHER, weight=0.4))
+        state = fleet(*halves, at=at, requests_per_s=16.0 if window.demand else None)
+        decision = decide(state, {}, memory, policy_settings(KEY, OTHER))
+        memory = decision.memory
+        assert [r for r in decision.remediations if not isinstance(r, UncordonReplica)] == []
+        assert decision.traffic == ()
+        coverage = state.coverage_ratio(MODEL, 60.0)
+        if not window.demand or coverage < 0.6:
+            assert all(plan.desired >= plan.current for plan in decision.scaling)
+
+
+@often
+@given(st.lists(st.sampled_from(("missing", "stale", "nan")), min_size=6, max_size=6), st.floats(0.0, 30.0))
+def test_a_fleet_that_cannot_be_seen_never_shrinks(how: list[str], rate: float) -> None:
+    nothing = {name: math.nan for name in ("running_requests", "queued_requests", "steps_total", "output_tokens_total")}
+    forms = {"missing": None, "stale": metrics(AT - 3600.0), "nan": metrics(AT - 3600.0, **nothing)}
+    state = pool([replica(f"a{i}", metrics=forms[form]) for i, form in enumerate(how)])
+    little = PoolMemory(targets=((AT - 500.0, 0), (AT - 60.0, 0)))
+    decision = decide(fleet(state, requests_per_s=rate), {}, PolicyMemory(pools={str(KEY): little}), policy_settings())
+    assert all(plan.desired > plan.current for plan in decision.scaling)
+    assert decision.remediations == ()
+
+
+# whole histories of faults
+
+
+FAULTS = ("hang", "crash", "crash for good", "slow", "unscraped", "stuck exporter", "recover", "store", "gateway", "demand")
+
+
+@dataclass
+class Checked:
+    """Foresail, held to its invariants at every decision."""
+
+    given: PolicySettings
+    name: str = "foresail"
+    seen: list[Decision] = field(default_factory=list)
+
+    def decide(
+        self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory
+    ) -> Decision:
+        decision = Foresail(self.given).decide(fleet, forecasts, memory)
+        through_json = PolicyMemory.from_json(memory.to_json())
+        assert Foresail(self.given).decide(refilled(fleet), forecasts, through_json) == decision
+        self.seen.append(decision)
+        self.check(fleet, decision)
+        return decision
+
+    def check(self, fleet: FleetState, decision: Decision) -> None:
+        healing = self.given.healing
+        replicas = {r.id: (p, r) for p in fleet.pools for r in p.replicas}
+        restarts = [r for r in decision.remediations if isinstance(r, RestartReplica)]
+        cordons = [r for r in decision.remediations if isinstance(r, CordonReplica)]
+        assert len({r.replica for r in restarts}) == len(restarts)
+        opened = [act for act in decision.memory.actions if act.open]
+        assert len(opened) <= healing.fleet_disruption_budget
+        hung = {d.subject for d in decision.diagnoses if d.cause == "F1"}
+        for model in fleet.models:
+            assert sum(act.model == model for act in opened) <= healing.disruption_budget  # I2
+            mine = [r for p in fleet.pools_of(model) for r in p.replicas]
+            sick = [d for d in decision.diagnoses if d.pool.model == model and d.cause != "unknown"]
+            if healing.breaker_open(len(sick), len(mine)):  # I3
+                assert not [r for r in (*restarts, *cordons) if r.pool.model == model]
+                assert all(plan.desired >= plan.current for plan in decision.scaling if plan.pool.model == model)
+            slow = [c for c in cordons if c.pool.model == model and c.cause == "F8"]
+            out = hung | {c.replica for c in cordons}
+            left = sum(r.serving and r.id not in out for r in mine)
+            least = sum(self.given.pools[str(p.key)].min_replicas for p in fleet.pools_of(model))
+            assert not slow or left >= healing.serving_floor(len(mine), least)  # I1
+        for restart in restarts:
+            state, one = replicas[restart.replica]
+            assert one.phase is not Phase.DRAINING
+            assert not one.serving or one.id in hung
+            lead = lead_time(decision.memory.pools[str(state.key)], self.given.lead_time)
+            assert not one.starting or fleet.at - one.requested_at >= lead.p90_s  # I8
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[str, int, float, int]]:
+    """Faults with a victim, a load to go with it and ticks until the next."""
+    one = st.tuples(st.sampled_from(FAULTS), st.integers(0, 9), st.sampled_from((2.0, 12.0, 20.0, 40.0)), st.integers(1, 12))
+    return draw(st.lists(one, min_size=3, max_size=8))
+
+
+def strike(world: World, fault: str, victim: int) -> None:
+    engines = sorted(world.engines.values(), key=lambda e: e.id)
+    if fault == "store":
+        world.store_down = not world.store_down
+    elif fault == "gateway":
+        world.gateway = not world.gateway
+    elif fault == "demand":
+        world.demand_hidden = not world.demand_hidden
+    elif engines:
+        engine = engines[victim % len(engines)]
+        match fault:
+            case "hang":
+                engine.hung = True
+            case "crash" | "crash for good":
+                world.crash(engine.id, for_good=fault == "crash for good")
+            case "slow":
+                engine.slowdown = 3.0
+            case "unscraped":
+                engine.unscraped = True
+            case "stuck exporter":
+                engine.exporter_stuck = engine.sample(world.clock.at)
+            case "recover":
+                engine.hung = engine.unscraped = engine.stays_down = False
+                engine.slowdown, engine.exporter_stuck = 1.0, None
+
+
+def a_world() -> World:
+    world = World(requests_per_s=20.0)
+    world.add_pool(KEY, 5, weight=0.6)
+    world.add_pool(OTHER, 3, weight=0.4, price=5.0)
+    return world
+
+
+@seldom
+@given(histories())
+def test_no_history_of_faults_breaks_an_invariant(history: list[tuple[str, int, float, int]]) -> None:
+    world = a_world()
+    given_settings = policy_settings(KEY, OTHER, least=1, most=12, guardrails=GuardrailSettings(gpu_budget=36))
+    control = world.controlled(given_settings, policy=Checked(given_settings))
+
+    def check(_: TickRecord) -> None:
+        assert sum(world.shares.values()) == pytest.approx(1.0)
+        assert sum(2 * count for count in world.wanted.values()) <= 36
+        assert all(1 <= count <= 12 for count in world.wanted.values())
+
+    control.run(60.0, check)
+    for fault, victim, load, ticks in history:
+        strike(world, fault, victim)
+        world.requests_per_s = load
+        control.run(15.0 * ticks, check)
+    restarted = [name for _, _, name in control.acts("restart")]
+    assert len(restarted) == len(set(restarted))
+
+
+@seldom
+@given(histories(), st.lists(st.sampled_from(Mode), min_size=3, max_size=3), st.integers(0, 40))
+def test_modes_and_kill_switch_hold_in_every_history(
+    history: list[tuple[str, int, float, int]], modes: list[Mode], killed_after: int
+) -> None:
+    world = a_world()
+    allowed = ModeSettings(scaling=modes[0], traffic=modes[1], healing=modes[2])
+    control = world.controlled(modes=allowed, killed=lambda: world.clock.at >= AT + 15.0 * killed_after)
+    for fault, victim, load, ticks in history:
+        strike(world, fault, victim)
+        world.requests_per_s = load
+        control.run(15.0 * ticks)
+    verbs: dict[str, set[str]] = {"scaling": {"scale"}, "traffic": {"weights"}, "healing": {"cordon", "uncordon", "restart"}}
+    for (_, acts), mode in zip(verbs.items(), modes, strict=True):
+        assert mode is Mode.AUTO or not control.acts(*acts)
+    assert all(when < 15.0 * killed_after for when, _, _ in control.acts())
+    for record in control.audit.records:  # I14: every decision says what became of each of its parts
+        if record.decision is not None:
+            parts = [r for r in record.decision.remediations if type(r).__name__ != "FailOver"]
+            planned: list[Any] = [*parts, *record.decision.traffic, *record.decision.scaling]
+            assert len(record.results) == len(planned)
+
