@@ -1,0 +1,34 @@
+# What can be done here: `make demo` and `make test` do all their own set-up.
+
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check test clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+install: $(INSTALLED)  ## set up .venv, system packages included (quick when nothing changed)
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/setup.sh
+	bash scripts/setup.sh "$(VENV)"
+
+demo: $(INSTALLED)  ## watch the whole closed loop on a simulated fleet
+	$(PYTHON) -m foresail demo
+
+check: $(INSTALLED)  ## lint, format, types, layers
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -c 'import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())'
+
+# One thread per worker: two workers with a thread pool each would fight over the same cores.
+test: export OMP_NUM_THREADS = 1
+test: check  ## set up, check, and run every test
+	$(PYTHON) -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
+clean:  ## remove .venv, caches and build output
+	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,179 @@
+"""What can be asked of settings and of the audit log on the command line: ``config`` and ``explain``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controller.errors import BadInput, ForesailError
+
+if TYPE_CHECKING:
+    from controller.adapters.sql_audit import AuditEntry, Chain, SqlAudit
+    from controller.explain import Section
+
+FAILED = 1
+LISTED = 20
+CHECKED_ROWS = 2_000  # enough to notice a change near what is shown, in a blink; --verify checks everything
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@click.group()
+def config() -> None:
+    """Check a settings file, or print what can be set."""
+
+
+@config.command("validate")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a setting over the file; repeatable.")
+@as_json
+def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
+    """Say whether FILE can be used, and what in it differs from the defaults."""
+    from controller.setting_problems import BadSettings
+    from controller.settings import differences
+
+    try:
+        changed = differences(file, overrides)
+    except BadSettings as error:
+        if not as_json:
+            raise
+        problems = [{"where": p.where, "key": p.key, "what": p.what, "remedy": p.remedy} for p in error.problems]
+        _print_json({"ok": False, "problems": problems})
+        return 2
+    if as_json:
+        listed = [{"key": d.key, "value": d.value, "default": d.default} for d in changed]
+        _print_json({"ok": True, "differs_from_defaults": listed})
+        return 0
+    click.echo(f"{file}: ok, {len(changed) or 'no'} setting{'' if len(changed) == 1 else 's'} not at the default")
+    for d in changed:
+        default = f"  (default {json.dumps(d.default)})" if d.default is not None else ""
+        click.echo(f"  {d.key} = {json.dumps(d.value)}{default}")
+    return 0
+
+
+@config.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a settings file: every setting with its unit, bounds and default."""
+    from controller.settings import settings_schema
+
+    _print_json(settings_schema())
+
+
+@click.command()
+@click.argument("entry_id", metavar="[ID|last]", required=False)
+@click.option("--audit", type=click.Path(path_type=Path), required=True, help="File of the audit log.")
+@click.option("--all", "quiet_too", is_flag=True, help="List ticks in which there was nothing to do as well.")
+@click.option("--verify", is_flag=True, help="Check every row of the chain, not only the newest.")
+@as_json
+def explain(entry_id: str | None, audit: Path, quiet_too: bool, verify: bool, as_json: bool) -> int:
+    """Say what was seen, forecast, decided, refused and done in one tick, and why; without an ID, list ticks."""
+    from controller.adapters.sql_audit import SqlAudit
+
+    log = SqlAudit.open_existing(audit)
+    try:
+        chain = log.verify(None if verify else CHECKED_ROWS)
+        if entry_id is None:
+            _list_entries(log, chain, quiet_too, as_json)
+        else:
+            _explain_entry(_entry_named(log, entry_id, audit), chain, as_json)
+    finally:
+        log.close()
+    if not chain.intact:
+        raise ForesailError(
+            f"the chain is broken at {chain.broken_at}: {chain.what}",
+            str(audit),
+            "somebody changed the audit log; believe nothing from there on",
+        )
+    return 0
+
+
+def _entry_named(log: SqlAudit, entry_id: str, audit: Path) -> AuditEntry:
+    entry = log.read(entry_id)
+    if entry is None:
+        newest = log.read("last")
+        remedy = f"ids go from 1 to {newest.id}" if newest else "no tick has been recorded yet"
+        raise BadInput(f"there is no tick {entry_id!r}", str(audit), remedy)
+    return entry
+
+
+def _list_entries(log: SqlAudit, chain: Chain, quiet_too: bool, as_json: bool) -> None:
+    from controller.explain import listing_of
+
+    with _readable("the audit log"):
+        listing = listing_of(log.recent(LISTED, () if quiet_too else ("acted", "blind")))
+    if as_json:
+        rows = [dict(zip(listing.columns, row, strict=True)) for row in listing.rows]
+        _print_json({"entries": rows, "chain": _chain_json(chain)})
+        return
+    _show([listing])
+    click.echo(f"{len(log):,} ticks on record. {_chain_text(chain)}")
+    if not quiet_too:
+        click.echo("Quiet ticks are left out (--all lists them).")
+
+
+def _explain_entry(entry: AuditEntry, chain: Chain, as_json: bool) -> None:
+    from controller.explain import sections_of
+
+    if as_json:
+        row = {"id": entry.id, "at": entry.at, "kind": entry.kind, "hash": entry.hash, "record": entry.record}
+        _print_json({**row, "chain": _chain_json(chain)})
+        return
+    with _readable(f"tick {entry.id}"):
+        sections = sections_of(entry)
+    _show(sections)
+    click.echo(_chain_text(chain))
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn a record of another shape into a message: only one that was changed by hand has it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ForesailError(
+            f"{what} holds a record of another shape than any that is written", remedy="check the chain with --verify"
+        ) from error
+
+
+def _chain_json(chain: Chain) -> dict[str, Any]:
+    return {"intact": chain.intact, "rows_checked": chain.rows, "broken_at": chain.broken_at, "what": chain.what}
+
+
+def _chain_text(chain: Chain) -> str:
+    if not chain.intact:
+        return f"CHAIN BROKEN at {chain.broken_at}: {chain.what}."
+    return f"Chain intact ({chain.rows:,} newest rows checked), head {chain.head[:12]}."
+
+
+def _show(sections: Sequence[Section]) -> None:
+    """Print sections: tables on a terminal, aligned text into a pipe."""
+    from controller.explain import as_text
+
+    if not sys.stdout.isatty():
+        click.echo("\n\n".join(as_text(section) for section in sections) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for section in sections:
+        console.print(Text(section.title, style="bold"))
+        if section.rows:
+            table = Table(*section.columns, box=None, padding=(0, 2, 0, 2), header_style="dim")
+            for row in section.rows:
+                table.add_row(*(Text(cell) for cell in row))  # Text: what was recorded is never read as markup
+            console.print(table)
+        if section.note:
+            console.print(Text(f"  {section.note}"))
+        console.print()
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,188 @@
+"""Why did Foresail do that: one recorded tick as sections to read, from what was seen to what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from controller.adapters.sql_audit import AuditEntry
+
+Json = Mapping[str, Any]
+
+_NOT_OBSERVED = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading with a table under it, or with ``note`` where there is nothing to list."""
+
+    title: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    note: str = ""
+
+
+def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
+    """Return what ``entry`` records, in the order in which a tick goes: seen, forecast, decided, done, and why."""
+    record = entry.record
+    decision: Json = record.get("decision") or {}
+    title = f"Tick {entry.id} at {instant(entry.at)}"
+    if not record.get("fleet"):
+        return (Section(title, note=f"Nothing could be observed, so nothing was done: {record.get('error', '')}"),)
+    digest = (
+        f"decision {decision.get('generation', _NOT_OBSERVED)}, input {decision.get('input_digest', _NOT_OBSERVED)}"
+    )
+    return (
+        Section(title, note=digest),
+        _demand(record["fleet"]),
+        _pools(record["fleet"]),
+        _missing(record["fleet"]),
+        _forecasts(record),
+        _diagnoses(decision),
+        _plans(decision),
+        _results(record, "Done", ("done",)),
+        _results(record, "Held or failed", ("held", "failed")),
+        _reasons(decision),
+    )
+
+
+def listing_of(entries: Iterable[AuditEntry]) -> Section:
+    """Return one line per entry: when, and what was to be done."""
+    rows = tuple((entry.id, instant(entry.at), entry.kind, _summary(entry.record)) for entry in entries)
+    return Section("Recent decisions", ("id", "at", "kind", "what"), rows, "" if rows else "none")
+
+
+def instant(at: float) -> str:
+    """Return an instant as ISO 8601 in UTC, or as plain seconds where no calendar holds it."""
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return f"{at:g} s"
+
+
+def as_text(section: Section) -> str:
+    """Return ``section`` as plain text with aligned columns, for a pipe or a file."""
+    lines = [section.title]
+    if section.rows:
+        grid = [section.columns, *section.rows]
+        widths = [max(len(row[i]) for row in grid) for i in range(len(section.columns))]
+        lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in grid]
+    if section.note:
+        lines.append(f"  {section.note}")
+    return "\n".join(lines)
+
+
+def _demand(fleet: Json) -> Section:
+    demand, service, queued = (fleet.get(part) or {} for part in ("demand", "service", "gateway_queued"))
+    rows = []
+    for model in sorted({pool["key"].rsplit("/", 2)[0] for pool in fleet["pools"]} | set(demand)):
+        load, level = demand.get(model) or {}, service.get(model) or {}
+        rates = [number(load.get(f"{what}_per_s")) for what in ("requests", "prompt_tokens", "output_tokens")]
+        finished, within = level.get("finished"), level.get("within_objective")
+        attained = f"{within / finished:.1%}" if finished and within is not None else _NOT_OBSERVED
+        rows.append((model, *rates, attained, number(queued.get(model))))
+    columns = ("model", "requests/s", "prompt tokens/s", "output tokens/s", "within objective", "held at gateway")
+    return Section("Seen: load", columns, tuple(rows))
+
+
+def _pools(fleet: Json) -> Section:
+    rows = []
+    for pool in fleet["pools"]:
+        replicas: Sequence[Json] = pool["replicas"]
+        phases = Counter("cordoned" if r["cordoned"] and r["phase"] == "ready" else r["phase"] for r in replicas)
+        metrics = [r["metrics"] for r in replicas if r["metrics"]]
+        life = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or "none"
+        running = number(_total(metrics, "running_requests"))
+        queued = number(_total(metrics, "queued_requests"))
+        kv = [m["kv_cache_ratio"] for m in metrics if m["kv_cache_ratio"] is not None]
+        kv_text = f"{sum(kv) / len(kv):.0%}" if kv else _NOT_OBSERVED
+        rows.append((pool["key"], str(pool["desired"]), life, running, queued, kv_text, f"{pool['weight']:.0%}"))
+    columns = ("pool", "desired", "replicas", "running", "queued", "KV cache", "weight")
+    return Section("Seen: pools", columns, tuple(rows), "" if rows else "no pool")
+
+
+def _missing(fleet: Json) -> Section:
+    missing: Sequence[str] = fleet.get("missing") or ()
+    return Section("Expected and not there", note=", ".join(missing) or "nothing")
+
+
+def _forecasts(record: Json) -> Section:
+    sources: Mapping[str, str] = record.get("forecast_sources") or {}
+    return Section("Forecast by", ("model", "forecaster"), tuple(sources.items()), "" if sources else "nobody")
+
+
+def _diagnoses(decision: Json) -> Section:
+    rows = tuple(
+        (d["cause"], d["subject"], instant(d["since_at"]), "+".join(d["families"]), d["sentence"])
+        for d in decision.get("diagnoses") or ()
+    )
+    columns = ("cause", "subject", "since", "evidence", "believed")
+    return Section("Believed to be wrong", columns, rows, "" if rows else "nothing")
+
+
+def _plans(decision: Json) -> Section:
+    rows = [
+        ("scale", plan["pool"], f"{plan['current']} -> {plan['desired']} replicas")
+        for plan in decision.get("scaling") or ()
+    ]
+    for plan in decision.get("traffic") or ():
+        shares = ", ".join(f"{pool} {weight:.0%}" for pool, weight in plan["weights"].items())
+        rows.append(("weights", plan["model"], shares))
+    for remedy in decision.get("remediations") or ():
+        subject = remedy.get("replica") or remedy.get("model") or remedy.get("subject") or ""
+        rows.append((_verb(remedy["type"]), subject, remedy["cause"]))
+    return Section("Decided", ("act", "subject", "what"), tuple(rows), "" if rows else "nothing to do")
+
+
+def _results(record: Json, title: str, outcomes: tuple[str, ...]) -> Section:
+    rows = tuple(
+        (result["act"], result["subject"], result["outcome"], result["detail"])
+        for result in record.get("results") or ()
+        if result["outcome"] in outcomes
+    )
+    return Section(title, ("act", "subject", "outcome", "detail"), rows, "" if rows else "nothing")
+
+
+def _reasons(decision: Json) -> Section:
+    rows = []
+    for reason in decision.get("reasons") or ():
+        before, after = number(reason["before"]), number(reason["after"])
+        change = f"{before} -> {after}" if before != after else f"held at {after}"
+        rows.append((reason["rule"], reason["subject"], change, reason["detail"]))
+    return Section("Why", ("rule", "subject", "change", "because"), tuple(rows), "" if rows else "no rule spoke")
+
+
+def _summary(record: Json) -> str:
+    """Return what a tick was about, in one line."""
+    if record.get("error"):
+        return str(record["error"]).splitlines()[0]
+    decision: Json = record.get("decision") or {}
+    plans = _plans(decision).rows
+    parts = [f"{act} {subject} {what}" if act == "scale" else f"{act} {subject}" for act, subject, what in plans]
+    outcomes = Counter(result["outcome"] for result in record.get("results") or () if result["outcome"] != "done")
+    parts += [f"({count} {outcome})" for outcome, count in sorted(outcomes.items())]
+    return "; ".join(parts) or "nothing to do"
+
+
+def _verb(type_name: str) -> str:
+    """Return the verb in a remediation's class name.
+
+    >>> _verb("CordonReplica"), _verb("FailOver")
+    ('cordon', 'fail over')
+    """
+    return {"FailOver": "fail over"}.get(type_name, type_name.removesuffix("Replica").lower())
+
+
+def _total(metrics: Sequence[Json], name: str) -> float | None:
+    seen = [m[name] for m in metrics if m[name] is not None]
+    return sum(seen) if seen else None
+
+
+def number(value: float | str | None) -> str:
+    """Return a number of the record as text; ``-`` when it was not observed."""
+    if value is None:
+        return _NOT_OBSERVED
+    return value if isinstance(value, str) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"

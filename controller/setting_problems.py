@@ -1,0 +1,158 @@
+"""What is wrong with a setting, said in the operator's words: at its place, with what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import UnionType
+from typing import Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from controller.adapters.registry_store import redacted
+from controller.errors import BadSetting
+from controller.yaml_source import Key, Value
+
+
+@dataclass(frozen=True, slots=True)
+class SettingProblem:
+    """One thing that is wrong: ``where`` is ``file:line:column`` or the option, ``key`` the dotted name."""
+
+    where: str
+    key: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return str(self.as_error())
+
+    def as_error(self) -> BadSetting:
+        """Return the problem as the error of the tree."""
+        return BadSetting(f"{self.key}: {self.what}" if self.key else self.what, self.where, self.remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each key was written: ``file:line:column``, or the option that gave it."""
+
+    by_key: Mapping[Key, str]
+    file: str
+
+    def written_part(self, key: Key) -> Key:
+        """Return ``key`` up to the last part that somebody wrote (pydantic adds parts for members of a union)."""
+        while key and key not in self.by_key:
+            key = key[:-1]
+        return key
+
+    def where(self, key: Key) -> str:
+        """Return the place of ``key``, or of the nearest part around it that was written."""
+        return self.by_key.get(self.written_part(key), self.file)
+
+
+class BadSettings(BadSetting):
+    """Several settings cannot be used; all of them are reported at once."""
+
+    def __init__(self, problems: Sequence[SettingProblem]) -> None:
+        self.problems = tuple(problems)
+        if len(self.problems) == 1:
+            only = self.problems[0].as_error()
+            super().__init__(only.what, only.where, only.remedy)
+        else:
+            listed = "\n".join(str(problem) for problem in self.problems)
+            super().__init__(f"{len(self.problems)} settings cannot be used:\n{listed}")
+
+
+def dotted(key: Key) -> str:
+    """Return the text of a key; a part that holds a dot is quoted.
+
+    >>> dotted(("policy", "pools", "llama-3.1/a100/unified", "min_replicas"))
+    'policy.pools."llama-3.1/a100/unified".min_replicas'
+    """
+    return ".".join(f'"{part}"' if "." in str(part) else str(part) for part in key)
+
+
+def explained(errors: Sequence[ErrorDetails], model: type[BaseModel], places: Places) -> Iterator[SettingProblem]:
+    """Yield what validation of ``model`` found wrong, each at the place where it was written."""
+    for error in errors:
+        key: Key = error["loc"]
+        what, remedy = _in_words(error, key, model)
+        written = key if error["type"] == "missing" else places.written_part(key)
+        yield SettingProblem(places.where(key), dotted(written), what, remedy)
+
+
+def _in_words(error: ErrorDetails, key: Key, model: type[BaseModel]) -> tuple[str, str]:
+    match error["type"]:
+        case "extra_forbidden":
+            known = list(_fields_of(_annotation_at(model, key[:-1])))
+            near = difflib.get_close_matches(str(key[-1]), known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}? " if near else ""
+            return "there is no such setting", f"{hint}known here: {', '.join(known) or 'nothing'}"
+        case "missing":
+            return "is needed and not given", _allowed(_field_at(model, key))
+        case "value_error" | "assertion_error":
+            message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            return message, _allowed(_field_at(model, key))
+    message = error["msg"].replace("Input should be", "must be")
+    value = error["input"]
+    instead = "" if isinstance(value, dict | list) else f", not {json.dumps(printable(value))[:80]}"
+    return f"{message[:1].lower()}{message[1:]}{instead}", _allowed(_field_at(model, key))
+
+
+def _allowed(found: FieldInfo | None) -> str:
+    """Return what a field takes: its description, bounds and default."""
+    if found is None:
+        return "see `foresail config schema`"
+    signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+    bounds = [f"{sign} {getattr(rule, name)}" for rule in found.metadata for name, sign in signs if hasattr(rule, name)]
+    parts = [found.description or ""]
+    if bounds:
+        parts.append(f"Allowed: {' and '.join(bounds)}.")
+    if not found.is_required() and not _fields_of(found.annotation):
+        parts.append(f"Default: {json.dumps(printable(found.get_default(call_default_factory=True)), default=str)}.")
+    return " ".join(part for part in parts if part)
+
+
+def is_model(annotation: object) -> bool:
+    """Return whether ``annotation`` is a model, so that its value is a section."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _fields_of(annotation: object) -> Mapping[str, FieldInfo]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation.model_fields
+    return {}
+
+
+def annotation_under(annotation: object, part: str | int) -> object:
+    """Return the type of what stands under ``part`` in a value of type ``annotation``; None when unknown."""
+    if part in (fields := _fields_of(annotation)):
+        annotation = fields[str(part)].annotation
+    elif len(arguments := get_args(annotation)) and get_origin(annotation) in (Mapping, dict):
+        annotation = arguments[1]
+    elif len(arguments) and get_origin(annotation) in (list, tuple, Sequence):
+        annotation = arguments[0]
+    else:
+        return None
+    if get_origin(annotation) in (Union, UnionType):
+        choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+        return choices[0] if len(choices) == 1 else annotation
+    return annotation
+
+
+def _annotation_at(annotation: object, key: Key) -> object:
+    for part in key:
+        annotation = annotation_under(annotation, part)
+    return annotation
+
+
+def _field_at(model: type[BaseModel], key: Key) -> FieldInfo | None:
+    return _fields_of(_annotation_at(model, key[:-1])).get(str(key[-1])) if key else None
+
+
+def printable(value: Value) -> Value:
+    """Return ``value`` as it may be printed: without the password of a URL."""
+    return redacted(value) if isinstance(value, str) else value

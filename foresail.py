@@ -1,0 +1,88 @@
+"""Which sub-command lives where: the command line of Foresail in one page.
+
+A sub-command is imported when it is called, so that ``foresail --help`` answers at once although some commands need
+torch, MLflow or matplotlib.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+from controller.errors import BadInput, ForesailError
+
+__version__ = "0.1.0"
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class SubCommand(NamedTuple):
+    """Where a sub-command is, as ``module:name``, and what the list of commands says about it."""
+
+    where: str
+    summary: str
+
+
+SUB_COMMANDS = {
+    "demo": SubCommand("training.demo:demo", "Watch the whole closed loop on a simulated fleet, faults included."),
+    "simulate": SubCommand("simulations.cli:simulate", "Replay a trace with one policy and count what happened."),
+    "compare": SubCommand("simulations.cli:compare", "Replay a trace with several policies, side by side."),
+    "train": SubCommand("training.cli:train", "Fit forecasters to a load history and register them."),
+    "backtest": SubCommand("training.cli:backtest", "Score forecasters on the past, as it would have looked then."),
+    "promote": SubCommand("training.cli:promote", "Make a registered model the champion."),
+    "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
+    "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table above."""
+        return list(SUB_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None when there is no such one."""
+        if cmd_name not in SUB_COMMANDS:
+            return None
+        module, name = SUB_COMMANDS[cmd_name].where.split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in SUB_COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="foresail")
+def commands() -> None:
+    """Keep a fleet of LLM serving engines at the right size and in good health."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 ok, 1 failed, 2 bad input, 130 interrupted.
+
+    An exception outside ``ForesailError`` is a bug and keeps its traceback.
+    """
+    try:
+        code = commands.main(args=arguments, prog_name="foresail", standalone_mode=False)
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return BAD_INPUT
+    except ForesailError as error:
+        click.echo(f"foresail: error: {error}", err=True)
+        return BAD_INPUT if isinstance(error, BadInput) else FAILED
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
