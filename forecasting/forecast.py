@@ -42,7 +42,12 @@ class LoadForecast:
         levels, values, peaks = read_only(self.levels), read_only(self.values), read_only(self.peaks)
         if levels.ndim != 1 or not len(levels) or (np.diff(levels) <= 0).any() or not (0 < levels[0] <= levels[-1] < 1):
             raise ValueError(f"levels must ascend inside (0, 1), got {levels.tolist()}")
-        if values.ndim != 3 or values.shape[0] != len(levels) or values.shape[2] != len(CHANNELS) or not values.shape[1]:
+        if (
+            values.ndim != 3
+            or values.shape[0] != len(levels)
+            or values.shape[2] != len(CHANNELS)
+            or not values.shape[1]
+        ):
             raise ValueError(f"values must have shape [{len(levels)}, H, {len(CHANNELS)}], got {values.shape}")
         if peaks.shape != values.shape:
             raise ValueError(f"peaks have shape {peaks.shape}, values {values.shape}")

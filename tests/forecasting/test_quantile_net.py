@@ -1,0 +1,75 @@
+"""Do the nets have the shape they were named after, and can their quantiles never cross?"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from forecasting.features import NetSpec
+from forecasting.forecast import DEFAULT_LEVELS
+from forecasting.quantile_net import NetAnswer, QuantileLstm, ReferenceLstm, build_net
+from tests.builders_forecasting import small_spec
+
+
+def answer(net: nn.Module, spec: NetSpec, batch: int = 5, scale: float = 1.0) -> NetAnswer:
+    draw = torch.Generator().manual_seed(1)
+    context = torch.randn(batch, spec.context_steps, 2, generator=draw) * scale
+    said: NetAnswer = net(context, torch.randn(batch, spec.static_features, generator=draw) * scale)
+    return said
+
+
+def test_the_reference_stack_is_lstm_128_lstm_64_dense_1() -> None:
+    spec = small_spec("reference_lstm", hidden=(128, 64))
+    net = build_net(spec)
+    assert isinstance(net, ReferenceLstm)
+    assert [module.hidden_size for module in net.modules() if isinstance(module, nn.LSTM)] == [128, 64]
+    assert (net.dense.in_features, net.dense.out_features) == (64, 1)
+    # 4 gates of (inputs + units + 2) weights per unit, then the dense layer.
+    expected = 4 * 128 * (2 + 128 + 2) + 4 * 64 * (128 + 64 + 2) + 65
+    assert sum(parameter.numel() for parameter in net.parameters()) == expected
+    assert answer(net, spec).values.shape == (5, 1, 1)
+
+
+def test_quantiles_never_cross_and_peaks_never_fall_whatever_the_weights() -> None:
+    spec = small_spec(hidden=(8, 4))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        net = build_net(spec)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(5.0)
+            values, peaks = answer(net, spec, scale=3.0)
+        assert values.shape == peaks.shape == (5, len(spec.lead_steps), len(DEFAULT_LEVELS))
+        assert (values.diff(dim=2) >= 0).all()
+        assert (peaks.diff(dim=2) >= 0).all()
+        assert (peaks.diff(dim=1) >= 0).all()
+        assert (peaks >= values).all()
+
+
+def test_an_unfitted_quantile_net_starts_near_the_last_value() -> None:
+    spec = small_spec()
+    torch.manual_seed(0)
+    values = answer(build_net(spec), spec).values
+    # e^0.3: within a third of the last level.
+    assert values.abs().max() < 0.3
+    assert (values[..., -1] - values[..., 0] > 0.05).all()
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    spec = small_spec()
+    net = build_net(spec)
+    assert isinstance(net, QuantileLstm)
+    values, peaks = answer(net, spec)
+    (values.square().mean() + peaks.square().mean()).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_same_seed_builds_the_same_net() -> None:
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        nets.append(build_net(small_spec()))
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
