@@ -1,0 +1,99 @@
+"""Which forecasters can be compared, and how does each come to be ready for a series?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.errors import BadInput
+from forecasting.features import DAY_S, WEEK_S
+from forecasting.forecaster import Forecaster
+from forecasting.last_value import LastValueForecaster
+from forecasting.seasonal_naive import SeasonalNaiveForecaster
+from training.backtest import Examination
+from training.settings import TrainingSettings, lead_grid
+
+
+def _exponential_smoothing() -> Forecaster:
+    from forecasting.statistical import ExponentialSmoothingForecaster
+
+    return ExponentialSmoothingForecaster()
+
+
+BASELINE = "last_value"
+PLAIN: Mapping[str, Callable[[], Forecaster]] = {
+    BASELINE: lambda: LastValueForecaster(0.0),
+    "local_level": LastValueForecaster,
+    "ets": _exponential_smoothing,
+    "seasonal_day": lambda: SeasonalNaiveForecaster(DAY_S),
+    "seasonal_week": lambda: SeasonalNaiveForecaster(WEEK_S),
+}
+NETS = ("lstm_reference", "lstm_quantile")
+MODELS = (*PLAIN, *NETS)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A forecaster that is ready to be asked about one series, and what it cost to get there."""
+
+    forecaster: Forecaster
+    fit_s: float = 0.0
+    note: str = ""
+
+
+def models_named(text: str) -> tuple[str, ...]:
+    """Return the models in ``a,b,c``, or all of them for ``all``, without repeats.
+
+    Raises:
+        BadInput: If one is unknown.
+    """
+    names = MODELS if text.strip() == "all" else tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in MODELS:
+            raise BadInput(f"there is no model {name!r}", "--models", f"known: {', '.join(MODELS)}, or all")
+    return names
+
+
+def prepare(
+    model: str,
+    exam: Examination,
+    settings: TrainingSettings,
+    elapsed: Callable[[], float],
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> Candidate:
+    """Return ``model`` ready for the series of ``exam``; nets are fitted on the part before its test part.
+
+    Raises:
+        BadInput: If that part is too short for a net.
+        FitFailed: If a fit diverges.
+    """
+    if model in PLAIN:
+        return Candidate(PLAIN[model]())
+    from training.trainer import EpochScore, as_forecaster, fit
+
+    def on_epoch(epoch: EpochScore) -> None:
+        on_progress(epoch.epoch / epoch.planned_epochs)
+
+    series = exam.history.series
+    fitted = fit([series], [exam.split], settings_for(model, exam, settings), elapsed, on_epoch)
+    with tempfile.TemporaryDirectory() as scratch:
+        forecaster = as_forecaster(fitted, Path(scratch) / "artifact", model.replace("_", "-"))
+    return Candidate(forecaster, fitted.fit_s, fitted.stopped)
+
+
+def settings_for(model: str, exam: Examination, settings: TrainingSettings) -> TrainingSettings:
+    """Return ``settings`` with the step, the leads and the channels that ``exam`` asks for."""
+    step_s, longest = exam.history.series.step_s, exam.lead_steps[-1]
+    changed = {
+        **settings.model_dump(),
+        "model": model,
+        "step_s": step_s,
+        "lead_time_s": exam.lead_steps[0] * step_s,
+        "horizon_s": longest * step_s,
+        "lead_steps": lead_grid(longest, exam.lead_steps),
+        # Only requests are judged here. Token rates that were not recorded would be copies of them anyway.
+        "channels": ("requests_per_s",),
+    }
+    return TrainingSettings.model_validate(changed)

@@ -1,0 +1,149 @@
+"""How do fits, scores and verdicts read, on a terminal and as JSON?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from training.backtest import Score
+    from training.gate import Verdict
+    from training.history import History
+    from training.tracking import Registered
+    from training.trainer import FittedNet
+
+
+def training_facts(
+    registered: Registered, aliases: Sequence[str], store: str, fitted: FittedNet, histories: Sequence[History]
+) -> dict[str, Any]:
+    """Return everything about a training run for a machine."""
+    return {
+        "name": registered.version.name,
+        "version": registered.version.version,
+        "aliases": list(aliases),
+        "run_id": registered.run_id,
+        "store": store,
+        "artifact_digest": registered.artifact_digest,
+        "settings": fitted.settings.model_dump(mode="json"),
+        "fit": _fit_facts(fitted),
+        "data": [_history_facts(history) for history in histories],
+        "test": [asdict(row) for row in registered.scores],
+    }
+
+
+def show_training(registered: Registered, aliases: Sequence[str], store: str, fitted: FittedNet) -> None:
+    """Print where a fitted net went, and how the fit ended."""
+    version = registered.version
+    click.echo(f"{version.name} version {version.version} registered as {' and '.join(aliases)} in {store}")
+    kept = f"epoch {fitted.best_epoch} kept" if fitted.best_epoch else "no epoch was better than an untrained net"
+    click.echo(f"{len(fitted.epochs)} epochs in {fitted.fit_s:.1f} s ({fitted.stopped}); {kept}")
+
+
+def _fit_facts(fitted: FittedNet) -> dict[str, Any]:
+    """Return how a fit went."""
+    return {
+        "fit_s": fitted.fit_s,
+        "epochs": len(fitted.epochs),
+        "best_epoch": fitted.best_epoch,
+        "stopped": fitted.stopped,
+        "untrained_loss": fitted.untrained_loss,
+        "validation_loss": min((epoch.validation_loss for epoch in fitted.epochs), default=math.nan),
+        "train_windows": fitted.train_windows,
+        "validation_windows": fitted.validation_windows,
+    }
+
+
+def _history_facts(history: History) -> dict[str, Any]:
+    """Return what was learned from."""
+    return {
+        "series": history.name,
+        "steps": len(history.series),
+        "step_s": history.series.step_s,
+        "coverage_ratio": history.series.coverage_ratio,
+        "observed_channels": list(history.observed_channels),
+        "notes": list(history.notes),
+    }
+
+
+def show_notes(histories: Sequence[History]) -> None:
+    """Print what had to be assumed about the histories."""
+    for history in histories:
+        for note in history.notes:
+            click.echo(f"{history.name}: {note}")
+
+
+def show_scores(rows: Sequence[Score]) -> None:
+    """Print one row per model, series and lead."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for title in ("series", "model"):
+        table.add_column(title)
+    for title in (
+        "lead",
+        "WAPE",
+        "pinball",
+        "skill",
+        "peak skill",
+        "<= 0.8",
+        "<= 0.9",
+        "<= 0.95",
+        "own",
+        "fit",
+        "each",
+    ):
+        table.add_column(title, justify="right")
+    for row in rows:
+        cells = [
+            row.series,
+            row.model,
+            f"{row.lead_s:g} s",
+            f"{row.wape:.1%}",
+            f"{row.pinball_normalised:.4f}",
+            f"{row.skill_vs_last_value:+.1%}",
+            f"{row.peak_skill_vs_last_value:+.1%}",
+            *(f"{share:.1%}" for share in (row.coverage_80, row.coverage_90, row.coverage_95)),
+            f"{row.answered_ratio:.0%}",
+            f"{row.fit_s:.1f} s",
+            f"{row.predict_ms:.1f} ms",
+        ]
+        table.add_row(*(Text(cell) for cell in cells))
+    Console(highlight=False).print(table)
+    click.echo("pinball: over the mean load; skill: against the last value; <= 0.8: observations under that quantile")
+
+
+def show_verdict(name: str, verdict: Verdict, promoted: bool, force: str | None, as_json: bool) -> None:
+    """Print a verdict with its reasons."""
+    if as_json:
+        print_json({"name": name, "promoted": promoted, "forced": force} | asdict(verdict))
+        return
+    show_scores(verdict.scores)
+    for reason in verdict.reasons:
+        click.echo(f"- {reason}")
+    if promoted and not verdict.passed:
+        click.echo(f"{name} version {verdict.challenger} is the champion now, by force: {force}")
+    elif promoted:
+        click.echo(f"{name} version {verdict.challenger} is the champion now")
+    else:
+        click.echo(f"{name} version {verdict.challenger} is refused; --force REASON overrides")
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` as JSON; what is not a number becomes null."""
+    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with null for what is not a number, which JSON cannot say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,254 @@
+"""What was fitted, on what, and how well? Every fit and every verdict as a run in MLflow, artifact included.
+
+The only module of ``training`` that knows MLflow, which it imports late (3 s).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from controller.adapters.mlflow_registry import MlflowRegistry, experiment_id, open_client, registry_errors
+from controller.adapters.registry_store import RegistrySettings
+from controller.ports import ModelVersion
+from forecasting.artifact import load_artifact
+from training.backtest import Answers, Examination, Score, ask, examination, score
+from training.candidates import BASELINE, PLAIN
+from training.dataset import data_digest
+from training.history import History
+from training.revision import code_revision, environment
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from forecasting.neural import NeuralForecaster
+    from training.gate import GateSettings, Verdict
+    from training.trainer import EpochScore, FittedNet
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+
+_TEST_ORIGINS = 300
+_MLFLOW_BATCH = 900  # MLflow takes at most 1,000 entities at once
+
+
+class TrackedRun:
+    """One run under way."""
+
+    def __init__(self, client: MlflowClient, registry: MlflowRegistry, run_id: str, now: Callable[[], float]) -> None:
+        self._client, self._registry, self._now = client, registry, now
+        self.run_id = run_id
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log ``values``; those that are not finite are left out, since not every store takes them."""
+        from mlflow.entities import Metric
+
+        at_ms = int(self._now() * 1000)
+        known = [Metric(key, value, at_ms, step) for key, value in values.items() if isfinite(value)]
+        self._client.log_batch(self.run_id, metrics=known)
+
+    def epochs(self, epochs: Sequence[EpochScore], ended_at: float) -> None:
+        """Log the course of a fit that ended at ``ended_at``, one step per epoch."""
+        from mlflow.entities import Metric
+
+        logged = []
+        for epoch in epochs:
+            at_ms = int((ended_at - (epochs[-1].elapsed_s - epoch.elapsed_s)) * 1000)
+            values = {"train_loss": epoch.train_loss, "validation_loss": epoch.validation_loss}
+            values["learning_rate"] = epoch.learning_rate
+            logged += [Metric(key, value, at_ms, epoch.epoch) for key, value in values.items()]
+        for first in range(0, len(logged), _MLFLOW_BATCH):
+            self._client.log_batch(self.run_id, metrics=logged[first : first + _MLFLOW_BATCH])
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the run."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
+
+    def files(self, folder: Path, path: str) -> None:
+        """Log the files in ``folder`` under ``path``."""
+        self._client.log_artifacts(self.run_id, str(folder), path)
+
+    def register(self, name: str, artifact: Path, tags: Mapping[str, str]) -> ModelVersion:
+        """Log the artifact and register it as a new version of ``name``."""
+        return self._registry.register(self.run_id, name, artifact, tags)
+
+
+class Tracker:
+    """Runs in one MLflow store."""
+
+    def __init__(self, client: MlflowClient, settings: RegistrySettings, now: Callable[[], float]) -> None:
+        self._client, self._settings, self.now = client, settings, now
+        self.registry = MlflowRegistry(client, settings)
+
+    @classmethod
+    def open(cls, settings: RegistrySettings, now: Callable[[], float], may_create: bool = True) -> Tracker:
+        """Return a tracker over the store; raises RegistryError if it cannot be opened."""
+        return cls(open_client(settings, may_create), settings, now)
+
+    @contextmanager
+    def run(self, name: str, parameters: Mapping[str, object], tags: Mapping[str, str]) -> Iterator[TrackedRun]:
+        """Open a run, with code revision and environment as tags; it ends FINISHED, or FAILED if the block raises."""
+        from mlflow.entities import Param
+
+        with registry_errors(self._settings.store):
+            experiment = experiment_id(self._client, self._settings.store)
+            all_tags = {"code_revision": code_revision(), **environment(), **tags}
+            started = self._client.create_run(experiment, run_name=name, tags=all_tags)
+            run = TrackedRun(self._client, self.registry, started.info.run_id, self.now)
+            status = "FAILED"
+            try:
+                logged = [Param(key, str(value)[:5000]) for key, value in parameters.items()]
+                self._client.log_batch(run.run_id, params=logged)
+                yield run
+                status = "FINISHED"
+            finally:
+                self._client.set_terminated(run.run_id, status)
+
+    def record_verdict(
+        self,
+        challenger: ModelVersion,
+        verdict: Verdict,
+        settings: GateSettings,
+        series: Sequence[str],
+        forced: str | None,
+    ) -> None:
+        """Put a verdict on record, in a run of its own and as tags of the version that was judged."""
+        outcome = "passed" if verdict.passed else "refused"
+        tags = {"gate_verdict": outcome, "gate_reasons": "; ".join(verdict.reasons), "gate_champion": verdict.champion}
+        if forced is not None:
+            tags["gate_forced"] = forced
+        parameters = settings.model_dump() | {"series": ",".join(series), "challenger": verdict.challenger}
+        metrics: dict[str, float] = {}
+        for each in verdict.comparisons:
+            measure = each.measure.replace(" ", "_")
+            metrics |= {f"{measure}_challenger": each.challenger, f"{measure}_champion": each.champion}
+            metrics[f"{measure}_ratio"] = each.ratio
+        with self.run(f"promote {challenger.name}", parameters, {"kind": "gate", **tags}) as run:
+            run.metrics(metrics)
+        with registry_errors(self._settings.store):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(challenger.name, challenger.version, key, value[:5000])
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A fit that is on record: its version, its run, its scores on the test part (one per series and lead)."""
+
+    version: ModelVersion
+    run_id: str
+    artifact_digest: str
+    scores: tuple[Score, ...]
+
+
+def track_and_register(
+    tracker: Tracker,
+    fitted: FittedNet,
+    histories: Sequence[History],
+    name: str,
+    elapsed: Callable[[], float],
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> Registered:
+    """Judge a fitted net on the test part, put everything about it on record, and register it as the challenger.
+
+    On record are settings, the course of the fit, test scores, plots, digests, code revision, environment and the
+    artifact. Only ``promote`` makes a champion.
+
+    Args:
+        tracker: The store.
+        fitted: The net.
+        histories: What it was fitted on, in the same order.
+        name: Name of the registered model.
+        elapsed: Stopwatch in seconds.
+        on_progress: Called with the share of the judging that is done.
+
+    Raises:
+        RegistryError: If the store refuses; then no version is registered.
+    """
+    digest = data_digest([history.series for history in histories])
+    parameters = fitted.settings.model_dump() | {"series": ",".join(history.name for history in histories)}
+    tags = {"kind": "training", "model": fitted.settings.model, "data_digest": digest}
+    with tempfile.TemporaryDirectory() as scratch, tracker.run(f"train {name}", parameters, tags) as run:
+        run.epochs(fitted.epochs, tracker.now())
+        artifact = fitted.write(Path(scratch) / "model", name, digest, code_revision(), tracker.now())
+        forecaster = load_artifact(artifact)
+        judged = _judge(fitted, histories, forecaster, elapsed, on_progress)
+        scores = tuple(row for _, _, rows in judged for row in rows)
+        measured = _test_metrics(scores)
+        run.metrics(measured | {"fit_s": fitted.fit_s, "untrained_loss": fitted.untrained_loss})
+        run.tags({"stopped": fitted.stopped, "artifact_digest": forecaster.manifest.digest})
+        plots = Path(scratch) / "plots"
+        plots.mkdir()
+        for exam, answers, _ in judged[:1]:
+            _write_plots(plots, fitted, exam, answers)
+        run.files(plots, "plots")
+        version = run.register(name, artifact, _version_tags(fitted, digest, forecaster.manifest.digest, measured))
+        tracker.registry.point(name, CHALLENGER, version.version)
+    return Registered(version, run.run_id, forecaster.manifest.digest, scores)
+
+
+def _judge(
+    fitted: FittedNet,
+    histories: Sequence[History],
+    forecaster: NeuralForecaster,
+    elapsed: Callable[[], float],
+    on_progress: Callable[[float], None],
+) -> list[tuple[Examination, Answers, list[Score]]]:
+    """Ask the net on the test part of every history that has one long enough."""
+    settings, judged = fitted.settings, []
+    leads_s = sorted({settings.lead_time_s, settings.horizon_s})
+    for number, history in enumerate(histories):
+        try:
+            exam = examination(history, leads_s, _TEST_ORIGINS, settings.test_ratio)
+        except ValueError:
+            continue
+
+        def show(share: float, done: int = number) -> None:
+            on_progress((done + share) / len(histories))
+
+        answers = ask(exam, settings.model, forecaster, elapsed, show)
+        last_value = ask(exam, BASELINE, PLAIN[BASELINE](), elapsed)
+        judged.append((exam, answers, score(exam, answers, last_value, fitted.fit_s)))
+    return judged
+
+
+def _test_metrics(scores: Sequence[Score]) -> dict[str, float]:
+    """Return the scores as metrics, averaged over series, by lead: ``test_pinball_normalised_120s``."""
+    names = ("pinball_normalised", "wape", "coverage_95", "skill_vs_last_value", "peak_skill_vs_last_value")
+    return {
+        f"test_{name}_{lead_s:g}s": float(np.mean([getattr(row, name) for row in scores if row.lead_s == lead_s]))
+        for lead_s in sorted({row.lead_s for row in scores})
+        for name in names
+    }
+
+
+def _version_tags(
+    fitted: FittedNet, digest: str, artifact_digest: str, measured: Mapping[str, float]
+) -> dict[str, str]:
+    settings = fitted.settings
+    return {
+        "model": settings.model,
+        "step_s": f"{settings.step_s:g}",
+        "lead_time_s": f"{settings.lead_time_s:g}",
+        "horizon_s": f"{settings.horizon_s:g}",
+        "test_ratio": f"{settings.test_ratio:g}",
+        "data_digest": digest,
+        "artifact_digest": artifact_digest,
+        "code_revision": code_revision(),
+        **{key: f"{value:.4f}" for key, value in measured.items() if key.startswith("test_skill")},
+    }
+
+
+def _write_plots(folder: Path, fitted: FittedNet, exam: Examination, answers: Answers) -> None:
+    from training.plots import write_plots
+    from training.settings import steps_covering
+
+    lead = steps_covering(fitted.settings.lead_time_s, fitted.settings.step_s)
+    write_plots(folder, fitted, exam, answers, lead)
