@@ -1,12 +1,25 @@
-"""What all tests share: where the recorded traces are, if they are there."""
+"""What all tests share: where the recorded traces are, if they are there, and how properties are searched."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 RECORDED_TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
+
+# A busy machine is no failure, so no example has a deadline. Where a submission is judged, the same examples come every
+# time; elsewhere new ones. A failure prints what replays it.
+settings.register_profile(
+    "foresail",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("foresail")
 
 
 @pytest.fixture(scope="session")

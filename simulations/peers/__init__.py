@@ -1,1 +1,4 @@
-"""Rival autoscalers behind the same loop, one file each, faithful to how they are shipped."""
+"""Other autoscalers behind the same loop, one file each: what Foresail is measured against.
+
+Belongs here: how a rival sizes pools, as faithfully as its sources tell. None of them heals or moves traffic by load.
+"""

@@ -1,0 +1,148 @@
+"""What is the same for every policy that replays a trace: the settings, the load test, the first replicas, the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller.errors import BadInput
+from controller.forecasts import ForecastSettings
+from forecasting.series import LoadSeries
+from policies.decide import PolicySettings
+from policies.engine_profile import EngineProfile
+from policies.fleet import PoolKey
+from policies.placement import PoolSettings
+from policies.profile_catalogue import profile_named
+from simulations.faults import parse_fault
+from simulations.fleet import SimulatedFleet
+from simulations.peers.clairvoyant import ClairvoyantSettings
+from simulations.peers.hpa import HpaSettings
+from simulations.peers.static import StaticSettings
+from simulations.pool import PoolSpec
+from simulations.settings import FleetSettings
+from simulations.sizing import TestedPool, first_replicas, known_load, load_tested
+from simulations.trace import Trace
+
+DEFAULT_PROFILE = "llama-3.1-70b-a100-tp4"
+LEAD_TIME_P90_RATIO = 1.15
+"""90th percentile of the simulated lead times over their median; an operator who has seen starts knows it."""
+
+
+def pool_name(profile: EngineProfile) -> str:
+    """Return the key text of the pool that an engine profile makes: its model, and GPU type with parallel size."""
+    return str(PoolKey(profile.model, f"{profile.gpu}-tp{profile.gpus}"))
+
+
+def _default_pools() -> Mapping[str, PoolSettings]:
+    profile = profile_named(DEFAULT_PROFILE)
+    return {pool_name(profile): PoolSettings(profile=profile)}
+
+
+class SimulationSettings(BaseModel):
+    """Everything that decides a run beside the trace and the policy's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pools: Mapping[str, PoolSettings] = Field(
+        default_factory=_default_pools, description="Pools by key (model/pool/role), all of one model."
+    )
+    lead_time_s: float = Field(
+        120.0, gt=0, description="Median time from a replica being asked for to READY, in seconds."
+    )
+    initial_replicas: int | None = Field(
+        None, ge=0, description="READY replicas of each pool at the start; none sizes them for the first five minutes."
+    )
+    faults: tuple[str, ...] = Field((), description="What goes wrong when, as KIND@SECONDS[:KEY=VALUE,...].")
+    seed: int = Field(0, ge=0, description="Decides lead times and scrape phases; equal seeds give equal runs.")
+    policy: PolicySettings = Field(
+        default_factory=PolicySettings, description="How Foresail decides; its pools are those of the simulation."
+    )
+    forecast: ForecastSettings = Field(default_factory=ForecastSettings, description="What forecasters are shown.")
+    fleet: FleetSettings = Field(default_factory=FleetSettings, description="How the simulated world behaves.")
+    static: StaticSettings = Field(default_factory=StaticSettings, description="The rival that never changes.")
+    hpa: HpaSettings = Field(default_factory=HpaSettings, description="The rival that Kubernetes ships.")
+    clairvoyant: ClairvoyantSettings = Field(
+        default_factory=ClairvoyantSettings, description="The lower bound that knows the load."
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """A trace and all that is fixed before any policy is chosen.
+
+    Attributes:
+        load: What will really arrive; only the static and the clairvoyant fleet may look.
+        pools: Pools as load-tested.
+        first: Replicas at the start, the same for every policy but the static one.
+        policy: Foresail's settings with these pools and this lead time.
+        before: Load recorded before the trace begins, in steps of a tick; None where there is none.
+    """
+
+    trace: Trace
+    settings: SimulationSettings
+    load: LoadSeries
+    pools: tuple[TestedPool, ...]
+    first: Mapping[PoolKey, int]
+    policy: PolicySettings
+    before: LoadSeries | None
+
+    @property
+    def model(self) -> str:
+        """The model that all pools serve."""
+        return self.pools[0].key.model
+
+    def fleet(self, first: Mapping[PoolKey, int]) -> SimulatedFleet:
+        """Return the fleet under the trace's load, with ``first`` replicas READY and the faults to come.
+
+        Raises:
+            BadInput: If a fault names a pool that is not there.
+        """
+        specs = [
+            PoolSpec(
+                key=pool.key,
+                profile=pool.settings.profile,
+                replicas=first[pool.key],
+                lead_time_s=self.settings.lead_time_s,
+                lead_time_p90_ratio=LEAD_TIME_P90_RATIO,
+            )
+            for pool in self.pools
+        ]
+        settings = self.settings
+        fleet = SimulatedFleet(specs, self.trace.batches(), self.policy.objective, settings.fleet, settings.seed)
+        for fault in settings.faults:
+            try:
+                fleet.inject(parse_fault(fault))
+            except ValueError as error:
+                raise BadInput(str(error), f"fault {fault!r}", "name a pool of this run") from None
+        return fleet
+
+    def share_behind(self, elapsed_s: float) -> float:
+        """Return which share of the trace is behind after ``elapsed_s``."""
+        return min(1.0, elapsed_s / self.load.end_at)
+
+
+def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | None = None) -> Case:
+    """Return the case: read the trace once, load-test its pools, size the first replicas.
+
+    Raises:
+        BadInput: If the trace, a fault or the combination of settings cannot be used.
+    """
+    objective = settings.policy.objective
+    for spec in settings.faults:
+        parse_fault(spec)
+    try:
+        pools = load_tested(settings.pools, objective, trace)
+    except ValueError as error:
+        raise BadInput(str(error), "load test", "relax the objective or choose a faster engine profile") from None
+    load = known_load(trace)
+    first = first_replicas(load, objective, pools)
+    if settings.initial_replicas is not None:
+        first = {pool.key: settings.initial_replicas for pool in pools}
+    lead_time = settings.policy.lead_time
+    if "default_s" not in lead_time.model_fields_set:
+        lead_time = lead_time.model_copy(update={"default_s": settings.lead_time_s * LEAD_TIME_P90_RATIO})
+    tested = {str(pool.key): pool.settings for pool in pools}
+    policy = settings.policy.model_copy(update={"pools": tested, "lead_time": lead_time})
+    return Case(trace, settings, load, pools, first, policy, before)

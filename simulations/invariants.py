@@ -1,0 +1,119 @@
+"""What must hold at every tick of every simulation, whoever decides? Checked on what the loop saw, decided and did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from controller.ports import TickRecord
+from policies.decide import PolicySettings
+from policies.decisions import Decision, RestartReplica
+from policies.fleet import FleetState
+
+MOST_KEPT = 100
+"""Violations kept of one run; a broken rule breaks at every tick, and the first ones tell."""
+
+
+class InvariantChecks:
+    """Watches a run and keeps what was violated, each with instant and seed so that it can be replayed.
+
+    Rivals are held to the rules that hold for everybody (bounds, weights); Foresail also to its own (budgets, no
+    shrinking while blind, disruption budget).
+    """
+
+    def __init__(self, settings: PolicySettings, seed: int, *, all_rules: bool) -> None:
+        self.violations: list[str] = []
+        self._settings, self._seed, self._all_rules = settings, seed, all_rules
+
+    def check(self, record: TickRecord) -> None:
+        """Check one tick."""
+        if record.fleet is None or record.decision is None:
+            if record.results:
+                self._note(record.at, "acted without having observed")
+            return
+        for violation in self._found(record.fleet, record.decision):
+            self._note(record.at, violation)
+
+    def _note(self, at: float, what: str) -> None:
+        if len(self.violations) < MOST_KEPT:
+            self.violations.append(f"at {at:.0f} s, seed {self._seed}: {what}")
+
+    def _found(self, fleet: FleetState, decision: Decision) -> Iterator[str]:
+        yield from _out_of_bounds(fleet, decision, self._settings)
+        yield from _bad_weights(fleet, decision)
+        if self._all_rules:
+            yield from _over_budget(fleet, decision, self._settings)
+            yield from _shrunk_blind(fleet, decision, self._settings)
+            yield from _too_disruptive(decision, self._settings)
+
+
+def _out_of_bounds(fleet: FleetState, decision: Decision, settings: PolicySettings) -> Iterator[str]:
+    """Only pools that are ours and there, within their bounds (I11, I17)."""
+    ours = {str(pool.key) for pool in fleet.pools if not pool.owner} & set(settings.pools)
+    for plan in decision.scaling:
+        name = str(plan.pool)
+        if name not in ours:
+            yield f"{name}: scaled although it is not ours to scale (I11)"
+            continue
+        bounds = settings.pools[name]
+        if not bounds.min_replicas <= plan.desired <= bounds.max_replicas:
+            yield f"{name}: {plan.desired} replicas outside {bounds.min_replicas} to {bounds.max_replicas} (I17)"
+
+
+def _bad_weights(fleet: FleetState, decision: Decision) -> Iterator[str]:
+    """Weights sum to one, and none stays on a pool without a serving replica while another pool serves (I10)."""
+    planned = {traffic.model: traffic.weights for traffic in decision.traffic}
+    for model in fleet.models:
+        pools = fleet.pools_of(model)
+        weights = planned.get(model, {pool.key: pool.weight for pool in pools})
+        total = math.fsum(weights.values())
+        if abs(total - 1.0) > 1e-6 or min(weights.values()) < 0:
+            yield f"{model}: weights {sorted(weights.values())} do not share out one (I10)"
+        dead = [pool.key for pool in pools if not pool.serving]
+        if len(dead) < len(pools):
+            yield from (
+                f"{key}: weighted {weights[key]:.3f} without a replica (I10)" for key in dead if weights.get(key)
+            )
+
+
+def _over_budget(fleet: FleetState, decision: Decision, settings: PolicySettings) -> Iterator[str]:
+    """Growth keeps within the GPU and money budgets (I17)."""
+    desired = {plan.pool: plan.desired for plan in decision.scaling}
+    grown = any(plan.desired > plan.current for plan in decision.scaling)
+    limits = settings.guardrails
+    gpus = sum(desired.get(pool.key, pool.desired) * pool.gpus_per_replica for pool in fleet.pools)
+    if grown and limits.gpu_budget is not None and gpus > limits.gpu_budget:
+        yield f"{gpus} GPUs asked for, the budget is {limits.gpu_budget} (I17)"
+    usd = sum(desired.get(pool.key, pool.desired) * pool.usd_per_replica_hour for pool in fleet.pools)
+    if grown and limits.usd_per_hour_budget is not None and usd > limits.usd_per_hour_budget + 1e-6:
+        yield f"{usd:.2f} US dollars per hour asked for, the budget is {limits.usd_per_hour_budget:g} (I17)"
+
+
+def _shrunk_blind(fleet: FleetState, decision: Decision, settings: PolicySettings) -> Iterator[str]:
+    """Nothing shrinks while load or too many replicas are not observed (I4)."""
+    limits = settings.guardrails
+    for plan in decision.scaling:
+        if plan.desired >= plan.current:
+            continue
+        if plan.pool.model not in fleet.demand:
+            yield f"{plan.pool}: shrunk to {plan.desired} without observed load (I4)"
+        coverage = fleet.coverage_ratio(plan.pool.model, limits.max_metrics_age_s)
+        if coverage < limits.min_coverage_ratio:
+            yield f"{plan.pool}: shrunk to {plan.desired} while {coverage:.0%} of the replicas report (I4)"
+
+
+def _too_disruptive(decision: Decision, settings: PolicySettings) -> Iterator[str]:
+    """At most the disruption budget of repairs in flight, per model and in the fleet (I2)."""
+    healing = settings.healing
+    in_flight = [action for action in decision.memory.actions if action.open]
+    per_model: dict[str, int] = {}
+    for action in in_flight:
+        per_model[action.model] = per_model.get(action.model, 0) + 1
+    for model, count in sorted(per_model.items()):
+        if count > healing.disruption_budget:
+            yield f"{model}: {count} repairs in flight, the budget is {healing.disruption_budget} (I2)"
+    if len(in_flight) > healing.fleet_disruption_budget:
+        yield f"{len(in_flight)} repairs in flight, the fleet's budget is {healing.fleet_disruption_budget} (I2)"
+    restarts = [remedy.replica for remedy in decision.remediations if isinstance(remedy, RestartReplica)]
+    if len(restarts) != len(set(restarts)):
+        yield f"one replica restarted twice in a tick: {sorted(restarts)} (I2)"

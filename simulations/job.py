@@ -1,0 +1,150 @@
+"""What is one run, told in words and numbers only, so that another process can do it as well?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from controller.adapters.system_clock import SystemClock
+from controller.errors import BadInput
+from controller.ports import AuditLog
+from forecasting.forecaster import Forecaster
+from forecasting.series import LoadSeries
+from simulations.case import LEAD_TIME_P90_RATIO, SimulationSettings, prepare
+from simulations.runner import Tick, replay
+from simulations.scorecard import Curves, Scorecard, TimelinePoint
+from simulations.trace import Trace
+from simulations.trace_files import open_trace
+from simulations.trace_load import load_before
+from simulations.trace_views import scaled, sliced
+
+
+@dataclass(frozen=True, slots=True)
+class TraceChoice:
+    """Which trace, and what of it.
+
+    ``name`` is what tables call it. ``trace_model`` and what follows are as in ``simulations.trace_files.open_trace``.
+    """
+
+    path: Path
+    name: str
+    scale: float = 1.0
+    start_s: float = 0.0
+    duration_s: float | None = None
+    trace_model: str | None = None
+    token_shape: str = "chat"  # noqa: S105 - not a password
+    arrivals: str = "poisson"
+    arrival_cv: float = 3.0
+
+    def open(self, settings: SimulationSettings) -> tuple[Trace, LoadSeries | None]:
+        """Return the trace, and the load before it where it begins later than the file.
+
+        The history is what the daemon would read from its metrics store at the start: in steps of a tick, up to the
+        kept span, ending when the run begins.
+
+        Raises:
+            BadInput: If there is no such trace, or nothing in the part that is asked for.
+        """
+        opened = open_trace(
+            self.path,
+            seed=settings.seed,
+            model=self.trace_model,
+            token_shape=self.token_shape,
+            arrivals=self.arrivals,
+            arrival_cv=self.arrival_cv,
+        )
+        whole = scaled(opened, self.scale, settings.seed)
+        trace = sliced(whole, self.start_s, self.duration_s)
+        if self.start_s <= 0:
+            return trace, None
+        before = load_before(whole, self.start_s, settings.policy.tick_s, settings.forecast.kept_s)
+        began_at = settings.fleet.epoch_at - len(before) * before.step_s
+        return trace, LoadSeries(began_at, before.step_s, before.values)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What is kept of a run: a scorecard, curves for the report, and where it came from.
+
+    Attributes:
+        replica_requests_per_s: Load that one replica of each pool sustained in the load test, by pool key text.
+    """
+
+    trace: str
+    described: str
+    generated: bool
+    seed: int
+    scorecard: Scorecard
+    timeline: tuple[TimelinePoint, ...]
+    curves: Curves
+    replica_requests_per_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One policy on one trace. ``model_dir`` holds a trained model that Foresail asks first."""
+
+    trace: TraceChoice
+    policy: str
+    settings: SimulationSettings
+    model_dir: Path | None = None
+
+    def run(self, audit: AuditLog | None = None, on_tick: Callable[[Tick], None] | None = None) -> RunReport:
+        """Do it.
+
+        Raises:
+            BadInput: If the trace, the model or the settings cannot be used.
+        """
+        trace, before = self.trace.open(self.settings)
+        forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
+        case = prepare(trace, self.settings, before)
+        stopwatch = SystemClock()
+        began_s = stopwatch.elapsed()
+        result = replay(case, self.policy, forecasters, audit, on_tick)
+        wall_s = stopwatch.elapsed() - began_s
+        return RunReport(
+            trace=self.trace.name,
+            described=trace.describe(),
+            generated=trace.generated,
+            seed=self.settings.seed,
+            scorecard=replace(result.scorecard, wall_s=wall_s),
+            timeline=result.timeline,
+            curves=result.curves,
+            replica_requests_per_s={str(pool.key): pool.requests_per_s for pool in case.pools},
+        )
+
+
+def forecaster_chain(model_dir: Path | None, settings: SimulationSettings) -> tuple[Forecaster, ...]:
+    """Return who is asked for forecasts, in order of preference; when all step back, Foresail is reactive only.
+
+    Raises:
+        BadInput: If the model in ``model_dir`` is damaged, or cannot see as far as a replica takes to start.
+    """
+    # Imported here: statsmodels and torch take seconds, and rivals need neither.
+    from forecasting.last_value import LastValueForecaster
+    from forecasting.statistical import ExponentialSmoothingForecaster
+
+    plain = (ExponentialSmoothingForecaster(), LastValueForecaster())
+    return plain if model_dir is None else (_trained(model_dir, settings), *plain)
+
+
+def _trained(model_dir: Path, settings: SimulationSettings) -> Forecaster:
+    """Return the model in the folder, if it fits the run."""
+    from forecasting.artifact import ArtifactRefused, load_artifact
+
+    try:
+        model = load_artifact(model_dir)
+    except ArtifactRefused as refused:
+        raise BadInput(refused.what, refused.where, refused.remedy) from None
+    spec = model.manifest.card.spec
+    step_s = settings.forecast.step_s
+    if spec.step_s != step_s:
+        what = f"the model was trained on steps of {spec.step_s:g} s, forecasts are made in steps of {step_s:g} s"
+        raise BadInput(what, str(model_dir), f"train one with that step, or set forecast.step_s={spec.step_s:g}")
+    reach_s = spec.lead_steps[-1] * spec.step_s
+    needed_s = settings.lead_time_s * LEAD_TIME_P90_RATIO + settings.policy.tick_s
+    if reach_s < needed_s:
+        what = f"the model's horizon of {reach_s:g} s is shorter than the lead time and a tick ({needed_s:g} s)"
+        raise BadInput(what, str(model_dir), "train one with a longer horizon, or give a shorter --lead-time-s")
+    return model

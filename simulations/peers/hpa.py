@@ -1,0 +1,176 @@
+"""What would the Kubernetes Horizontal Pod Autoscaler do, on running and waiting requests per replica?
+
+A ``Pods`` metric with an ``AverageValue`` target, ``autoscaling/v2`` with the behaviour that it defaults to. Follows
+``pkg/controller/podautoscaler`` of Kubernetes 1.34: ``replica_calculator.go`` (``calcPlainMetricReplicas``,
+``groupPods``) for the count, ``horizontal.go`` (``recordInitialRecommendation``,
+``stabilizeRecommendationWithBehaviors``, ``convertDesiredReplicasWithBehaviorRate``,
+``calculateScaleUpLimitWithScalingRules``, ``calculateScaleDownLimitWithBehaviors``) for what is made of it.
+
+How a replica appears to it: PENDING is an unready pod; LOADING and FAILED are running pods whose container gives no
+metrics; DRAINING is a pod that is being deleted. The original counts in thousandths; this counts in floats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forecasting.forecast import LoadForecast
+from policies.decisions import Decision, Reason
+from policies.fleet import FleetState, Phase, PoolState, ReplicaState
+from policies.memory import PolicyMemory, PoolMemory
+from policies.placement import PoolSettings
+from simulations.peers.answer import decision_of
+
+
+class HpaSettings(BaseModel):
+    """The object's spec and the controller's flags, at the defaults they ship with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target_ratio: float = Field(
+        0.7,
+        gt=0,
+        le=2,
+        description="Target for requests per replica, as a share of those that one replica held in its load test.",
+    )
+    tolerance_ratio: float = Field(
+        0.1, ge=0, lt=1, description="Deviation from the target that is ignored; the controller's flag of that name."
+    )
+    up_ratio: float = Field(1.0, gt=0, description="Growth allowed per period, as a share: scaleUp Percent 100.")
+    up_replicas: int = Field(4, ge=0, description="Growth allowed per period, in replicas, if more: scaleUp Pods 4.")
+    up_period_s: float = Field(15.0, gt=0, description="Period of the growth limits, in seconds.")
+    up_window_s: float = Field(0.0, ge=0, description="Scale-up stabilization window, in seconds.")
+    down_ratio: float = Field(1.0, gt=0, le=1, description="Shrinking allowed per period: scaleDown Percent 100.")
+    down_period_s: float = Field(15.0, gt=0, description="Period of the shrinking limit, in seconds.")
+    down_window_s: float = Field(300.0, ge=0, description="Scale-down stabilization window, in seconds.")
+
+
+@dataclass(frozen=True, slots=True)
+class Hpa:
+    """One autoscaler object per pool.
+
+    It syncs at every tick of the loop; the original syncs every 15 s, which is the tick's default.
+
+    Attributes:
+        pools: Bounds per pool, by key text. A pool that is not listed has no autoscaler.
+        targets: Requests per replica to aim at, by the same keys.
+    """
+
+    pools: Mapping[str, PoolSettings]
+    targets: Mapping[str, float]
+    settings: HpaSettings
+    name: str = "hpa"
+
+    def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
+        """Return what each pool's autoscaler asks for."""
+        desired, remembered, reasons = {}, dict(memory.pools), []
+        for pool in fleet.pools:
+            name = str(pool.key)
+            if name in self.pools:
+                known = remembered.get(name, PoolMemory())
+                desired[pool.key], remembered[name], why = self._reconcile(pool, known, fleet.at)
+                reasons += why
+        return decision_of(fleet, memory, desired, tuple(reasons), remembered)
+
+    def _reconcile(self, pool: PoolState, memory: PoolMemory, at: float) -> tuple[int, PoolMemory, list[Reason]]:
+        """Return the count for one pool, what to remember, and why."""
+        bounds, name = self.pools[str(pool.key)], str(pool.key)
+        if not memory.targets:  # what ran before the first look counts as a recommendation
+            memory = replace(memory, targets=((at, pool.desired),), desired=((at, pool.desired),))
+        if pool.desired == 0:
+            return 0, memory, []  # zero means switched off
+        if not bounds.min_replicas <= pool.desired <= bounds.max_replicas:
+            wanted = min(max(pool.desired, bounds.min_replicas), bounds.max_replicas)
+            return wanted, _remembered(memory, wanted, at, self.settings), []
+        answer = recommended(pool, self.targets[name], self.settings.tolerance_ratio)
+        if answer is None:
+            return pool.desired, memory, [Reason("no metrics", name, pool.desired, pool.desired, "nothing to go by")]
+        stable, memory = stabilized(answer, pool.desired, memory, at, self.settings)
+        limited = rate_limited(stable, pool.desired, memory.desired, at, self.settings)
+        limited = min(max(limited, bounds.min_replicas), bounds.max_replicas)
+        reasons = [] if answer == limited else [Reason("behavior", name, answer, limited, f"stabilized {stable}")]
+        return limited, _remembered(memory, limited, at, self.settings), reasons
+
+
+def recommended(pool: PoolState, target: float, tolerance_ratio: float) -> int | None:
+    """Return the count that brings requests per replica to ``target``; None when no replica gave metrics.
+
+    Three replicas with 10, 20 and 30 requests at a target of 12: ratio 20 / 12 = 1.67, ceil(1.67 * 3) = 5 replicas.
+    With two more that are still loading the ratio is 60 / 5 / 12 = 1.0, within tolerance: they will do.
+    """
+    pods = [r for r in pool.replicas if r.phase is not Phase.DRAINING]
+    seen = [requests for r in pods if (requests := _requests(r)) is not None]
+    unready = sum(r.phase is Phase.PENDING for r in pods)
+    missing = len(pods) - len(seen) - unready
+    if not seen:
+        return None
+    ratio = sum(seen) / len(seen) / target
+    counted = list(seen)
+    if ratio < 1.0:  # shrinking: who says nothing is taken to be exactly at the target
+        counted += [target] * missing
+    elif ratio > 1.0:  # growing: who says nothing or is not ready is taken to be idle
+        counted += [0.0] * (missing + unready)
+    careful = sum(counted) / len(counted) / target
+    flipped = (ratio < 1.0 < careful) or (careful < 1.0 < ratio)
+    if abs(1.0 - careful) <= tolerance_ratio or flipped:
+        return pool.desired
+    count = math.ceil(careful * len(counted))
+    turned = (careful < 1.0 and count > pool.desired) or (careful > 1.0 and count < pool.desired)
+    return pool.desired if turned and len(counted) != len(seen) else count
+
+
+def stabilized(
+    wanted: int, current: int, memory: PoolMemory, at: float, settings: HpaSettings
+) -> tuple[int, PoolMemory]:
+    """Return the count between the lowest recommendation of the up window and the highest of the down window.
+
+    The recommendation itself, not what is made of it, is remembered.
+    """
+    lowest = min([wanted, *(n for t, n in memory.targets if t > at - settings.up_window_s)])
+    highest = max([wanted, *(n for t, n in memory.targets if t > at - settings.down_window_s)])
+    window_s = max(settings.up_window_s, settings.down_window_s)
+    kept = tuple((t, n) for t, n in memory.targets if t > at - window_s)
+    return min(max(current, lowest), highest), replace(memory, targets=(*kept, (at, wanted)))
+
+
+def rate_limited(
+    wanted: int, current: int, changes: Sequence[tuple[float, int]], at: float, settings: HpaSettings
+) -> int:
+    """Return ``wanted`` within what may be added or taken away, counted from the replicas at the period's start."""
+    if wanted > current:
+        began = _count_before(changes, current, at - settings.up_period_s)
+        most = max(math.ceil(began * (1.0 + settings.up_ratio)), began + settings.up_replicas)
+        return min(wanted, max(most, current))
+    if wanted < current:
+        began = _count_before(changes, current, at - settings.down_period_s)
+        return max(wanted, min(int(began * (1.0 - settings.down_ratio)), current))
+    return wanted
+
+
+def _requests(replica: ReplicaState) -> float | None:
+    """Return running plus waiting requests as last scraped; None where no container runs or no such metric came."""
+    if replica.phase in (Phase.PENDING, Phase.FAILED) or replica.metrics is None:
+        return None
+    requests = replica.metrics.running_requests + replica.metrics.queued_requests
+    return None if math.isnan(requests) else requests
+
+
+def _count_before(changes: Sequence[tuple[float, int]], current: int, cutoff_at: float) -> int:
+    """Return the current count less what was added and plus what was taken away after ``cutoff_at``."""
+    moved = sum(after - before for (_, before), (at, after) in pairwise(changes) if at > cutoff_at)
+    return current - moved
+
+
+def _remembered(memory: PoolMemory, count: int, at: float, settings: HpaSettings) -> PoolMemory:
+    """Return ``memory`` with the count decided now, one entry per change of the last period and the one before."""
+    period_s = max(settings.up_period_s, settings.down_period_s)
+    older = [entry for entry in memory.desired if entry[0] <= at - period_s][-1:]
+    kept = [*older, *(entry for entry in memory.desired if entry[0] > at - period_s)]
+    if not kept or kept[-1][1] != count:
+        kept.append((at, count))
+    return replace(memory, desired=tuple(kept))

@@ -1,0 +1,207 @@
+"""What does a policy make of a trace: the daemon's own control loop, on a virtual clock, against a simulated fleet.
+
+    prepare           load test, first replicas, faults: the same for every policy (``case.py``)
+    until the last arrival, tick by tick:
+        loop.tick()   observe, forecast, decide, act, record (``controller.loop``: the object that the daemon runs)
+        check, tally  invariants, acts, replica counts
+        advance       requests arrive, engines step, replicas start, drain, crash (``fleet.py``)
+    bill              GPU hours up to the end of the trace
+    finish            requests that are still being served end; nobody decides or pays any more
+    score             what every request got (``scorecard.py``)
+
+A rival runs in the same loop: it is another ``policies.decisions.Policy``, and nothing else differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from controller.actuation import Actuator, ModeSettings
+from controller.errors import BadInput
+from controller.forecasts import LoadForecasts
+from controller.loop import ControlLoop
+from controller.ports import AuditLog, TickRecord
+from forecasting.forecast import LoadForecast
+from forecasting.forecaster import FallbackForecaster, Forecaster
+from forecasting.series import LoadSeries
+from policies.decide import Foresail
+from policies.decisions import Page, Policy
+from policies.fleet import PoolKey
+from simulations.case import Case, SimulationSettings, prepare
+from simulations.fleet import SimulatedFleet
+from simulations.invariants import InvariantChecks
+from simulations.peers.clairvoyant import Clairvoyant, plan_ahead
+from simulations.peers.hpa import Hpa
+from simulations.peers.static import Static
+from simulations.scorecard import Bill, Curves, Scorecard, Tally, TimelinePoint, curves, score
+from simulations.sizing import covering, replicas_for
+from simulations.trace import Trace
+
+POLICIES = ("foresail", "hpa", "static", "clairvoyant")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tick:
+    """One tick, for whoever watches: ``share`` of the trace is behind it, ``forecasts`` went into the decision."""
+
+    share: float
+    record: TickRecord
+    forecasts: Mapping[str, LoadForecast]
+    fleet: SimulatedFleet
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulationResult:
+    """A finished run; ``fleet`` stands as the run left it, ``fleet.outcomes`` has every request."""
+
+    scorecard: Scorecard
+    timeline: tuple[TimelinePoint, ...]
+    curves: Curves
+    case: Case
+    fleet: SimulatedFleet
+
+
+def simulate(
+    trace: Trace,
+    policy_name: str,
+    settings: SimulationSettings,
+    forecasters: Sequence[Forecaster] = (),
+    before: LoadSeries | None = None,
+    audit: AuditLog | None = None,
+    on_tick: Callable[[Tick], None] | None = None,
+) -> SimulationResult:
+    """Replay ``trace`` under a policy.
+
+    Args:
+        trace: What arrives. The run begins at its second 0 and ends at the first tick after its last request.
+        policy_name: One of ``POLICIES``.
+        settings: Everything else that decides the outcome.
+        forecasters: In order of preference; without any, Foresail is reactive only. Rivals never ask them.
+        before: Load recorded before the trace began, in steps of a tick, as the daemon would read it at its start.
+        audit: Where the records of all ticks go; nowhere when None.
+        on_tick: Called after each tick.
+
+    Raises:
+        BadInput: If the trace or the settings cannot be used.
+    """
+    return replay(prepare(trace, settings, before), policy_name, forecasters, audit, on_tick)
+
+
+def replay(
+    case: Case,
+    policy_name: str,
+    forecasters: Sequence[Forecaster] = (),
+    audit: AuditLog | None = None,
+    on_tick: Callable[[Tick], None] | None = None,
+) -> SimulationResult:
+    """Do what ``simulate`` does, once the case is prepared."""
+    policy, first = policy_of(policy_name, case)
+    foresail = policy_name == "foresail"
+    objective, tick_s = case.policy.objective, case.policy.tick_s
+    fleet = case.fleet(first)
+    loads = _Loads(case, forecasters if foresail else ())
+    loop = _control_loop(case, policy, fleet, loads, _NoAudit() if audit is None else audit)
+    tally, checks = Tally(), InvariantChecks(case.policy, case.settings.seed, all_rules=foresail)
+    start_at = fleet.clock.now()
+
+    while not fleet.arrivals_over:
+        loads.latest.clear()
+        record = loop.tick()
+        elapsed_s = fleet.clock.now() - start_at
+        tally.add(record, elapsed_s)
+        checks.check(record)
+        if on_tick is not None:
+            on_tick(Tick(case.share_behind(elapsed_s), record, dict(loads.latest), fleet))
+        fleet.advance(fleet.clock.now() + tick_s)
+
+    simulated_s = fleet.clock.now() - start_at
+    bill = Bill(fleet.gpu_seconds(), fleet.replica_seconds, fleet.cost_usd)
+    fleet.finish()
+    return SimulationResult(
+        score(policy_name, fleet.outcomes, objective, bill, tally, simulated_s, checks.violations),
+        tuple(tally.timeline),
+        curves(fleet.outcomes, objective, start_at, simulated_s),
+        case,
+        fleet,
+    )
+
+
+def policy_of(name: str, case: Case) -> tuple[Policy, Mapping[PoolKey, int]]:
+    """Return the policy of that name, with the replicas that its run begins with.
+
+    Raises:
+        BadInput: If there is no such policy.
+    """
+    settings, objective = case.settings, case.policy.objective
+    match name:
+        case "foresail":
+            return Foresail(case.policy), case.first
+        case "hpa":
+            targets = {str(pool.key): pool.concurrency * settings.hpa.target_ratio for pool in case.pools}
+            return Hpa(case.policy.pools, targets, settings.hpa), case.first
+        case "static":
+            peak = covering(replicas_for(case.load, settings.static.peak_window_s, objective, case.pools))
+            return Static(peak), peak
+        case "clairvoyant":
+            knows = settings.clairvoyant
+            needed = replicas_for(case.load, knows.smoothing_s, objective, case.pools)
+            look_ahead_s = settings.lead_time_s * knows.lead_time_ratio + case.policy.tick_s
+            start_at, step_s = settings.fleet.epoch_at, case.load.step_s
+            plans = {
+                key: plan_ahead(need / knows.utilisation_ratio, start_at, step_s, look_ahead_s)
+                for key, need in needed.items()
+            }
+            return Clairvoyant(plans), case.first
+    raise BadInput(f"no policy is called {name!r}", "policy", f"known: {', '.join(POLICIES)}")
+
+
+def _control_loop(
+    case: Case, policy: Policy, fleet: SimulatedFleet, loads: LoadForecasts, audit: AuditLog
+) -> ControlLoop:
+    """Wire the loop as the daemon does, with everything allowed to act."""
+    actuator = Actuator(
+        fleet.clock, fleet.cluster, fleet.router, _Pager(), ModeSettings.all_auto(), killed=lambda: False
+    )
+    return ControlLoop(
+        fleet.clock,
+        fleet.metrics,
+        fleet.cluster,
+        fleet.router,
+        audit,
+        actuator,
+        loads,
+        policy,
+        case.policy.lead_time,
+        case.policy.tick_s,
+    )
+
+
+class _Loads(LoadForecasts):
+    """Keeps the forecasts of the present tick for whoever watches."""
+
+    def __init__(self, case: Case, forecasters: Sequence[Forecaster]) -> None:
+        before = {} if case.before is None else {case.model: case.before}
+        super().__init__(FallbackForecaster(tuple(forecasters)), case.policy.tick_s, case.settings.forecast, before)
+        self.latest: dict[str, LoadForecast] = {}
+
+    def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
+        forecast = super().forecast(model, horizon_s)
+        if forecast is not None:
+            self.latest[model] = forecast
+        return forecast
+
+
+@dataclass(slots=True)
+class _Pager:
+    """Nobody is woken by a simulation; the page stays in the record of its tick."""
+
+    pages: list[tuple[Page, float]] = field(default_factory=list)
+
+    def page(self, page: Page, at: float) -> None:
+        self.pages.append((page, at))
+
+
+class _NoAudit:
+    def append(self, record: TickRecord) -> str:
+        return str(record.at)

@@ -1,0 +1,241 @@
+"""How well did a policy do: what every request got, what every GPU cost, in one row of figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from controller.ports import TickRecord
+from forecasting.series import FloatArray
+from policies.fleet import Phase
+from policies.slo import ServiceObjective
+from policies.wire import canonical_json
+from simulations.outcomes import Outcomes, RequestStatus
+
+BIN_S = 60.0
+"""Length of a step of the curves in a report, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """One run in figures. A latency is NaN when no request has one; JSON writes it as null.
+
+    Attributes:
+        failed: Requests that were refused, given up, or had not ended when the simulation did.
+        dropped_in_flight: Requests lost with the replica that served them.
+        slo_attainment_ratio: Completed within both objectives, as a share of *all* requests: a failed or dropped
+            request is a miss. NaN when nothing arrived.
+        ttft_p50_s: From arrival at the gateway to the first token, over all requests that got one; also p95, p99.
+        tpot_p50_s: Mean time per later output token, over completed requests; also p95.
+        goodput_requests_per_s: Requests within both objectives over ``simulated_s``; goodput tokens are their outputs.
+        gpu_hours: GPUs held, loading and draining included, from the start to the end of the trace.
+        mean_replicas: Replicas that hold GPUs, averaged over that time.
+        peak_replicas: Most replicas that held or waited for GPUs at a tick, those that drain included.
+        scale_ups: Scaling acts carried out that asked for more; ``scale_downs`` for fewer.
+        simulated_s: Length of the trace. What runs on after it serves requests but is not paid for, by any policy.
+        wall_s: Real time that the run took, the load test before it excluded.
+        decisions_digest: SHA-256 over every tick's acts and the totals: equal runs have equal digests.
+        violations: Invariants that were broken, each with its instant.
+    """
+
+    policy: str
+    requests: int
+    completed: int
+    failed: int
+    dropped_in_flight: int
+    slo_attainment_ratio: float
+    ttft_p50_s: float
+    ttft_p95_s: float
+    ttft_p99_s: float
+    tpot_p50_s: float
+    tpot_p95_s: float
+    goodput_requests_per_s: float
+    goodput_tokens_per_s: float
+    gpu_hours: float
+    cost_usd: float
+    mean_replicas: float
+    peak_replicas: int
+    scale_ups: int
+    scale_downs: int
+    simulated_s: float
+    wall_s: float
+    decisions_digest: str
+    violations: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields in their order, ready for ``json.dumps``: NaN becomes None."""
+        return {name: None if _is_nan(value) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a fleet has used up to an instant."""
+
+    gpu_s: float
+    replica_s: float
+    usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePoint:
+    """The fleet at one tick, all pools together.
+
+    Attributes:
+        at_s: Seconds from the start of the trace.
+        desired: Replicas asked for by the end of the tick.
+        ready: READY replicas; ``ready_in`` counts them per pool, by key text.
+        starting: On their way to READY.
+        existing: All that there are, draining and failed ones included.
+        source: Who forecast; empty when nobody was asked.
+    """
+
+    at_s: float
+    desired: int
+    ready: int
+    starting: int
+    existing: int
+    source: str
+    ready_in: tuple[tuple[str, int], ...]
+
+
+class Tally:
+    """Collects, tick by tick, what the scorecard needs of the decisions."""
+
+    def __init__(self) -> None:
+        self.timeline: list[TimelinePoint] = []
+        self.scale_ups = 0
+        self.scale_downs = 0
+        self._digest = sha256()
+
+    def add(self, record: TickRecord, at_s: float) -> None:
+        """Count what was decided and carried out in one tick."""
+        decision = record.decision
+        if record.fleet is None or decision is None:
+            self._digest.update(canonical_json({"at": record.at, "error": record.error}).encode())
+            return
+        acts = (record.at, decision.scaling, decision.traffic, decision.remediations)
+        self._digest.update(canonical_json(acts).encode())
+        done = {result.subject for result in record.results if result.act == "scale" and result.outcome == "done"}
+        carried_out = [plan for plan in decision.scaling if str(plan.pool) in done]
+        self.scale_ups += sum(plan.desired > plan.current for plan in carried_out)
+        self.scale_downs += sum(plan.desired < plan.current for plan in carried_out)
+        replicas = [replica for pool in record.fleet.pools for replica in pool.replicas]
+        ready_in = {str(p.key): sum(r.phase is Phase.READY for r in p.replicas) for p in record.fleet.pools}
+        planned = {plan.pool: plan.desired for plan in carried_out}
+        self.timeline.append(
+            TimelinePoint(
+                at_s=at_s,
+                desired=sum(planned.get(pool.key, pool.desired) for pool in record.fleet.pools),
+                ready=sum(ready_in.values()),
+                starting=sum(replica.starting for replica in replicas),
+                existing=len(replicas),
+                source=", ".join(sorted(set(record.forecast_sources.values()))),
+                ready_in=tuple(ready_in.items()),
+            )
+        )
+
+    def digest(self, totals: Sequence[float]) -> str:
+        """Return the digest of all acts so far and of ``totals``."""
+        whole = self._digest.copy()
+        whole.update(canonical_json(list(totals)).encode())
+        return whole.hexdigest()
+
+
+def score(
+    policy: str,
+    outcomes: Outcomes,
+    objective: ServiceObjective,
+    bill: Bill,
+    tally: Tally,
+    simulated_s: float,
+    violations: Sequence[str],
+) -> Scorecard:
+    """Return the scorecard of a finished run; ``wall_s`` is left at 0 for whoever has a stopwatch."""
+    within = outcomes.within(objective)
+    completed = outcomes.count(RequestStatus.COMPLETED)
+    dropped = outcomes.count(RequestStatus.DROPPED_IN_FLIGHT)
+    requests, good = len(outcomes), int(within.sum())
+    good_tokens = int(outcomes.output_tokens[within].sum())
+    ttft_p50_s, ttft_p95_s, ttft_p99_s = _quantiles(outcomes.ttft_s, (0.5, 0.95, 0.99))
+    tpot_p50_s, tpot_p95_s = _quantiles(outcomes.tpot_s, (0.5, 0.95))
+    totals = (requests, completed, dropped, good, good_tokens, round(bill.gpu_s, 3))
+    return Scorecard(
+        policy=policy,
+        requests=requests,
+        completed=completed,
+        failed=requests - completed - dropped,
+        dropped_in_flight=dropped,
+        slo_attainment_ratio=good / requests if requests else math.nan,
+        ttft_p50_s=ttft_p50_s,
+        ttft_p95_s=ttft_p95_s,
+        ttft_p99_s=ttft_p99_s,
+        tpot_p50_s=tpot_p50_s,
+        tpot_p95_s=tpot_p95_s,
+        goodput_requests_per_s=good / simulated_s,
+        goodput_tokens_per_s=good_tokens / simulated_s,
+        gpu_hours=bill.gpu_s / 3600.0,
+        cost_usd=bill.usd,
+        mean_replicas=bill.replica_s / simulated_s,
+        peak_replicas=max((point.existing for point in tally.timeline), default=0),
+        scale_ups=tally.scale_ups,
+        scale_downs=tally.scale_downs,
+        simulated_s=simulated_s,
+        wall_s=0.0,
+        decisions_digest=tally.digest(totals),
+        violations=tuple(violations),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What happened over time, in steps of ``BIN_S`` from the start of the trace, by arrival.
+
+    Attributes:
+        requests_per_s: Offered load.
+        ttft_p95_s: NaN in steps in which no request got a token.
+        within_ratio: Share of the step's requests within the objective; NaN in steps without requests.
+        ttft_s: TTFT at each of ``CURVE_LEVELS``, over the whole run.
+    """
+
+    requests_per_s: tuple[float, ...]
+    ttft_p95_s: tuple[float, ...]
+    within_ratio: tuple[float, ...]
+    ttft_s: tuple[float, ...]
+
+
+CURVE_LEVELS = (*(percent / 100 for percent in range(1, 100)), 0.992, 0.994, 0.996, 0.998, 0.999)
+
+
+def curves(outcomes: Outcomes, objective: ServiceObjective, start_at: float, simulated_s: float) -> Curves:
+    """Return the curves of a run that began at ``start_at``."""
+    steps = max(1, math.ceil(simulated_s / BIN_S))
+    step = np.clip(((outcomes.arrived_at - start_at) / BIN_S).astype(int), 0, steps - 1)
+    count = np.bincount(step, minlength=steps).astype(np.float64)
+    good = np.bincount(step, weights=outcomes.within(objective).astype(np.float64), minlength=steps)
+    ratio = np.divide(good, count, out=np.full(steps, np.nan), where=count > 0)
+    ttft_s = outcomes.ttft_s
+    edges = np.searchsorted(step, np.arange(steps + 1))  # rows are in order of arrival
+    p95 = [_quantiles(ttft_s[edges[i] : edges[i + 1]], (0.95,))[0] for i in range(steps)]
+    length_s = np.minimum(BIN_S, simulated_s - BIN_S * np.arange(steps))
+    return Curves(
+        tuple(float(rate) for rate in count / length_s),
+        tuple(p95),
+        tuple(float(share) for share in ratio),
+        _quantiles(ttft_s, CURVE_LEVELS),
+    )
+
+
+def _quantiles(values: FloatArray, levels: Sequence[float]) -> tuple[float, ...]:
+    seen = values[np.isfinite(values)]
+    if not len(seen):
+        return (math.nan,) * len(levels)
+    return tuple(float(value) for value in np.quantile(seen, levels))
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

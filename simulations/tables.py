@@ -1,0 +1,127 @@
+"""How do scorecards read on a terminal?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from policies.slo import ServiceObjective
+from simulations.comparison import Spread, SummaryRow
+from simulations.job import RunReport
+
+MISSING = "-"
+SHOWN_DIGEST_CHARS = 16
+"""Enough for people to compare; JSON has all of it."""
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage; two digits, since targets such as 99 % leave one for the misses."""
+    return MISSING if math.isnan(share) else f"{share:.2%}"
+
+
+def seconds(value: float) -> str:
+    """Return seconds with three significant digits."""
+    return MISSING if math.isnan(value) else f"{value:.3g} s"
+
+
+def ratio(value: float | None) -> str:
+    """Return how much of something else it is."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def number(value: float, form: str) -> str:
+    """Return a figure as ``form`` says."""
+    return MISSING if math.isnan(value) else format(value, form)
+
+
+def _fixed(form: str) -> Callable[[float], str]:
+    return lambda value: number(value, form)
+
+
+FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("within\nSLO", "slo_attainment_ratio", percent),
+    ("GPU\nhours", "gpu_hours", _fixed(".1f")),
+    ("TTFT\nP95 s", "ttft_p95_s", _fixed(".3g")),
+    ("TTFT\nP99 s", "ttft_p99_s", _fixed(".3g")),
+    ("TPOT\nP95 s", "tpot_p95_s", _fixed(".2g")),
+    ("mean\nrepl.", "mean_replicas", _fixed(".1f")),
+    ("lost", "lost_requests", _fixed(".4g")),
+)
+"""Columns of a comparison: title, figure of ``SummaryRow.figures``, how it is written. They fit 80 characters."""
+
+RATIOS = ("times\nbound", "times\nHPA")
+"""Titles of GPU hours over those of the clairvoyant bound and over HPA's; they follow the second column above."""
+
+
+def scorecard_table(report: RunReport, objective: ServiceObjective) -> RenderableType:
+    """Return one run as rows of words and figures."""
+    card = report.scorecard
+    table = Table(title=Text(f"{card.policy} on {report.trace}"), title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column()
+    rows = {
+        "trace": report.described + (", generated" if report.generated else ""),
+        "requests": f"{card.requests:,}: {card.completed:,} completed, {card.failed:,} failed, "
+        f"{card.dropped_in_flight:,} dropped in flight",
+        "within the objective": f"{percent(card.slo_attainment_ratio)} "
+        f"(TTFT {objective.ttft_s:g} s, TPOT {objective.tpot_s:g} s; target {percent(objective.attainment_ratio)})",
+        "TTFT": f"P50 {seconds(card.ttft_p50_s)}, P95 {seconds(card.ttft_p95_s)}, P99 {seconds(card.ttft_p99_s)}",
+        "TPOT": f"P50 {seconds(card.tpot_p50_s)}, P95 {seconds(card.tpot_p95_s)}",
+        "goodput": f"{card.goodput_requests_per_s:.2f} requests/s, {card.goodput_tokens_per_s:,.0f} tokens/s",
+        "GPUs": f"{card.gpu_hours:.1f} GPU hours, {card.cost_usd:,.0f} US dollars",
+        "replicas": f"{card.mean_replicas:.1f} on average, {card.peak_replicas} at most; "
+        f"scaled up {card.scale_ups} and down {card.scale_downs} times",
+        "time": f"{card.simulated_s:,.0f} s simulated in {card.wall_s:.1f} s",
+        "decisions digest": card.decisions_digest[:SHOWN_DIGEST_CHARS],
+    }
+    for name, text in rows.items():
+        table.add_row(name, Text(text))
+    return Group(table, *violations([report]))
+
+
+def comparison_table(rows: Sequence[SummaryRow], reports: Sequence[RunReport]) -> RenderableType:
+    """Return a table per trace with a line per policy; with several seeds the mean, then the least and the most."""
+    parts: list[RenderableType] = []
+    for trace in dict.fromkeys(row.trace for row in rows):
+        mine = [row for row in rows if row.trace == trace]
+        title = Text(f"{trace}, mean of {mine[0].runs} seeds" if mine[0].runs > 1 else trace)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("policy", no_wrap=True, vertical="bottom")
+        headings = [heading for heading, _, _ in FIGURES]
+        for heading in (*headings[:2], *RATIOS, *headings[2:]):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in mine:
+            _add_policy(table, row)
+        parts += [table, Text()]
+    return Group(*parts, *violations(reports))
+
+
+def _add_policy(table: Table, row: SummaryRow) -> None:
+    """Add the line of means, and below it those of the extremes where there is more than one run."""
+    ratios = (ratio(row.gpu_hours_to_clairvoyant), ratio(row.gpu_hours_to_hpa))
+
+    def line(figure: Callable[[Spread], float]) -> list[Text]:
+        return [Text(write(figure(row.figures[name]))) for _, name, write in FIGURES]
+
+    means = line(lambda spread: spread.mean)
+    table.add_row(Text(row.policy, "bold"), *means[:2], *(Text(each) for each in ratios), *means[2:])
+    if row.runs > 1:
+        least, most = line(lambda spread: spread.least), line(lambda spread: spread.most)
+        table.add_row("  least", *least[:2], "", "", *least[2:], style="dim")
+        table.add_row("  most", *most[:2], "", "", *most[2:], style="dim")
+
+
+def violations(reports: Sequence[RunReport]) -> list[RenderableType]:
+    """Return a line per broken invariant, a few per run; nothing when all held."""
+    lines: list[RenderableType] = []
+    for report in reports:
+        broken = report.scorecard.violations
+        lines += [Text(f"VIOLATED {report.scorecard.policy} on {report.trace}: {v}", "bold red") for v in broken[:5]]
+        if len(broken) > 5:
+            lines.append(Text(f"... and {len(broken) - 5} more", "bold red"))
+    return lines
