@@ -10,7 +10,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.decisions import Anomaly
-from policies.fleet import FleetState, Phase, PoolState, ReplicaMetrics, ReplicaState
+from policies.fleet import FleetState, Phase, PoolState, ReplicaState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
 

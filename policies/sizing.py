@@ -101,12 +101,13 @@ def needed_by(
     """Return what is coming and what already burns as one need, in replicas of the cheapest pool."""
     one, scaling = _reference(options), settings.scaling
     reactive, burning = reactive_replicas(fleet, model, one, settings.objective_of(model), outlook.lead_time_s, scaling)
-    margin = 1.0 + margin_ratio
+    margin, spare = 1.0 + margin_ratio, scaling.unforecast_headroom_ratio
     if outlook.coming is None or outlook.peak is None:
-        spare = margin + scaling.unforecast_headroom_ratio
-        detail = f"no forecast can be trusted: the present and {spare - 1.0:.0%} more"
-        reason = Reason("reactive only", model, round(reactive, 2), round(reactive * spare, 2), detail)
-        return Need(reactive * spare, reactive * spare, forecast=False), (*burning, reason)
+        wanted = reactive * (margin + spare)
+        detail = f"no forecast can be trusted: the present and {margin + spare - 1.0:.0%} more"
+        reason = Reason("reactive only", model, round(reactive, 2), round(wanted, 2), detail)
+        return Need(wanted, wanted, forecast=False), (*burning, reason)
+    margin += scaling.headroom_ratio
     serving = sum(len(o.state.serving) for o in options)
     grow_to, capped = guardrails.cap_prediction(
         replicas_needed(outlook.coming, one) * margin, reactive, serving, model, settings.guardrails
@@ -119,7 +120,7 @@ def needed_by(
     detail = (
         f"{outlook.coming.requests_per_s:.1f} requests/s in {outlook.lead_time_s:.0f} s and up to "
         f"{outlook.peak.requests_per_s:.1f} until then ({outlook.source}, level {scaling.level:.2f}); "
-        f"{one.demand.requests_per_s:.2f} requests/s per replica, margin {margin_ratio:+.0%}"
+        f"{one.demand.requests_per_s:.2f} requests/s per replica, headroom {margin - 1.0:.0%}"
     )
     reason = Reason("predictive target", model, round(grow_to, 2), round(keep, 2), detail)
     return Need(grow_to, keep, forecast=True), (*burning, *(capped or also_capped), reason)

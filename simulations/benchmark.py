@@ -122,7 +122,7 @@ class _LoadTest:
         starts = [_START_SPREAD_S * client / clients for client in range(clients)][::-1]
         skipped = _WARM_UP_TURNS * clients if clients > 1 else 0
         at, sent, ended, misses, counting_since = 0.0, 0, 0, 0, 0.0
-        while ended < skipped + _COUNTED_REQUESTS:
+        while ended < skipped + _COUNTED_REQUESTS and misses <= misses_allowed:
             while starts and starts[-1] <= at:
                 sent += self._send(engine, sent, starts.pop())
             step_s = engine.begin_step()
@@ -138,14 +138,10 @@ class _LoadTest:
             engine.end_step()
             for request in tuple(engine.finished):
                 ended += 1
-                if ended <= skipped:
-                    counting_since = at
-                elif not self._within(request, at):
-                    misses += 1
+                counting_since = at if ended <= skipped else counting_since
+                misses += ended > skipped and not self._within(request, at)
                 sent += self._send(engine, sent, at)
-            if misses > misses_allowed:
-                return None
-        return (ended - skipped) / (at - counting_since)
+        return None if misses > misses_allowed else (ended - skipped) / (at - counting_since)
 
     def _send(self, engine: ReplicaEngine[_Request], sent: int, at: float) -> int:
         """Submit the next request that the engine can hold; return how many were taken from the sample."""

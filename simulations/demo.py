@@ -49,13 +49,13 @@ class DemoSettings(BaseModel):
     requests_per_s: float = Field(13.0, gt=0, description="Mean load; the day's peak then takes some ten replicas.")
     burst_hour: float = Field(13.0, ge=0, lt=24, description="When the burst begins, on the day's clock.")
     burst_ratio: float = Field(0.8, ge=0, description="Extra load at its height, over the load without it.")
-    burst_rise_s: float = Field(240.0, gt=0, description="From its beginning to its height; twice the lead time.")
+    burst_rise_s: float = Field(480.0, gt=0, description="From its beginning to its height; four lead times.")
     burst_fall_s: float = Field(300.0, gt=0, description="From its height until a third is left.")
     crash_hour: float = Field(8.0, ge=0, lt=24, description="When a reserved replica crashes, on the day's clock.")
-    hang_hour: float = Field(18.0, ge=0, lt=24, description="When an on-demand replica hangs, on the day's clock.")
+    hang_hour: float = Field(20.0, ge=0, lt=24, description="When an on-demand replica hangs, on the day's clock.")
     lead_time_s: float = Field(120.0, gt=0, description="Median time from asking for a replica to READY.")
     reserved_replicas: int = Field(5, ge=1, description="Most replicas of the reserved pool.")
-    on_demand_replicas: int = Field(12, ge=1, description="Most replicas of the pool on demand.")
+    on_demand_replicas: int = Field(16, ge=1, description="Most replicas of the pool on demand.")
     reserved_usd_per_gpu_hour: float = Field(1.2, gt=0, description="Price of a reserved GPU; 60 % of one on demand.")
 
     @property
@@ -204,12 +204,20 @@ def _generator(settings: DemoSettings) -> GeneratorSettings:
         step_s=15.0,
         time_compression=clock,
         requests_per_s=settings.requests_per_s,
+        # Every day is a working day: a fortnight is too short to learn from what a week's end does to Monday.
         clients=(
-            ClientClass(name="assistants", share=0.7, peak_hour=15.0, day_peak_to_trough=3.0),
-            ClientClass(name="offices", share=0.3, peak_hour=10.0, day_peak_to_trough=3.0, arrival_cv=1.5),
+            ClientClass(name="assistants", share=0.65, peak_hour=15.0, day_peak_to_trough=3.0, weekend_ratio=1.0),
+            ClientClass(
+                name="offices",
+                share=0.35,
+                peak_hour=13.0,
+                day_peak_to_trough=30.0,
+                weekend_ratio=1.0,
+                arrival_cv=1.5,
+            ),
         ),
         noise_memory_s=600.0 * clock,
-        bursts_per_day=3.0,
+        bursts_per_day=1.0,
         burst_magnitude=0.3,
         burst_duration_s=450.0 * clock,
         flash_crowd=FlashCrowd(

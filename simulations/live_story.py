@@ -88,7 +88,7 @@ def load_to_come(decision: Decision, record: TickRecord) -> str:
 def _short(detail: str, record: TickRecord) -> str:
     """Leave out who made the forecast: the header says it."""
     for source in record.forecast_sources.values():
-        detail = detail.replace(f" ({source})", "")
+        detail = detail.replace(f" ({source})", "").replace(f"({source}, ", "(")
     return detail
 
 

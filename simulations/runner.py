@@ -15,7 +15,7 @@ A rival runs in the same loop: it is another ``policies.decisions.Policy``, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from controller.actuation import Actuator, ModeSettings
 from controller.errors import BadInput
@@ -141,17 +141,15 @@ def policy_of(name: str, case: Case) -> tuple[Policy, Mapping[PoolKey, int]]:
             targets = {str(pool.key): pool.concurrency * settings.hpa.target_ratio for pool in case.pools}
             return Hpa(case.policy.pools, targets, settings.hpa), case.first
         case "static":
-            peak = covering(replicas_for(case.load, settings.static.peak_window_s, objective, case.pools))
-            return Static(peak), peak
+            fixed = settings.static
+            needed = replicas_for(case.load, fixed.peak_window_s, fixed.utilisation_ratio, objective, case.pools)
+            return Static(covering(needed)), covering(needed)
         case "clairvoyant":
-            knows = settings.clairvoyant
-            needed = replicas_for(case.load, knows.smoothing_s, objective, case.pools)
-            look_ahead_s = settings.lead_time_s * knows.lead_time_ratio + case.policy.tick_s
+            known = settings.clairvoyant
+            needed = replicas_for(case.load, known.smoothing_s, known.utilisation_ratio, objective, case.pools)
+            ahead_s = settings.lead_time_s * known.lead_time_ratio + case.policy.tick_s
             start_at, step_s = settings.fleet.epoch_at, case.load.step_s
-            plans = {
-                key: plan_ahead(need / knows.utilisation_ratio, start_at, step_s, look_ahead_s)
-                for key, need in needed.items()
-            }
+            plans = {key: plan_ahead(need, start_at, step_s, ahead_s) for key, need in needed.items()}
             return Clairvoyant(plans), case.first
     raise BadInput(f"no policy is called {name!r}", "policy", f"known: {', '.join(POLICIES)}")
 
@@ -192,16 +190,11 @@ class _Loads(LoadForecasts):
         return forecast
 
 
-@dataclass(slots=True)
 class _Pager:
-    """Nobody is woken by a simulation; the page stays in the record of its tick."""
-
-    pages: list[tuple[Page, float]] = field(default_factory=list)
-
     def page(self, page: Page, at: float) -> None:
-        self.pages.append((page, at))
+        """Wake nobody: the page stays in the record of its tick."""
 
 
 class _NoAudit:
     def append(self, record: TickRecord) -> str:
-        return str(record.at)
+        return ""

@@ -31,7 +31,7 @@ KNOWN_STEP_S = 15.0
 FIRST_S = 300.0
 """Beginning of a trace whose mean load decides the first replicas, in seconds."""
 
-FIRST_UTILIZATION = 0.7
+FIRST_UTILISATION = 0.7
 """Share of its tested load that a replica carries in the fleet that a run begins with: nobody runs without headroom."""
 
 _TEST_SEED = 0
@@ -89,19 +89,24 @@ def known_load(trace: Trace) -> LoadSeries:
 
 
 def replicas_for(
-    load: LoadSeries, window_s: float, objective: ServiceObjective, pools: Sequence[TestedPool]
+    load: LoadSeries,
+    window_s: float,
+    utilisation_ratio: float,
+    objective: ServiceObjective,
+    pools: Sequence[TestedPool],
 ) -> Mapping[PoolKey, FloatArray]:
     """Return ``float64[T]`` replicas per pool, not rounded, that carry ``load`` averaged over ``window_s``.
 
-    Each step is counted in requests of its own token shape. The window is centred; at the ends it is cut off. Pools
-    are filled in order of price per capacity, each from its minimum to its maximum; what fits nowhere is left out.
+    Each replica carries ``utilisation_ratio`` of what it was tested for, each step counted in requests of its own token
+    shape. The window is centred; at the ends it is cut off. Pools are filled in order of price per capacity, each
+    from its minimum to its maximum; what fits nowhere is left out.
     """
     smooth = _smoothed(load.values, max(1, round(window_s / load.step_s)))
     cheapest = sorted(pools, key=lambda pool: (pool.usd_per_request_capacity, pool.key))
     worth = {pool.key: pool.requests_per_s / cheapest[0].requests_per_s for pool in cheapest}
     answer: dict[PoolKey, FloatArray] = {}
     floor = sum(pool.settings.min_replicas * worth[pool.key] for pool in cheapest)
-    left = _in_replicas(smooth, objective, cheapest[0]) - floor
+    left = _in_replicas(smooth, objective, cheapest[0]) / utilisation_ratio - floor
     for pool in cheapest:
         room = pool.settings.max_replicas - pool.settings.min_replicas
         share = np.clip(left / worth[pool.key], 0.0, room)
@@ -121,9 +126,8 @@ def first_replicas(load: LoadSeries, objective: ServiceObjective, pools: Sequenc
     What an operator would run before any autoscaler is switched on, and the same for every policy.
     """
     beginning = load.window(0, max(1, round(FIRST_S / load.step_s)))
-    mean = beginning.values.mean(axis=0, keepdims=True) / FIRST_UTILIZATION
-    as_one_step = LoadSeries(0.0, FIRST_S, mean)
-    return covering(replicas_for(as_one_step, FIRST_S, objective, pools))
+    as_one_step = LoadSeries(0.0, FIRST_S, beginning.values.mean(axis=0, keepdims=True))
+    return covering(replicas_for(as_one_step, FIRST_S, FIRST_UTILISATION, objective, pools))
 
 
 def _smoothed(values: FloatArray, steps: int) -> FloatArray:

@@ -35,8 +35,6 @@ from policies.fleet import (
 from policies.memory import PolicyMemory
 from policies.placement import PoolOption, PoolSettings
 from policies.scaling import ScalingSettings
-from policies.stabilization import StabilizationSettings
-from policies.scaling import ScalingSettings
 from policies.settings import PolicySettings
 from policies.stabilization import StabilizationSettings
 
@@ -134,9 +132,7 @@ def forecast(requests_per_s: float, at: float = AT, horizon_s: float = 600.0, sp
 
 
 def pool_settings(least: int = 1, most: int = 64, **profile: Any) -> PoolSettings:
-    return PoolSettings(
-        profile=a_profile(**profile), min_replicas=least, max_replicas=most, efficiency_ratio=1.0
-    )
+    return PoolSettings(profile=a_profile(**profile), min_replicas=least, max_replicas=most, efficiency_ratio=1.0)
 
 
 def settings(*keys: PoolKey, least: int = 1, most: int = 64, **changes: Any) -> PolicySettings:
@@ -147,13 +143,15 @@ def settings(*keys: PoolKey, least: int = 1, most: int = 64, **changes: Any) -> 
     """
     given: dict[str, Any] = {
         "pools": {str(key): pool_settings(least, most) for key in keys or (KEY,)},
-        "scaling": ScalingSettings(unforecast_headroom_ratio=0.0),
+        "scaling": ScalingSettings(missed_to_idle_cost_ratio=9.0, headroom_ratio=0.0, unforecast_headroom_ratio=0.0),
         "stabilization": StabilizationSettings(down_window_s=WINDOW_S, unforecast_down_window_s=WINDOW_S),
     }
     return PolicySettings(**{**given, **changes})
 
 
-def option(state: PoolState | None = None, rate: float = RATE, least: int = 0, most: int = 64, **changes: Any) -> PoolOption:
+def option(
+    state: PoolState | None = None, rate: float = RATE, least: int = 0, most: int = 64, **changes: Any
+) -> PoolOption:
     """A pool as a place for replicas that carry ``rate`` requests/s each."""
     return PoolOption(state or pool(), pool_settings(least, most), carrying(demand(rate)), **changes)
 
@@ -354,7 +352,5 @@ def a_bench(
     lead_time = chosen.settings.lead_time if isinstance(chosen, Foresail) else PolicySettings().lead_time
     actuator = Actuator(clock, cluster, router, notifier, modes or ModeSettings.all_auto(), lambda: killed)
     forecasts = LoadForecasts(FallbackForecaster(tuple(forecasters)), tick_s, ForecastSettings())
-    loop = ControlLoop(
-        clock, source, cluster, router, audit, actuator, forecasts, chosen, lead_time, tick_s, memory
-    )
+    loop = ControlLoop(clock, source, cluster, router, audit, actuator, forecasts, chosen, lead_time, tick_s, memory)
     return Bench(loop, clock, source, cluster, router, audit, notifier)

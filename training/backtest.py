@@ -22,11 +22,13 @@ from forecasting.series import REQUESTS, FloatArray
 from training.dataset import Split, split_in_time
 from training.history import History
 from training.settings import steps_covering
+from training.threads import one_thread
 
 TEST_RATIO = 0.3
 ASKED_LEVELS = tuple(sorted({*DEFAULT_LEVELS, 0.8}))
 COVERAGE_LEVELS = (0.8, 0.9, 0.95)
 
+_VALIDATION_RATIO = 0.15  # of what is known when the test part begins
 _USUAL_ORIGINS = 3000
 _SPACING_S = 600.0
 _SCORED = [ASKED_LEVELS.index(level) for level in DEFAULT_LEVELS]
@@ -112,7 +114,7 @@ def examination(
         ValueError: If there is no test origin from which the longest lead is recorded.
     """
     leads = tuple(sorted({steps_covering(lead, history.series.step_s) for lead in lead_s}))
-    split = split_in_time(len(history.series), test_ratio / 2, test_ratio)
+    split = split_in_time(len(history.series), _VALIDATION_RATIO * (1.0 - test_ratio), test_ratio)
     room = split.end - leads[-1] - split.test_from + 1
     if room < 1 or split.test_from < 2:
         raise ValueError(
@@ -149,24 +151,25 @@ def ask(
     values = np.full((len(exam.origins), len(leads), len(ASKED_LEVELS)), np.nan)
     peaks, own = values.copy(), np.zeros(len(exam.origins), dtype=bool)
     stepped_back, spent_s = "", 0.0
-    for index, origin in enumerate(exam.origins):
-        seen = series.window(0, int(origin))
-        began = elapsed()
-        try:
-            forecast = forecaster.forecast(seen, int(leads[-1]), ASKED_LEVELS)
-            own[index] = True
-        except CannotForecast as reason:
-            stepped_back = stepped_back or str(reason)
-            forecast = None
-        spent_s += elapsed() - began
-        if forecast is None:
+    with one_thread():
+        for index, origin in enumerate(exam.origins):
+            seen = series.window(0, int(origin))
+            began = elapsed()
             try:
-                forecast = fallback.forecast(seen, int(leads[-1]), ASKED_LEVELS)
-            except CannotForecast:
-                continue
-        values[index] = forecast.values[:, leads - 1, REQUESTS].T
-        peaks[index] = forecast.peaks[:, leads - 1, REQUESTS].T
-        on_progress((index + 1) / len(exam.origins))
+                forecast = forecaster.forecast(seen, int(leads[-1]), ASKED_LEVELS)
+                own[index] = True
+            except CannotForecast as reason:
+                stepped_back = stepped_back or str(reason)
+                forecast = None
+            spent_s += elapsed() - began
+            if forecast is None:
+                try:
+                    forecast = fallback.forecast(seen, int(leads[-1]), ASKED_LEVELS)
+                except CannotForecast:
+                    continue
+            values[index] = forecast.values[:, leads - 1, REQUESTS].T
+            peaks[index] = forecast.peaks[:, leads - 1, REQUESTS].T
+            on_progress((index + 1) / len(exam.origins))
     return Answers(model, values, peaks, own, stepped_back, spent_s)
 
 

@@ -78,6 +78,7 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
 
     settings = _training_settings(_train_values(options), options["overrides"])
     histories = _histories(files, settings.step_s, may_draw=True)
+    settings = _on_recorded_channels(settings, histories, options["overrides"])
     clock = SystemClock()
     with _registry_as_input():
         from training.tracking import CHALLENGER, CHAMPION, Tracker, track_and_register
@@ -219,6 +220,16 @@ def _promoted(
         tracker.registry.point(name, CHAMPION, challenger.version)
     show_verdict(name, verdict, promoted, force, as_json)
     return 0 if promoted else FAILED
+
+
+def _on_recorded_channels(
+    settings: TrainingSettings, histories: Sequence[History], overrides: Sequence[str]
+) -> TrainingSettings:
+    """Return ``settings`` without channels that were not recorded: they are copies of others and teach nothing."""
+    if any(text.startswith("channels=") for text in overrides):
+        return settings
+    common = [name for name in settings.channels if all(name in each.observed_channels for each in histories)]
+    return settings.model_copy(update={"channels": tuple(common)})
 
 
 def _fitted(histories: Sequence[History], settings: TrainingSettings, clock: SystemClock, show: Shown) -> FittedNet:

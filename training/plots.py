@@ -74,8 +74,9 @@ def fan_chart(exam: Examination, answers: Answers, lead_steps: int) -> Figure:
         )
     axes.plot(hours, _at(said, 0.5), color=_FORECAST, linewidth=1.0, label="median")
     axes.plot(hours, _at(said, 0.95), color=_PEAK, linewidth=0.9, linestyle="--", label="level 0.95")
-    actual = exam.history.series.values[rows, REQUESTS]
-    axes.plot(hours, actual, color=_ACTUAL, linewidth=0.9, label="came")
+    every = np.arange(rows[0], rows[-1] + 1)
+    actual = exam.history.series.values[every, REQUESTS]
+    axes.plot((every - exam.split.test_from) * step_s / 3600.0, actual, color=_ACTUAL, linewidth=0.7, label="came")
     top = 1.15 * float(np.nanmax(np.concatenate([actual, _at(said, 0.95)])))
     axes.set(xlabel="hours into the test part", ylabel="requests/s", ylim=(0, top), xlim=(hours[0], hours[-1]))
     axes.set_title(f"{exam.history.name}: {answers.model}, forecast {lead_steps * step_s:g} s ahead")

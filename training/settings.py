@@ -42,7 +42,7 @@ class TrainingSettings(BaseModel):
     validation_ratio: float = Field(0.15, gt=0, lt=0.5, description="Share of the history that stops the fit.")
     test_ratio: float = Field(0.15, ge=0, lt=0.8, description="Newest share of the history, only ever judged on.")
     batch: int = Field(128, ge=1, description="Windows per gradient step.")
-    max_epochs: int = Field(40, ge=1, le=1000, description="Most passes over the training windows.")
+    max_epochs: int = Field(30, ge=1, le=1000, description="Most passes over the training windows.")
     max_windows: int = Field(60_000, ge=100, description="Most training windows kept; more are thinned evenly.")
     max_windows_per_epoch: int = Field(4_000, ge=100, description="Windows drawn anew for each epoch.")
     min_windows_per_epoch: int = Field(
@@ -61,7 +61,7 @@ class TrainingSettings(BaseModel):
         0.98, ge=0, lt=1, description="Weight of the past in the moving average of weights that is kept as the model."
     )
     peak_weight: float = Field(1.0, ge=0, description="What the peak's pinball loss counts against the values'.")
-    patience: int = Field(8, ge=1, description="Epochs without a better validation loss before the fit ends.")
+    patience: int = Field(6, ge=1, description="Epochs without a validation loss better by 0.1 % before the fit ends.")
     max_fit_s: float = Field(120.0, gt=0, description="Time budget of a fit, in seconds of the wall clock.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the first weights and of the order of windows.")
 

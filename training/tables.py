@@ -78,45 +78,45 @@ def show_notes(histories: Sequence[History]) -> None:
 
 
 def show_scores(rows: Sequence[Score]) -> None:
-    """Print one row per model, series and lead."""
+    """Print a table per series, one row per model and lead."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("series", "model"):
-        table.add_column(title)
-    for title in (
-        "lead",
-        "WAPE",
-        "pinball",
-        "skill",
-        "peak skill",
-        "<= 0.8",
-        "<= 0.9",
-        "<= 0.95",
-        "own",
-        "fit",
-        "each",
-    ):
-        table.add_column(title, justify="right")
-    for row in rows:
-        cells = [
-            row.series,
-            row.model,
-            f"{row.lead_s:g} s",
-            f"{row.wape:.1%}",
-            f"{row.pinball_normalised:.4f}",
-            f"{row.skill_vs_last_value:+.1%}",
-            f"{row.peak_skill_vs_last_value:+.1%}",
-            *(f"{share:.1%}" for share in (row.coverage_80, row.coverage_90, row.coverage_95)),
-            f"{row.answered_ratio:.0%}",
-            f"{row.fit_s:.1f} s",
-            f"{row.predict_ms:.1f} ms",
-        ]
-        table.add_row(*(Text(cell) for cell in cells))
-    Console(highlight=False).print(table)
-    click.echo("pinball: over the mean load; skill: against the last value; <= 0.8: observations under that quantile")
+    console = Console(highlight=False)
+    for series in dict.fromkeys(row.series for row in rows):
+        own = [row for row in rows if row.series == series]
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=Text(series), title_justify="left")
+        table.add_column("model", no_wrap=True)
+        for title in _COLUMNS:
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in own:
+            table.add_row(*(Text(cell) for cell in (row.model, *_cells(row))))
+        console.print(table)
+        for row in own:
+            if row.answered_ratio < 1 and row.lead_s == own[0].lead_s:
+                stepped_back = 1 - row.answered_ratio
+                click.echo(f"{row.model} stepped back at {stepped_back:.0%} of the origins; the last value stood in")
+    click.echo(
+        "pinball: loss over the mean load; skill: 1 - loss / that of the last value; peak: the same for the\n"
+        "largest load up to the lead; covered: percent at or under the quantiles of level 0.8, 0.9 and 0.95."
+    )
+
+
+_COLUMNS = ("lead", "WAPE", "pinball", "skill", "peak", "covered", "fit s", "ms")
+
+
+def _cells(row: Score) -> tuple[str, ...]:
+    return (
+        f"{row.lead_s:g}s",
+        f"{row.wape:.1%}",
+        f"{row.pinball_normalised:.4f}",
+        f"{row.skill_vs_last_value:+.1%}",
+        f"{row.peak_skill_vs_last_value:+.1%}",
+        " ".join(f"{100 * share:.0f}" for share in (row.coverage_80, row.coverage_90, row.coverage_95)),
+        f"{row.fit_s:.1f}" if row.fit_s else "",
+        f"{row.predict_ms:.1f}",
+    )
 
 
 def show_verdict(name: str, verdict: Verdict, promoted: bool, force: str | None, as_json: bool) -> None:

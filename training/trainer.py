@@ -24,8 +24,10 @@ from forecasting.series import LoadSeries
 from training.dataset import Examples, Split, examples_of, split_in_time
 from training.losses import pinball, squared_error
 from training.settings import TrainingSettings, net_spec
+from training.threads import one_thread
 
 _MIN_WINDOWS = 30
+_PROGRESS_RATIO = 1e-3  # a loss that is better by less than this is no reason to go on
 _EVALUATION_BATCH = 2048
 
 
@@ -113,14 +115,12 @@ def fit(
     train = examples_of(series, splits, spec, "train", settings.max_windows)
     validation = examples_of(series, splits, spec, "validation", settings.max_windows // 4)
     _require_windows(train, validation, settings, series)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(settings.seed)
         net = build_net(spec)
-    course = _Course(net, spec, settings, len(train) / len(spec.channels), elapsed, began, on_epoch)
-    course.run(_Tensors.of(train), _Tensors.of(validation))
-    residuals = None
-    if spec.kind == "reference_lstm":
-        residuals = _residuals(net, spec, series, splits, settings)
+        course = _Course(net, spec, settings, len(train) / len(spec.channels), elapsed, began, on_epoch)
+        course.run(_Tensors.of(train), _Tensors.of(validation))
+    residuals = _residuals(net, spec, series, splits, settings) if spec.kind == "reference_lstm" else None
     return FittedNet(
         settings=settings,
         spec=spec,
@@ -209,7 +209,7 @@ class _Course:
         )
         self._planned = settings.max_epochs
         self.epochs: list[EpochScore] = []
-        self.best_epoch = 0
+        self.best_epoch = self._progress_epoch = 0
         self.untrained_loss = math.nan
         self.stopped = ""
 
@@ -223,6 +223,8 @@ class _Course:
             score = self._epoch(epoch, train, validation)
             self.epochs.append(score)
             self._on_epoch(score)
+            if score.validation_loss < best * (1.0 - _PROGRESS_RATIO):
+                self._progress_epoch = epoch
             if score.validation_loss < best:
                 best, weights, self.best_epoch = score.validation_loss, _copy(self._average.module), epoch
             self.stopped = self._why_stop(epoch)
@@ -294,13 +296,13 @@ class _Course:
         """Plan no more epochs than the time budget holds, so that the learning rate still comes down to its end."""
         spent_s = self._elapsed() - self._began
         left = 0.95 * (self._settings.max_fit_s - spent_s) / max(spent_s / epoch, 1e-9)
-        self._planned = min(self._planned, epoch + max(0, int(min(left, 1e6))))
+        self._planned = min(self._settings.max_epochs, epoch + max(0, int(min(left, 1e6))))
 
     def _why_stop(self, epoch: int) -> str:
         settings = self._settings
         if epoch >= settings.max_epochs:
             return f"all {epoch} epochs done"
-        if epoch - self.best_epoch >= settings.patience:
+        if epoch - self._progress_epoch >= settings.patience:
             return f"no better validation loss for {settings.patience} epochs"
         if epoch >= self._planned or self._elapsed() - self._began >= settings.max_fit_s:
             return f"the time budget of {settings.max_fit_s:g} s allowed {epoch} of {settings.max_epochs} epochs"

@@ -43,7 +43,12 @@ class ClairvoyantSettings(BaseModel):
         "shorter peaks even out in the batch.",
     )
     utilisation_ratio: float = Field(
-        1.0, gt=0, le=1.5, description="Share of the load-tested capacity that is planned with; 1 plans with all of it."
+        0.9,
+        gt=0,
+        le=1.5,
+        description="Share of the load-tested capacity that is planned with. The test holds concurrency constant, "
+        "arrivals come in bursts within the window above: a recorded hour of chat on some 25 replicas met an objective "
+        "of 99 % to 97.4 % with all of the capacity, and to 99.0 % with 0.9 of it.",
     )
     lead_time_ratio: float = Field(
         1.15, ge=1, description="Planned lead time over the configured mean: starts vary, and a late replica is a miss."

@@ -22,6 +22,12 @@ class StaticSettings(BaseModel):
     peak_window_s: float = Field(
         300.0, gt=0, description="Window whose largest mean load is the peak that the fleet is sized for, in seconds."
     )
+    utilisation_ratio: float = Field(
+        0.9,
+        gt=0,
+        le=1.5,
+        description="Share of the load-tested capacity that the peak may take; what is left is for bursts within it.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,9 +66,7 @@ class Scripted:
     shown: list[tuple[FleetState, Mapping[str, LoadForecast], PolicyMemory]] = field(default_factory=list)
     name: str = "scripted"
 
-    def decide(
-        self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory
-    ) -> Decision:
+    def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         self.shown.append((fleet, forecasts, memory))
         return self.decision
 
@@ -121,9 +119,7 @@ def test_a_world_that_cannot_be_read_is_recorded_and_left_alone(blind: str) -> N
 
 def test_an_error_in_a_policy_is_a_bug_and_not_hidden() -> None:
     class Broken(Scripted):
-        def decide(
-            self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory
-        ) -> Decision:
+        def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
             raise ZeroDivisionError("a bug")
 
     bench = a_bench(policy=Broken(EMPTY))
@@ -153,7 +149,10 @@ def test_the_forecast_reaches_as_far_as_the_slowest_pool_takes_to_start() -> Non
     seer = Seer(8.0)
     slow, quick = PoolMemory(lead_times_s=(250.0,) * 3), PoolMemory(lead_times_s=(50.0,) * 3)
     memory = PolicyMemory(pools={str(KEY): quick, str(OTHER): slow})
-    bench, _ = bench_of(forecasters=(seer,), memory=memory, )
+    bench, _ = bench_of(
+        forecasters=(seer,),
+        memory=memory,
+    )
     bench.cluster.states[OTHER] = pool(1, OTHER)
     bench.tick()
     assert [steps for _, steps in seer.asked] == [5]  # 250 s and a tick of 15 s are five minutes
@@ -249,7 +248,9 @@ def test_a_loop_that_starts_from_a_checkpoint_goes_on_as_if_it_had_never_stopped
     def ticks(bench: Bench, count: int) -> list[Decision | None]:
         found = []
         for _ in range(count):
-            fresh = {r.id: metrics(bench.clock.at, steps_total=bench.clock.at) for r in bench.cluster.states[KEY].replicas}
+            fresh = {
+                r.id: metrics(bench.clock.at, steps_total=bench.clock.at) for r in bench.cluster.states[KEY].replicas
+            }
             bench.metrics.answer = replace(bench.metrics.answer, replicas=fresh)  # type: ignore[type-var]
             found.append(bench.tick().decision)
             bench.clock.at += 15.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,7 @@ LEAD = {str(KEY): LeadTime(80.0, 100.0, 5, measured=True)}
 NAN = math.nan
 
 
-def look(
-    replicas: Sequence[ReplicaState], at: float = AT, memory: Mapping[str, ReplicaMemory] | None = None
-) -> Watch:
+def look(replicas: Sequence[ReplicaState], at: float = AT, memory: Mapping[str, ReplicaMemory] | None = None) -> Watch:
     return watch(fleet(pool(replicas), at=at), memory or {}, LEAD, SETTINGS)
 
 
@@ -37,7 +36,7 @@ def watched(*looks: tuple[float, Sequence[ReplicaState]]) -> Watch:
     return seen
 
 
-def at(seconds: float, in_flight: float = 4.0, name: str = "sick", **changes: object) -> ReplicaState:
+def at(seconds: float, in_flight: float = 4.0, name: str = "sick", **changes: Any) -> ReplicaState:
     """A replica scraped ``seconds`` after ``AT``."""
     return replica(name, in_flight_requests=in_flight, metrics=metrics(AT + seconds, **changes))
 
@@ -47,10 +46,10 @@ def peers(seconds: float, count: int = 2) -> list[ReplicaState]:
     return [at(seconds, name=f"p{i}", steps_total=1000.0 + seconds) for i in range(count)]
 
 
-def frozen(until_s: float, *, every_s: float = 15.0, others: int = 2, **changes: object) -> Watch:
+def frozen(until_s: float, *, every_s: float = 15.0, others: int = 2, **changes: Any) -> Watch:
     """Return what is found of a replica whose every scrape says the same."""
     ticks = [tick * every_s for tick in range(int(until_s / every_s) + 1)]
-    return watched(*((t, [at(t, **changes), *peers(t, others)]) for t in ticks))  # type: ignore[arg-type]
+    return watched(*((t, [at(t, **changes), *peers(t, others)]) for t in ticks))
 
 
 def test_a_frozen_replica_with_work_inside_gathers_three_kinds_of_evidence() -> None:
@@ -128,7 +127,7 @@ def test_a_gateway_that_stops_reporting_is_no_progress_and_no_evidence() -> None
 
 def test_counters_that_are_not_given_are_no_evidence() -> None:
     gone = {"steps_total": NAN, "output_tokens_total": NAN}
-    looks = [(t, [at(t, **({} if t == 0 else gone)), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)]  # type: ignore[arg-type]
+    looks = [(t, [at(t, **({} if t == 0 else gone)), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)]
     seen = watched(*looks)
     assert seen.anomalies == ()
     assert "sick" not in seen.fresh  # its newest counters are 90 s old
@@ -206,27 +205,33 @@ def test_an_exit_without_patience_scores_infinitely() -> None:
     assert seen.anomalies[0].score == math.inf
 
 
-@pytest.mark.parametrize(("phase", "waited_s", "overdue"), [
-    (Phase.LOADING, 200.0, False), (Phase.LOADING, 201.0, True), (Phase.PENDING, 201.0, True), (Phase.READY, 9e5, False),
-])
+@pytest.mark.parametrize(
+    ("phase", "waited_s", "overdue"),
+    [
+        (Phase.LOADING, 200.0, False),
+        (Phase.LOADING, 201.0, True),
+        (Phase.PENDING, 201.0, True),
+        (Phase.READY, 9e5, False),
+    ],
+)
 def test_a_start_is_overdue_beyond_twice_the_p90(phase: Phase, waited_s: float, overdue: bool) -> None:
     assert ("platform" in families(platform(replica("sick", phase, requested_at=AT - waited_s)))) is overdue
 
 
-def crowd(seconds: float, tpot_s: float, busier: float = 1.0, count: int = 5, **changes: object) -> list[ReplicaState]:
+def crowd(seconds: float, tpot_s: float, busier: float = 1.0, count: int = 5, **changes: Any) -> list[ReplicaState]:
     """One replica among ``count`` peers at 50 ms; it does ``busier`` times their work."""
     work = 100.0 * seconds
     others = [
         at(seconds, name=f"p{i}", tpot_mean_s=0.050 + 0.001 * i, output_tokens_total=work, prompt_tokens_total=work)
         for i in range(count)
     ]
-    own: dict[str, object] = {"output_tokens_total": busier * work, "prompt_tokens_total": work, "tpot_mean_s": tpot_s}
+    own: dict[str, Any] = {"output_tokens_total": busier * work, "prompt_tokens_total": work, "tpot_mean_s": tpot_s}
     own["steps_total"] = 1000.0 + seconds
-    return [at(seconds, **{**own, **changes}), *others]  # type: ignore[arg-type]
+    return [at(seconds, **{**own, **changes}), *others]
 
 
-def slow(tpot_s: float, scrapes: int = 5, **changes: object) -> Watch:
-    return watched(*((15.0 * i, crowd(15.0 * i, tpot_s, **changes)) for i in range(scrapes)))  # type: ignore[arg-type]
+def slow(tpot_s: float, scrapes: int = 5, **changes: Any) -> Watch:
+    return watched(*((15.0 * i, crowd(15.0 * i, tpot_s, **changes)) for i in range(scrapes)))
 
 
 def test_a_straggler_stands_out_by_speed_and_its_work_does_not_explain_it() -> None:
@@ -242,9 +247,7 @@ def test_a_busier_replica_is_just_busy() -> None:
 
 
 def test_a_replica_with_longer_prompts_is_just_busy() -> None:
-    looks = [
-        (15.0 * i, crowd(15.0 * i, 0.150, prompt_tokens_total=300.0 * 15.0 * i)) for i in range(5)
-    ]
+    looks = [(15.0 * i, crowd(15.0 * i, 0.150, prompt_tokens_total=300.0 * 15.0 * i)) for i in range(5)]
     assert families(watched(*looks)) == {"peers"}
 
 

@@ -20,7 +20,9 @@ def test_the_round_engine_carries_exactly_its_rate() -> None:
     assert one.demand.prompt_tokens_per_s == pytest.approx(1000 * RATE)
     assert one.demand.output_tokens_per_s == pytest.approx(200 * RATE)
     assert one.limit == "time"
-    assert one.concurrency == pytest.approx(4.0 * 200 * 0.1)  # Little: rate x output tokens x step time at the objective
+    assert one.concurrency == pytest.approx(
+        4.0 * 200 * 0.1
+    )  # Little: rate x output tokens x step time at the objective
 
 
 def test_efficiency_takes_its_share() -> None:
@@ -98,9 +100,7 @@ def test_float_dust_does_not_cost_a_replica(needed: float, whole: int) -> None:
     assert whole_replicas(needed) == whole
 
 
-@given(
-    st.floats(0.01, 1e4), st.floats(1.0, 1e5), st.floats(1.0, 1e4), st.floats(0.0, 1.0), st.floats(0.001, 10.0)
-)
+@given(st.floats(0.01, 1e4), st.floats(1.0, 1e5), st.floats(1.0, 1e4), st.floats(0.0, 1.0), st.floats(0.001, 10.0))
 def test_capacity_is_positive_and_finite_for_any_shape(
     rate: float, prompt: float, output: float, cached: float, tpot_s: float
 ) -> None:

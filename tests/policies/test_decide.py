@@ -120,7 +120,9 @@ def test_too_few_reporting_replicas_hold_shrinking_and_not_growth() -> None:
 
 def test_requests_that_wait_for_the_first_replica_get_one_before_any_load_is_observed() -> None:
     both = settings(KEY, OTHER, least=0)
-    state = fleet(pool(0, KEY), pool(0, OTHER, usd_per_replica_hour=9.0), requests_per_s=None, gateway_queued={MODEL: 2.0})
+    state = fleet(
+        pool(0, KEY), pool(0, OTHER, usd_per_replica_hour=9.0), requests_per_s=None, gateway_queued={MODEL: 2.0}
+    )
     decision = decided(state, given=both)
     assert (desired(decision), desired(decision, OTHER)) == (1, None)
     assert decided(replace(state, gateway_queued={}), given=both).scaling == ()
@@ -221,8 +223,10 @@ def test_a_model_may_have_an_objective_of_its_own() -> None:
 
 def test_a_failed_pool_hands_over_traffic_and_load() -> None:
     dead = pool([replica("a0", Phase.FAILED), replica("a1", Phase.FAILED)], KEY, weight=0.6)
-    decision = decided(fleet(dead, pool(2, OTHER, weight=0.4), requests_per_s=16.0), given=settings(KEY, OTHER, least=0))
-    assert [r for r in decision.remediations if isinstance(r, FailOver)][0].destination == OTHER
+    decision = decided(
+        fleet(dead, pool(2, OTHER, weight=0.4), requests_per_s=16.0), given=settings(KEY, OTHER, least=0)
+    )
+    assert next(r for r in decision.remediations if isinstance(r, FailOver)).destination == OTHER
     assert decision.traffic[0].weights == {KEY: 0.0, OTHER: 1.0}
     assert (desired(decision, KEY), desired(decision, OTHER)) == (None, 4)
     assert decision.memory.pools[str(KEY)].unsound_at == AT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,9 @@ SETTINGS = DisruptionSettings()
 LEAD = LeadTime(80.0, 100.0, 5, measured=True)
 
 
-def act(started_s_ago: float = 60.0, **changes: object) -> ActionMemory:
+def act(started_s_ago: float = 60.0, **changes: Any) -> ActionMemory:
     started = AT - started_s_ago
-    return replace(ActionMemory("old", "restart", MODEL, str(KEY), started, started + 200.0), **changes)  # type: ignore[arg-type]
+    return replace(ActionMemory("old", "restart", MODEL, str(KEY), started, started + 200.0), **changes)
 
 
 def outcome(one: ActionMemory, *replicas: ReplicaState, desired: int | None = None) -> tuple[bool, bool] | None:
@@ -129,7 +130,8 @@ def test_attempts_in_another_pool_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sick", "present", "is_open"), [(1, 1, False), (1, 2, False), (2, 6, False), (2, 5, True), (3, 8, True), (0, 0, False)]
+    ("sick", "present", "is_open"),
+    [(1, 1, False), (1, 2, False), (2, 6, False), (2, 5, True), (3, 8, True), (0, 0, False)],
 )
 def test_the_breaker_opens_at_its_share_and_never_for_one(sick: int, present: int, is_open: bool) -> None:
     assert SETTINGS.breaker_open(sick, present) is is_open

@@ -86,7 +86,13 @@ def test_idle_is_no_blind_spot() -> None:
 
 @pytest.mark.parametrize(
     ("ages_s", "blind"),
-    [((0, 0, 0), False), ((0, 0, 61), False), ((0, 61, 61), True), ((math.nan, math.nan, 0), True), ((60, 60, 60), False)],
+    [
+        ((0, 0, 0), False),
+        ((0, 0, 61), False),
+        ((0, 61, 61), True),
+        ((math.nan, math.nan, 0), True),
+        ((60, 60, 60), False),
+    ],
 )
 def test_too_few_reporting_replicas_are_a_blind_spot(ages_s: tuple[float, ...], blind: bool) -> None:
     replicas = [replica(f"a{i}", metrics=metrics(AT - age_s)) for i, age_s in enumerate(ages_s)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from policies.decisions import (
     RestartReplica,
     UncordonReplica,
 )
-from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.healing import Course, HealingSettings, heal, unlearn
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory, CordonMemory, PolicyMemory, ReplicaMemory
@@ -32,11 +33,11 @@ def sick(name: str, cause: str, since_s: float = 60.0, key: PoolKey = KEY) -> Di
     return Diagnosis(cause, name, key, AT - since_s, ("progress", "gateway"), "it looks sick")
 
 
-def remembered(state: FleetState, **changes: object) -> dict[str, ReplicaMemory]:
+def remembered(state: FleetState, **changes: Any) -> dict[str, ReplicaMemory]:
     """What a look a moment ago left: every replica did its steps and is quiet since."""
     known = ReplicaMemory("", 1000.0, 1e5, 2e4, 4.0, AT, AT)
     return {
-        r.id: replace(known, life=f"{r.id}#{r.restarts}", **changes)  # type: ignore[arg-type]
+        r.id: replace(known, life=f"{r.id}#{r.restarts}", **changes)
         for p in state.pools
         for r in p.replicas
         if r.metrics is not None
@@ -61,14 +62,16 @@ def treated(
         Watch(anomalies, known, frozenset(known if fresh is None else fresh)),
         memory or PolicyMemory(),
         {str(p.key): lead for p in state.pools},
-        {model: least for model in state.models},
+        dict.fromkeys(state.models, least),
         settings,
     )
 
 
 def done(course: Course) -> list[tuple[type[Remediation], str]]:
     return [
-        (type(r), r.replica) for r in course.remediations if isinstance(r, CordonReplica | UncordonReplica | RestartReplica)
+        (type(r), r.replica)
+        for r in course.remediations
+        if isinstance(r, CordonReplica | UncordonReplica | RestartReplica)
     ]
 
 
@@ -80,22 +83,22 @@ def rules(course: Course) -> list[str]:
     return [reason.rule for reason in course.reasons]
 
 
-def some(count: int = 6, **first: object) -> FleetState:
+def some(count: int = 6, **first: Any) -> FleetState:
     """One pool ``a0`` ... of which the first one is as told."""
     head = replica("a0", **first)
     return fleet(pool([head, *(replica(f"a{i}") for i in range(1, count))]))
 
 
-def cordoned(cause: str, ago_s: float = 60.0, **changes: object) -> PolicyMemory:
+def cordoned(cause: str, ago_s: float = 60.0, **changes: Any) -> PolicyMemory:
     """Memory of ``a0`` taken out of traffic by us."""
     entry = CordonMemory(AT - ago_s, cause, "a0#0", 1000.0, 2e4)
-    return PolicyMemory(cordons={"a0": replace(entry, **changes)})  # type: ignore[arg-type]
+    return PolicyMemory(cordons={"a0": replace(entry, **changes)})
 
 
-def restarts(count: int, ago_s: float = 900.0, **changes: object) -> PolicyMemory:
+def restarts(count: int, ago_s: float = 900.0, **changes: Any) -> PolicyMemory:
     started = AT - ago_s
     one = ActionMemory("gone", "restart", MODEL, str(KEY), started, started + 200.0, open=False, verified=True)
-    return PolicyMemory(actions=(replace(one, **changes),) * count)  # type: ignore[arg-type]
+    return PolicyMemory(actions=(replace(one, **changes),) * count)
 
 
 # hang
@@ -134,7 +137,7 @@ def test_a_stall_that_ends_gives_traffic_back() -> None:
 
 
 @pytest.mark.parametrize("counters", [{"steps_total": None}, {"steps_total": None, "output_tokens_total": None}, {}])
-def test_without_a_sign_of_life_the_cordon_stays(counters: dict[str, object]) -> None:
+def test_without_a_sign_of_life_the_cordon_stays(counters: dict[str, Any]) -> None:
     state = some(cordoned=True)
     assert done(treated(state, memory=cordoned("F1"), seen=remembered(state, **counters))) == []
 
@@ -146,9 +149,19 @@ def test_a_restarted_engine_gets_its_traffic_back() -> None:
     assert done(treated(state, memory=cordoned("F1"), seen=fresh)) == [(UncordonReplica, "a0")]
 
 
+def test_a_fresh_engine_needs_no_step_to_prove_itself() -> None:
+    """It had made none when it hung, and gets no traffic to make one."""
+    state = some(cordoned=True, restarts=1)
+    fresh = {**remembered(state), "a0": ReplicaMemory("a0#1", 0.0, 0.0, 0.0, 0.0, AT, AT)}
+    memory = cordoned("F1", steps_total=0.0, output_tokens_total=0.0)
+    assert done(treated(state, memory=memory, seen=fresh)) == [(UncordonReplica, "a0")]
+
+
 def test_an_engine_whose_counters_began_anew_gets_its_traffic_back() -> None:
     state = some(cordoned=True)
-    assert done(treated(state, memory=cordoned("F1"), seen=remembered(state, steps_total=5.0))) == [(UncordonReplica, "a0")]
+    assert done(treated(state, memory=cordoned("F1"), seen=remembered(state, steps_total=5.0))) == [
+        (UncordonReplica, "a0")
+    ]
 
 
 def test_a_cordoned_replica_that_shows_no_life_is_restarted_in_the_end() -> None:
@@ -224,7 +237,7 @@ def test_two_slow_replicas_go_one_after_the_other() -> None:
     assert done(treated(out, sick("a1", "F8"), memory=cordoned("F8", 10.0), seen=remembered(out, slow_at=(AT,)))) == []
 
 
-def slow_and_out(in_flight: float = 3.0, ago_s: float = 60.0, **seen: object) -> Course:
+def slow_and_out(in_flight: float = 3.0, ago_s: float = 60.0, **seen: Any) -> Course:
     state = some(cordoned=True, in_flight_requests=in_flight)
     return treated(state, memory=cordoned("F8", ago_s), seen=remembered(state, **{"slow_at": (AT - 60.0,), **seen}))
 
@@ -244,7 +257,7 @@ def test_a_slow_replica_that_keeps_up_again_gets_its_traffic_back() -> None:
 
 
 def test_without_a_gateway_the_engine_says_when_it_is_empty() -> None:
-    def course(**counts: float) -> Course:
+    def course(**counts: Any) -> Course:
         state = some(cordoned=True, in_flight_requests=math.nan, metrics=metrics(**counts))
         return treated(state, memory=cordoned("F8"), seen=remembered(state, slow_at=(AT,)))
 
@@ -287,20 +300,25 @@ def test_a_replica_that_is_not_even_placed_is_not_restarted() -> None:
     assert course.lost[str(KEY)] == 0  # asking for more of what finds no room would never end
 
 
-# budgets, breaker, pages
+# what is allowed at once
 
 
 def test_one_repair_per_model_at_a_time() -> None:
     memory = restarts(1, 30.0, open=True, verified=False, deadline_at=AT + 300.0)
-    course = treated(fleet(pool([replica("a0", Phase.FAILED, since_at=AT - 900.0), replica("a1")], desired=3)),
-                     sick("a0", "F2"), memory=memory)
+    course = treated(
+        fleet(pool([replica("a0", Phase.FAILED, since_at=AT - 900.0), replica("a1")], desired=3)),
+        sick("a0", "F2"),
+        memory=memory,
+    )
     assert (done(course), rules(course)) == ([], ["disruption budget"])
 
 
 def test_the_fleet_has_a_budget_of_its_own() -> None:
     def model(name: str) -> PoolState:
-        return pool([replica(f"{name}{i}", Phase.FAILED if i == 0 else Phase.READY, since_at=AT - 900.0) for i in range(9)],
-                    PoolKey(name, "p"))
+        return pool(
+            [replica(f"{name}{i}", Phase.FAILED if i == 0 else Phase.READY, since_at=AT - 900.0) for i in range(9)],
+            PoolKey(name, "p"),
+        )
 
     state = fleet(*(model(name) for name in "stuvw"))
     course = treated(state, *(sick(f"{name}0", "F2", key=PoolKey(name, "p")) for name in "stuvw"))
@@ -308,9 +326,17 @@ def test_the_fleet_has_a_budget_of_its_own() -> None:
     assert rules(course).count("fleet disruption budget") == 2
 
 
+def test_a_restart_that_is_refused_is_said_once_per_tick() -> None:
+    state = some(cordoned=True)
+    none = HealingSettings(disruption_budget=0)
+    course = treated(state, sick("a0", "F1", 900.0), memory=cordoned("F1", 800.0), settings=none)
+    assert rules(course) == ["disruption budget"]
+
+
 def test_without_a_budget_nothing_is_restarted() -> None:
-    course = treated(some(phase=Phase.FAILED, since_at=AT - 900.0), sick("a0", "F2"),
-                     settings=HealingSettings(disruption_budget=0))
+    course = treated(
+        some(phase=Phase.FAILED, since_at=AT - 900.0), sick("a0", "F2"), settings=HealingSettings(disruption_budget=0)
+    )
     assert done(course) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from tests.builders import AT, pool, replica
 SETTINGS = LeadTimeSettings()
 
 
-def started(name: str, seconds: float, **changes: object) -> ReplicaState:
-    return replace(replica(name, requested_at=AT - seconds, since_at=AT), **changes)  # type: ignore[arg-type]
+def started(name: str, seconds: float, **changes: Any) -> ReplicaState:
+    return replace(replica(name, requested_at=AT - seconds, since_at=AT), **changes)
 
 
 def observed(memory: PoolMemory, *replicas: ReplicaState) -> PoolMemory:

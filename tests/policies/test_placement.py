@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -12,12 +14,12 @@ from tests.builders import KEY, OTHER, RATE, a_profile, option, pool, replica
 CHEAP, DEAR = KEY, OTHER
 
 
-def cheap(**changes: object) -> PoolOption:
-    return option(pool(2, CHEAP, usd_per_replica_hour=2.0), **changes)  # type: ignore[arg-type]
+def cheap(**changes: Any) -> PoolOption:
+    return option(pool(2, CHEAP, usd_per_replica_hour=2.0), **changes)
 
 
-def dear(**changes: object) -> PoolOption:
-    return option(pool(2, DEAR, usd_per_replica_hour=5.0), **changes)  # type: ignore[arg-type]
+def dear(**changes: Any) -> PoolOption:
+    return option(pool(2, DEAR, usd_per_replica_hour=5.0), **changes)
 
 
 def placed(needed: float, *options: PoolOption) -> dict[PoolKey, float]:
@@ -71,6 +73,10 @@ def test_a_failing_pool_keeps_what_it_has_and_counts_for_nothing() -> None:
     assert rules(4.0, cheap(failing=True), dear()) == ["failing pool"]
 
 
+def test_the_minimum_of_a_failing_pool_carries_nothing() -> None:
+    assert placed(4.0, cheap(failing=True, least=2), dear()) == {CHEAP: 2.0, DEAR: pytest.approx(4.0)}
+
+
 def test_pools_without_a_price_compare_by_gpus() -> None:
     small = option(pool(1, CHEAP, usd_per_replica_hour=0.0, gpus_per_replica=4))
     smaller = option(pool(1, DEAR, usd_per_replica_hour=0.0, gpus_per_replica=1))
@@ -83,10 +89,10 @@ def test_the_order_in_which_pools_are_given_does_not_matter() -> None:
 
 
 def test_a_profile_can_be_given_by_name_or_whole() -> None:
-    assert PoolSettings(profile="llama-3.1-8b-l40s-tp1").profile.gpu == "l40s"  # type: ignore[arg-type]
+    assert PoolSettings(profile="llama-3.1-8b-l40s-tp1").profile.gpu == "l40s"
     assert PoolSettings(profile=a_profile()).profile.name == "round"
     with pytest.raises(ValidationError, match="unknown engine profile"):
-        PoolSettings(profile="gpt-9-abacus")  # type: ignore[arg-type]
+        PoolSettings(profile="gpt-9-abacus")
 
 
 def test_impossible_bounds_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,21 @@ from policies.fleet import FleetState, Phase, PoolState
 from policies.memory import ModelMemory
 from policies.scaling import Need, ScalingSettings, coming_demand, peak_demand, reactive_replicas, steer_margin
 from policies.slo import ServiceObjective
-from tests.builders import AT, KEY, MODEL, OTHER, RATE, carrying, demand, fleet, forecast, metrics, pool, replica, service
+from tests.builders import (
+    AT,
+    KEY,
+    MODEL,
+    OTHER,
+    RATE,
+    carrying,
+    demand,
+    fleet,
+    forecast,
+    metrics,
+    pool,
+    replica,
+    service,
+)
 
 SETTINGS = ScalingSettings()
 OBJECTIVE = ServiceObjective()
@@ -25,7 +40,7 @@ def wanted(state: FleetState) -> tuple[float, set[str]]:
     return answer, {reason.rule for reason in reasons}
 
 
-def reporting(count: int = 3, **changes: object) -> PoolState:
+def reporting(count: int = 3, **changes: Any) -> PoolState:
     return pool([replica(f"a{number}", metrics=metrics(**changes)) for number in range(count)])
 
 
@@ -93,7 +108,10 @@ def test_requests_that_wait_at_the_gateway_count_as_backlog() -> None:
 
 
 def test_a_queue_that_is_not_told_hides_no_other_queue() -> None:
-    told = [replica("a0", metrics=metrics(queued_requests=90.0)), replica("a1", metrics=metrics(queued_requests=math.nan))]
+    told = [
+        replica("a0", metrics=metrics(queued_requests=90.0)),
+        replica("a1", metrics=metrics(queued_requests=math.nan)),
+    ]
     assert wanted(fleet(pool(told)))[1] == {"backlog"}
 
 
@@ -173,6 +191,8 @@ def test_a_moved_margin_leaves_a_reason() -> None:
 
 
 def test_pools_of_the_model_are_seen_together() -> None:
-    both = fleet(reporting(2, queued_requests=40.0), pool([replica("b0", metrics=metrics(queued_requests=40.0))], OTHER))
+    both = fleet(
+        reporting(2, queued_requests=40.0), pool([replica("b0", metrics=metrics(queued_requests=40.0))], OTHER)
+    )
     assert {p.key for p in both.pools} == {KEY, OTHER}
     assert wanted(both)[0] == pytest.approx(2.0 + (120 - 6) / (LEAD_S + SETTINGS.backlog_clear_s) / RATE)

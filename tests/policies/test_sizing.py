@@ -65,7 +65,7 @@ def test_an_option_knows_what_is_lost_and_its_own_load_test() -> None:
 
 
 def needed(outlook: Outlook, requests_per_s: float = 8.0, margin: float = 0.0, headroom: float = 0.0) -> Need:
-    given = settings(scaling=ScalingSettings(unforecast_headroom_ratio=headroom))
+    given = settings(scaling=ScalingSettings(headroom_ratio=headroom / 2.0, unforecast_headroom_ratio=headroom))
     return needed_by(fleet(requests_per_s=requests_per_s), MODEL, outlook, [option()], margin, given)[0]
 
 
@@ -81,6 +81,10 @@ def test_without_a_forecast_there_is_headroom_to_grow_into() -> None:
 
 def test_with_a_forecast_growth_follows_what_comes_and_keeping_the_peak() -> None:
     assert needed(outlook(12.0, 20.0)) == Need(3.0, 5.0, forecast=True)
+
+
+def test_what_is_forecast_gets_its_own_headroom() -> None:
+    assert needed(outlook(12.0, 20.0), headroom=0.2) == Need(pytest.approx(3.3), pytest.approx(5.5), forecast=True)
 
 
 def test_the_present_is_a_floor_under_both() -> None:

@@ -24,15 +24,11 @@ def stable(
 ) -> tuple[int, PoolMemory, list[str]]:
     """Return the answer, the memory and the rules that held it."""
     on_way = on_their_way([state], at, SETTINGS) if starting is None else starting
-    count, memory, why = stabilize(
-        needed, needed + spare, state, memory, at, SETTINGS, starting=on_way, forecast=False
-    )
+    count, memory, why = stabilize(needed, needed + spare, state, memory, at, SETTINGS, starting=on_way, forecast=False)
     return count, memory, [reason.rule for reason in why]
 
 
-def settle(
-    state: PoolState, *needs: float, every_s: float = 15.0, spare: float = 0.2
-) -> tuple[list[int], PoolMemory]:
+def settle(state: PoolState, *needs: float, every_s: float = 15.0, spare: float = 0.2) -> tuple[list[int], PoolMemory]:
     """Return the answers to a sequence of needs, each carried out before the next."""
     memory, answers = PoolMemory(), []
     for tick, needed in enumerate(needs):

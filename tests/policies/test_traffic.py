@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ SETTINGS = TrafficSettings(slow_start_s=60.0, slow_start_floor_ratio=0.3, max_st
 THIRD = PoolKey(MODEL, "c")
 
 
-def one(key: PoolKey, serving: int, weight: float, **changes: object) -> PoolOption:
-    return option(pool(serving, key, weight=weight), **changes)  # type: ignore[arg-type]
+def one(key: PoolKey, serving: int, weight: float, **changes: Any) -> PoolOption:
+    return option(pool(serving, key, weight=weight), **changes)
 
 
 def weighed(*options: PoolOption, hold: bool = False) -> Mapping[PoolKey, float]:

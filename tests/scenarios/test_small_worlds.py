@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,13 @@ from tests.builders_world import Controlled, World
 HEALING = ("cordon", "uncordon", "restart")
 
 
-def a_world(replicas: int = 6, requests_per_s: float = 16.0, **changes: object) -> World:
-    world = World(requests_per_s=requests_per_s, **changes)  # type: ignore[arg-type]
+def a_world(replicas: int = 6, requests_per_s: float = 16.0, **changes: Any) -> World:
+    world = World(requests_per_s=requests_per_s, **changes)
     world.add_pool(replicas=replicas)
     return world
 
 
-def at_work(world: World, least: int = 6, most: int = 64, **changes: object) -> Controlled:
+def at_work(world: World, least: int = 6, most: int = 64, **changes: Any) -> Controlled:
     """The world under control, a minute in."""
     control = world.controlled(settings(*world.wanted, least=least, most=most, **changes))
     control.run(60.0)
@@ -245,7 +247,7 @@ def test_starts_that_never_end_stop_at_the_attempt_cap() -> None:
     control.run(4200.0)
     times = [when for when, _, _ in control.acts("restart")]
     assert len([when for when in times if when < times[0] + 3600.0]) <= 4
-    assert all(later - earlier >= 300.0 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= 300.0 for earlier, later in pairwise(times))
     assert len(control.notifier.pages) >= 1
 
 
@@ -289,7 +291,7 @@ def test_a_pool_that_loses_everything_hands_over_and_comes_back_in_steps() -> No
     for engine in world.of(KEY):
         engine.stays_down = False
     control.run(900.0, lambda _: shares.append(world.shares[KEY]))
-    steps = [later - earlier for earlier, later in zip(shares, shares[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(shares)]
     assert shares[0] == 0.0
     assert shares[-1] == pytest.approx(0.5, abs=0.2)
     assert max(steps) <= 0.2 + 1e-9

@@ -195,6 +195,16 @@ def test_a_change_of_size_names_its_most_urgent_reason(desired: int, rules: tupl
     assert line.why == why if rules != ("out of room",) else line.why.startswith(why)
 
 
+@pytest.mark.parametrize(
+    "detail", ["20 requests/s ({}); 2 per replica", "20 requests/s ({}, level 0.90); 2 per replica"]
+)
+def test_who_forecast_is_said_in_the_header_alone(detail: str) -> None:
+    why = Reason("predictive target", MODEL, 3, 5, detail.format(SOURCE))
+    shown = after(record_of(15.0, [pool_of(A100, [R])], reasons=[why])).now
+    assert shown.startswith("load to come: 20 requests/s")
+    assert SOURCE not in shown
+
+
 def test_only_larger_moves_of_traffic_are_told() -> None:
     pools = [pool_of(A100, [R], weight=0.6), pool_of(H100, [R], weight=0.4)]
     small = record_of(15.0, pools, traffic=[TrafficPlan(MODEL, {A100: 0.55, H100: 0.45})])

@@ -17,7 +17,7 @@ from policies.slo import ServiceObjective
 from simulations.case import prepare
 from simulations.outcomes import RequestStatus
 from simulations.runner import POLICIES, SimulationResult, Tick, policy_of, simulate
-from simulations.sizing import FIRST_UTILIZATION, covering, first_replicas, known_load, load_tested, replicas_for
+from simulations.sizing import FIRST_UTILISATION, covering, first_replicas, known_load, load_tested, replicas_for
 from tests.builders_simulation import OUTPUT_TOKENS, POOL, PROMPT_TOKENS, SMALL, ListAudit, RateTrace, quick_settings
 
 STEADY = RateTrace([12.0] * 6)
@@ -41,7 +41,7 @@ def test_all_policies_but_static_begin_with_the_same_replicas(runs: dict[str, Si
     first = {name: result.timeline[0].ready for name, result in runs.items()}
     assert first["foresail"] == first["hpa"] == first["clairvoyant"]
     # five minutes at 8, 8, 12, 16, 20 requests/s
-    assert first["hpa"] == np.ceil(12.8 / FIRST_UTILIZATION / runs["hpa"].case.pools[0].requests_per_s)
+    assert first["hpa"] == np.ceil(12.8 / FIRST_UTILISATION / runs["hpa"].case.pools[0].requests_per_s)
 
 
 def test_equal_replicas_start_equally_fast_under_every_policy(runs: dict[str, SimulationResult]) -> None:
@@ -205,11 +205,11 @@ def test_replicas_follow_the_load_and_its_token_shape() -> None:
     pools = load_tested(quick_settings().pools, objective, STEADY)
     shape = np.array([1.0, PROMPT_TOKENS, OUTPUT_TOKENS])
     rates = np.array([[0.0], [5.0], [10.0]]) * shape
-    (needed,) = replicas_for(LoadSeries(0.0, 60.0, rates), 60.0, objective, pools).values()
+    (needed,) = replicas_for(LoadSeries(0.0, 60.0, rates), 60.0, 1.0, objective, pools).values()
     assert needed[0] == 1.0  # the minimum
     assert needed[2] == pytest.approx(10.0 / pools[0].requests_per_s, rel=0.01)  # the formula scaled to the load test
     longer = rates * np.array([1.0, 1.0, 2.0])
-    (more,) = replicas_for(LoadSeries(0.0, 60.0, longer), 60.0, objective, pools).values()
+    (more,) = replicas_for(LoadSeries(0.0, 60.0, longer), 60.0, 1.0, objective, pools).values()
     assert more[2] > 1.3 * needed[2]
 
 
@@ -223,7 +223,7 @@ def test_the_cheapest_pool_is_filled_first_and_bounds_hold() -> None:
     tested = load_tested(pools, objective, STEADY)
     one = tested[0].requests_per_s
     rates = np.array([[1.0], [3.5], [50.0]]) * one * np.array([1.0, PROMPT_TOKENS, OUTPUT_TOKENS])
-    needed = replicas_for(LoadSeries(0.0, 60.0, rates), 60.0, objective, tested)
+    needed = replicas_for(LoadSeries(0.0, 60.0, rates), 60.0, 1.0, objective, tested)
     cheap, costly = (needed[pool.key] for pool in tested)
     assert cheap == pytest.approx([1.0, 2.5, 3.0], rel=0.01)
     assert costly == pytest.approx([1.0, 1.0, 2.0], rel=0.01)
@@ -235,10 +235,18 @@ def test_the_first_replicas_cover_the_mean_of_five_minutes_with_headroom() -> No
     pools = load_tested(quick_settings().pools, objective, STEADY)
     load = known_load(RateTrace([10.0, 30.0, 30.0, 30.0, 10.0, 200.0]))
     (first,) = first_replicas(load, objective, pools).values()
-    assert first == np.ceil(22.0 / FIRST_UTILIZATION / pools[0].requests_per_s)
+    assert first == np.ceil(22.0 / FIRST_UTILISATION / pools[0].requests_per_s)
 
 
 def test_a_trace_shorter_than_a_step_has_a_load_all_the_same() -> None:
     load = known_load(replace(RateTrace([20.0]), step_s=5.0))
     assert len(load) == 1
     assert load.values[0, 0] > 0
+
+
+def test_rivals_keep_to_the_bounds_whatever_they_know() -> None:
+    pools = {POOL: PoolSettings(profile=SMALL, min_replicas=2, max_replicas=3)}
+    for policy in ("hpa", "static", "clairvoyant"):
+        result = simulate(RateTrace([1.0, 60.0, 60.0, 1.0]), policy, quick_settings(pools=pools, lead_time_s=30.0))
+        assert result.scorecard.violations == ()
+        assert {point.desired for point in result.timeline} <= {2, 3}

@@ -8,7 +8,7 @@ import pytest
 from forecasting.features import NetSpec
 from forecasting.series import LoadSeries
 from tests.builders_training import a_wave, of_rates
-from training.dataset import Split, data_digest, split_in_time, examples_of
+from training.dataset import Split, data_digest, examples_of, split_in_time
 
 SPEC = NetSpec(
     kind="quantile_lstm", step_s=60.0, context_steps=16, lead_steps=(1, 2, 5), periods_s=(), calendar=False,

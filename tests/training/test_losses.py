@@ -19,7 +19,10 @@ def test_pinball_is_that_of_the_scores() -> None:
     quantiles, target = np.sort(rng.normal(size=(5, 3, 4)), axis=2), rng.normal(size=(5, 3))
     levels = np.array([0.1, 0.5, 0.9, 0.95])
     loss = pinball(
-        torch.from_numpy(quantiles), torch.from_numpy(target), torch.from_numpy(levels), torch.ones(5, dtype=torch.float64)
+        torch.from_numpy(quantiles),
+        torch.from_numpy(target),
+        torch.from_numpy(levels),
+        torch.ones(5, dtype=torch.float64),
     )
     assert float(loss) == pytest.approx(accuracy.pinball(target, quantiles, levels))
 

