@@ -32,7 +32,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
        padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: pre; }
+th, td { padding: 0.3rem 0.45rem; text-align: right; border-bottom: 1px solid #ddd; white-space: pre; }
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; border-bottom: 2px solid #888; vertical-align: bottom; } small { color: #555; }
 .note { color: #555; } .bad { color: #a00000; } svg { max-width: 100%; height: auto; }

@@ -107,10 +107,11 @@ class MlflowRegistry:
             found = self._version(name, alias_or_version)
             run_id = self._run_of(found)
             self._check_size(run_id, f"{name} version {found.version}")
-            self._settings.cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._settings.cache, prefix=".fetch-") as scratch:
+            cache = self._settings.cache_folder
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
                 fetched = Path(self._client.download_artifacts(run_id, ARTIFACT_PATH, scratch))
-                return _settle(fetched, self._settings.cache / f"{name}-{found.version}-{run_id[:8]}")
+                return _settle(fetched, cache / f"{name}-{found.version}-{run_id[:8]}")
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         """Return all versions, newest first; none when nothing was ever published under ``name``."""

@@ -30,9 +30,10 @@ class RegistrySettings(BaseModel):
         min_length=1,
         description="MLflow store: sqlite:///PATH (needs no server), postgresql://... or the http(s) URL of a server.",
     )
-    cache: Path = Field(
-        Path("foresail-runs/models"),
-        description="Folder for local copies of fetched artifacts, one folder per version; safe to delete.",
+    cache: Path | None = Field(
+        None,
+        description="Folder for local copies of fetched artifacts, one folder per version, safe to delete; null is "
+        "`models` beside a SQLite store, or foresail-runs/models.",
     )
     request_timeout_s: int = Field(
         10, gt=0, le=300, description="Longest wait for one answer of a tracking server, in seconds."
@@ -43,6 +44,14 @@ class RegistrySettings(BaseModel):
         le=4096,
         description="Largest artifact that is published or fetched, in MiB; the largest net shipped takes under 2.",
     )
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where local copies go."""
+        if self.cache is not None:
+            return self.cache
+        path = sqlite_path(self.store)
+        return (path or Path(DEFAULT_STORE.removeprefix("sqlite:///"))).parent / "models"
 
 
 def redacted(store: str) -> str:

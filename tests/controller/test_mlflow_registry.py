@@ -116,6 +116,18 @@ def test_a_password_is_never_shown(store: str, shown: str) -> None:
     assert redacted(store) == shown
 
 
+@pytest.mark.parametrize(
+    ("store", "folder"),
+    [
+        ("sqlite:////srv/models/mlflow.db", "/srv/models/models"),
+        ("https://mlflow.example.org", "foresail-runs/models"),
+        (DEFAULT_STORE, "foresail-runs/models"),
+    ],
+)
+def test_copies_are_kept_beside_a_file_store(store: str, folder: str) -> None:
+    assert RegistrySettings(store=store).cache_folder == Path(folder)
+
+
 def test_a_fetched_copy_that_was_changed_is_replaced_from_the_store(settings: RegistrySettings, artifact: Path) -> None:
     registry = MlflowRegistry.open(settings)
     registry.publish("copy", artifact, {})
