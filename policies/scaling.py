@@ -23,8 +23,8 @@ class ScalingSettings(BaseModel):
         1.5,
         gt=0,
         description="Cost of load beyond the headroom over the cost of the same capacity idle. The covered quantile of "
-        "demand is ratio / (ratio + 1) (newsvendor): 1.5 covers the 0.6 quantile. Raise it where demand jumps; figures are "
-        "in docs/benchmarks.md.",
+        "demand is ratio / (ratio + 1) (newsvendor): 1.5 covers the 0.6 quantile. Raise it where demand jumps; "
+        "docs/benchmarks.md has the figures.",
     )
     headroom_ratio: float = Field(
         0.2,

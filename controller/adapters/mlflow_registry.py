@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -27,6 +28,7 @@ ARTIFACT_PATH = "model"
 _MAX_FILES = 64
 _MAX_VERSIONS = 1000
 _MIB = 1024 * 1024
+_UNREACHED = re.compile(r"Max retries exceeded.*Caused by (\w+)")
 
 
 def open_client(settings: RegistrySettings, may_create: bool) -> MlflowClient:
@@ -65,8 +67,10 @@ def registry_errors(store: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        unreached = _UNREACHED.search(first_line)
+        what = f"the server does not answer ({unreached[1]})" if unreached else first_line
         raise RegistryError(
-            redacted(first_line)[:400], redacted(store), "check that the store exists, answers and may be written"
+            redacted(what)[:400], redacted(store), "check that the store exists, answers and may be written"
         ) from error
 
 

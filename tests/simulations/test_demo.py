@@ -38,7 +38,13 @@ from simulations.live_state import BandPoint, LoadPoint, ViewState
 from simulations.scorecard import Scorecard
 
 SMALL = DemoSettings(
-    day_s=900.0, history_days=2, requests_per_s=5.0, burst_rise_s=60.0, burst_fall_s=60.0, lead_time_s=60.0
+    day_s=900.0,
+    history_days=2,
+    requests_per_s=5.0,
+    burst_ratio=0.8,
+    burst_rise_s=60.0,
+    burst_fall_s=60.0,
+    lead_time_s=60.0,
 )
 """Sixty ticks: a few seconds per replay."""
 
