@@ -232,7 +232,8 @@ def lines_of(run: DemoRun) -> Sequence[str]:
 def test_what_happened_is_told_in_order_with_the_tick_to_look_up() -> None:
     lines = lines_of(day()[0])
     assert "staged: an engine of reserved crashes" in lines[0]
-    assert " F2 reserved-1: engine exited" in lines[1]
+    assert " F2 reserved-" in lines[1]
+    assert ": engine exited" in lines[1]
     assert lines[1].endswith("(tick 42)")
     assert "the platform restarts it" in lines[2]
     assert any("staged: an engine of on-demand hangs" in line for line in lines)
@@ -249,7 +250,7 @@ def test_a_fault_that_was_not_found_is_told_as_such() -> None:
 def test_the_closing_words_say_what_happened_how_it_went_and_where_to_look(tmp_path: Path, ascii_only: bool) -> None:
     run, _, _ = day()
     file = io.StringIO()
-    ids = {incident.at: str(number) for number, incident in enumerate(run.view.incidents, 80)}
+    ids = {at: str(number) for number, at in enumerate(sorted({i.at for i in run.view.incidents}), 80)}
     tell(Console(file=file, width=80), ascii_only, run, cards(), DemoFiles(tmp_path), ids)
     text = file.getvalue()
     for words in (
@@ -268,7 +269,7 @@ def test_the_outcome_for_machines_counts_from_the_beginning_of_the_day() -> None
     outcome = as_json(day()[0], cards())
     assert outcome["generated"] is True
     assert [card["policy"] for card in outcome["policies"]] == ["foresail", "hpa", "clairvoyant"]
-    assert [incident["cause"] for incident in outcome["incidents"]][:2] == ["F2", "F1"]
+    assert [i["cause"] for i in outcome["incidents"] if i["cause"] != "failover"] == ["F2", "F1"]
     assert 0 < outcome["incidents"][0]["at_s"] < SMALL.day_s
 
 
