@@ -62,7 +62,11 @@ class ScalingSettings(BaseModel):
     )
     margin_max_ratio: float = Field(0.5, ge=0, le=2, description="Largest margin that missed attainment may build up.")
     margin_min_ratio: float = Field(
-        -0.1, ge=-0.5, le=0, description="Most that steady attainment may take off the measured capacity's margin."
+        0.0,
+        ge=-0.5,
+        le=0,
+        description="Most that steady attainment may take off the headroom; below 0 the controller looks for the edge, "
+        "and finds it.",
     )
 
     @property

@@ -26,10 +26,11 @@ _FILE = click.Path(path_type=Path)
 _TRACE_OPTIONS = (
     click.option("--scale", type=float, default=1.0, callback=_positive, show_default=True, metavar="K",
                  help="Multiply the load by K."),
-    click.option("--start", "start_s", type=click.FloatRange(min=0), default=0.0, metavar="S",
-                 help="Begin S seconds into the trace; what came before is the load history."),
+    click.option("--start", "start_s", type=click.FloatRange(min=0), metavar="S",
+                 help="Begin S seconds into the trace; what came before is the load history.  [default: 0; an hour "
+                      "before the flash crowd of generated load]"),
     click.option("--duration", "duration_s", type=float, callback=_positive, metavar="S",
-                 help="Replay S seconds; to the end if not given."),
+                 help="Replay S seconds; to the end if not given, two hours of generated load."),
     click.option("--trace-model", metavar="NAME",
                  help="Replay only requests for this model (for a load series: the column that counts them)."),
     click.option("--token-shape", default="chat", show_default=True, metavar="NAME",
@@ -87,9 +88,8 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 @click.command()
-@click.option(
-    "--trace", "path", type=_FILE, required=True, metavar="FILE", help="Request trace or load series to replay."
-)
+@click.option("--trace", "path", type=_FILE, default=Path("generated"), metavar="FILE",
+              help="Request trace or load series to replay; generated load if not given.")  # fmt: skip
 @click.option("--policy", default="foresail", show_default=True, metavar="NAME",
               help="Who decides: foresail, hpa, static or clairvoyant.")  # fmt: skip
 @_with(*_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
@@ -113,8 +113,8 @@ def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bo
 
 
 @click.command()
-@click.option("--trace", "paths", type=_FILE, multiple=True, required=True, metavar="FILE",
-              help="Request trace or load series; repeatable.")  # fmt: skip
+@click.option("--trace", "paths", type=_FILE, multiple=True, default=[Path("generated")], metavar="FILE",
+              help="Request trace or load series; repeatable; generated load if not given.")  # fmt: skip
 @click.option("--policies", default="all", show_default=True, metavar="A,B,C", help="Who decides, or all.")
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=1, show_default=True, metavar="K",
               help="Repeat with K seeds, from --seed on.")  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from simulations.job import Job, RunReport
+from simulations.job import Job, RunReport, TraceChoice
 from simulations.scorecard import Scorecard
 
 SUMMARISED = (
@@ -126,11 +126,15 @@ def facts_of(jobs: Sequence[Job]) -> dict[str, Any]:
         "objective": f"TTFT {objective.ttft_s:g} s, TPOT {objective.tpot_s:g} s, {objective.attainment_ratio:.2%}",
         "tick_s": settings.policy.tick_s,
         "scale": choice.scale,
-        "slice": f"{choice.start_s:g} s, "
-        + ("to the end" if choice.duration_s is None else f"{choice.duration_s:g} s"),
+        "slice": _slice_of(choice),
         "faults": ", ".join(settings.faults) or "none",
         "trained model": "none" if first.model_dir is None else first.model_dir.name,
     }
+
+
+def _slice_of(choice: TraceChoice) -> str:
+    start = "from the default start" if choice.start_s is None else f"from {choice.start_s:g} s"
+    return f"{start}, " + ("to the default end" if choice.duration_s is None else f"{choice.duration_s:g} s")
 
 
 def as_json(reports: Sequence[RunReport], rows: Sequence[SummaryRow], settings: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class GeneratorSettings(BaseModel):
         1.0, ge=1, description="How many calendar seconds pass in a simulated one: 24 makes an hour of each day."
     )
     requests_per_s: float = Field(
-        30.0, gt=0, description="Mean load of a working day, in requests per simulated second; some ten A100 replicas."
+        10.0, gt=0, description="Mean load of a working day, in requests per simulated second; some ten A100 replicas."
     )
     clients: tuple[ClientClass, ...] = Field(DEFAULT_CLIENTS, min_length=1, description="Who sends the requests.")
     noise_sd: float = Field(
@@ -135,6 +135,18 @@ class GeneratorSettings(BaseModel):
         """When the last day starts, in simulated seconds: what comes before is there to learn from."""
         return (self.days - 1) * self.day_s
 
+    @property
+    def eventful_s(self) -> tuple[float, float]:
+        """Return start and length of the part most worth replaying, in simulated seconds.
+
+        Two hours of the day's clock around the flash crowd, or the whole last day when there is none.
+        """
+        if self.flash_crowd is None:
+            return self.replay_start_s, self.day_s
+        hour_s = self.day_s / 24
+        start_s = min(max(self.flash_crowd.at_hour - 1.0, 0.0), 22.0) * hour_s
+        return self.replay_start_s + start_s, 2 * hour_s
+
 
 class GeneratedTrace(DrawnTrace):
     """Requests drawn from made-up rates; ``clients`` has one entry per client class, in their order.
@@ -145,6 +157,7 @@ class GeneratedTrace(DrawnTrace):
     """
 
     def __init__(self, settings: GeneratorSettings, seed: int) -> None:
+        self.settings = settings
         factors = _common_factor(settings) * _burst_factors(settings, seed)
         total = sum(each.share for each in settings.clients)
         clients = [

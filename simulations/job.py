@@ -12,6 +12,7 @@ from controller.ports import AuditLog
 from forecasting.forecaster import Forecaster
 from forecasting.series import LoadSeries
 from simulations.case import LEAD_TIME_P90_RATIO, SimulationSettings, prepare
+from simulations.generator import GeneratedTrace
 from simulations.runner import Tick, replay
 from simulations.scorecard import Curves, Scorecard, TimelinePoint
 from simulations.trace import Trace
@@ -24,13 +25,14 @@ from simulations.trace_views import scaled, sliced
 class TraceChoice:
     """Which trace, and what of it.
 
-    ``name`` is what tables call it. ``trace_model`` and what follows are as in ``simulations.trace_files.open_trace``.
+    ``name`` is what tables call it. Without ``start_s`` a recording is replayed from its beginning, a generated trace
+    where it is most eventful. ``trace_model`` and what follows are as in ``simulations.trace_files.open_trace``.
     """
 
     path: Path
     name: str
     scale: float = 1.0
-    start_s: float = 0.0
+    start_s: float | None = None
     duration_s: float | None = None
     trace_model: str | None = None
     token_shape: str = "chat"  # noqa: S105 - not a password
@@ -54,13 +56,21 @@ class TraceChoice:
             arrivals=self.arrivals,
             arrival_cv=self.arrival_cv,
         )
+        start_s, duration_s = self.part_of(opened)
         whole = scaled(opened, self.scale, settings.seed)
-        trace = sliced(whole, self.start_s, self.duration_s)
-        if self.start_s <= 0:
+        trace = sliced(whole, start_s, duration_s)
+        if start_s <= 0:
             return trace, None
-        before = load_before(whole, self.start_s, settings.policy.tick_s, settings.forecast.kept_s)
+        before = load_before(whole, start_s, settings.policy.tick_s, settings.forecast.kept_s)
         began_at = settings.fleet.epoch_at - len(before) * before.step_s
         return trace, LoadSeries(began_at, before.step_s, before.values)
+
+    def part_of(self, trace: Trace) -> tuple[float, float | None]:
+        """Return where in ``trace`` to begin and for how long to go on (None: to the end), in seconds."""
+        if self.start_s is None and isinstance(trace, GeneratedTrace):
+            start_s, length_s = trace.settings.eventful_s
+            return start_s, length_s if self.duration_s is None else self.duration_s
+        return self.start_s or 0.0, self.duration_s
 
 
 @dataclass(frozen=True, slots=True)

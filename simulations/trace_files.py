@@ -7,6 +7,7 @@ from pathlib import Path
 
 from controller.errors import BadInput
 from simulations.arrivals import ArrivalProcess, arrivals_named
+from simulations.generator import GeneratedTrace, GeneratorSettings
 from simulations.load_series_files import load_column, read_series
 from simulations.rate_curve import RateCurve
 from simulations.token_shapes import TokenShape, token_shape_named
@@ -15,6 +16,9 @@ from simulations.trace_bytes import checked_file
 from simulations.trace_formats import REQUEST_FORMATS, RequestFormat, RequestRows
 from simulations.trace_tables import TableFile, open_table
 from simulations.workload import Client, DrawnTrace
+
+GENERATED = "generated"
+"""In the place of a file: the generator's default service. A file of that name is reached by its absolute path."""
 
 _HASHED_BATCH_REQUESTS = 4_096
 """Most requests in a batch that carries block hashes: each may have hundreds, as Python integers."""
@@ -82,8 +86,8 @@ def open_trace(
     """Return the trace in the file at ``path``: any format of ``REQUEST_FORMATS``, or a load series.
 
     Args:
-        path: Parquet, CSV or JSON lines, plain or compressed with gzip, bzip2 or zstd.
-        seed: For the requests that are drawn from a load series.
+        path: Parquet, CSV or JSON lines, plain or compressed with gzip, bzip2 or zstd; or ``GENERATED``.
+        seed: For the requests that are drawn from a load series, and for all that is generated.
         model: Only the requests of this model; for a load series the column that counts them. None takes all.
         token_shape: How long the requests of a load series are (``TOKEN_SHAPES``); where the file has tokens per step,
             the shape is stretched to their means.
@@ -97,6 +101,11 @@ def open_trace(
     shape, process = token_shape_named(token_shape), arrivals_named(arrivals, arrival_cv)
     if seed < 0:
         raise BadInput(f"the seed is {seed}", "seed", "give a whole number >= 0")
+    if str(path) == GENERATED:
+        if model is not None:
+            what = f"model {model!r} was asked for, but generated load names no models"
+            raise BadInput(what, GENERATED, "leave the model out")
+        return GeneratedTrace(GeneratorSettings(), seed)
     table = open_table(checked_file(Path(path)))
     for form in REQUEST_FORMATS:
         if set(form.required) <= set(table.columns):

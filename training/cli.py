@@ -32,9 +32,9 @@ FAILED = 1
 _M = TypeVar("_M", bound="BaseModel")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_DATA = click.option("--data", "files", multiple=True, required=True, metavar="FILE",
+_DATA = click.option("--data", "files", multiple=True, default=["generated"], metavar="FILE",
                      help="Load history: a request trace or a load series, any format that `simulate` reads; "
-                          "repeatable.")  # fmt: skip
+                          "repeatable. Generated load if not given.")  # fmt: skip
 _STORE = click.option("--store", default=DEFAULT_STORE, show_default=True, metavar="URL",
                       help="MLflow store: sqlite:///PATH or the URL of a database or server.")  # fmt: skip
 _NAME = click.option("--name", default="load", show_default=True, help="Name of the registered model.")

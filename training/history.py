@@ -9,12 +9,14 @@ import numpy as np
 
 from controller.errors import BadInput
 from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, FloatArray, LoadSeries
+from simulations.generator import DAY_S, GeneratedTrace, GeneratorSettings
 from simulations.load_series_files import RATE, load_column, read_series
 from simulations.token_shapes import TokenShape, token_shape_named
 from simulations.trace_bytes import checked_file
-from simulations.trace_files import open_trace
+from simulations.trace_files import GENERATED, open_trace
 from simulations.trace_load import load_series
 from simulations.trace_tables import TableFile, open_table
+from simulations.trace_views import sliced
 
 DEFAULT_STEP_S = 15.0
 
@@ -60,7 +62,7 @@ def load_history(
     """Read the load history in ``path``: a request trace or a load series of any format that simulations read.
 
     Args:
-        path: The file.
+        path: The file; or ``simulations.trace_files.GENERATED``, for the days before the one that is replayed.
         step_s: Length of a step; None takes the file's own, or 15 s for a request trace.
         model: Only the requests of this model; for a load series the column that counts them.
         token_shape: Mean tokens of a request where the file has none (``simulations.token_shapes``).
@@ -73,6 +75,8 @@ def load_history(
     """
     if step_s is not None and not (np.isfinite(step_s) and step_s > 0):
         raise BadInput(f"a step cannot be {step_s:g} s long", "--step-s", "give seconds > 0")
+    if str(path) == GENERATED:
+        return _generated(float(step_s or DEFAULT_STEP_S), seed)
     shape = token_shape_named(token_shape)
     table = open_table(checked_file(Path(path)))
     column = load_column(table, model)
@@ -141,6 +145,14 @@ def _recorded(table: TableFile, column: str, shape: TokenShape) -> History:
         notes.append(f"{masked} steps of zero requests amid heavy load taken as gaps")
     unit = 1.0 if column == RATE else file.step_s
     return History(_stem(table.path), series, observed, 1, unit, tuple(notes))
+
+
+def _generated(step_s: float, seed: int) -> History:
+    """Return the days before the one that `simulate` replays; as noisy as if its requests had been counted."""
+    trace = GeneratedTrace(GeneratorSettings(), seed)
+    days_s = trace.settings.replay_start_s
+    note = f"generated load, not recorded: the {days_s / DAY_S:g} days before the one that is replayed"
+    return History(GENERATED, load_series(sliced(trace, 0.0, days_s), step_s), CHANNELS, 1, step_s, (note,))
 
 
 def _coarser(history: History, step_s: float, path: str | Path) -> History:

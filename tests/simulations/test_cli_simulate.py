@@ -55,6 +55,12 @@ def simulated(run: Run, *arguments: object) -> dict[str, Any]:
 # ---- simulate
 
 
+def test_without_a_trace_generated_load_is_replayed_and_said_to_be(run: Run) -> None:
+    code, out, err = run("simulate", "--duration", "60", "--scale", "0.2", *QUICK)
+    assert (code, err) == (0, "")
+    assert "generated load, not recorded" in " ".join(out.split())
+
+
 @pytest.mark.parametrize("policy", ["foresail", "hpa", "static", "clairvoyant"])
 def test_json_is_all_of_stdout_and_has_every_field(run: Run, trace: Path, policy: str) -> None:
     card = simulated(run, "--trace", trace, "--policy", policy)

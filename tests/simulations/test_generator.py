@@ -24,13 +24,13 @@ def test_a_day_has_its_peak_where_it_was_put_and_the_given_range() -> None:
     rates = generate_load(settings(days=1, clients=ONE, **QUIET), 0).values[:, REQUESTS]
     assert np.argmax(rates) / 60 == pytest.approx(15, abs=1.5)
     assert rates.max() / rates.min() == pytest.approx(4, rel=0.1)
-    assert rates.mean() == pytest.approx(30, rel=0.01)
+    assert rates.mean() == pytest.approx(10, rel=0.01)
 
 
 def test_weekends_are_lower() -> None:
     days = generate_load(settings(days=7, clients=ONE, **QUIET), 0).resampled(86_400.0).values[:, REQUESTS]
-    assert days[:4] == pytest.approx([30.0] * 4, rel=0.02)
-    assert days[5:] == pytest.approx([15.0] * 2, rel=0.1)
+    assert days[:4] == pytest.approx([10.0] * 4, rel=0.02)
+    assert days[5:] == pytest.approx([5.0] * 2, rel=0.1)
 
 
 def test_the_weekend_begins_and_ends_without_a_jump() -> None:

@@ -14,6 +14,8 @@ from forecasting.statistical import ExponentialSmoothingForecaster
 from simulations.case import SimulationSettings
 from simulations.job import Job, TraceChoice, forecaster_chain
 from simulations.runner import Tick
+from simulations.trace_files import GENERATED
+from simulations.trace_load import load_series
 from tests.builders_simulation import quick_settings
 
 
@@ -58,6 +60,20 @@ def test_a_slice_begins_at_zero_with_the_load_before_it_as_history(ramp: Path) -
 
 def test_a_trace_from_its_beginning_has_no_history(ramp: Path) -> None:
     assert TraceChoice(ramp, "ramp").open(quick_settings())[1] is None
+
+
+def test_generated_load_is_replayed_around_its_flash_crowd_after_the_days_before_it() -> None:
+    settings = quick_settings()
+    choice = TraceChoice(Path(GENERATED), GENERATED)
+    trace, before = choice.open(settings)
+    assert trace.generated
+    load = load_series(trace, 60.0).values[:, 0]
+    assert len(load) == 120
+    assert load[65:75].mean() > 1.8 * load[50:60].mean()  # an hour before the crowd, then the crowd
+    assert before is not None
+    assert before.end_at == settings.fleet.epoch_at
+    later, _ = TraceChoice(Path(GENERATED), GENERATED, start_s=0.0, duration_s=60.0).open(settings)
+    assert sum(len(batch) for batch in later.batches()) < 60 * load.min()  # a Monday's first minute: the trough
 
 
 def test_the_history_is_scaled_like_the_trace(ramp: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from controller.errors import BadInput
 from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS
+from simulations.trace_files import GENERATED
 from tests.builders_training import of_rates
 from training.history import load_history, without_impossible_zeros
 
@@ -84,6 +85,13 @@ def test_requests_are_counted_per_step(tmp_path: Path) -> None:
     history = load_history(path, step_s=20.0)
     np.testing.assert_allclose(history.series.values, [[1.0, 100.0, 10.0]] * 3)
     assert history.observed_channels == CHANNELS
+
+
+def test_generated_history_is_what_precedes_the_replayed_day() -> None:
+    history = load_history(GENERATED, 600.0)
+    assert history.series.end_at == 14 * 86_400.0
+    assert history.observed_channels == CHANNELS
+    assert "generated load, not recorded: the 14 days before" in history.notes[0]
 
 
 @pytest.mark.parametrize("step_s", [0.0, -15.0, float("nan")])
