@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,8 +43,9 @@ class TraceChoice:
     def open(self, settings: SimulationSettings) -> tuple[Trace, LoadSeries | None]:
         """Return the trace, and the load before it where it begins later than the file.
 
-        The history is what the daemon would read from its metrics store at the start: in steps of a tick, up to the
-        kept span, ending when the run begins.
+        The virtual clock shows what the trace's own clock did (``on_the_clock_of``), so that hours and weekdays are
+        those that a model was trained on. The history is what the daemon would read from its metrics store at the
+        start: in steps of a tick, up to the kept span, ending when the run begins.
 
         Raises:
             BadInput: If there is no such trace, or nothing in the part that is asked for.
@@ -62,7 +64,7 @@ class TraceChoice:
         if start_s <= 0:
             return trace, None
         before = load_before(whole, start_s, settings.policy.tick_s, settings.forecast.kept_s)
-        began_at = settings.fleet.epoch_at - len(before) * before.step_s
+        began_at = on_the_clock_of(trace, settings).fleet.epoch_at - len(before) * before.step_s
         return trace, LoadSeries(began_at, before.step_s, before.values)
 
     def part_of(self, trace: Trace) -> tuple[float, float | None]:
@@ -108,7 +110,7 @@ class Job:
         """
         trace, before = self.trace.open(self.settings)
         forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
-        case = prepare(trace, self.settings, before)
+        case = prepare(trace, on_the_clock_of(trace, self.settings), before)
         stopwatch = SystemClock()
         began_s = stopwatch.elapsed()
         result = replay(case, self.policy, forecasters, audit, on_tick)
@@ -123,6 +125,14 @@ class Job:
             curves=result.curves,
             replica_requests_per_s={str(pool.key): pool.requests_per_s for pool in case.pools},
         )
+
+
+def on_the_clock_of(trace: Trace, settings: SimulationSettings) -> SimulationSettings:
+    """Return the settings with the virtual clock set to the second in which the trace begins, unless they set it."""
+    if "epoch_at" in settings.fleet.model_fields_set:
+        return settings
+    fleet = settings.fleet.model_copy(update={"epoch_at": float(math.floor(trace.begins_at))})
+    return settings.model_copy(update={"fleet": fleet})
 
 
 def forecaster_chain(model_dir: Path | None, settings: SimulationSettings) -> tuple[Forecaster, ...]:

@@ -25,12 +25,14 @@ class SeriesFile:
     """A load series as a file has it.
 
     Attributes:
+        start_at: Instant of the first step as the file's clock shows it, in seconds.
         step_s: Length of a step.
         requests_per_s: ``float64[T]``, NaN where nothing was recorded.
         prompt_mean, output_mean: ``float64[T]`` tokens per request, the overall mean where a step has no requests;
             None when the file has no such column.
     """
 
+    start_at: float
     step_s: float
     requests_per_s: Float64
     prompt_mean: Float64 | None
@@ -80,7 +82,7 @@ def read_series(table: TableFile, column: str) -> SeriesFile:
         None if name is None else _mean_tokens(table, name, columns[name], rates * step_s, place)
         for name in (prompts, outputs)
     ]
-    return SeriesFile(step_s, on_grid, *means)
+    return SeriesFile(float(columns[TIME][0]), step_s, on_grid, *means)
 
 
 def _columns(table: TableFile, names: list[str]) -> dict[str, Float64]:

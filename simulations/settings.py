@@ -10,7 +10,11 @@ class FleetSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epoch_at: float = Field(0.0, description="Instant at which the simulation begins, seconds since the Unix epoch.")
+    epoch_at: float = Field(
+        0.0,
+        description="Instant at which the simulation begins, seconds since the Unix epoch; commands take that of the "
+        "trace unless it is set.",
+    )
     gateway_timeout_s: float = Field(
         60.0, gt=0, description="Longest a request is held while no replica can take it, in seconds; then it fails."
     )

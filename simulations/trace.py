@@ -116,6 +116,14 @@ class Trace(Protocol):
         """Whether Foresail made it up; False for anything recorded."""
         ...
 
+    @property
+    def begins_at(self) -> float:
+        """Instant of second 0, seconds since the Unix epoch; what decides the hour of the day and the day of the week.
+
+        A source whose own clock begins with it has no other calendar than that clock: then this counts from its start.
+        """
+        ...
+
     def describe(self) -> str:
         """Return one line on what it is and where it comes from."""
         ...

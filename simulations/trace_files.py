@@ -38,6 +38,11 @@ class RequestFile:
         self.name = table.path.name
         self._table, self._form, self._only_model = table, form, only_model
         self._failed = 0
+        first = RequestRows(table, form, None)
+        # Also looks at the first rows now, so that a hopeless file is refused before anything is set up.
+        if next(iter(first), None) is None:
+            raise BadInput("the file has columns but no rows", str(table.path), "export or download the trace again")
+        self.begins_at = first.begins_at
 
     def describe(self) -> str:
         """Return one line; how many failed requests were left out is known after one full pass."""
@@ -109,9 +114,7 @@ def open_trace(
     table = open_table(checked_file(Path(path)))
     for form in REQUEST_FORMATS:
         if set(form.required) <= set(table.columns):
-            trace = RequestFile(table, form, model)
-            _check_has_rows(table, form)
-            return trace
+            return RequestFile(table, form, model)
     column = load_column(table, model)
     if column is None:
         raise _unknown_format(table)
@@ -126,13 +129,7 @@ def _series_trace(table: TableFile, column: str, shape: TokenShape, process: Arr
         f"{shape.name} lengths, arrival CV {process.cv:g}"
     )
     client = Client(curve, process, shape, series.prompt_mean, series.output_mean)
-    return DrawnTrace(table.path.name, origin, False, [client], seed)
-
-
-def _check_has_rows(table: TableFile, form: RequestFormat) -> None:
-    """Look at the first rows now, so that a hopeless file is refused before anything is set up."""
-    if next(iter(RequestRows(table, form, None)), None) is None:
-        raise BadInput("the file has columns but no rows", str(table.path), "export or download the trace again")
+    return DrawnTrace(table.path.name, origin, False, [client], seed, curves_begin_at=series.start_at)
 
 
 def _unknown_format(table: TableFile) -> BadInput:

@@ -105,6 +105,13 @@ class RequestRows:
         self._last: float = -np.inf
         self._origin: float | np.int64 | None = None
 
+    @property
+    def begins_at(self) -> float:
+        """Instant of second 0 as the file's clock shows it, in seconds; 0 before the first row was read."""
+        if self._origin is None:
+            return 0.0
+        return float(self._origin) / _NS_PER_S if self._form.per_s is None else float(self._origin)
+
     def __iter__(self) -> Iterator[RequestBatch]:
         """Yield the requests; raises BadInput naming the first row that is wrong."""
         for piece in self._table.pieces(self._types):

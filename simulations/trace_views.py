@@ -77,6 +77,7 @@ class _Slice:
 
     def __init__(self, trace: Trace, start_s: float, length_s: float) -> None:
         self.name, self.generated = trace.name, trace.generated
+        self.begins_at = trace.begins_at + start_s
         self._trace, self._start_s, self._stop_s = trace, start_s, start_s + length_s
 
     def describe(self) -> str:
@@ -102,7 +103,7 @@ class _Scaled:
     """A recorded trace with jittered copies, or thinned."""
 
     def __init__(self, trace: Trace, factor: float, seed: int) -> None:
-        self.name, self.generated = trace.name, trace.generated
+        self.name, self.generated, self.begins_at = trace.name, trace.generated, trace.begins_at
         self._trace, self._factor, self._seed = trace, factor, seed
 
     def describe(self) -> str:

@@ -99,6 +99,7 @@ class DrawnTrace:
         clients: All on curves of one length.
         seed: Not negative.
         window_s: Where to begin and end; None for all.
+        curves_begin_at: Instant of the curves' second 0, seconds since the Unix epoch.
     """
 
     def __init__(
@@ -109,15 +110,22 @@ class DrawnTrace:
         clients: Sequence[Client],
         seed: int,
         window_s: tuple[float, float] | None = None,
+        curves_begin_at: float = 0.0,
     ) -> None:
         self.name, self.origin, self.generated = name, origin, generated
         self.clients, self.seed = tuple(clients), seed
         self.end_s = max(client.curve.end_s for client in self.clients)
         self.window_s = (0.0, self.end_s) if window_s is None else window_s
+        self._curves_begin_at = curves_begin_at
         self._key = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
         # By the peak of the whole curve and not of the window: every window has to see the same blocks.
         peak = sum(client.curve.peak for client in self.clients)
         self._block_s = min(max(_BLOCK_REQUESTS / max(peak, 1e-9), _SHORTEST_BLOCK_S), _LONGEST_BLOCK_S)
+
+    @property
+    def begins_at(self) -> float:
+        """Instant at which the window begins."""
+        return self._curves_begin_at + self.window_s[0]
 
     @property
     def duration_s(self) -> float:
@@ -201,7 +209,8 @@ class DrawnTrace:
         return float(sum(np.diff(client.curve.expected(ends_s))[0] for client in self.clients))
 
     def _like(self, clients: Sequence[Client], window_s: tuple[float, float], more: str = "") -> DrawnTrace:
-        return DrawnTrace(self.name, self.origin + more, self.generated, clients, self.seed, window_s)
+        origin = self.origin + more
+        return DrawnTrace(self.name, origin, self.generated, clients, self.seed, window_s, self._curves_begin_at)
 
     def _rng(self, client: int, counter: int, purpose: int) -> np.random.Generator:
         words = np.array([0, purpose, counter, 0], dtype=np.uint64)

@@ -32,6 +32,7 @@ class RateTrace:
     seed: int = 0
     name: str = "rates"
     generated: bool = True
+    begins_at: float = 0.0
 
     def describe(self) -> str:
         return f"{self.name}: {len(self.rates)} rates"

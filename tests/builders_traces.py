@@ -20,7 +20,7 @@ class ListedTrace:
     """A recorded trace held in memory, handed out in batches of a chosen size."""
 
     def __init__(self, whole: RequestBatch, size: int = 100) -> None:
-        self.name, self.generated = "listed", False
+        self.name, self.generated, self.begins_at = "listed", False, 0.0
         self.whole, self._size = whole, size
 
     def describe(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS,
 from simulations.generator import DAY_S, GeneratedTrace, GeneratorSettings
 from simulations.load_series_files import RATE, load_column, read_series
 from simulations.token_shapes import TokenShape, token_shape_named
+from simulations.trace import Trace
 from simulations.trace_bytes import checked_file
 from simulations.trace_files import GENERATED, open_trace
 from simulations.trace_load import load_series
@@ -95,7 +97,7 @@ def load_history(
         )
     trace = open_trace(path, seed=seed, model=model, token_shape=token_shape)
     note = f"steps of {step_s:g} s drawn from recorded rates of {recorded.series.step_s:g} s (Poisson, seed {seed})"
-    series = load_series(trace, step_s)
+    series = on_its_clock(load_series(trace, step_s), trace)
     return replace(recorded, series=series, unit_ratio=step_s, notes=(*recorded.notes, note))
 
 
@@ -134,7 +136,7 @@ def _recorded(table: TableFile, column: str, shape: TokenShape) -> History:
     for channel, mean in means.items():
         values[:, channel] = rates * (assumed[channel] if mean is None else mean)
     observed = tuple(name for index, name in enumerate(CHANNELS) if means.get(index, rates) is not None)
-    read = LoadSeries(0.0, file.step_s, values)
+    read = LoadSeries(file.start_at, file.step_s, values)
     series = without_impossible_zeros(read)
     masked = int(np.isnan(series.values[:, REQUESTS]).sum() - np.isnan(rates).sum())
     notes = []
@@ -145,6 +147,11 @@ def _recorded(table: TableFile, column: str, shape: TokenShape) -> History:
         notes.append(f"{masked} steps of zero requests amid heavy load taken as gaps")
     unit = 1.0 if column == RATE else file.step_s
     return History(_stem(table.path), series, observed, 1, unit, tuple(notes))
+
+
+def on_its_clock(series: LoadSeries, trace: Trace) -> LoadSeries:
+    """Return a series that counts from second 0 of the trace with the instants of the trace, in whole seconds."""
+    return LoadSeries(series.start_at + math.floor(trace.begins_at), series.step_s, series.values)
 
 
 def _generated(step_s: float, seed: int) -> History:
@@ -165,7 +172,8 @@ def _coarser(history: History, step_s: float, path: str | Path) -> History:
 
 def _counted(path: Path, step_s: float, model: str | None) -> History:
     """Return requests counted per step; one row of the source is one step."""
-    series = load_series(open_trace(path, model=model), step_s)
+    trace = open_trace(path, model=model)
+    series = on_its_clock(load_series(trace, step_s), trace)
     if not len(series):
         raise BadInput(f"the trace is shorter than one step of {step_s:g} s", str(path), "give a shorter --step-s")
     return History(_stem(path), without_impossible_zeros(series), CHANNELS, 1, step_s)

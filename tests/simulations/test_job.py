@@ -12,11 +12,13 @@ from forecasting.features import NetSpec
 from forecasting.last_value import LastValueForecaster
 from forecasting.statistical import ExponentialSmoothingForecaster
 from simulations.case import SimulationSettings
-from simulations.job import Job, TraceChoice, forecaster_chain
+from simulations.job import Job, TraceChoice, forecaster_chain, on_the_clock_of
 from simulations.runner import Tick
+from simulations.settings import FleetSettings
 from simulations.trace_files import GENERATED
 from simulations.trace_load import load_series
 from tests.builders_simulation import quick_settings
+from training.history import load_history
 
 
 @pytest.fixture
@@ -47,13 +49,12 @@ def write_model(folder: Path, step_s: float = 60.0, leads: tuple[int, ...] = (1,
 
 
 def test_a_slice_begins_at_zero_with_the_load_before_it_as_history(ramp: Path) -> None:
-    settings = quick_settings()
-    trace, before = TraceChoice(ramp, "ramp", start_s=600.0, duration_s=120.0).open(settings)
+    trace, before = TraceChoice(ramp, "ramp", start_s=600.0, duration_s=120.0).open(quick_settings())
     batches = list(trace.batches())
     assert batches[0].arrival_s[0] == 0.5
     assert sum(len(batch) for batch in batches) == 120
     assert before is not None
-    assert (before.step_s, before.end_at, len(before)) == (15.0, settings.fleet.epoch_at, 40)
+    assert (before.step_s, before.end_at, len(before)) == (15.0, 600.0, 40)
     assert before.values[:, 0] == pytest.approx(1.0)
     assert before.values[-1, 1] == pytest.approx(109.0)  # prompt tokens/s of the tenth minute
 
@@ -71,9 +72,23 @@ def test_generated_load_is_replayed_around_its_flash_crowd_after_the_days_before
     assert len(load) == 120
     assert load[65:75].mean() > 1.8 * load[50:60].mean()  # an hour before the crowd, then the crowd
     assert before is not None
-    assert before.end_at == settings.fleet.epoch_at
+    assert before.end_at == (14 * 24 + 13) * 3600.0
     later, _ = TraceChoice(Path(GENERATED), GENERATED, start_s=0.0, duration_s=60.0).open(settings)
     assert sum(len(batch) for batch in later.batches()) < 60 * load.min()  # a Monday's first minute: the trough
+
+
+def test_a_run_shows_the_hours_that_a_model_was_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "load.csv"
+    begins_at = 1_700_006_400  # 2023-11-15 00:00 UTC
+    path.write_text("t,rate\n" + "".join(f"{begins_at + 60 * step},{1 + step % 7}\n" for step in range(60)))
+    trained_on = load_history(path, 60.0).series
+    settings = quick_settings()
+    trace, before = TraceChoice(path, "load", start_s=1800.0).open(settings)
+    assert trained_on.start_at == begins_at
+    assert before is not None
+    assert before.end_at == on_the_clock_of(trace, settings).fleet.epoch_at == begins_at + 1800.0
+    said = settings.model_copy(update={"fleet": FleetSettings(epoch_at=5.0)})
+    assert on_the_clock_of(trace, said).fleet.epoch_at == 5.0
 
 
 def test_the_history_is_scaled_like_the_trace(ramp: Path) -> None:
