@@ -107,7 +107,7 @@ def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bo
     with audit_log(audit) as log, progress_bar(f"{policy} on {path.name}") as show:
         report = job.run(log, lambda tick: show(tick.share))
     if as_json:
-        click.echo(json.dumps(report.scorecard.as_json(), indent=2, allow_nan=False))
+        click.echo(json.dumps(report.as_json(), indent=2, allow_nan=False))
     else:
         Console().print(scorecard_table(report, job.settings.policy.objective))
 

@@ -144,7 +144,7 @@ def as_json(reports: Sequence[RunReport], rows: Sequence[SummaryRow], settings: 
         "settings": settings,
         "traces": [{"trace": name, **facts} for name, facts in traces.items()],
         "summary": [_without_nan(asdict(row)) for row in rows],
-        "runs": [{"trace": r.trace, "seed": r.seed, **r.scorecard.as_json()} for r in reports],
+        "runs": [report.as_json() for report in reports],
     }
 
 

@@ -183,9 +183,9 @@ class SimulatedFleet:
             case Hang():
                 replica.hang(running_shown=0 if fault.running_zero else None)
             case SlowDown():
-                replica.slowdown = fault.factor
+                replica.slow_down(fault.factor)
                 if math.isfinite(fault.duration_s):
-                    self._events.plan(at + fault.duration_s, partial(_recover, replica))
+                    self._events.plan(at + fault.duration_s, partial(_recover, replica, fault.factor))
             case MetricsLoss():
                 replica.scrape_lost_until = at + fault.duration_s
 
@@ -196,8 +196,8 @@ class SimulatedFleet:
         return ready[target.replica % len(ready)] if ready else None
 
 
-def _recover(replica: FleetReplica, _at: float) -> None:
-    replica.slowdown = 1.0
+def _recover(replica: FleetReplica, factor: float, _at: float) -> None:
+    replica.recover_from(factor)
 
 
 def _first_shares(pools: Sequence[PoolSpec]) -> list[float]:

@@ -22,6 +22,7 @@ class GatewayRequest(EngineRequest):
 
     Attributes:
         row: Its row among the outcomes.
+        sent_at: When its replica got it; NaN before.
         first_token_at: When streaming began; NaN before.
         streaming: Whether a token has been sent.
         retried: Whether it has been sent to a second replica after a crash.
@@ -40,6 +41,7 @@ class GatewayRequest(EngineRequest):
         "replica",
         "retried",
         "row",
+        "sent_at",
         "streaming",
     )
 
@@ -47,6 +49,7 @@ class GatewayRequest(EngineRequest):
         super().__init__(prompt_tokens, output_tokens)
         self.row = row
         self.arrived_at = arrived_at
+        self.sent_at = math.nan
         self.first_token_at = math.nan
         self.streaming = False
         self.retried = False
@@ -81,6 +84,7 @@ class EngineLife:
 
     def submit(self, request: GatewayRequest, at: float) -> None:
         """Queue the request; an idle engine starts a step at once."""
+        request.sent_at = at
         self.engine.submit(request)
         if not self._busy and not self.hung:
             self._step(at)
@@ -110,6 +114,7 @@ class EngineLife:
             if not request.streaming:
                 request.streaming = True
                 request.first_token_at = at
+                self._replica.recent_ttft_s.append(at - request.sent_at)
         for request in engine.finished:
             self._completed(request, at)
         if not self.ended:
@@ -124,11 +129,12 @@ class FleetReplica:
         ready_at: When it last became READY; NaN before.
         life: The engine while it runs (READY or DRAINING), else None.
         lives: Grows with each start; planned events of an earlier life are void.
-        slowdown: Factor on step times.
+        slowdown: Factor on step times: the product of all slow-downs that last.
         in_traffic: Whether the gateway may send it new requests.
         stamp: See ``router.LeastOutstanding``.
         replaces: The replica of another revision that drains when this one is READY.
-        recent_ttft_s, recent_tpot_s: Of the requests completed since the last scrape.
+        recent_ttft_s: As an engine counts it: from its own queue on, taken at the first token; since the last scrape.
+        recent_tpot_s: Of the requests completed since then.
     """
 
     def __init__(self, name: str, pool: int, revision: str, at: float, rng: np.random.Generator) -> None:
@@ -151,6 +157,7 @@ class FleetReplica:
         self.life: EngineLife | None = None
         self.lives = 0
         self.slowdown = 1.0
+        self._slowed_by: list[float] = []
         self.in_flight: dict[GatewayRequest, None] = {}
         self.in_traffic = False
         self.stamp = 0
@@ -183,6 +190,16 @@ class FleetReplica:
         """Let the engine stop stepping, if it runs."""
         if self.life is not None:
             self.life.hang(running_shown)
+
+    def slow_down(self, factor: float) -> None:
+        """Let every step take ``factor`` times as long, on top of what slows it already."""
+        self._slowed_by.append(factor)
+        self.slowdown = math.prod(self._slowed_by)
+
+    def recover_from(self, factor: float) -> None:
+        """End one slow-down of that factor."""
+        self._slowed_by.remove(factor)
+        self.slowdown = math.prod(self._slowed_by)
 
     @property
     def stays(self) -> bool:

@@ -151,7 +151,6 @@ class Gateway:
         self.completed_total += 1
         self.output_tokens_total += request.output_tokens
         replica.finished_total += 1
-        replica.recent_ttft_s.append(ttft_s)
         replica.recent_tpot_s.append(tpot_s)
         self._end(request, RequestStatus.COMPLETED, at)
         self._left(request, replica, at)

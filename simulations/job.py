@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from controller.adapters.system_clock import SystemClock
 from controller.errors import BadInput
@@ -91,6 +92,10 @@ class RunReport:
     timeline: tuple[TimelinePoint, ...]
     curves: Curves
     replica_requests_per_s: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was replayed and the scorecard, ready for ``json.dumps``."""
+        return {"trace": self.trace, "generated": self.generated, "seed": self.seed, **self.scorecard.as_json()}
 
 
 @dataclass(frozen=True, slots=True)

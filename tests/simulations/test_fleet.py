@@ -314,6 +314,24 @@ def test_a_slowed_replica_is_slow_for_the_duration_and_gets_less_to_do() -> None
     assert outcomes.tpot_s[later].max() < 1.2 * STEP_S
 
 
+def test_slow_downs_that_overlap_add_to_each_other_and_end_one_by_one() -> None:
+    fleet = a_fleet([a_pool(1)], [a_batch(np.arange(60) * 10.0, output_tokens=50)])
+    fleet.inject(SlowDown(95.0, ReplicaTarget(), factor=2.0, duration_s=200.0))
+    fleet.inject(SlowDown(195.0, ReplicaTarget(), factor=3.0, duration_s=200.0))
+    fleet.finish()
+    slower = fleet.outcomes.tpot_s / STEP_S
+    at = fleet.outcomes.arrived_at
+    for second, factor in ((50.0, 1.0), (150.0, 2.0), (250.0, 6.0), (350.0, 3.0), (450.0, 1.0)):
+        assert slower[at == second] == pytest.approx(factor, rel=0.1)
+
+
+def test_an_engine_counts_ttft_from_its_own_queue_at_the_first_token() -> None:
+    fleet = a_fleet([a_pool(1)], [a_batch(np.array([1.0]), output_tokens=4_000)])
+    fleet.advance(20.0)
+    assert fleet.outcomes.count(RequestStatus.IN_SYSTEM) == 1
+    assert fleet.metrics.read(60.0).replicas["main-0"].ttft_p95_s < 1.0
+
+
 def test_a_lost_node_takes_all_its_replicas_and_others_come_on_another_node() -> None:
     fleet = a_fleet([a_pool(5)])  # four replicas of two GPUs per node
     fleet.inject(NodeLoss(10.0, ReplicaTarget(replica=1)))
