@@ -99,7 +99,8 @@ def _pools(fleet: Json) -> Section:
         queued = number(_total(metrics, "queued_requests"))
         kv = [m["kv_cache_ratio"] for m in metrics if m["kv_cache_ratio"] is not None]
         kv_text = f"{sum(kv) / len(kv):.0%}" if kv else _NOT_OBSERVED
-        rows.append((pool["key"], str(pool["desired"]), life, running, queued, kv_text, f"{pool['weight']:.0%}"))
+        weight = _NOT_OBSERVED if pool["weight"] is None else f"{pool['weight']:.0%}"
+        rows.append((pool["key"], str(pool["desired"]), life, running, queued, kv_text, weight))
     columns = ("pool", "desired", "replicas", "running", "queued", "KV cache", "weight")
     return Section("Seen: pools", columns, tuple(rows), "" if rows else "no pool")
 

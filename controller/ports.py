@@ -71,7 +71,7 @@ class Router(Protocol):
     """Where traffic shares are set."""
 
     def weights(self, model: str) -> Mapping[PoolKey, float]:
-        """Return each pool's share of new requests; raises ObservationError."""
+        """Return each pool's share of new requests, none for a pool outside the route; raises ObservationError."""
         ...
 
     def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
