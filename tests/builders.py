@@ -5,7 +5,7 @@ The round engine: at 1000 prompt and 200 output tokens one replica carries exact
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from controller.actuation import Actuator, ModeSettings
 from controller.errors import ActuationError, ObservationError, StalePlan
 from controller.forecasts import ForecastSettings, LoadForecasts
 from controller.loop import ControlLoop
-from controller.ports import FleetMetrics, TickRecord
+from controller.ports import ActsRecord, FleetMetrics, TickRecord
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from policies.capacity import CapacityModel
@@ -297,6 +297,10 @@ class ListAudit:
         self.records.append(record)
         return str(len(self.records))
 
+    def settle(self, outcome: ActsRecord) -> None:
+        index = int(outcome.intent) - 1
+        self.records[index] = replace(self.records[index], results=outcome.results, error=outcome.error)
+
 
 @dataclass
 class ListNotifier:
@@ -329,9 +333,10 @@ def a_bench(
     *pools: PoolState,
     policy: Policy | None = None,
     modes: ModeSettings | None = None,
-    killed: bool = False,
+    killed: bool | Callable[[], bool] = False,
     forecasters: Sequence[Forecaster] = (),
     memory: PolicyMemory | None = None,
+    audit: ListAudit | None = None,
 ) -> Bench:
     """A loop over ``pools``, whose metrics, in-flight requests and weights are what the states say."""
     clock = FixedClock()
@@ -346,11 +351,12 @@ def a_bench(
             demand={p.key.model: demand() for p in states},
         )
     )
-    audit, notifier = ListAudit(), ListNotifier()
+    audit, notifier = audit or ListAudit(), ListNotifier()
     chosen = policy or Foresail(settings(*(p.key for p in states)))
     tick_s = chosen.settings.tick_s if isinstance(chosen, Foresail) else 15.0
     lead_time = chosen.settings.lead_time if isinstance(chosen, Foresail) else PolicySettings().lead_time
-    actuator = Actuator(clock, cluster, router, notifier, modes or ModeSettings.all_auto(), lambda: killed)
+    switch = killed if callable(killed) else lambda: killed
+    actuator = Actuator(clock, cluster, router, notifier, modes or ModeSettings.all_auto(), switch)
     forecasts = LoadForecasts(FallbackForecaster(tuple(forecasters)), tick_s, ForecastSettings())
     loop = ControlLoop(clock, source, cluster, router, audit, actuator, forecasts, chosen, lead_time, tick_s, memory)
     return Bench(loop, clock, source, cluster, router, audit, notifier)

@@ -111,7 +111,7 @@ def test_whoever_watches_sees_the_forecast_that_was_used() -> None:
     ticks = list[Tick]()
     before = LoadSeries(-1800.0, 15.0, np.tile([12.0, 12.0 * PROMPT_TOKENS, 12.0 * OUTPUT_TOKENS], (120, 1)))
     simulate(STEADY, "foresail", quick_settings(), (LastValueForecaster(),), before=before, on_tick=ticks.append)
-    forecast = ticks[-1].forecasts[SMALL.model]
+    forecast = ticks[-1].record.forecasts[SMALL.model]
     assert ticks[-1].record.forecast_sources == {SMALL.model: forecast.source}
     assert forecast.made_at == ticks[-1].record.at
 
@@ -131,7 +131,7 @@ def test_history_from_before_the_slice_lets_the_first_ticks_forecast() -> None:
 def test_rivals_are_never_shown_a_forecast() -> None:
     ticks = list[Tick]()
     simulate(STEADY, "hpa", quick_settings(), (LastValueForecaster(),), on_tick=ticks.append)
-    assert all(tick.forecasts == {} for tick in ticks)
+    assert all(tick.record.forecasts == {} for tick in ticks)
 
 
 def test_a_crashed_replica_is_replaced_and_seen() -> None:
