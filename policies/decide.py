@@ -71,10 +71,11 @@ def decide(
         draft.pools[name] = guardrails.remember_desired(draft.pools[name], pool, count, fleet.at, settings.guardrails)
 
     generation = memory.generation + 1
+    settings_digest = digest(settings)
     return Decision(
         at=fleet.at,
         generation=generation,
-        input_digest=digest((fleet, sorted((m, f.source, f.made_at) for m, f in forecasts.items()), memory.generation)),
+        input_digest=digest((fleet, forecasts, memory, settings_digest)),
         expires_at=fleet.at + settings.plan_expiry_s,
         scaling=scaling,
         traffic=tuple(draft.traffic),
@@ -85,6 +86,7 @@ def decide(
         memory=PolicyMemory(
             generation, draft.pools, draft.models, seen.memory, course.actions, course.cordons, course.pages
         ),
+        settings_digest=settings_digest,
     )
 
 

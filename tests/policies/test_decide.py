@@ -274,6 +274,17 @@ def test_generation_digest_and_expiry_name_the_plan() -> None:
     assert decided(fleet(), {MODEL: forecast(8.0)}).input_digest != first.input_digest
 
 
+def test_the_digest_names_forecast_values_memory_and_settings() -> None:
+    remembered = replace(PolicyMemory(), models={MODEL: ModelMemory(margin_ratio=0.5)})
+    digests = [
+        decided(fleet(), {MODEL: forecast(8.0)}).input_digest,
+        decided(fleet(), {MODEL: forecast(80.0)}).input_digest,
+        decided(fleet(), {MODEL: forecast(8.0)}, remembered).input_digest,
+        decided(fleet(), {MODEL: forecast(8.0)}, given=settings(most=63)).input_digest,
+    ]
+    assert len(set(digests)) == 4
+
+
 def test_the_policy_object_decides_with_its_settings() -> None:
     policy = Foresail(settings(most=4))
     assert policy.name == "foresail"
