@@ -27,6 +27,7 @@ from sqlalchemy.schema import CreateTable
 
 from controller.errors import AuditError, BadInput
 from controller.ports import ActResult, ActsRecord, TickRecord
+from controller.redaction import redacted
 from policies.wire import canonical_json
 
 FIRST_HASH = "0" * 64
@@ -364,4 +365,6 @@ def _audit_errors(done: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise AuditError(f"the audit log cannot be {done}: {reason}", remedy="check its file or URL") from error
+        raise AuditError(
+            f"the audit log cannot be {done}: {redacted(reason)}", remedy="check its file or URL"
+        ) from error

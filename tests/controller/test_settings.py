@@ -191,6 +191,8 @@ def test_passwords_are_never_shown(file: Path) -> None:
     assert "s3cret" not in str(caught.value)
     file.write_text("registry: {store: 'postgresql://me:s3cret@db/ml'}\n")
     assert "s3cret" not in str(differences(file))
+    file.write_text("registry: {store: 'postgresql://db/ml?user=me&password=s3cret'}\n")
+    assert "s3cret" not in str(differences(file))
 
 
 def models_in(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
