@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from controller.errors import ActuationError
+from controller.modes import Mode, ModeSettings
 from controller.ports import Act, ActResult, Clock, Cluster, Notifier, Router
+from controller.recommendations import Recommendations
 from policies.decisions import CordonReplica, Decision, FailOver, Page, RestartReplica, UncordonReplica
-
-
-class Mode(StrEnum):
-    """How far an action class may go."""
-
-    OBSERVE = "observe"  # decide and record
-    RECOMMEND = "recommend"  # ... and tell
-    APPROVE = "approve"  # ... and act once a human agreed
-    AUTO = "auto"  # act
-
-
-class ModeSettings(BaseModel):
-    """What may be done without a human. The default does nothing but look."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scaling: Mode = Field(Mode.OBSERVE, description="Replica counts.")
-    traffic: Mode = Field(Mode.OBSERVE, description="Traffic weights between pools, and failover.")
-    healing: Mode = Field(Mode.OBSERVE, description="Cordon, uncordon and restart of single replicas.")
-
-    @classmethod
-    def all_auto(cls) -> ModeSettings:
-        """Return modes in which everything acts by itself."""
-        return cls(scaling=Mode.AUTO, traffic=Mode.AUTO, healing=Mode.AUTO)
-
 
 Write = Callable[[], None]
 
@@ -55,13 +29,16 @@ class Actuator:
         """``killed`` is asked before every write; while it answers true nothing is written."""
         self._clock, self._cluster, self._router, self._notifier = clock, cluster, router, notifier
         self.modes, self._killed = modes, killed
+        self._recommendations = Recommendations(notifier, modes)
 
     def carry_out(self, decision: Decision, withheld: str = "") -> Iterator[ActResult]:
-        """Do each part of ``decision`` and yield what became of it.
+        """Do each part of ``decision`` that its mode allows, tell what it only recommends, and yield what became of it.
 
         One failed write does not stop the others; an error that nobody foresaw does, and is raised once every part
         has its result. ``withheld`` says why nothing may be done at all.
         """
+        if not withheld:
+            self._recommendations.tell(decision, lambda: not self._why_not(Mode.AUTO, decision.expires_at))
         unforeseen: BaseException | None = None
         for act, subject, mode, write in self._acts(decision):
             why_not = withheld or self._why_not(mode, decision.expires_at)

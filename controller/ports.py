@@ -192,3 +192,7 @@ class Notifier(Protocol):
     def page(self, page: Page, at: float) -> None:
         """Deliver ``page``; never raises."""
         ...
+
+    def recommend(self, subject: str, what: str, at: float) -> None:
+        """Say what would be done about a pool, model or replica if its mode allowed it; never raises."""
+        ...

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from controller.actuation import Actuator, ModeSettings
+from controller.actuation import Actuator
 from controller.errors import AuditError, BadInput
 from controller.forecasts import LoadForecasts
 from controller.loop import ControlLoop
+from controller.modes import ModeSettings
 from controller.ports import ActsRecord, AuditLog, TickRecord
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
@@ -184,6 +185,9 @@ def _load_forecasts(case: Case, forecasters: Sequence[Forecaster]) -> LoadForeca
 class _Pager:
     def page(self, page: Page, at: float) -> None:
         """Wake nobody: the page stays in the record of its tick."""
+
+    def recommend(self, subject: str, what: str, at: float) -> None:
+        """Tell nobody: everything is done by itself."""
 
 
 class _NoAudit:

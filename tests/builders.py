@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from controller.actuation import Actuator, ModeSettings
+from controller.actuation import Actuator
 from controller.errors import ActuationError, ObservationError, StalePlan
 from controller.forecasts import ForecastSettings, LoadForecasts
 from controller.loop import ControlLoop
+from controller.modes import ModeSettings
 from controller.ports import ActsRecord, FleetMetrics, TickRecord
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import FallbackForecaster, Forecaster
@@ -304,12 +305,16 @@ class ListAudit:
 
 @dataclass
 class ListNotifier:
-    """Collects the pages that reached a human."""
+    """Collects the pages and the recommendations that reached a human."""
 
     pages: list[Page] = field(default_factory=list)
+    recommended: list[tuple[str, str]] = field(default_factory=list)
 
     def page(self, page: Page, at: float) -> None:
         self.pages.append(page)
+
+    def recommend(self, subject: str, what: str, at: float) -> None:
+        self.recommended.append((subject, what))
 
 
 @dataclass

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from controller.actuation import Actuator, ModeSettings
+from controller.actuation import Actuator
 from controller.errors import ActuationError, ObservationError, StalePlan
 from controller.forecasts import ForecastSettings, LoadForecasts
 from controller.loop import ControlLoop
+from controller.modes import ModeSettings
 from controller.ports import FleetMetrics, TickRecord
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail

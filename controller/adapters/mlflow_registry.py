@@ -180,7 +180,7 @@ class MlflowRegistry:
         if not expected or version.source != expected:
             raise RegistryError(
                 f"{version.name} version {version.version} was not published by Foresail "
-                f"(source {redacted(version.source)})",
+                f"(source {redacted(version.source or 'none')})",
                 redacted(self._settings.store),
                 "publish it with foresail train",
             )

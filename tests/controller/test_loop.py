@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from controller.actuation import Mode, ModeSettings
+from controller.modes import Mode, ModeSettings
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
 from forecasting.last_value import LastValueForecaster
