@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -261,6 +262,34 @@ def test_evidence_becomes_an_act_and_a_memory() -> None:
     assert decision.remediations == (CordonReplica("a0", KEY, "F1"),)
     assert memory.cordons["a0"].cause == "F1"
     assert desired(decision) == 6  # the planner does not count on it
+
+
+@pytest.mark.parametrize(
+    ("made_at", "horizon_s", "said"),
+    [
+        (AT - 6 * 3600.0, 12 * 3600.0, "made 21600 s ago"),
+        (AT + 600.0, 600.0, "in the future"),
+        (math.nan, 600.0, "made nan s ago"),
+        (AT, 60.0, "a start takes 300 s"),
+    ],
+    ids=["old", "from the future", "of no time", "short"],
+)
+def test_a_forecast_that_is_old_or_too_short_is_refused_and_the_present_decides(
+    made_at: float, horizon_s: float, said: str
+) -> None:
+    state = fleet(pool(4), requests_per_s=8.0)
+    decision = decided(state, {MODEL: forecast(30.0, at=made_at, horizon_s=horizon_s)})
+    reactive = decided(state)
+    assert (decision.scaling, decision.traffic) == (reactive.scaling, reactive.traffic)
+    (refusal,) = [reason for reason in decision.reasons if reason.rule == "forecast refused"]
+    assert said in refusal.detail
+
+
+@pytest.mark.parametrize("age_s", [-15.0, 0.0, 75.0])
+def test_a_forecast_of_the_last_step_is_used(age_s: float) -> None:
+    decision = decided(fleet(pool(4), requests_per_s=8.0), {MODEL: forecast(30.0, at=AT - age_s)})
+    assert "forecast refused" not in rules(decision)
+    assert (desired(decision) or 0) > 4
 
 
 def test_generation_digest_and_expiry_name_the_plan() -> None:
