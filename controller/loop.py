@@ -9,40 +9,33 @@ from dataclasses import replace
 
 from controller.actuation import Actuator
 from controller.errors import ObservationError
-from controller.forecasts import LoadForecasts
+from controller.forecasts import Horizon, LoadForecasts
 from controller.observation import observe
-from controller.ports import ActResult, AuditLog, Clock, Cluster, MetricSource, Router, TickRecord
+from controller.ports import ActResult, AuditLog, Sources, TickRecord
 from controller.recording import Recorder
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, Page, Policy
 from policies.fleet import FleetState
 from policies.healing import unlearn
-from policies.lead_time import LeadTimeSettings, lead_time
-from policies.memory import PolicyMemory, PoolMemory
+from policies.memory import PolicyMemory
 
 
 class ControlLoop:
     """Wires the ports to a policy. Its only state is the policy's memory and the load history."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - everything that the loop touches, named once
+    def __init__(
         self,
-        clock: Clock,
-        metrics: MetricSource,
-        cluster: Cluster,
-        router: Router,
+        sources: Sources,
         audit: AuditLog,
         actuator: Actuator,
         forecasts: LoadForecasts,
+        horizon: Horizon,
         policy: Policy,
-        lead_times: LeadTimeSettings,
-        tick_s: float,
         memory: PolicyMemory | None = None,
     ) -> None:
         """Start from ``memory``, an earlier run's checkpoint, or from nothing."""
-        self._clock, self._metrics, self._cluster, self._router = clock, metrics, cluster, router
-        self._recorder = Recorder(audit)
-        self._actuator, self._forecasts, self._policy = actuator, forecasts, policy
-        self._lead_times, self._tick_s = lead_times, tick_s
+        self._sources, self._recorder, self._actuator = sources, Recorder(audit), actuator
+        self._forecasts, self._horizon, self._policy = forecasts, horizon, policy
         self.memory = memory or PolicyMemory()
 
     def tick(self) -> TickRecord:
@@ -52,9 +45,10 @@ class ControlLoop:
         that cannot be observed is a non-decision: it is recorded, and nothing is done. A write that fails is recorded
         with the decision. Any other exception is a bug: it is recorded and left to the caller.
         """
-        record = TickRecord(self._clock.now(), None, {}, None)
+        look = self._sources
+        record = TickRecord(look.clock.now(), None, {}, None)
         try:
-            fleet = observe(record.at, self._metrics, self._cluster, self._router)
+            fleet = observe(record.at, look.metrics, look.cluster, look.router)
             record = replace(record, fleet=fleet)
             decision, record = self._decided(fleet, record)
         except ObservationError as error:
@@ -99,12 +93,10 @@ class ControlLoop:
         return replace(record, results=tuple(results))
 
     def _forecast(self, fleet: FleetState) -> dict[str, LoadForecast]:
-        """Forecast each model as far ahead as its slowest pool takes to start a replica, plus the tick."""
         forecasts = {}
         for model in fleet.models:
-            known = [self.memory.pools.get(str(p.key), PoolMemory()) for p in fleet.pools_of(model)]
-            slowest_s = max(lead_time(pool, self._lead_times).p90_s for pool in known)
-            forecast = self._forecasts.forecast(model, slowest_s + self._tick_s)
+            reach_s = self._horizon.reach_s(fleet.pools_of(model), self.memory)
+            forecast = self._forecasts.forecast(model, reach_s)
             if forecast is not None:
                 forecasts[model] = forecast
         return forecasts

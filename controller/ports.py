@@ -82,6 +82,16 @@ class Router(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a tick looks."""
+
+    clock: Clock
+    metrics: MetricSource
+    cluster: Cluster
+    router: Router
+
+
+@dataclass(frozen=True, slots=True)
 class ModelVersion:
     """A registered model: ``aliases`` holds ``champion`` or ``challenger`` where it has that part."""
 

@@ -32,11 +32,11 @@ class Recommendations:
             for remedy in decision.remediations:
                 match remedy:
                     case CordonReplica(replica=name, pool=pool, cause=cause):
-                        yield ("cordon", f"{pool} {name}"), f"cordon {name}: {cause}"
+                        yield ("cordon", f"{pool}/{name}"), f"cordon {name}: {cause}"
                     case UncordonReplica(replica=name, pool=pool, cause=cause):
-                        yield ("uncordon", f"{pool} {name}"), f"uncordon {name}: {cause}"
+                        yield ("uncordon", f"{pool}/{name}"), f"uncordon {name}: {cause}"
                     case RestartReplica(replica=name, pool=pool, cause=cause):
-                        yield ("restart", f"{pool} {name}"), f"restart {name}: {cause}"
+                        yield ("restart", f"{pool}/{name}"), f"restart {name}: {cause}"
         if self._modes.traffic is Mode.RECOMMEND:
             for traffic in decision.traffic:
                 shares = ", ".join(f"{key.pool} {weight:.0%}" for key, weight in sorted(traffic.weights.items()))

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -36,6 +36,8 @@ def _read(kind: Any, written: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return None if written is None else _read(next(a for a in arguments if a is not NoneType), written)
+    if origin is Literal:
+        return arguments[arguments.index(written)]
     if origin is tuple:
         each = (arguments[0],) * len(written) if arguments[-1] is Ellipsis else arguments
         return tuple(_read(one, item) for one, item in zip(each, written, strict=True))

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 from controller.actuation import Actuator
 from controller.errors import AuditError, BadInput
-from controller.forecasts import LoadForecasts
+from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
-from controller.ports import ActsRecord, AuditLog, TickRecord
+from controller.ports import ActsRecord, AuditLog, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
@@ -163,16 +163,12 @@ def _control_loop(
         fleet.clock, fleet.cluster, fleet.router, _Pager(), ModeSettings.all_auto(), killed=lambda: False
     )
     return ControlLoop(
-        fleet.clock,
-        fleet.metrics,
-        fleet.cluster,
-        fleet.router,
+        Sources(fleet.clock, fleet.metrics, fleet.cluster, fleet.router),
         audit,
         actuator,
         loads,
+        Horizon(case.policy.lead_time, case.policy.tick_s),
         policy,
-        case.policy.lead_time,
-        case.policy.tick_s,
     )
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from controller.actuation import Actuator
 from controller.errors import ActuationError, ObservationError, StalePlan
-from controller.forecasts import ForecastSettings, LoadForecasts
+from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
-from controller.ports import ActsRecord, FleetMetrics, TickRecord
+from controller.ports import ActsRecord, FleetMetrics, Sources, TickRecord
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from policies.capacity import CapacityModel
@@ -363,5 +363,6 @@ def a_bench(
     switch = killed if callable(killed) else lambda: killed
     actuator = Actuator(clock, cluster, router, notifier, modes or ModeSettings.all_auto(), switch)
     forecasts = LoadForecasts(FallbackForecaster(tuple(forecasters)), tick_s, ForecastSettings())
-    loop = ControlLoop(clock, source, cluster, router, audit, actuator, forecasts, chosen, lead_time, tick_s, memory)
+    sources, horizon = Sources(clock, source, cluster, router), Horizon(lead_time, tick_s)
+    loop = ControlLoop(sources, audit, actuator, forecasts, horizon, chosen, memory)
     return Bench(loop, clock, source, cluster, router, audit, notifier)

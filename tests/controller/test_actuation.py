@@ -116,7 +116,7 @@ def recommending(**classes: Mode) -> ModeSettings:
         ("traffic", [(MODEL, "share traffic as a 40%, b 60%")]),
         (
             "healing",
-            [(f"{KEY} a0", "cordon a0: F1"), (f"{KEY} a1", "uncordon a1: recovered"), (f"{KEY} a2", "restart a2: F1")],
+            [(f"{KEY}/a0", "cordon a0: F1"), (f"{KEY}/a1", "uncordon a1: recovered"), (f"{KEY}/a2", "restart a2: F1")],
         ),
     ],
 )

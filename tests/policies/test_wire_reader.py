@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import pytest
 
@@ -54,3 +55,16 @@ def test_what_was_never_written_is_refused(change: dict[str, object]) -> None:
     assert isinstance(text, dict)
     with pytest.raises(ValueError, match=r".+"):
         read_back(FleetState, {**text, **change})
+
+
+@dataclass(frozen=True)
+class Versioned:
+    version: Literal[1, 2]
+    counts: tuple[tuple[float, Annotated[int, "not negative"]], ...] = ()
+
+
+def test_fixed_words_and_annotated_types_come_back() -> None:
+    assert read_back(Versioned, {"version": 2, "counts": [[1, 2], [3, 4]]}) == Versioned(2, ((1.0, 2), (3.0, 4)))
+    assert read_back(Versioned, {"version": 1, "added later": 5}) == Versioned(1)
+    with pytest.raises(ValueError, match="not in tuple"):
+        read_back(Versioned, {"version": 3})
