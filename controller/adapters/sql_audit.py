@@ -32,7 +32,7 @@ from policies.wire import canonical_json
 
 FIRST_HASH = "0" * 64
 PAGE_ROWS = 500
-MAX_RECORD_BYTES = 16 * 1024 * 1024  # a thousand replicas take about one
+MAX_RECORD_BYTES = 16 * 1024 * 1024  # a thousand replicas of a hundred models take about two
 LOCK_WAIT_MS = 5_000
 APPEND_TRIES = 5  # another writer may have taken the next number in between
 OUTCOME_KINDS = ("acted", "failed", "held")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from controller.errors import BadInput
+from controller.errors import AuditError, BadInput
 from controller.ports import TickRecord
 from forecasting.forecaster import Forecaster
 from forecasting.last_value import LastValueForecaster
@@ -105,6 +105,19 @@ def test_every_tick_is_recorded_and_watched() -> None:
     assert shares == sorted(shares)
     assert shares[0] == 0.0
     assert shares[-1] > 0.9
+
+
+@pytest.mark.parametrize("verb", ["append", "settle"])
+def test_a_run_that_cannot_be_recorded_is_no_result(verb: str, caplog: pytest.LogCaptureFixture) -> None:
+    audit = ListAudit()
+
+    def refused(_: object) -> str:
+        raise AuditError("no space left")
+
+    setattr(audit, verb, refused)
+    with pytest.raises(AuditError, match="no space left"):
+        simulate(HILL, "foresail", quick_settings(lead_time_s=30.0), audit=audit)
+    assert "no space left" in caplog.text
 
 
 def test_whoever_watches_sees_the_forecast_that_was_used() -> None:
