@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from controller.errors import ActuationError
-from controller.ports import ActResult, Clock, Cluster, Notifier, Router
+from controller.modes import Mode, ModeSettings
+from controller.ports import Act, ActResult, Clock, Cluster, Notifier, Router
+from controller.recommendations import Recommendations
 from policies.decisions import CordonReplica, Decision, FailOver, Page, RestartReplica, UncordonReplica
-
-
-class Mode(StrEnum):
-    """How far an action class may go."""
-
-    OBSERVE = "observe"  # decide and record
-    RECOMMEND = "recommend"  # ... and tell
-    APPROVE = "approve"  # ... and act once a human agreed
-    AUTO = "auto"  # act
-
-
-class ModeSettings(BaseModel):
-    """What may be done without a human. The default does nothing but look."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scaling: Mode = Field(Mode.OBSERVE, description="Replica counts.")
-    traffic: Mode = Field(Mode.OBSERVE, description="Traffic weights between pools, and failover.")
-    healing: Mode = Field(Mode.OBSERVE, description="Cordon, uncordon and restart of single replicas.")
-
-    @classmethod
-    def all_auto(cls) -> ModeSettings:
-        """Return modes in which everything acts by itself."""
-        return cls(scaling=Mode.AUTO, traffic=Mode.AUTO, healing=Mode.AUTO)
-
 
 Write = Callable[[], None]
 
@@ -55,15 +29,35 @@ class Actuator:
         """``killed`` is asked before every write; while it answers true nothing is written."""
         self._clock, self._cluster, self._router, self._notifier = clock, cluster, router, notifier
         self.modes, self._killed = modes, killed
+        self._recommendations = Recommendations(notifier, modes)
 
-    def carry_out(self, decision: Decision) -> tuple[ActResult, ...]:
-        """Return what became of each part of ``decision``. One failed write does not stop the others."""
-        return tuple(
-            self._attempt(act, subject, mode, write, decision.expires_at)
-            for act, subject, mode, write in self._acts(decision)
-        )
+    def carry_out(self, decision: Decision, withheld: str = "") -> Iterator[ActResult]:
+        """Do each part of ``decision`` that its mode allows, tell what it only recommends, and yield what became of it.
 
-    def _acts(self, decision: Decision) -> Iterator[tuple[str, str, Mode, Write]]:
+        One failed write does not stop the others; an error that nobody foresaw does, and is raised once every part
+        has its result. ``withheld`` says why nothing may be done at all.
+        """
+        if not withheld:
+            self._recommendations.tell(decision, lambda: not self._why_not(Mode.AUTO, decision.expires_at))
+        unforeseen: BaseException | None = None
+        for act, subject, mode, write in self._acts(decision):
+            why_not = withheld or self._why_not(mode, decision.expires_at)
+            if why_not:
+                yield ActResult(act, subject, "held", why_not)
+                continue
+            try:
+                write()
+            except ActuationError as error:
+                yield ActResult(act, subject, "failed", str(error))
+            except BaseException as error:  # noqa: BLE001 - raised below, once what was done can be recorded
+                unforeseen, withheld = error, "an error that nobody foresaw came before"
+                yield ActResult(act, subject, "failed", f"{type(error).__name__}: {error}")
+            else:
+                yield ActResult(act, subject, "done")
+        if unforeseen is not None:
+            raise unforeseen
+
+    def _acts(self, decision: Decision) -> Iterator[tuple[Act, str, Mode, Write]]:
         for remedy in decision.remediations:
             match remedy:
                 case CordonReplica(replica=replica):
@@ -84,15 +78,14 @@ class Actuator:
             write = partial(self._cluster.scale, plan.pool, plan.desired, plan.version, plan.retire_first)
             yield "scale", str(plan.pool), self.modes.scaling, write
 
-    def _attempt(self, act: str, subject: str, mode: Mode, write: Write, expires_at: float) -> ActResult:
-        if self._killed():
-            return ActResult(act, subject, "held", "kill switch")
-        if mode is not Mode.AUTO:
-            return ActResult(act, subject, "held", f"mode {mode}")
-        if self._clock.now() > expires_at:
-            return ActResult(act, subject, "held", "the plan is stale")
+    def _why_not(self, mode: Mode, expires_at: float) -> str:
+        """Return what forbids a write at this moment; empty when nothing does."""
         try:
-            write()
-        except ActuationError as error:
-            return ActResult(act, subject, "failed", str(error))
-        return ActResult(act, subject, "done")
+            killed = self._killed()
+        except Exception as error:  # noqa: BLE001 - a kill switch that cannot be read must not let anything through
+            return f"the kill switch cannot be read: {type(error).__name__}: {error}"
+        if killed:
+            return "kill switch"
+        if mode is not Mode.AUTO:
+            return f"mode {mode}"
+        return "the plan is stale" if self._clock.now() > expires_at else ""

@@ -68,7 +68,9 @@ def schema() -> None:
 @click.command()
 @click.argument("entry_id", metavar="[ID|last]", required=False)
 @click.option("--audit", type=click.Path(path_type=Path), required=True, help="File of the audit log.")
-@click.option("--all", "quiet_too", is_flag=True, help="List ticks in which there was nothing to do as well.")
+@click.option(
+    "--all", "quiet_too", is_flag=True, help="List ticks in which nothing was to be done, or all was held, as well."
+)
 @click.option("--verify", is_flag=True, help="Check every row of the chain, not only the newest.")
 @as_json
 def explain(entry_id: str | None, audit: Path, quiet_too: bool, verify: bool, as_json: bool) -> int:
@@ -81,7 +83,7 @@ def explain(entry_id: str | None, audit: Path, quiet_too: bool, verify: bool, as
         if entry_id is None:
             _list_entries(log, chain, quiet_too, as_json)
         else:
-            _explain_entry(_entry_named(log, entry_id, audit), chain, as_json)
+            _explain_entry(_whole(log, _entry_named(log, entry_id, audit)), chain, as_json)
     finally:
         log.close()
     if not chain.intact:
@@ -102,19 +104,39 @@ def _entry_named(log: SqlAudit, entry_id: str, audit: Path) -> AuditEntry:
     return entry
 
 
+def _whole(log: SqlAudit, entry: AuditEntry) -> AuditEntry:
+    """Return the decision that ``entry`` is the intent or the outcome of, as one; any other entry as it is."""
+    from controller.explain import joined
+
+    if "intent" in entry.record:
+        intent = log.read(str(entry.record["intent"]))
+        return joined(intent, entry) if intent else entry
+    return joined(entry, log.outcome_of(entry)) if entry.kind == "intended" else entry
+
+
+def _newest(log: SqlAudit, quiet_too: bool) -> list[AuditEntry]:
+    """Return the newest decisions, newest first; those in which nothing was to be done or tried only if asked for."""
+    if quiet_too:
+        rows = log.recent(2 * LISTED)
+    else:
+        rows = log.recent(LISTED, ("acted", "failed", "blind", "broken")) + log.without_outcome(LISTED)
+    decisions = {whole.id: whole for whole in (_whole(log, row) for row in rows)}
+    return sorted(decisions.values(), key=lambda entry: int(entry.id), reverse=True)[:LISTED]
+
+
 def _list_entries(log: SqlAudit, chain: Chain, quiet_too: bool, as_json: bool) -> None:
     from controller.explain import listing_of
 
     with _readable("the audit log"):
-        listing = listing_of(log.recent(LISTED, () if quiet_too else ("acted", "blind")))
+        listing = listing_of(_newest(log, quiet_too))
     if as_json:
         rows = [dict(zip(listing.columns, row, strict=True)) for row in listing.rows]
         _print_json({"entries": rows, "chain": _chain_json(chain)})
         return
     _show([listing])
-    click.echo(f"{len(log):,} ticks on record. {_chain_text(chain)}")
+    click.echo(f"{len(log):,} rows on record. {_chain_text(chain)}")
     if not quiet_too:
-        click.echo("Quiet ticks are left out (--all lists them).")
+        click.echo("Ticks in which nothing was to be done, or all was held, are left out (--all lists them).")
 
 
 def _explain_entry(entry: AuditEntry, chain: Chain, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from controller.adapters.sql_audit import AuditEntry
 
 Json = Mapping[str, Any]
 
+OUTCOME_UNKNOWN = "intended, outcome unknown: nothing was recorded after it, as when the controller died meanwhile"
 _NOT_OBSERVED = "-"
 
 
@@ -30,28 +31,40 @@ def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
     record = entry.record
     decision: Json = record.get("decision") or {}
     title = f"Tick {entry.id} at {instant(entry.at)}"
+    before = (Section("Before this", note=record["gap"]),) if record.get("gap") else ()
     if not record.get("fleet"):
-        return (Section(title, note=f"Nothing could be observed, so nothing was done: {record.get('error', '')}"),)
+        why = f"Nothing could be observed, so nothing was done: {record.get('error', '')}"
+        return (Section(title, note=why), *before)
+    seen = (_demand(record["fleet"]), _pools(record["fleet"]), _missing(record["fleet"]))
+    if not decision:
+        why = f"Nothing was decided and nothing done: {record.get('error', '')}"
+        return (Section(title, note=why), *before, *seen)
     digest = (
         f"decision {decision.get('generation', _NOT_OBSERVED)}, input {decision.get('input_digest', _NOT_OBSERVED)}"
     )
     return (
         Section(title, note=digest),
-        _demand(record["fleet"]),
-        _pools(record["fleet"]),
-        _missing(record["fleet"]),
+        *before,
+        *seen,
         _forecasts(record),
         _diagnoses(decision),
         _plans(decision),
-        _results(record, "Done", ("done",)),
-        _results(record, "Held or failed", ("held", "failed")),
+        *_acts(entry),
         _reasons(decision),
     )
 
 
+def joined(intent: AuditEntry, outcome: AuditEntry | None) -> AuditEntry:
+    """Return what was intended and what became of it as one decision; None where that is not known."""
+    if outcome is None:
+        return intent
+    told = {name: outcome.record.get(name) for name in ("results", "error")}
+    return replace(intent, kind=outcome.kind, record={**intent.record, **told})
+
+
 def listing_of(entries: Iterable[AuditEntry]) -> Section:
     """Return one line per entry: when, and what was to be done."""
-    rows = tuple((entry.id, instant(entry.at), entry.kind, _summary(entry.record)) for entry in entries)
+    rows = tuple((entry.id, instant(entry.at), entry.kind, _summary(entry)) for entry in entries)
     return Section("Recent decisions", ("id", "at", "kind", "what"), rows, "" if rows else "none")
 
 
@@ -99,7 +112,8 @@ def _pools(fleet: Json) -> Section:
         queued = number(_total(metrics, "queued_requests"))
         kv = [m["kv_cache_ratio"] for m in metrics if m["kv_cache_ratio"] is not None]
         kv_text = f"{sum(kv) / len(kv):.0%}" if kv else _NOT_OBSERVED
-        rows.append((pool["key"], str(pool["desired"]), life, running, queued, kv_text, f"{pool['weight']:.0%}"))
+        weight = _NOT_OBSERVED if pool["weight"] is None else f"{pool['weight']:.0%}"
+        rows.append((pool["key"], str(pool["desired"]), life, running, queued, kv_text, weight))
     columns = ("pool", "desired", "replicas", "running", "queued", "KV cache", "weight")
     return Section("Seen: pools", columns, tuple(rows), "" if rows else "no pool")
 
@@ -111,7 +125,12 @@ def _missing(fleet: Json) -> Section:
 
 def _forecasts(record: Json) -> Section:
     sources: Mapping[str, str] = record.get("forecast_sources") or {}
-    return Section("Forecast by", ("model", "forecaster"), tuple(sources.items()), "" if sources else "nobody")
+    refused: Mapping[str, Sequence[Sequence[str]]] = record.get("stepped_back") or {}
+    rows = tuple(
+        (model, sources.get(model, "nobody"), "; ".join(f"{name}: {why}" for name, why in refused.get(model) or ()))
+        for model in sorted({*sources, *refused})
+    )
+    return Section("Forecast by", ("model", "forecaster", "stepped back"), rows, "" if rows else "nobody")
 
 
 def _diagnoses(decision: Json) -> Section:
@@ -137,6 +156,18 @@ def _plans(decision: Json) -> Section:
     return Section("Decided", ("act", "subject", "what"), tuple(rows), "" if rows else "nothing to do")
 
 
+def _acts(entry: AuditEntry) -> tuple[Section, ...]:
+    """Return what was done and what was not; an intent alone does not tell."""
+    if entry.kind == "intended":
+        return (Section("Done", note=OUTCOME_UNKNOWN),)
+    error = entry.record.get("error")
+    return (
+        _results(entry.record, "Done", ("done",)),
+        _results(entry.record, "Held or failed", ("held", "failed")),
+        *((Section("Cut short by", note=error),) if error else ()),
+    )
+
+
 def _results(record: Json, title: str, outcomes: tuple[str, ...]) -> Section:
     rows = tuple(
         (result["act"], result["subject"], result["outcome"], result["detail"])
@@ -155,15 +186,17 @@ def _reasons(decision: Json) -> Section:
     return Section("Why", ("rule", "subject", "change", "because"), tuple(rows), "" if rows else "no rule spoke")
 
 
-def _summary(record: Json) -> str:
+def _summary(entry: AuditEntry) -> str:
     """Return what a tick was about, in one line."""
-    if record.get("error"):
-        return str(record["error"]).splitlines()[0]
+    record = entry.record
     decision: Json = record.get("decision") or {}
+    if record.get("error") and not decision:
+        return str(record["error"]).splitlines()[0]
     plans = _plans(decision).rows
     parts = [f"{act} {subject} {what}" if act == "scale" else f"{act} {subject}" for act, subject, what in plans]
     outcomes = Counter(result["outcome"] for result in record.get("results") or () if result["outcome"] != "done")
     parts += [f"({count} {outcome})" for outcome, count in sorted(outcomes.items())]
+    parts += ["(intended, outcome unknown)"] if entry.kind == "intended" else []
     return "; ".join(parts) or "nothing to do"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from forecasting.forecast import LoadForecast
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries
-from policies.fleet import Demand, FleetState
+from policies.fleet import Demand, FleetState, PoolState
+from policies.lead_time import LeadTimeSettings, lead_time
+from policies.memory import PolicyMemory, PoolMemory
 
 
 class ForecastSettings(BaseModel):
@@ -34,6 +36,19 @@ class ForecastSettings(BaseModel):
     demand_window_s: float = Field(
         60.0, gt=0, description="Window over which present demand is averaged, in seconds; a single scrape is noise."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """How far ahead a decision has to look, from what was measured of starts and from the time between ticks."""
+
+    lead_times: LeadTimeSettings
+    tick_s: float
+
+    def reach_s(self, pools: Iterable[PoolState], memory: PolicyMemory) -> float:
+        """Return the time in seconds that the slowest of ``pools`` takes to start a replica, plus a tick."""
+        known = (memory.pools.get(str(pool.key), PoolMemory()) for pool in pools)
+        return max(lead_time(pool, self.lead_times).p90_s for pool in known) + self.tick_s
 
 
 @dataclass(frozen=True, slots=True)

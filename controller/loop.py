@@ -9,70 +9,94 @@ from dataclasses import replace
 
 from controller.actuation import Actuator
 from controller.errors import ObservationError
-from controller.forecasts import LoadForecasts
+from controller.forecasts import Horizon, LoadForecasts
 from controller.observation import observe
-from controller.ports import ActResult, AuditLog, Clock, Cluster, MetricSource, Router, TickRecord
+from controller.ports import ActResult, AuditLog, Sources, TickRecord
+from controller.recording import Recorder
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, Page, Policy
 from policies.fleet import FleetState
 from policies.healing import unlearn
-from policies.lead_time import LeadTimeSettings, lead_time
-from policies.memory import PolicyMemory, PoolMemory
+from policies.memory import PolicyMemory
 
 
 class ControlLoop:
     """Wires the ports to a policy. Its only state is the policy's memory and the load history."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - everything that the loop touches, named once
+    def __init__(
         self,
-        clock: Clock,
-        metrics: MetricSource,
-        cluster: Cluster,
-        router: Router,
+        sources: Sources,
         audit: AuditLog,
         actuator: Actuator,
         forecasts: LoadForecasts,
+        horizon: Horizon,
         policy: Policy,
-        lead_times: LeadTimeSettings,
-        tick_s: float,
         memory: PolicyMemory | None = None,
     ) -> None:
         """Start from ``memory``, an earlier run's checkpoint, or from nothing."""
-        self._clock, self._metrics, self._cluster, self._router = clock, metrics, cluster, router
-        self._audit, self._actuator, self._forecasts, self._policy = audit, actuator, forecasts, policy
-        self._lead_times, self._tick_s = lead_times, tick_s
+        self._sources, self._recorder, self._actuator = sources, Recorder(audit), actuator
+        self._forecasts, self._horizon, self._policy = forecasts, horizon, policy
         self.memory = memory or PolicyMemory()
 
     def tick(self) -> TickRecord:
         """Run one tick and return its record.
 
-        A world that cannot be observed is a non-decision: it is recorded, and nothing is done. A write that fails is
-        recorded with the decision. Any other exception is a bug and is left to the caller.
+        What is decided is on record before it is done; a decision that cannot be recorded is not carried out. A world
+        that cannot be observed is a non-decision: it is recorded, and nothing is done. A write that fails is recorded
+        with the decision. Any other exception is a bug: it is recorded and left to the caller.
         """
-        at = self._clock.now()
+        look = self._sources
+        record = TickRecord(look.clock.now(), None, {}, None)
         try:
-            fleet = observe(at, self._metrics, self._cluster, self._router)
+            fleet = observe(record.at, look.metrics, look.cluster, look.router)
+            record = replace(record, fleet=fleet)
+            decision, record = self._decided(fleet, record)
         except ObservationError as error:
-            record = TickRecord(at, None, {}, None, error=str(error))
-            self._audit.append(record)
-            return record
+            return self._recorder.announce(replace(record, error=str(error)))[0]
+        except Exception as bug:
+            self._recorder.announce(replace(record, error=_named(bug)))
+            raise
+        record, entry_id = self._recorder.announce(record)
+        return self._acted(decision, record, entry_id)
+
+    def _decided(self, fleet: FleetState, record: TickRecord) -> tuple[Decision, TickRecord]:
+        """Return what is to be done about ``fleet``, and ``record`` with that and all that it was made from."""
         fleet = replace(fleet, demand=self._forecasts.learn(fleet))
         forecasts = self._forecast(fleet)
+        notes = self._forecasts.notes
         decision = self._policy.decide(fleet, forecasts, self.memory)
-        results = self._actuator.carry_out(decision)
-        self.memory = _settled(decision, results)
-        sources = {model: forecast.source for model, forecast in forecasts.items()}
-        record = TickRecord(at, fleet, sources, decision, results)
-        self._audit.append(record)
-        return record
+        return decision, replace(
+            record,
+            fleet=fleet,
+            forecast_sources={model: forecast.source for model, forecast in forecasts.items()},
+            decision=decision,
+            forecasts=forecasts,
+            stepped_back={m: notes[m].stepped_back for m in fleet.models if m in notes and notes[m].stepped_back},
+            memory=self.memory,
+        )
+
+    def _acted(self, decision: Decision, record: TickRecord, entry_id: str) -> TickRecord:
+        """Carry ``decision`` out, learn from what became of it, and have that recorded."""
+        withheld = "" if entry_id else f"not on record: {record.unrecorded}"
+        results: list[ActResult] = []
+        error = ""
+        try:
+            for result in self._actuator.carry_out(decision, withheld):
+                results.append(result)  # noqa: PERF402 - what is known when one of them raises must be kept
+        except BaseException as unforeseen:
+            error = _named(unforeseen)
+            raise
+        finally:
+            self.memory = _settled(decision, tuple(results))
+            if entry_id and record.acts_planned:
+                record = self._recorder.settle(record, entry_id, results, error)
+        return replace(record, results=tuple(results))
 
     def _forecast(self, fleet: FleetState) -> dict[str, LoadForecast]:
-        """Forecast each model as far ahead as its slowest pool takes to start a replica, plus the tick."""
         forecasts = {}
         for model in fleet.models:
-            known = [self.memory.pools.get(str(p.key), PoolMemory()) for p in fleet.pools_of(model)]
-            slowest_s = max(lead_time(pool, self._lead_times).p90_s for pool in known)
-            forecast = self._forecasts.forecast(model, slowest_s + self._tick_s)
+            reach_s = self._horizon.reach_s(fleet.pools_of(model), self.memory)
+            forecast = self._forecasts.forecast(model, reach_s)
             if forecast is not None:
                 forecasts[model] = forecast
         return forecasts
@@ -90,3 +114,7 @@ def _settled(decision: Decision, results: tuple[ActResult, ...]) -> PolicyMemory
             if isinstance(p, Page) and ("page", p.subject) in not_done
         ],
     )
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -3,36 +3,96 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from controller.errors import ObservationError
 from controller.ports import Cluster, FleetMetrics, MetricSource, Router
-from policies.fleet import FleetState, PoolState, ReplicaMetrics, ReplicaState
+from policies.fleet import (
+    Demand,
+    FleetState,
+    PoolKey,
+    PoolState,
+    ReplicaMetrics,
+    ReplicaState,
+    ServiceLevel,
+)
 
 CLOCK_SKEW_S = 60.0
 """What is scraped further ahead of the controller's clock than this is not believed: it would look fresh for ever."""
 
+MAX_REQUESTS_PER_S = 1e6
+"""More of one model is a broken counter: a gigabyte per second at a kilobyte a request, past any one gateway."""
+
+MAX_TOKENS_PER_REQUEST = 1e7
+"""Ten times the longest context window sold; tokens are never offered faster than this many times the requests."""
+
 
 def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) -> FleetState:
-    """Return the fleet as of ``at``; raises ObservationError when the cluster or the metrics cannot be read."""
+    """Return the fleet as of ``at``; raises ObservationError when the cluster or the metrics cannot be read.
+
+    What is missing of one model, its traffic weights included, is told in ``missing`` and leaves the others alone.
+    """
     pools = cluster.pools()
     seen = metrics.read(at)
-    weights = {
-        key: weight for model in sorted({p.key.model for p in pools}) for key, weight in router.weights(model).items()
-    }
-    impossible = tuple(
-        f"impossible:{r.id}" for p in pools for r in p.replicas if not plausible(seen.replicas.get(r.id), at)
-    )
+    models = sorted({pool.key.model for pool in pools})
+    weights, unweighted = _weights(models, pools, router)
+    demand = {model: load for model, load in seen.demand.items() if _offered(load)}
+    service = {model: level for model, level in seen.service.items() if _measured(level)}
     queued = {model: count for model, count in seen.gateway_queued.items() if _is_count(count)}
+    impossible = [r.id for p in pools for r in p.replicas if not plausible(seen.replicas.get(r.id), at)]
+    for signal, told, believed in (
+        ("demand", seen.demand, demand),
+        ("service", seen.service, service),
+        ("gateway_queued", seen.gateway_queued, queued),
+    ):
+        impossible += [f"{signal}:{model}" for model in sorted(told) if model not in believed]
     return FleetState(
         at=at,
-        pools=tuple(replace(_with_metrics(pool, seen, at), weight=weights.get(pool.key, 0.0)) for pool in pools),
-        demand=dict(seen.demand),
-        service=dict(seen.service),
+        pools=tuple(replace(_with_metrics(pool, seen, at), weight=weights[pool.key]) for pool in pools),
+        demand=demand,
+        service=service,
         gateway_queued=queued,
-        missing=seen.missing
-        + impossible
-        + tuple(f"impossible:gateway_queued:{model}" for model in sorted(seen.gateway_queued) if model not in queued),
+        missing=(*seen.missing, *unweighted, *(f"impossible:{what}" for what in impossible)),
     )
+
+
+def _weights(
+    models: Sequence[str], pools: Sequence[PoolState], router: Router
+) -> tuple[Mapping[PoolKey, float], list[str]]:
+    """Return every pool's share of its model's requests, NaN where it is not known, and what is missing.
+
+    A pool that a route leaves out gets nothing; a route that names none of the model's pools says nothing.
+    """
+    weights: dict[PoolKey, float] = {}
+    missing = []
+    for model in models:
+        keys = [pool.key for pool in pools if pool.key.model == model]
+        try:
+            shares = router.weights(model)
+        except ObservationError:
+            shares = {}
+        known = any(key in shares for key in keys)
+        weights |= {key: _share(shares.get(key, 0.0)) if known else math.nan for key in keys}
+        if any(math.isnan(weights[key]) for key in keys):
+            missing.append(f"weights:{model}")
+    return weights, missing
+
+
+def _share(weight: float) -> float:
+    return weight if 0 <= weight <= 1 + 1e-6 else math.nan
+
+
+def _offered(demand: Demand) -> bool:
+    """Return whether clients could have offered this; a forecast made from what they could not is wrong for days."""
+    most_tokens = MAX_TOKENS_PER_REQUEST * max(1.0, demand.requests_per_s)
+    return demand.requests_per_s <= MAX_REQUESTS_PER_S and (
+        max(demand.prompt_tokens_per_s, demand.output_tokens_per_s) <= most_tokens
+    )
+
+
+def _measured(level: ServiceLevel) -> bool:
+    return _is_count(level.finished) and math.isfinite(level.window_s)
 
 
 def plausible(seen: ReplicaMetrics | None, at: float) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
-from policies.decisions import Decision, Page
+from forecasting.forecast import LoadForecast
+from policies.decisions import Decision, FailOver, Page
 from policies.fleet import Demand, FleetState, PoolKey, PoolState, ReplicaMetrics, ServiceLevel
+from policies.memory import PolicyMemory
 
 
 class Clock(Protocol):
@@ -71,12 +73,22 @@ class Router(Protocol):
     """Where traffic shares are set."""
 
     def weights(self, model: str) -> Mapping[PoolKey, float]:
-        """Return each pool's share of new requests; raises ObservationError."""
+        """Return each pool's share of new requests, none for a pool outside the route; raises ObservationError."""
         ...
 
     def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
         """Replace the shares; raises ActuationError."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a tick looks."""
+
+    clock: Clock
+    metrics: MetricSource
+    cluster: Cluster
+    router: Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +121,37 @@ class ModelRegistry(Protocol):
         ...
 
 
+Act: TypeAlias = Literal["cordon", "uncordon", "restart", "page", "weights", "scale"]
+Outcome: TypeAlias = Literal["done", "held", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class ActResult:
-    """What became of one part of a decision: ``done``, ``held`` (by mode, kill switch or staleness) or ``failed``."""
+    """What became of one part of a decision; ``held`` is by mode, kill switch, staleness or an unwritten record."""
 
-    act: str
+    act: Act
     subject: str
-    outcome: str
+    outcome: Outcome
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TickRecord:
-    """All there is to say about one tick: seen, forecast, decided, done. ``error`` is set when it could not observe."""
+    """All there is to say about one tick: seen, forecast, decided, done.
+
+    ``fleet``, ``forecasts``, ``memory`` and the settings that the decision names by their digest are all that it was
+    made from, so that it can be made again.
+
+    Attributes:
+        forecast_sources: Who forecast each model.
+        decision: None when the fleet could not be observed, or an error that nobody foresaw came first.
+        error: Why there is no decision, or what cut the acts short.
+        forecasts: What the decision was shown, per model.
+        stepped_back: Who could not forecast a model, each with why.
+        memory: What the decision started from.
+        unrecorded: Why this tick, or what became of it, is not in the audit log; empty when it is.
+        gap: What of earlier ticks is not in the audit log; empty when all is.
+    """
 
     at: float
     fleet: FleetState | None
@@ -129,13 +159,40 @@ class TickRecord:
     decision: Decision | None
     results: tuple[ActResult, ...] = ()
     error: str = ""
+    forecasts: Mapping[str, LoadForecast] = field(default_factory=dict)
+    stepped_back: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    memory: PolicyMemory | None = None
+    unrecorded: str = ""
+    gap: str = ""
+
+    @property
+    def acts_planned(self) -> bool:
+        """Whether anything is to be written or anybody told; a failover is carried out by its traffic plan."""
+        decided = self.decision
+        return decided is not None and (
+            bool(decided.scaling or decided.traffic) or any(not isinstance(r, FailOver) for r in decided.remediations)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ActsRecord:
+    """What became of the acts that the entry ``intent`` of the audit log announced."""
+
+    at: float
+    intent: str
+    results: tuple[ActResult, ...]
+    error: str = ""
 
 
 class AuditLog(Protocol):
-    """Where every decision and non-decision is recorded."""
+    """Where every decision and non-decision is recorded. Both verbs raise AuditError when they cannot."""
 
     def append(self, record: TickRecord) -> str:
-        """Store the record after all earlier ones and return its id."""
+        """Store the record after all earlier ones and return its id. What is to be done is stored before it is."""
+        ...
+
+    def settle(self, outcome: ActsRecord) -> None:
+        """Store what became of the acts of an earlier record."""
         ...
 
 
@@ -144,4 +201,8 @@ class Notifier(Protocol):
 
     def page(self, page: Page, at: float) -> None:
         """Deliver ``page``; never raises."""
+        ...
+
+    def recommend(self, subject: str, what: str, at: float) -> None:
+        """Say what would be done about a pool, model or replica if its mode allowed it; never raises."""
         ...

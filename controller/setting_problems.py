@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from controller.adapters.registry_store import redacted
 from controller.errors import BadSetting
+from controller.redaction import redacted
 from controller.yaml_source import Key, Value
 
 
@@ -154,5 +154,5 @@ def _field_at(model: type[BaseModel], key: Key) -> FieldInfo | None:
 
 
 def printable(value: Value) -> Value:
-    """Return ``value`` as it may be printed: without the password of a URL."""
+    """Return ``value`` as it may be printed: without the passwords and tokens of URLs."""
     return redacted(value) if isinstance(value, str) else value

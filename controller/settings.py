@@ -14,9 +14,9 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from controller.actuation import ModeSettings
 from controller.adapters.registry_store import RegistrySettings
 from controller.forecasts import ForecastSettings
+from controller.modes import ModeSettings
 from controller.setting_problems import (
     BadSettings,
     Places,

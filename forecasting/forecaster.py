@@ -46,7 +46,10 @@ class ForecastAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FallbackForecaster:
-    """Ask forecasters in order of preference; the first honest answer wins, none at all means reactive only."""
+    """Ask forecasters in order of preference; the first honest answer wins, none at all means reactive only.
+
+    A forecaster that fails, or whose answer no ``LoadForecast`` can hold, counts as one that stepped back.
+    """
 
     forecasters: tuple[Forecaster, ...]
 
@@ -60,4 +63,6 @@ class FallbackForecaster:
                 return ForecastAnswer(forecaster.forecast(history, horizon_steps, levels), tuple(stepped_back))
             except CannotForecast as reason:
                 stepped_back.append((forecaster.name, str(reason)))
+            except Exception as failure:  # noqa: BLE001 - a broken model must not stop the loop; its reason is told
+                stepped_back.append((forecaster.name, f"it failed: {type(failure).__name__}: {failure}"))
         return ForecastAnswer(None, tuple(stepped_back))

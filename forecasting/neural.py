@@ -55,8 +55,8 @@ class NeuralForecaster:
         """Forecast ``horizon_steps`` steps after ``history.end_at``.
 
         Raises:
-            CannotForecast: If the history is too short, too gappy or of another step, or more leads or levels are
-                asked than the net answers.
+            CannotForecast: If the history is too short, too gappy or of another step, more leads or levels are asked
+                than the net answers, or its answer is not finite.
         """
         spec = self._spec
         factor = _steps_per_model_step(history.step_s, spec.step_s)
@@ -73,6 +73,8 @@ class NeuralForecaster:
             series = history.window(len(history) % factor, len(history)).resampled(spec.step_s)
         windows = self._windows(series)
         values, peaks = self._quantiles(windows, model_steps)
+        if not (np.isfinite(values).all() and np.isfinite(peaks).all()):
+            raise CannotForecast("the net answered with rates that are not finite")
         at_levels = _level_weights(known, levels)
         repeats = np.repeat(np.arange(model_steps), factor)[:horizon_steps]
         return LoadForecast.ordered(

@@ -19,6 +19,7 @@ from policies.decisions import Decision, FailOver, Reason, ScalingPlan, TrafficP
 from policies.diagnosis import diagnose
 from policies.failover import fail_over
 from policies.fleet import FleetState, PoolKey, PoolState
+from policies.forecast_fitness import fit_for_use
 from policies.healing import Course, heal
 from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
@@ -60,9 +61,11 @@ def decide(
     course = heal(fleet, ours, seen, memory, lead_times, _min_replicas(fleet, settings), settings.healing)
     draft.reasons += course.reasons
 
+    fit, why = fit_for_use(fleet, forecasts, memory, settings)
+    draft.reasons += why
     for model in fleet.models:
         known_model = memory.models.get(model, ModelMemory())
-        _decide_model(fleet, model, forecasts.get(model), known_model, course, lead_times, settings, draft)
+        _decide_model(fleet, model, fit.get(model), known_model, course, lead_times, settings, draft)
     within, why = guardrails.spend_within(draft.desired, fleet.pools, settings.guardrails)
     draft.reasons += why
     scaling = _plans(fleet, within)
@@ -71,10 +74,11 @@ def decide(
         draft.pools[name] = guardrails.remember_desired(draft.pools[name], pool, count, fleet.at, settings.guardrails)
 
     generation = memory.generation + 1
+    settings_digest = digest(settings)
     return Decision(
         at=fleet.at,
         generation=generation,
-        input_digest=digest((fleet, sorted((m, f.source, f.made_at) for m, f in forecasts.items()), memory.generation)),
+        input_digest=digest((fleet, forecasts, memory, settings_digest)),
         expires_at=fleet.at + settings.plan_expiry_s,
         scaling=scaling,
         traffic=tuple(draft.traffic),
@@ -85,6 +89,7 @@ def decide(
         memory=PolicyMemory(
             generation, draft.pools, draft.models, seen.memory, course.actions, course.cordons, course.pages
         ),
+        settings_digest=settings_digest,
     )
 
 

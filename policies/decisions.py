@@ -130,8 +130,9 @@ Remediation: TypeAlias = CordonReplica | UncordonReplica | RestartReplica | Fail
 class Decision:
     """What one tick decided, with the memory that the next tick starts from.
 
-    ``generation`` grows by one per decision; ``input_digest`` names what was looked at; after ``expires_at`` the
-    plans are stale and are dropped.
+    ``generation`` grows by one per decision; ``input_digest`` names all that it was made from: fleet, forecasts,
+    memory and settings, and ``settings_digest`` the last of them; after ``expires_at`` the plans are stale and are
+    dropped.
     """
 
     at: float
@@ -145,6 +146,7 @@ class Decision:
     remediations: tuple[Remediation, ...]
     reasons: tuple[Reason, ...]
     memory: PolicyMemory
+    settings_digest: str = ""
 
 
 class Policy(Protocol):

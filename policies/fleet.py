@@ -144,7 +144,7 @@ class PoolState:
     Attributes:
         desired: Replicas that the platform was last asked for.
         version: Version of the platform's object, the precondition of a write.
-        weight: Share of the model's new requests, in [0, 1].
+        weight: Share of the model's new requests, in [0, 1]; NaN when the route could not be read.
         revision: Revision that new replicas get.
         stable_revision: Last revision recorded as good; empty when none is known.
         owner: Another controller that owns the replica count; empty when nobody else does.

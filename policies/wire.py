@@ -141,7 +141,10 @@ def _plain_set(value: AbstractSet[object]) -> Plain:
 
 
 def _plain_array(value: np.ndarray[Any, Any]) -> Plain:
-    return plain(value.tolist())
+    listed: Plain = value.tolist()
+    if value.dtype.kind == "f" and np.isfinite(value).all() and not (value == np.trunc(value)).any():
+        return listed  # nothing to rewrite, the common case of forecasts: element by element takes ten times as long
+    return plain(listed)
 
 
 _WRITERS: tuple[tuple[type[Any], Callable[[Any], Plain]], ...] = (

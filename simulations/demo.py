@@ -174,7 +174,7 @@ def replay_day(
 
     def watch(tick: Tick) -> None:
         nonlocal view
-        view = advance(view, tick.record, tick.forecasts, tally_of(tick.fleet, case.policy.objective))
+        view = advance(view, tick.record, tick.record.forecasts, tally_of(tick.fleet, case.policy.objective))
         load.append(view.load[-1])
         if view.foreseen and (not foreseen or view.foreseen[-1].at > foreseen[-1].at):
             foreseen.append(view.foreseen[-1])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from controller.adapters.registry_store import RegistrySettings, check_store
 from controller.errors import BadInput, RegistryError
-from controller.ports import AuditLog, TickRecord
+from controller.ports import ActsRecord, AuditLog, TickRecord
 from simulations.report import check_folder
 
 
@@ -87,3 +87,7 @@ class NumberedAudit:
         """Store the record and return its id."""
         self.ids[record.at] = self.log.append(record)
         return self.ids[record.at]
+
+    def settle(self, outcome: ActsRecord) -> None:
+        """Store what became of the acts of an earlier record."""
+        self.log.settle(outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from controller.ports import ActResult, TickRecord
+from controller.ports import Act, ActResult, TickRecord
 from policies.decisions import (
     CordonReplica,
     Decision,
@@ -194,7 +194,7 @@ def _remedies(decision: Decision, results: Sequence[ActResult]) -> list[_Remedy]
     return found
 
 
-def _told(act: str, words: str, subject: str, outcomes: Mapping[tuple[str, str], ActResult]) -> str:
+def _told(act: Act, words: str, subject: str, outcomes: Mapping[tuple[Act, str], ActResult]) -> str:
     result = outcomes.get((act, subject))
     return words if result is None or result.outcome == "done" else f"not {words}, {result.outcome}: {result.detail}"
 

@@ -92,7 +92,7 @@ def plain_line(view: ViewState) -> str:
     load = view.load[-1].requests_per_s if view.load else math.nan
     due = next((p for p in reversed(view.ahead) if p.at - view.at <= view.lead_time_s), None)
     foreseen = f"{due.low:.1f} to {due.high:.1f}" if due else "none"
-    pools = ", ".join(f"{p.name} {p.ready}/{p.desired} ready {p.weight:.0%}" for p in view.pools)
+    pools = ", ".join(f"{p.name} {p.ready}/{p.desired} ready {_number(p.weight, '.0%')}" for p in view.pools)
     open_now = [f"{i.cause} {i.subject}" for i in view.incidents if i.over_at is None]
     return (
         f"{clock(view.at - view.begins_at)}  load {_number(load, '.1f')}/s  "
@@ -175,9 +175,9 @@ def _pool_line(pool: PoolRow, paper: Paper, name_chars: int, glyph_chars: int) -
     for name, style in _STYLES.items():
         count = getattr(pool, name)
         line.append(f"  {getattr(marks, name)} {count:>2}", style if count else FRAME)
-    filled = round(_BAR_CHARS * pool.weight)
+    filled = 0 if math.isnan(pool.weight) else round(_BAR_CHARS * pool.weight)
     line.append("  traffic ").append(marks.bar * filled, "magenta").append(marks.track * (_BAR_CHARS - filled), FRAME)
-    return line.append(f" {pool.weight:>4.0%}")
+    return line.append(f" {_number(pool.weight, '.0%'):>4}")
 
 
 def _tally(view: ViewState) -> Text:

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from controller.actuation import Actuator, ModeSettings
-from controller.errors import BadInput
-from controller.forecasts import LoadForecasts
+from controller.actuation import Actuator
+from controller.errors import AuditError, BadInput
+from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
-from controller.ports import AuditLog, TickRecord
-from forecasting.forecast import LoadForecast
+from controller.modes import ModeSettings
+from controller.ports import ActsRecord, AuditLog, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
@@ -43,11 +43,10 @@ POLICIES = ("foresail", "hpa", "static", "clairvoyant")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tick:
-    """One tick, for whoever watches: ``share`` of the trace is behind it, ``forecasts`` went into the decision."""
+    """One tick, for whoever watches: ``share`` of the trace is behind it."""
 
     share: float
     record: TickRecord
-    forecasts: Mapping[str, LoadForecast]
     fleet: SimulatedFleet
 
 
@@ -84,6 +83,7 @@ def simulate(
 
     Raises:
         BadInput: If the trace or the settings cannot be used.
+        AuditError: If a tick cannot be recorded: the loop would do nothing from there on.
     """
     return replay(prepare(trace, settings, before), policy_name, forecasters, audit, on_tick)
 
@@ -100,19 +100,20 @@ def replay(
     foresail = policy_name == "foresail"
     objective, tick_s = case.policy.objective, case.policy.tick_s
     fleet = case.fleet(first)
-    loads = _Loads(case, forecasters if foresail else ())
+    loads = _load_forecasts(case, forecasters if foresail else ())
     loop = _control_loop(case, policy, fleet, loads, _NoAudit() if audit is None else audit)
     tally, checks = Tally(), InvariantChecks(case.policy, case.settings.seed, all_rules=foresail)
     start_at = fleet.clock.now()
 
     while not fleet.arrivals_over:
-        loads.latest.clear()
         record = loop.tick()
+        if record.unrecorded:
+            raise AuditError(record.unrecorded)
         elapsed_s = fleet.clock.now() - start_at
         tally.add(record, elapsed_s)
         checks.check(record)
         if on_tick is not None:
-            on_tick(Tick(case.share_behind(elapsed_s), record, dict(loads.latest), fleet))
+            on_tick(Tick(case.share_behind(elapsed_s), record, fleet))
         fleet.advance(fleet.clock.now() + tick_s)
 
     simulated_s = fleet.clock.now() - start_at
@@ -162,39 +163,34 @@ def _control_loop(
         fleet.clock, fleet.cluster, fleet.router, _Pager(), ModeSettings.all_auto(), killed=lambda: False
     )
     return ControlLoop(
-        fleet.clock,
-        fleet.metrics,
-        fleet.cluster,
-        fleet.router,
+        Sources(fleet.clock, fleet.metrics, fleet.cluster, fleet.router),
         audit,
         actuator,
         loads,
+        Horizon(case.policy.lead_time, case.policy.tick_s),
         policy,
-        case.policy.lead_time,
-        case.policy.tick_s,
     )
 
 
-class _Loads(LoadForecasts):
-    """Keeps the forecasts of the present tick for whoever watches."""
-
-    def __init__(self, case: Case, forecasters: Sequence[Forecaster]) -> None:
-        before = {} if case.before is None else {case.model: case.before}
-        super().__init__(FallbackForecaster(tuple(forecasters)), case.policy.tick_s, case.settings.forecast, before)
-        self.latest: dict[str, LoadForecast] = {}
-
-    def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
-        forecast = super().forecast(model, horizon_s)
-        if forecast is not None:
-            self.latest[model] = forecast
-        return forecast
+def _load_forecasts(case: Case, forecasters: Sequence[Forecaster]) -> LoadForecasts:
+    before = {} if case.before is None else {case.model: case.before}
+    chain = FallbackForecaster(tuple(forecasters))
+    return LoadForecasts(chain, case.policy.tick_s, case.settings.forecast, before)
 
 
 class _Pager:
     def page(self, page: Page, at: float) -> None:
         """Wake nobody: the page stays in the record of its tick."""
 
+    def recommend(self, subject: str, what: str, at: float) -> None:
+        """Tell nobody: everything is done by itself."""
+
 
 class _NoAudit:
+    """Keeps nothing, and lets everything be done."""
+
     def append(self, record: TickRecord) -> str:
-        return ""
+        return "none"
+
+    def settle(self, outcome: ActsRecord) -> None:
+        """Keep nothing of it."""

@@ -5,17 +5,18 @@ The round engine: at 1000 prompt and 200 output tokens one replica carries exact
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from controller.actuation import Actuator, ModeSettings
+from controller.actuation import Actuator
 from controller.errors import ActuationError, ObservationError, StalePlan
-from controller.forecasts import ForecastSettings, LoadForecasts
+from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
-from controller.ports import FleetMetrics, TickRecord
+from controller.modes import ModeSettings
+from controller.ports import ActsRecord, FleetMetrics, Sources, TickRecord
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from policies.capacity import CapacityModel
@@ -297,15 +298,23 @@ class ListAudit:
         self.records.append(record)
         return str(len(self.records))
 
+    def settle(self, outcome: ActsRecord) -> None:
+        index = int(outcome.intent) - 1
+        self.records[index] = replace(self.records[index], results=outcome.results, error=outcome.error)
+
 
 @dataclass
 class ListNotifier:
-    """Collects the pages that reached a human."""
+    """Collects the pages and the recommendations that reached a human."""
 
     pages: list[Page] = field(default_factory=list)
+    recommended: list[tuple[str, str]] = field(default_factory=list)
 
     def page(self, page: Page, at: float) -> None:
         self.pages.append(page)
+
+    def recommend(self, subject: str, what: str, at: float) -> None:
+        self.recommended.append((subject, what))
 
 
 @dataclass
@@ -329,9 +338,10 @@ def a_bench(
     *pools: PoolState,
     policy: Policy | None = None,
     modes: ModeSettings | None = None,
-    killed: bool = False,
+    killed: bool | Callable[[], bool] = False,
     forecasters: Sequence[Forecaster] = (),
     memory: PolicyMemory | None = None,
+    audit: ListAudit | None = None,
 ) -> Bench:
     """A loop over ``pools``, whose metrics, in-flight requests and weights are what the states say."""
     clock = FixedClock()
@@ -346,11 +356,13 @@ def a_bench(
             demand={p.key.model: demand() for p in states},
         )
     )
-    audit, notifier = ListAudit(), ListNotifier()
+    audit, notifier = audit or ListAudit(), ListNotifier()
     chosen = policy or Foresail(settings(*(p.key for p in states)))
     tick_s = chosen.settings.tick_s if isinstance(chosen, Foresail) else 15.0
     lead_time = chosen.settings.lead_time if isinstance(chosen, Foresail) else PolicySettings().lead_time
-    actuator = Actuator(clock, cluster, router, notifier, modes or ModeSettings.all_auto(), lambda: killed)
+    switch = killed if callable(killed) else lambda: killed
+    actuator = Actuator(clock, cluster, router, notifier, modes or ModeSettings.all_auto(), switch)
     forecasts = LoadForecasts(FallbackForecaster(tuple(forecasters)), tick_s, ForecastSettings())
-    loop = ControlLoop(clock, source, cluster, router, audit, actuator, forecasts, chosen, lead_time, tick_s, memory)
+    sources, horizon = Sources(clock, source, cluster, router), Horizon(lead_time, tick_s)
+    loop = ControlLoop(sources, audit, actuator, forecasts, horizon, chosen, memory)
     return Bench(loop, clock, source, cluster, router, audit, notifier)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from controller.ports import TickRecord
+from controller.ports import ActsRecord, TickRecord
 from policies.engine_profile import EngineProfile
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
@@ -58,6 +58,10 @@ class ListAudit:
     def append(self, record: TickRecord) -> str:
         self.records.append(record)
         return str(len(self.records))
+
+    def settle(self, outcome: ActsRecord) -> None:
+        index = int(outcome.intent) - 1
+        self.records[index] = replace(self.records[index], results=outcome.results, error=outcome.error)
 
 
 def quick_settings(profile: EngineProfile = SMALL, least: int = 1, **changes: Any) -> SimulationSettings:

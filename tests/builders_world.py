@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from controller.actuation import Actuator, ModeSettings
+from controller.actuation import Actuator
 from controller.errors import ActuationError, ObservationError, StalePlan
-from controller.forecasts import ForecastSettings, LoadForecasts
+from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
-from controller.ports import FleetMetrics, TickRecord
+from controller.modes import ModeSettings
+from controller.ports import FleetMetrics, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import Policy, Remediation
@@ -282,16 +283,12 @@ class Controlled:
         self.tick_s = policy_settings.tick_s
         forecast_settings = ForecastSettings(step_s=4 * self.tick_s)
         self.loop = ControlLoop(
-            world,
-            world,
-            world,
-            world,
+            Sources(world, world, world, world),
             self.audit,
             Actuator(world, world, world, self.notifier, modes or ModeSettings.all_auto(), killed),
             LoadForecasts(FallbackForecaster(()), self.tick_s, forecast_settings),
+            Horizon(policy_settings.lead_time, self.tick_s),
             policy,
-            policy_settings.lead_time,
-            self.tick_s,
         )
 
     def run(self, seconds: float, each: Callable[[TickRecord], None] = lambda _: None) -> None:

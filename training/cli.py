@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from controller.adapters.registry_store import DEFAULT_STORE, RegistrySettings, check_name, redacted
+from controller.adapters.registry_store import DEFAULT_STORE, RegistrySettings, check_name
 from controller.adapters.system_clock import SystemClock
 from controller.errors import BadInput, RegistryError
+from controller.redaction import redacted
 from training.tables import print_json, show_notes, show_scores, show_training, show_verdict, training_facts
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
             tracker.registry.point(name, CHAMPION, registered.version.version)
             aliases.append(CHAMPION)
     if as_json:
-        print_json(training_facts(registered, aliases, store, fitted, histories))
+        print_json(training_facts(registered, aliases, redacted(store), fitted, histories))
     else:
         show_notes(histories)
         show_scores(registered.scores)
@@ -200,7 +201,9 @@ def _promoted(
     challenger = find_version(tracker.registry, name, wanted)
     if challenger is None:
         known = ", ".join(version.version for version in tracker.registry.versions(name)) or "none"
-        raise BadInput(f"{name!r} has no version or alias {wanted!r}", registry.store, f"known versions: {known}")
+        raise BadInput(
+            f"{name!r} has no version or alias {wanted!r}", redacted(registry.store), f"known versions: {known}"
+        )
     champion = find_version(tracker.registry, name, CHAMPION)
     if champion is not None and champion.version == challenger.version:
         facts = {

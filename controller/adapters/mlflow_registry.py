@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from controller.adapters.registry_store import RegistrySettings, check_name, check_store, redacted, sqlite_path
+from controller.adapters.registry_store import RegistrySettings, check_name, check_store, sqlite_path
 from controller.errors import RegistryError
 from controller.ports import ModelVersion
+from controller.redaction import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -178,7 +179,8 @@ class MlflowRegistry:
         expected = f"{self._client.get_run(run_id).info.artifact_uri}/{ARTIFACT_PATH}" if run_id else ""
         if not expected or version.source != expected:
             raise RegistryError(
-                f"{version.name} version {version.version} was not published by Foresail (source {version.source})",
+                f"{version.name} version {version.version} was not published by Foresail "
+                f"(source {redacted(version.source or 'none')})",
                 redacted(self._settings.store),
                 "publish it with foresail train",
             )

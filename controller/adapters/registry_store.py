@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.errors import RegistryError
+from controller.redaction import redacted
 
 DEFAULT_STORE = "sqlite:///foresail-runs/mlflow.db"
 
@@ -54,15 +55,6 @@ class RegistrySettings(BaseModel):
         return (path or Path(DEFAULT_STORE.removeprefix("sqlite:///"))).parent / "models"
 
 
-def redacted(store: str) -> str:
-    """Return ``store`` without the password it may hold.
-
-    >>> redacted("postgresql://ml:s3cret@db/mlflow")
-    'postgresql://ml:***@db/mlflow'
-    """
-    return re.sub(r"(//[^/:@]*):[^@]*@", r"\1:***@", store)
-
-
 def check_name(name: str) -> None:
     """Refuse a name that could not be that of a registered model; raises RegistryError."""
     if not _NAME.fullmatch(name):
@@ -74,8 +66,8 @@ def check_name(name: str) -> None:
 
 
 def sqlite_path(store: str) -> Path | None:
-    """Return the file of a ``sqlite:///PATH`` store, None for any other kind."""
-    return Path(store.removeprefix("sqlite:///")) if store.startswith("sqlite:///") else None
+    """Return the file of a ``sqlite:///PATH`` store, parameters left out; None for any other kind."""
+    return Path(store.removeprefix("sqlite:///").partition("?")[0]) if store.startswith("sqlite:///") else None
 
 
 def check_store(store: str, may_create: bool) -> None:
@@ -92,7 +84,7 @@ def check_store(store: str, may_create: bool) -> None:
     """
     path = sqlite_path(store)
     if path is not None:
-        _check_sqlite(path, store, may_create)
+        _check_sqlite(path, redacted(store), may_create)
     elif store.startswith(_SERVERS):
         return
     elif store.startswith(_DATABASES) and "://" in store:

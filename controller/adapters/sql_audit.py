@@ -1,15 +1,19 @@
 """What was decided when, so that nobody can change it unnoticed: the audit log in an SQL database.
 
-One table, only ever appended to. Each row holds the canonical JSON of a tick's record and a hash over that, over its
-number and over the hash of the row before: whoever changes, removes or inserts a row breaks the chain from there on.
-Rows cut off at the end leave a shorter, intact chain; keep the head's hash elsewhere to notice that.
+One table, only ever appended to. Each row holds the canonical JSON of a record and a hash over that, over its number
+and over the hash of the row before: whoever changes, removes or inserts a row breaks the chain from there on. Rows cut
+off at the end leave a shorter, intact chain; keep the head's hash elsewhere to notice that.
+
+A tick in which something is to be done takes two rows: what is intended, written before it is done, and what became of
+it. An intent without an outcome is what a crash between the two leaves.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,18 +21,22 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.schema import CreateTable
 
 from controller.errors import AuditError, BadInput
-from controller.ports import TickRecord
+from controller.ports import ActResult, ActsRecord, TickRecord
+from controller.redaction import redacted
 from policies.wire import canonical_json
 
 FIRST_HASH = "0" * 64
 PAGE_ROWS = 500
-MAX_RECORD_BYTES = 16 * 1024 * 1024  # a thousand replicas take about one
+MAX_RECORD_BYTES = 16 * 1024 * 1024  # a thousand replicas of a hundred models take about two
 LOCK_WAIT_MS = 5_000
 APPEND_TRIES = 5  # another writer may have taken the next number in between
+OUTCOME_KINDS = ("acted", "failed", "held")
+LOOKED_THROUGH = 100
 
 _TABLE = sql.Table(
     "audit",
@@ -41,17 +49,21 @@ _TABLE = sql.Table(
     sql.Column("hash", sql.String(64), nullable=False),
 )
 
-for _verb in ("UPDATE", "DELETE"):
-    _append_only = sql.DDL(
-        f"CREATE TRIGGER audit_no_{_verb.lower()} BEFORE {_verb} ON audit "
-        "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-    )
-    event.listen(_TABLE, "after_create", _append_only.execute_if(dialect="sqlite"))
+_APPEND_ONLY = [
+    f"CREATE TRIGGER IF NOT EXISTS audit_no_{verb.lower()} BEFORE {verb} ON audit "
+    "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+    for verb in ("UPDATE", "DELETE")
+]
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One row. ``kind`` is ``blind`` (could not observe), ``quiet`` (nothing to do) or ``acted``."""
+    """One row, or an intent joined with its outcome.
+
+    ``kind`` is ``blind`` (could not observe), ``broken`` (an error that nobody foresaw), ``quiet`` (nothing to do),
+    ``intended`` (about to act), or what became of that: ``acted`` (something was done), ``failed`` (nothing was, though
+    it was tried), ``held`` (nothing was tried).
+    """
 
     id: str
     at: float
@@ -93,7 +105,7 @@ class SqlAudit:
         """
         with _audit_errors("opened"):
             engine = _engine(url)
-            _TABLE.create(engine, checkfirst=True)
+            _make_table(engine)
         return cls(engine)
 
     @classmethod
@@ -132,16 +144,23 @@ class SqlAudit:
         Raises:
             AuditError: If it cannot be stored; then nothing of it is.
         """
-        text = canonical_json(record)
-        if len(text) > MAX_RECORD_BYTES:
-            raise AuditError(
-                f"a record of {len(text):,} bytes is too large for the audit log", remedy="split the fleet"
-            )
-        kind = kind_of(record)
+        return self._store(record.at, kind_of(record), record)
+
+    def settle(self, outcome: ActsRecord) -> None:
+        """Store what became of the acts of an earlier record.
+
+        Raises:
+            AuditError: If it cannot be stored; then nothing of it is.
+        """
+        self._store(outcome.at, kind_of_acts(outcome.results), outcome)
+
+    def _store(self, at: float, kind: str, record: TickRecord | ActsRecord) -> str:
+        at = float(at)
+        text = _text_of(record)
         with _audit_errors("written"):
             for attempt in range(APPEND_TRIES):
                 try:
-                    return self._append(record.at, kind, text)
+                    return self._append(at, kind, text)
                 except IntegrityError:
                     if attempt == APPEND_TRIES - 1:
                         raise
@@ -149,6 +168,7 @@ class SqlAudit:
 
     def _append(self, at: float, kind: str, text: str) -> str:
         with self._engine.begin() as connection:
+            _lock(connection)
             newest = sql.select(_TABLE.c.number, _TABLE.c.hash).order_by(_TABLE.c.number.desc()).limit(1)
             last = connection.execute(newest).one_or_none()
             number, previous = (last.number + 1, last.hash) if last else (1, FIRST_HASH)
@@ -193,6 +213,27 @@ class SqlAudit:
         with _audit_errors("read"), self._engine.connect() as connection:
             return [_entry(row) for row in connection.execute(query)]
 
+    def outcome_of(self, intent: AuditEntry) -> AuditEntry | None:
+        """Return the row that says what became of ``intent``; None when there is none, as after a crash.
+
+        It is the next row, but for what other writers put in between, of which ``LOOKED_THROUGH`` rows are searched.
+        """
+        later = sql.select(_TABLE).where(_TABLE.c.number > int(intent.id), _TABLE.c.kind.in_(OUTCOME_KINDS))
+        query = later.order_by(_TABLE.c.number).limit(LOOKED_THROUGH)
+        with _audit_errors("read"), self._engine.connect() as connection:
+            entries = map(_entry, connection.execute(query))
+            return next((entry for entry in entries if entry.record.get("intent") == intent.id), None)
+
+    def without_outcome(self, limit: int) -> list[AuditEntry]:
+        """Return at most ``limit`` of the newest intents that nothing is known to have become of, newest first."""
+        following = _TABLE.alias()
+        answered = sql.exists().where(following.c.number == _TABLE.c.number + 1, following.c.kind.in_(OUTCOME_KINDS))
+        query = sql.select(_TABLE).where(_TABLE.c.kind == "intended", ~answered)
+        query = query.order_by(_TABLE.c.number.desc()).limit(max(0, limit))
+        with _audit_errors("read"), self._engine.connect() as connection:
+            found = [_entry(row) for row in connection.execute(query)]
+        return [entry for entry in found if self.outcome_of(entry) is None]
+
     def entries(self) -> Iterator[AuditEntry]:
         """Yield all rows, oldest first, holding one page of them at a time."""
         return map(_entry, self._rows(1))
@@ -230,10 +271,28 @@ class SqlAudit:
 
 
 def kind_of(record: TickRecord) -> str:
-    """Return ``blind`` when nothing could be observed, ``acted`` when something was to be done, else ``quiet``."""
+    """Return the kind of a tick's row, see ``AuditEntry``."""
     if record.decision is None:
-        return "blind"
-    return "acted" if record.results or record.decision.remediations else "quiet"
+        return "blind" if record.fleet is None else "broken"
+    if record.results:
+        return kind_of_acts(record.results)
+    return "intended" if record.acts_planned else "quiet"
+
+
+def kind_of_acts(results: Sequence[ActResult]) -> str:
+    """Return what became of a tick's acts, in one word of ``OUTCOME_KINDS``."""
+    outcomes = {result.outcome for result in results}
+    return "acted" if "done" in outcomes else "failed" if "failed" in outcomes else "held"
+
+
+def _text_of(record: TickRecord | ActsRecord) -> str:
+    try:
+        text = canonical_json(record)
+    except (TypeError, ValueError) as error:
+        raise AuditError(f"the record cannot be written as text: {error}") from error
+    if len(text) > MAX_RECORD_BYTES:
+        raise AuditError(f"a record of {len(text):,} bytes is too large for the audit log", remedy="split the fleet")
+    return text
 
 
 def _fault(row: sql.Row[Any], number: int, previous: str) -> str:
@@ -261,6 +320,26 @@ def _entry(row: sql.Row[Any]) -> AuditEntry:
     return AuditEntry(str(row.number), row.at, row.kind, record, row.hash)
 
 
+def _make_table(engine: sql.Engine) -> None:
+    """Make sure of the table and its triggers, whoever else is doing the same at this moment."""
+    try:
+        with engine.begin() as connection:
+            _lock(connection)
+            connection.execute(CreateTable(_TABLE, if_not_exists=True))
+            for statement in _APPEND_ONLY if engine.dialect.name == "sqlite" else ():
+                connection.execute(sql.text(statement))
+    except (IntegrityError, ProgrammingError):
+        # PostgreSQL looks and creates in two steps: of two that do so at once, one fails and finds the table made.
+        if not sql.inspect(engine).has_table(_TABLE.name):
+            raise
+
+
+def _lock(connection: sql.Connection) -> None:
+    """Keep other writers out until the end of the transaction, where they would only find a file locked later on."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
 def _engine(url: str) -> sql.Engine:
     parsed = sql.make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -275,7 +354,8 @@ def _engine(url: str) -> sql.Engine:
 def _prepare_sqlite(connection: Any, _: object) -> None:
     """Readers beside one writer; a crash of this process loses nothing, one of the machine at most the last ticks."""
     connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    with suppress(sqlite3.OperationalError):  # another opener is about to switch; the file remembers the mode
+        connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
@@ -285,4 +365,6 @@ def _audit_errors(done: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise AuditError(f"the audit log cannot be {done}: {reason}", remedy="check its file or URL") from error
+        raise AuditError(
+            f"the audit log cannot be {done}: {redacted(reason)}", remedy="check its file or URL"
+        ) from error

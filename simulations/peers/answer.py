@@ -33,7 +33,7 @@ def decision_of(
     return Decision(
         at=fleet.at,
         generation=generation,
-        input_digest=digest((fleet, memory.generation)),
+        input_digest=digest((fleet, memory)),
         expires_at=fleet.at + PLAN_EXPIRY_S,
         scaling=tuple(
             ScalingPlan(pool.key, pool.desired, desired[pool.key], pool.version)

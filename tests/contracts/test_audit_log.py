@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 
 from controller.adapters.sql_audit import FIRST_HASH, PAGE_ROWS, SqlAudit
 from controller.errors import AuditError, BadInput
+from controller.ports import ActResult, ActsRecord, Outcome, TickRecord
 from policies.wire import canonical_json
 from tests.builders_records import blind_tick, busy_tick, quiet_tick, scaling_tick
 
@@ -251,3 +256,118 @@ def test_a_log_that_has_vanished_is_an_audit_error_not_a_crash(file: Path) -> No
     with pytest.raises(AuditError, match="cannot be read"):
         log.verify()
     log.close()
+
+
+# ---- intent and outcome
+
+
+def announced(at: float) -> TickRecord:
+    return replace(scaling_tick(at), results=())
+
+
+def outcome(log: SqlAudit, at: float, *results: ActResult) -> str:
+    """Store an intent and what became of it, and return the id of the intent."""
+    intent = log.append(announced(at))
+    log.settle(ActsRecord(at, intent, results))
+    return intent
+
+
+DONE, HELD, FAILED = (ActResult("scale", "m/a/unified", what) for what in get_args(Outcome))
+
+
+def test_an_intent_and_its_outcome_are_two_rows_of_one_chain(log: SqlAudit) -> None:
+    intent = log.read(outcome(log, 60.0, DONE))
+    assert intent is not None
+    assert (intent.kind, intent.record["results"]) == ("intended", [])
+    became = log.outcome_of(intent)
+    assert became is not None
+    assert (became.kind, became.record["intent"], became.at) == ("acted", intent.id, 60.0)
+    assert became.record["results"][0]["outcome"] == "done"
+    assert (log.verify().intact, log.verify().rows) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("results", "kind"),
+    [((DONE, HELD, FAILED), "acted"), ((HELD, FAILED), "failed"), ((HELD, HELD), "held"), ((), "held")],
+)
+def test_a_tick_acted_only_if_something_was_done(log: SqlAudit, results: tuple[ActResult, ...], kind: str) -> None:
+    outcome(log, 60.0, *results)
+    last = log.read("last")
+    assert last is not None
+    assert last.kind == kind
+
+
+def test_an_outcome_is_found_behind_the_rows_of_another_writer(log: SqlAudit) -> None:
+    one, other = (log.append(announced(float(i))) for i in range(2))
+    log.append(quiet_tick(2.0))
+    log.settle(ActsRecord(1.0, other, (HELD,)))
+    log.settle(ActsRecord(0.0, one, (DONE,)))
+    for name, kind in ((one, "acted"), (other, "held")):
+        intent = log.read(name)
+        assert intent is not None
+        became = log.outcome_of(intent)
+        assert became is not None
+        assert became.kind == kind
+    assert log.without_outcome(9) == []
+
+
+def test_an_intent_that_nothing_came_after_is_found(log: SqlAudit) -> None:
+    outcome(log, 0.0, DONE)
+    crashed = log.append(announced(15.0))
+    outcome(log, 30.0, HELD)
+    assert [entry.id for entry in log.without_outcome(9)] == [crashed]
+    assert log.without_outcome(0) == []
+    assert log.verify().intact
+
+
+def test_a_changed_outcome_breaks_the_chain(file: Path) -> None:
+    log = SqlAudit.open(f"sqlite:///{file}")
+    outcome(log, 0.0, FAILED)
+    tamper(file, lambda c: c.execute("UPDATE audit SET record = replace(record, 'failed', 'done') WHERE number = 2"))
+    assert log.verify().broken_at == "2"
+    log.close()
+
+
+# ---- odd values and openers
+
+
+@pytest.mark.parametrize("at", [1000, np.float64(1000.5), np.float32(2.5)], ids=repr)
+def test_an_instant_of_any_number_type_keeps_the_chain_intact(log: SqlAudit, at: float) -> None:
+    log.append(blind_tick(at))
+    log.settle(ActsRecord(at, "1", ()))
+    assert log.verify().intact
+    entry = log.read("1")
+    assert entry is not None
+    assert entry.at == float(at)
+
+
+def test_what_has_no_text_is_an_audit_error_and_leaves_no_row(log: SqlAudit) -> None:
+    with pytest.raises(AuditError, match="cannot be written as text"):
+        log.append(replace(blind_tick(0.0), error=b"bytes"))  # type: ignore[arg-type]
+    assert len(log) == 0
+
+
+def test_a_record_that_is_too_large_is_refused(log: SqlAudit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.adapters.sql_audit.MAX_RECORD_BYTES", 1000)
+    with pytest.raises(AuditError, match="too large"):
+        log.append(quiet_tick(0.0))
+    assert len(log) == 0
+
+
+def write_ten(url: str) -> None:
+    log = SqlAudit.open(url)
+    for i in range(10):
+        log.append(blind_tick(float(i)))
+    log.close()
+
+
+def test_openers_of_a_new_file_at_once_all_get_in(tmp_path: Path) -> None:
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(4, mp_context=spawned) as pool:
+        list(pool.map(abs, range(8)))  # all processes are up before the race begins
+        for number in range(12):
+            url = f"sqlite:///{tmp_path / f'{number}.db'}"
+            list(pool.map(write_ten, [url] * 4))
+            log = SqlAudit.open(url)
+            assert (log.verify().intact, len(log)) == (True, 40)
+            log.close()

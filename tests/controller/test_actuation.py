@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from controller.actuation import Actuator, Mode, ModeSettings
+from controller.actuation import Actuator
+from controller.modes import Mode, ModeSettings
 from controller.ports import ActResult
 from policies.decisions import (
     CordonReplica,
@@ -86,7 +87,7 @@ def test_the_default_mode_writes_nothing_and_tells_nobody() -> None:
     assert stage.notifier.pages == []
 
 
-@pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.RECOMMEND, Mode.APPROVE])
+@pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.RECOMMEND])
 @pytest.mark.parametrize(
     ("action_class", "acts"),
     [("scaling", {"scale"}), ("traffic", {"weights"}), ("healing", {"cordon", "uncordon", "restart"})],
@@ -97,11 +98,55 @@ def test_each_action_class_has_its_own_mode(mode: Mode, action_class: str, acts:
     assert held - {"page"} == acts
 
 
-@pytest.mark.parametrize(("mode", "told"), [(Mode.OBSERVE, 0), (Mode.RECOMMEND, 1), (Mode.APPROVE, 1), (Mode.AUTO, 1)])
+@pytest.mark.parametrize(("mode", "told"), [(Mode.OBSERVE, 0), (Mode.RECOMMEND, 1), (Mode.AUTO, 1)])
 def test_humans_are_told_from_recommend_on(mode: Mode, told: int) -> None:
     stage = Stage(ModeSettings(healing=mode))
     stage.carry_out()
     assert len(stage.notifier.pages) == told
+
+
+def recommending(**classes: Mode) -> ModeSettings:
+    return ModeSettings.all_auto().model_copy(update=classes)
+
+
+@pytest.mark.parametrize(
+    ("action_class", "told"),
+    [
+        ("scaling", [(str(KEY), "scale from 3 to 4 replicas")]),
+        ("traffic", [(MODEL, "share traffic as a 40%, b 60%")]),
+        (
+            "healing",
+            [(f"{KEY}/a0", "cordon a0: F1"), (f"{KEY}/a1", "uncordon a1: recovered"), (f"{KEY}/a2", "restart a2: F1")],
+        ),
+    ],
+)
+def test_what_is_only_recommended_is_told_and_not_done(action_class: str, told: list[tuple[str, str]]) -> None:
+    stage = Stage(recommending(**{action_class: Mode.RECOMMEND}))
+    stage.carry_out()
+    assert stage.notifier.recommended == told
+    assert len(stage.cluster.writes) + len(stage.router.writes) == 5 - len(told)
+
+
+def test_a_recommendation_is_told_once_and_again_when_it_changes_or_comes_back() -> None:
+    stage = Stage(recommending(scaling=Mode.RECOMMEND))
+    five = replace(EVERYTHING, scaling=(ScalingPlan(KEY, 3, 5, version=7),))
+    nothing = replace(EVERYTHING, scaling=())
+    for decision in (EVERYTHING, EVERYTHING, five, five, nothing, five):
+        stage.carry_out(decision)
+    assert [what for _, what in stage.notifier.recommended] == [
+        "scale from 3 to 4 replicas",
+        "scale from 3 to 5 replicas",
+        "scale from 3 to 5 replicas",
+    ]
+
+
+@pytest.mark.parametrize("how", ["observe", "killed", "stale", "withheld"])
+def test_nobody_is_told_where_nothing_may_be_told(how: str) -> None:
+    mode = Mode.OBSERVE if how == "observe" else Mode.RECOMMEND
+    at = AT + 31.0 if how == "stale" else AT
+    stage = Stage(ModeSettings(scaling=mode, traffic=mode, healing=mode), at, killed=how == "killed")
+    list(stage.actuator.carry_out(EVERYTHING, "the disk is full" if how == "withheld" else ""))
+    assert stage.notifier.recommended == []
 
 
 def test_the_kill_switch_stops_every_write() -> None:

@@ -8,6 +8,7 @@ import pty
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 import foresail
 from controller.adapters.sql_audit import SqlAudit
 from controller.errors import BadInput, RegistryError
+from controller.ports import ActResult, ActsRecord
 from foresail import SUB_COMMANDS, SubCommand, main
-from tests.builders_records import blind_tick, busy_tick, quiet_tick, scaling_tick
+from tests.builders_records import POOL, blind_tick, busy_tick, quiet_tick, scaling_tick
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -207,6 +209,68 @@ def test_an_unknown_id_says_which_there_are(capsys: pytest.CaptureFixture[str], 
     code, out, err = run(capsys, "explain", "--audit", audit, "--", entry_id)
     assert (code, out) == (2, "")
     assert "ids go from 1 to 4" in err
+
+
+@pytest.fixture
+def two_rows(tmp_path: Path) -> Path:
+    """A log of a quiet tick, one that acted, one whose acts were all held, and one that died while it acted."""
+    path = tmp_path / "two.db"
+    log = SqlAudit.open(f"sqlite:///{path}")
+    log.append(quiet_tick(0.0))
+    for at, outcome in ((60.0, "done"), (120.0, "held")):
+        intent = log.append(replace(scaling_tick(at), results=()))
+        log.settle(ActsRecord(at, intent, (ActResult("scale", str(POOL), outcome, "mode observe"),)))  # type: ignore[arg-type]
+    log.append(replace(scaling_tick(180.0), results=(), gap="nothing was recorded from 130 to 170: disk full"))
+    log.close()
+    return path
+
+
+@pytest.mark.parametrize("row", ["2", "3"])
+def test_an_intent_and_its_outcome_are_explained_as_one_decision(
+    capsys: pytest.CaptureFixture[str], two_rows: Path, row: str
+) -> None:
+    code, out, _ = run(capsys, "explain", row, "--audit", two_rows)
+    assert code == 0
+    assert "Tick 2 at" in out
+    assert "3 -> 5 replicas" in out
+    assert "outcome unknown" not in out
+    entry = run_json(capsys, "explain", row, "--audit", two_rows)
+    assert (entry["id"], entry["kind"], entry["record"]["results"][0]["outcome"]) == ("2", "acted", "done")
+
+
+def test_a_crash_between_intent_and_outcome_is_said(capsys: pytest.CaptureFixture[str], two_rows: Path) -> None:
+    code, out, _ = run(capsys, "explain", "last", "--audit", two_rows)
+    assert code == 0
+    assert "intended, outcome unknown" in out
+    assert "disk full" in out
+
+
+def test_held_ticks_do_not_drown_the_listing_and_a_crash_stands_out(
+    capsys: pytest.CaptureFixture[str], two_rows: Path
+) -> None:
+    listed = run_json(capsys, "explain", "--audit", two_rows)
+    assert [(row["id"], row["kind"]) for row in listed["entries"]] == [("6", "intended"), ("2", "acted")]
+    assert "outcome unknown" in listed["entries"][0]["what"]
+    every = run_json(capsys, "explain", "--all", "--audit", two_rows)
+    assert [(row["id"], row["kind"]) for row in every["entries"]] == [
+        ("6", "intended"),
+        ("4", "held"),
+        ("2", "acted"),
+        ("1", "quiet"),
+    ]
+
+
+def test_a_tick_that_broke_says_so_with_what_was_seen(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "broken.db"
+    log = SqlAudit.open(f"sqlite:///{path}")
+    log.append(replace(quiet_tick(0.0), decision=None, error="KeyError: x"))
+    log.append(replace(quiet_tick(15.0), stepped_back={"n": (("lstm 7", "too short"),)}))
+    log.close()
+    code, out, _ = run(capsys, "explain", "1", "--audit", path)
+    assert code == 0
+    assert "Nothing was decided and nothing done: KeyError: x" in out
+    assert "Seen: pools" in out
+    assert "lstm 7: too short" in run(capsys, "explain", "2", "--audit", path)[1]
 
 
 def test_an_empty_log_lists_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

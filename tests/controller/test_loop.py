@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from controller.actuation import Mode, ModeSettings
+from controller.modes import Mode, ModeSettings
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
+from forecasting.last_value import LastValueForecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
 from policies.decisions import Decision, Page, RestartReplica
@@ -101,20 +102,42 @@ def test_memory_goes_from_tick_to_tick() -> None:
     assert bench.loop.memory == PolicyMemory(1)
 
 
-@pytest.mark.parametrize("blind", ["store", "cluster", "router"])
+@pytest.mark.parametrize("blind", ["store", "cluster"])
 def test_a_world_that_cannot_be_read_is_recorded_and_left_alone(blind: str) -> None:
     bench, policy = bench_of(memory=PolicyMemory(41))
     if blind == "store":
         bench.metrics.answer = None
-    elif blind == "cluster":
-        bench.cluster.blind = True
     else:
-        bench.router.blind = True
+        bench.cluster.blind = True
     record = bench.tick()
     assert (record.fleet, record.decision, record.results) == (None, None, ())
     assert record.error
     assert bench.audit.records == [record]
     assert (policy.shown, bench.loop.memory.generation) == ([], 41)
+
+
+def test_an_unreadable_route_stops_no_scaling() -> None:
+    bench = a_bench(pool(3))
+    bench.metrics.answer = replace(bench.metrics.answer, demand={MODEL: demand(19.0)})  # type: ignore[type-var]
+    bench.router.blind = True
+    record = bench.tick()
+    assert record.fleet is not None
+    assert f"weights:{MODEL}" in record.fleet.missing
+    assert bench.cluster.states[KEY].desired == 5
+
+
+def test_one_minute_of_corrupt_load_leaves_no_trace_in_the_forecast() -> None:
+    bench = a_bench(pool(4), forecasters=(LastValueForecaster(),))
+    for tick in range(90):
+        rate = 1e9 if 40 <= tick < 44 else 8.0
+        bench.metrics.answer = replace(bench.metrics.answer, demand={MODEL: demand(rate)})  # type: ignore[type-var]
+        record = bench.tick()
+        assert record.fleet is not None
+        assert (f"impossible:demand:{MODEL}" in record.fleet.missing) is (rate > 8.0)
+        bench.clock.at += 15.0
+    assert record.decision is not None
+    assert record.forecast_sources == {MODEL: "local-level"}
+    assert all(reason.after < 10.0 for reason in record.decision.reasons)
 
 
 def test_an_error_in_a_policy_is_a_bug_and_not_hidden() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pytest
 
 from controller.errors import ObservationError
 from controller.observation import observe, plausible
 from controller.ports import FleetMetrics
-from policies.fleet import FleetState, PoolState
+from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
 from tests.builders import (
     AT,
     KEY,
@@ -45,6 +46,60 @@ def test_each_replica_gets_its_own_metrics_and_in_flight_requests() -> None:
 def test_weights_are_joined_and_a_pool_without_one_has_none() -> None:
     state = seen(FleetMetrics(), pool(1, KEY), pool(1, OTHER), weights={KEY: 0.7})
     assert [p.weight for p in state.pools_of(MODEL)] == [0.7, 0.0]
+
+
+@dataclass
+class OneRouteGone(FakeRouter):
+    """Cannot read the route of one model."""
+
+    gone: str = "other"
+
+    def weights(self, model: str) -> Mapping[PoolKey, float]:
+        if model == self.gone:
+            raise ObservationError(f"the route of {model} is gone", "fake router")
+        return super().weights(model)
+
+
+def test_an_unreadable_route_leaves_its_own_weights_unknown_and_the_other_models_alone() -> None:
+    other = PoolKey("other", "a")
+    pools = {KEY: pool(1, KEY), other: pool([replica("b0")], other)}
+    state = observe(AT, FakeMetrics(), FakeCluster(FixedClock(), pools), OneRouteGone({KEY: 1.0, other: 1.0}))
+    assert state.missing == ("weights:other",)
+    assert state.pools_of(MODEL)[0].weight == 1.0
+    assert math.isnan(state.pools_of("other")[0].weight)
+
+
+@pytest.mark.parametrize(
+    "shares", [{}, {KEY: math.nan, OTHER: 0.5}, {KEY: -0.1, OTHER: 1.0}, {KEY: 7.0}], ids=["none", "NaN", "< 0", "> 1"]
+)
+def test_a_route_that_says_nothing_sensible_leaves_weights_unknown_and_not_zero(shares: dict[PoolKey, float]) -> None:
+    cluster = FakeCluster(FixedClock(), {KEY: pool(1, KEY), OTHER: pool(1, OTHER)})
+    state = observe(AT, FakeMetrics(), cluster, FakeRouter(shares))
+    assert math.isnan(state.pools_of(MODEL)[0].weight)
+    assert state.missing == (f"weights:{MODEL}",)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Demand(1e9, 1e12, 1e11),
+        Demand(1.7e305, 1.7e308, 3e307),
+        Demand(8.0, 1e12, 100.0),
+        Demand(8.0, 100.0, 1e12),
+        Demand(0.0, 1e9, 0.0),
+    ],
+    ids=["requests", "near overflow", "prompt tokens", "output tokens", "tokens without requests"],
+)
+def test_load_that_nobody_can_offer_is_not_load(lie: Demand) -> None:
+    state = seen(FleetMetrics(demand={MODEL: lie, "other": demand()}))
+    assert state.demand == {"other": demand()}
+    assert state.missing == (f"impossible:demand:{MODEL}",)
+
+
+@pytest.mark.parametrize("level", [ServiceLevel(math.inf, 10.0, 9.0), ServiceLevel(300.0, math.inf, 9.0)])
+def test_an_impossible_service_level_is_not_believed(level: ServiceLevel) -> None:
+    state = seen(FleetMetrics(service={MODEL: level}))
+    assert (state.service, state.missing) == ({}, (f"impossible:service:{MODEL}",))
 
 
 def test_what_was_not_observed_stays_unknown() -> None:
@@ -126,12 +181,10 @@ def test_impossible_counts_of_the_gateway_become_unknown(count: float) -> None:
     assert state.missing == (f"impossible:gateway_queued:{MODEL}",)
 
 
-def test_a_store_a_cluster_or_a_router_that_does_not_answer_is_an_observation_error() -> None:
+def test_a_store_or_a_cluster_that_does_not_answer_is_an_observation_error() -> None:
     cluster, router = FakeCluster(FixedClock(), {KEY: BARE}), FakeRouter({KEY: 1.0})
     with pytest.raises(ObservationError, match="metrics store"):
         observe(AT, FakeMetrics(None), cluster, router)
-    with pytest.raises(ObservationError, match="no route"):
-        observe(AT, FakeMetrics(), cluster, FakeRouter(blind=True))
     cluster.blind = True
     with pytest.raises(ObservationError, match="API server"):
         observe(AT, FakeMetrics(), cluster, router)

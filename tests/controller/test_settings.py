@@ -10,8 +10,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from controller.actuation import Mode
 from controller.errors import BadSetting
+from controller.modes import Mode
 from controller.setting_problems import BadSettings, SettingProblem
 from controller.settings import Settings, differences, load_settings, settings_schema
 
@@ -52,6 +52,14 @@ def test_the_example_is_valid_and_says_what_its_comments_say() -> None:
 def test_the_default_does_nothing_but_look() -> None:
     modes = load_settings(None).modes
     assert {modes.scaling, modes.traffic, modes.healing} == {Mode.OBSERVE}
+
+
+@pytest.mark.parametrize("action_class", ["scaling", "traffic", "healing"])
+def test_a_mode_that_does_not_exist_yet_is_refused_with_what_does(file: Path, action_class: str) -> None:
+    problem = only_problem(file, f"modes:\n  {action_class}: approve\n")
+    assert (problem.where, problem.key) == (f"{file}:2:3", f"modes.{action_class}")
+    assert "approve is not there yet" in problem.what
+    assert "observe, recommend" in problem.remedy
 
 
 def test_sections_with_nothing_under_them_are_defaults(file: Path) -> None:
@@ -97,8 +105,8 @@ def test_a_value_out_of_bounds_is_answered_with_the_bounds_unit_and_default(file
         ("policy: {tick_s: [15]}", "policy.tick_s", "must be a valid number"),
         ("policy: {tick_s: .nan}", "policy.tick_s", "must be a valid number"),
         ("policy: 5", "policy", "must be an object"),
-        ("modes: {scaling: autoo}", "modes.scaling", "'observe', 'recommend', 'approve' or 'auto'"),
-        ("modes: {scaling: true}", "modes.scaling", "'observe', 'recommend', 'approve' or 'auto'"),
+        ("modes: {scaling: autoo}", "modes.scaling", "'observe', 'recommend' or 'auto'"),
+        ("modes: {scaling: true}", "modes.scaling", "'observe', 'recommend' or 'auto'"),
         ("policy: {pools: {m/a/unified: {min_replicas: 1}}}", "policy.pools.m/a/unified.profile", "needed"),
         (
             "policy: {pools: {m/a/unified: {profile: none}}}",
@@ -190,6 +198,8 @@ def test_passwords_are_never_shown(file: Path) -> None:
         load_settings(file, ["registry.cach=http://me:s3cret@db"])
     assert "s3cret" not in str(caught.value)
     file.write_text("registry: {store: 'postgresql://me:s3cret@db/ml'}\n")
+    assert "s3cret" not in str(differences(file))
+    file.write_text("registry: {store: 'postgresql://db/ml?user=me&password=s3cret'}\n")
     assert "s3cret" not in str(differences(file))
 
 

@@ -123,3 +123,12 @@ def test_a_residual_table_from_too_little_is_refused() -> None:
         residual_table(spec, windows, np.zeros(len(windows)))
     with pytest.raises(ValueError, match="each of 20 leads"):
         residual_table(spec, window_tensors(LOAD, spec, [200]), np.zeros(3))
+
+
+def test_a_net_that_answers_nan_steps_back_with_a_reason(tmp_path: Path) -> None:
+    broken = load_artifact(write_small_artifact(tmp_path / "net", small_spec()))
+    with torch.no_grad():
+        for weights in broken._net.parameters():
+            weights.fill_(torch.nan)
+    with pytest.raises(CannotForecast, match="not finite"):
+        broken.forecast(LOAD, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -263,6 +264,34 @@ def test_evidence_becomes_an_act_and_a_memory() -> None:
     assert desired(decision) == 6  # the planner does not count on it
 
 
+@pytest.mark.parametrize(
+    ("made_at", "horizon_s", "said"),
+    [
+        (AT - 6 * 3600.0, 12 * 3600.0, "made 21600 s ago"),
+        (AT + 600.0, 600.0, "in the future"),
+        (math.nan, 600.0, "made nan s ago"),
+        (AT, 60.0, "a start takes 300 s"),
+    ],
+    ids=["old", "from the future", "of no time", "short"],
+)
+def test_a_forecast_that_is_old_or_too_short_is_refused_and_the_present_decides(
+    made_at: float, horizon_s: float, said: str
+) -> None:
+    state = fleet(pool(4), requests_per_s=8.0)
+    decision = decided(state, {MODEL: forecast(30.0, at=made_at, horizon_s=horizon_s)})
+    reactive = decided(state)
+    assert (decision.scaling, decision.traffic) == (reactive.scaling, reactive.traffic)
+    (refusal,) = [reason for reason in decision.reasons if reason.rule == "forecast refused"]
+    assert said in refusal.detail
+
+
+@pytest.mark.parametrize("age_s", [-15.0, 0.0, 75.0])
+def test_a_forecast_of_the_last_step_is_used(age_s: float) -> None:
+    decision = decided(fleet(pool(4), requests_per_s=8.0), {MODEL: forecast(30.0, at=AT - age_s)})
+    assert "forecast refused" not in rules(decision)
+    assert (desired(decision) or 0) > 4
+
+
 def test_generation_digest_and_expiry_name_the_plan() -> None:
     first = decided(fleet())
     second = decided(fleet(), memory=first.memory)
@@ -272,6 +301,17 @@ def test_generation_digest_and_expiry_name_the_plan() -> None:
     assert decided(fleet()).input_digest == first.input_digest
     assert decided(fleet(requests_per_s=8.5)).input_digest != first.input_digest
     assert decided(fleet(), {MODEL: forecast(8.0)}).input_digest != first.input_digest
+
+
+def test_the_digest_names_forecast_values_memory_and_settings() -> None:
+    remembered = replace(PolicyMemory(), models={MODEL: ModelMemory(margin_ratio=0.5)})
+    digests = [
+        decided(fleet(), {MODEL: forecast(8.0)}).input_digest,
+        decided(fleet(), {MODEL: forecast(80.0)}).input_digest,
+        decided(fleet(), {MODEL: forecast(8.0)}, remembered).input_digest,
+        decided(fleet(), {MODEL: forecast(8.0)}, given=settings(most=63)).input_digest,
+    ]
+    assert len(set(digests)) == 4
 
 
 def test_the_policy_object_decides_with_its_settings() -> None:

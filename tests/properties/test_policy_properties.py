@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from controller.actuation import Mode, ModeSettings
+from controller.modes import Mode, ModeSettings
 from controller.ports import TickRecord
 from forecasting.forecast import LoadForecast
 from policies.decide import Foresail, decide

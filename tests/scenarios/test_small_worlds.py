@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller.actuation import Mode, ModeSettings
+from controller.modes import Mode, ModeSettings
 from controller.ports import TickRecord
 from policies.decisions import CordonReplica, FailOver, RestartReplica
 from policies.fleet import PoolKey

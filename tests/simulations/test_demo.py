@@ -36,6 +36,7 @@ from simulations.demo_report import as_json, score_table, told, verdict
 from simulations.demo_rivals import RIVALS, RivalRun, RivalsBeside
 from simulations.live_state import BandPoint, LoadPoint, ViewState
 from simulations.scorecard import Scorecard
+from tests.builders_simulation import ListAudit
 
 SMALL = DemoSettings(
     day_s=900.0,
@@ -59,21 +60,10 @@ def case() -> Case:
     return demo_case(world())
 
 
-class Memory:
-    """An audit log in a list."""
-
-    def __init__(self) -> None:
-        self.records: list[TickRecord] = []
-
-    def append(self, record: TickRecord) -> str:
-        self.records.append(record)
-        return str(len(self.records))
-
-
 @cache
 def day() -> tuple[DemoRun, tuple[tuple[ViewState, float], ...], tuple[TickRecord, ...]]:
     shown: list[tuple[ViewState, float]] = []
-    memory = Memory()
+    memory = ListAudit()
     view = first_view(SMALL, world(), "last value")
     run = replay_day(case(), view, (LastValueForecaster(),), memory, lambda v, share: shown.append((v, share)))
     return run, tuple(shown), tuple(memory.records)

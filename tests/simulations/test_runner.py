@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from controller.errors import BadInput
+from controller.errors import AuditError, BadInput
 from controller.ports import TickRecord
 from forecasting.forecaster import Forecaster
 from forecasting.last_value import LastValueForecaster
@@ -107,11 +107,24 @@ def test_every_tick_is_recorded_and_watched() -> None:
     assert shares[-1] > 0.9
 
 
+@pytest.mark.parametrize("verb", ["append", "settle"])
+def test_a_run_that_cannot_be_recorded_is_no_result(verb: str, caplog: pytest.LogCaptureFixture) -> None:
+    audit = ListAudit()
+
+    def refused(_: object) -> str:
+        raise AuditError("no space left")
+
+    setattr(audit, verb, refused)
+    with pytest.raises(AuditError, match="no space left"):
+        simulate(HILL, "foresail", quick_settings(lead_time_s=30.0), audit=audit)
+    assert "no space left" in caplog.text
+
+
 def test_whoever_watches_sees_the_forecast_that_was_used() -> None:
     ticks = list[Tick]()
     before = LoadSeries(-1800.0, 15.0, np.tile([12.0, 12.0 * PROMPT_TOKENS, 12.0 * OUTPUT_TOKENS], (120, 1)))
     simulate(STEADY, "foresail", quick_settings(), (LastValueForecaster(),), before=before, on_tick=ticks.append)
-    forecast = ticks[-1].forecasts[SMALL.model]
+    forecast = ticks[-1].record.forecasts[SMALL.model]
     assert ticks[-1].record.forecast_sources == {SMALL.model: forecast.source}
     assert forecast.made_at == ticks[-1].record.at
 
@@ -131,7 +144,7 @@ def test_history_from_before_the_slice_lets_the_first_ticks_forecast() -> None:
 def test_rivals_are_never_shown_a_forecast() -> None:
     ticks = list[Tick]()
     simulate(STEADY, "hpa", quick_settings(), (LastValueForecaster(),), on_tick=ticks.append)
-    assert all(tick.forecasts == {} for tick in ticks)
+    assert all(tick.record.forecasts == {} for tick in ticks)
 
 
 def test_a_crashed_replica_is_replaced_and_seen() -> None:
