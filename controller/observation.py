@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from controller.ports import Cluster, FleetMetrics, MetricSource, Router
@@ -15,7 +17,7 @@ CLOCK_SKEW_S = 60.0
 def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) -> FleetState:
     """Return the fleet as of ``at``; raises ObservationError when the cluster or the metrics cannot be read."""
     pools = cluster.pools()
-    seen = metrics.read(at)
+    seen = _unambiguous(metrics.read(at), pools)
     weights = {
         key: weight for model in sorted({p.key.model for p in pools}) for key, weight in router.weights(model).items()
     }
@@ -62,13 +64,36 @@ def _is_count(value: float) -> bool:
     return 0 <= value < 1e15
 
 
+def _count(told: Mapping[str, float], name: str) -> float:
+    return count if _is_count(count := told.get(name, math.nan)) else math.nan
+
+
+def _unambiguous(seen: FleetMetrics, pools: Sequence[PoolState]) -> FleetMetrics:
+    """Leave out what is said of an id that two pools have: nobody can tell which of the two it is about."""
+    times = Counter(r.id for pool in pools for r in pool.replicas)
+    shared = {name for name, count in times.items() if count > 1}
+    if not shared:
+        return seen
+    return replace(
+        seen,
+        replicas={name: told for name, told in seen.replicas.items() if name not in shared},
+        in_flight={name: told for name, told in seen.in_flight.items() if name not in shared},
+        answered={name: told for name, told in seen.answered.items() if name not in shared},
+        missing=(
+            *seen.missing,
+            *(f"ambiguous:{p.key.replica(r.id)}" for p in pools for r in p.replicas if r.id in shared),
+        ),
+    )
+
+
 def _with_metrics(pool: PoolState, seen: FleetMetrics, at: float) -> PoolState:
     """Give each replica that the cluster knows its metrics; series of replicas that are gone find no owner."""
     replicas = tuple(
         replace(
             r,
             metrics=_believed(seen.replicas.get(r.id), r, at),
-            in_flight_requests=count if _is_count(count := seen.in_flight.get(r.id, math.nan)) else math.nan,
+            in_flight_requests=_count(seen.in_flight, r.id),
+            answered_requests_total=_count(seen.answered, r.id),
         )
         for r in pool.replicas
     )
