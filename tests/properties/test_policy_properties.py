@@ -135,49 +135,53 @@ forecasts_ahead = st.dictionaries(st.sampled_from((MODEL, "n")), st.builds(forec
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 maybe = st.one_of(st.none(), finite)
+total = st.one_of(st.none(), st.floats(0.0, allow_infinity=False))
 words = st.text(max_size=12)
 counted = st.lists(st.tuples(finite, st.integers(0, 10**6)), max_size=4).map(tuple)
 memories = st.builds(
     PolicyMemory,
     st.integers(0, 2**53),
     st.dictionaries(
-        words,
+        st.sampled_from([str(key) for key in KEYS]),
         st.builds(
             PoolMemory,
             counted,
             counted,
-            st.lists(finite, max_size=4).map(tuple),
+            st.lists(st.floats(0.0, exclude_min=True, allow_infinity=False), max_size=4).map(tuple),
             st.lists(words, max_size=4).map(tuple),
+            maybe,
             maybe,
         ),
         max_size=3,
     ),
-    st.dictionaries(
-        words, st.builds(ModelMemory, finite, maybe, st.dictionaries(words, finite, max_size=3)), max_size=3
-    ),
+    st.dictionaries(words, st.builds(ModelMemory, st.floats(-0.99, 9.0), maybe), max_size=3),
     st.dictionaries(
         words,
         st.builds(
             ReplicaMemory,
             words,
-            steps_total=maybe,
-            prompt_tokens_total=maybe,
-            output_tokens_total=maybe,
-            in_flight=maybe,
+            steps_total=total,
+            prompt_tokens_total=total,
+            output_tokens_total=total,
+            in_flight=total,
             observed_at=finite,
-            progress_at=finite,
+            stepped_at=finite,
             busy=st.booleans(),
-            prompt_tokens_per_s=maybe,
-            output_tokens_per_s=maybe,
+            prompt_tokens_per_s=total,
+            output_tokens_per_s=total,
             slow_at=st.lists(finite, max_size=4).map(tuple),
+            answered_total=total,
+            answered_at=maybe,
+            fell_at=maybe,
         ),
         max_size=3,
     ),
     st.lists(
         st.builds(ActionMemory, words, words, words, words, finite, finite, st.booleans(), st.booleans()), max_size=3
     ).map(tuple),
-    st.dictionaries(words, st.builds(CordonMemory, finite, words, words, maybe, maybe), max_size=3),
+    st.dictionaries(words, st.builds(CordonMemory, finite, words, words, total, total), max_size=3),
     st.dictionaries(words, finite, max_size=3),
+    maybe,
 )
 
 
