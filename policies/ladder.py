@@ -107,7 +107,7 @@ class Ladder:
             if cordon is None:
                 if name not in sick:
                     since = Diagnosis("cordon", replica.id, pool.key, self.fleet.at, (), "it is out of traffic")
-                    self._page(name, since, "not by us, or we forgot: give it its traffic back or remove it")
+                    self._page(name, since, "not by us as far as we remember: uncordon or remove it")
             elif known is not None and _recovered(cordon, known):
                 self._uncordon(pool, replica, "recovered", "it makes progress again")
             elif known is not None and not stopped and name in self.seen.fresh:
@@ -253,7 +253,7 @@ def _doubt(replica: ReplicaState, cordon: CordonMemory, known: ReplicaMemory) ->
     """
     if math.isnan(replica.in_flight_requests):
         return "no gateway confirms it, so that it is not restarted"
-    if math.isnan(replica.answered_requests_total) and known.fell_at is not None and known.fell_at > cordon.at:
+    if known.fell_at is not None and known.fell_at > cordon.at:
         return "requests inside ended since, answered or given up, so that it is not restarted"
     return ""
 

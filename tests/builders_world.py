@@ -95,6 +95,7 @@ class World:
     held: float = 0.0
     gateway: bool = True
     counts_answers: bool = True
+    unlisted: bool = False
     store_down: bool = False
     demand_hidden: bool = False
     attained: float = 0.999
@@ -213,7 +214,7 @@ class World:
                 usd_per_replica_hour=self.prices[key],
                 version=self.versions[key],
             )
-            for key, desired in self.wanted.items()
+            for key, desired in ({} if self.unlisted else self.wanted).items()
         )
 
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:

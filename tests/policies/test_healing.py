@@ -200,9 +200,11 @@ def test_an_answer_after_the_cordon_gives_traffic_back() -> None:
     assert done(treated(state, memory=cordoned("F1", 900.0), seen=before)) == [(RestartReplica, "a0")]
 
 
+@pytest.mark.parametrize("counted", [math.nan, 9.0])
 @pytest.mark.parametrize("inside", [0.0, 3.0])
-def test_requests_that_end_after_the_cordon_leave_it_to_a_human_where_answers_are_not_counted(inside: float) -> None:
-    state = some(cordoned=True, in_flight_requests=inside)
+def test_requests_that_ended_after_the_cordon_uncounted_leave_it_to_a_human(inside: float, counted: float) -> None:
+    """Also when the count begins later: what ended before was answered or given up, nobody knows."""
+    state = some(cordoned=True, in_flight_requests=inside, answered_requests_total=counted)
     fell = remembered(state, in_flight=inside, fell_at=AT - 10.0)
     course = treated(state, memory=cordoned("F1", 900.0), seen=fell)
     assert (done(course), pages(course)) == ([], [(A0, "F1")])

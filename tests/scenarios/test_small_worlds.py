@@ -246,9 +246,9 @@ def test_an_empty_answer_of_the_platform_makes_no_orphan_of_our_cordon() -> None
     stalled = control.world.engines["a1"]
     stalled.hung = True
     control.run(60.0)
-    hidden, control.world.wanted = control.world.wanted, {}
+    control.world.unlisted = True
     control.run(15.0)
-    control.world.wanted = hidden
+    control.world.unlisted = False
     stalled.hung = False
     control.run(60.0)
     assert [verb for _, verb, _ in since(control, 60.0)] == ["cordon", "uncordon"]
