@@ -60,12 +60,27 @@ class Actuator:
     def _acts(self, decision: Decision) -> Iterator[tuple[Act, str, Mode, Write]]:
         for remedy in decision.remediations:
             match remedy:
-                case CordonReplica(replica=replica):
-                    yield "cordon", replica, self.modes.healing, partial(self._cluster.cordon, replica)
-                case UncordonReplica(replica=replica):
-                    yield "uncordon", replica, self.modes.healing, partial(self._cluster.uncordon, replica)
-                case RestartReplica(replica=replica):
-                    yield "restart", replica, self.modes.healing, partial(self._cluster.restart, replica)
+                case CordonReplica(replica=replica, pool=pool):
+                    yield (
+                        "cordon",
+                        pool.replica(replica),
+                        self.modes.healing,
+                        partial(self._cluster.cordon, pool, replica),
+                    )
+                case UncordonReplica(replica=replica, pool=pool):
+                    yield (
+                        "uncordon",
+                        pool.replica(replica),
+                        self.modes.healing,
+                        partial(self._cluster.uncordon, pool, replica),
+                    )
+                case RestartReplica(replica=replica, pool=pool):
+                    yield (
+                        "restart",
+                        pool.replica(replica),
+                        self.modes.healing,
+                        partial(self._cluster.restart, pool, replica),
+                    )
                 case Page(subject=subject):
                     tells = Mode.OBSERVE if self.modes.healing is Mode.OBSERVE else Mode.AUTO
                     yield "page", subject, tells, partial(self._notifier.page, remedy, decision.at)

@@ -103,17 +103,11 @@ class ControlLoop:
 
 
 def _settled(decision: Decision, results: tuple[ActResult, ...]) -> PolicyMemory:
-    """Return the decision's memory without what was held or failed: what was not done is not on record."""
-    not_done = {(r.act, r.subject) for r in results if r.outcome != "done"}
-    return unlearn(
-        decision.memory,
-        [subject for act, subject in sorted(not_done) if act == "restart"],
-        [
-            (p.subject, p.cause)
-            for p in decision.remediations
-            if isinstance(p, Page) and ("page", p.subject) in not_done
-        ],
-    )
+    """Return the decision's memory without what was held; what failed may have happened and stays on record."""
+    held = {(r.act, r.subject) for r in results if r.outcome == "held"}
+    not_paged = {r.subject for r in results if r.act == "page" and r.outcome != "done"}
+    pages = [p for p in decision.remediations if isinstance(p, Page) and p.subject in not_paged]
+    return unlearn(decision.memory, held, [(page.subject, page.cause) for page in pages])
 
 
 def _named(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) 
     What is missing of one model, its traffic weights included, is told in ``missing`` and leaves the others alone.
     """
     pools = cluster.pools()
-    seen = metrics.read(at)
+    seen = _unambiguous(metrics.read(at), pools)
     models = sorted({pool.key.model for pool in pools})
     weights, unweighted = _weights(models, pools, router)
     demand = {model: load for model, load in seen.demand.items() if _offered(load)}
@@ -122,13 +123,36 @@ def _is_count(value: float) -> bool:
     return 0 <= value < 1e15
 
 
+def _count(told: Mapping[str, float], name: str) -> float:
+    return count if _is_count(count := told.get(name, math.nan)) else math.nan
+
+
+def _unambiguous(seen: FleetMetrics, pools: Sequence[PoolState]) -> FleetMetrics:
+    """Leave out what is said of an id that two pools have: nobody can tell which of the two it is about."""
+    times = Counter(r.id for pool in pools for r in pool.replicas)
+    shared = {name for name, count in times.items() if count > 1}
+    if not shared:
+        return seen
+    return replace(
+        seen,
+        replicas={name: told for name, told in seen.replicas.items() if name not in shared},
+        in_flight={name: told for name, told in seen.in_flight.items() if name not in shared},
+        answered={name: told for name, told in seen.answered.items() if name not in shared},
+        missing=(
+            *seen.missing,
+            *(f"ambiguous:{p.key.replica(r.id)}" for p in pools for r in p.replicas if r.id in shared),
+        ),
+    )
+
+
 def _with_metrics(pool: PoolState, seen: FleetMetrics, at: float) -> PoolState:
     """Give each replica that the cluster knows its metrics; series of replicas that are gone find no owner."""
     replicas = tuple(
         replace(
             r,
             metrics=_believed(seen.replicas.get(r.id), r, at),
-            in_flight_requests=count if _is_count(count := seen.in_flight.get(r.id, math.nan)) else math.nan,
+            in_flight_requests=_count(seen.in_flight, r.id),
+            answered_requests_total=_count(seen.answered, r.id),
         )
         for r in pool.replicas
     )

@@ -23,7 +23,10 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FleetMetrics:
-    """What the metrics store had to say. A missing key was not observed."""
+    """What the metrics store had to say. A missing key was not observed.
+
+    ``replicas``, ``in_flight`` and ``answered`` (see ``ReplicaState``) are by replica id, the others by model.
+    """
 
     replicas: Mapping[str, ReplicaMetrics] = field(default_factory=dict)
     in_flight: Mapping[str, float] = field(default_factory=dict)
@@ -31,6 +34,7 @@ class FleetMetrics:
     service: Mapping[str, ServiceLevel] = field(default_factory=dict)
     gateway_queued: Mapping[str, float] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    answered: Mapping[str, float] = field(default_factory=dict)
 
 
 class MetricSource(Protocol):
@@ -52,15 +56,15 @@ class Cluster(Protocol):
         """Ask for ``replicas``; those given up drain first. Raises StalePlan if the pool is not at ``version``."""
         ...
 
-    def cordon(self, replica: str) -> None:
-        """Send the replica no new requests."""
+    def cordon(self, pool: PoolKey, replica: str) -> None:
+        """Send that replica of the pool no new requests."""
         ...
 
-    def uncordon(self, replica: str) -> None:
+    def uncordon(self, pool: PoolKey, replica: str) -> None:
         """Send it new requests again."""
         ...
 
-    def restart(self, replica: str) -> None:
+    def restart(self, pool: PoolKey, replica: str) -> None:
         """Delete the replica; the platform starts another in its place."""
         ...
 

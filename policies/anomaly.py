@@ -1,4 +1,13 @@
-"""Which replicas look wrong, by which independent kind of evidence?"""
+"""Which replicas look wrong, by which independent kind of evidence?
+
+A hang has three witnesses. ``progress``: the engine's own counters stand still with work inside. ``gateway``: at the
+other end of the wire, requests wait and none ended; no exporter of an engine can fake that, nor can the gateway fake
+the engine's counters. ``peers``: replicas that share load and scraping go on; that clears the load and the metrics
+store, but not the one exporter that ``progress`` was read from, so those two alone convict nobody.
+
+The gateway's witness is its count of answers. Where it has none, its gauge of requests in flight can only acquit: each
+fall means that something ended. A gauge that does not fall says little while new requests come in.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +19,10 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.decisions import Anomaly
-from policies.fleet import FleetState, Phase, PoolState, ReplicaState
+from policies.fleet import FleetState, Phase, PoolState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
+from policies.progress import exporter_stuck_s, remember, stood_s
 
 
 class AnomalySettings(BaseModel):
@@ -41,6 +51,12 @@ class AnomalySettings(BaseModel):
     overdue_ratio: float = Field(
         2.0, gt=1, description="A start longer than this many times the pool's p90 lead time is overdue."
     )
+    keep_vanished_s: float = Field(
+        300.0,
+        ge=0,
+        description="Time in seconds for which a replica or pool that the platform no longer lists is remembered: one "
+        "incomplete answer must not make us forget what we took out of traffic.",
+    )
     failed_after_s: float = Field(
         60.0, ge=0, description="Time in FAILED after which the platform's own restart no longer counts as on its way."
     )
@@ -48,7 +64,7 @@ class AnomalySettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What one look at the fleet found, and what to remember of it.
+    """What one look at the fleet found, and what to remember of it, by the replica's name in the whole fleet.
 
     ``fresh`` names the replicas whose newest counters are recent enough to be evidence of anything.
     """
@@ -64,80 +80,22 @@ def watch(
     lead_times: Mapping[str, LeadTime],
     settings: AnomalySettings,
 ) -> Watch:
-    """Return anomalies of every replica, and memory of those that exist (the dead are forgotten)."""
-    remembered = {r.id: known for p in fleet.pools for r in p.replicas if (known := _remember(fleet.at, r, memory))}
-    fresh = frozenset(name for name, m in remembered.items() if fleet.at - m.observed_at <= settings.max_metrics_age_s)
+    """Return anomalies of every replica, and memory of those that exist or were seen ``keep_vanished_s`` ago."""
+    present = {pool.key.replica(r.id): r for pool in fleet.pools for r in pool.replicas}
+    vanished = {n: m for n, m in memory.items() if n not in present and _recent(m, fleet.at, settings.keep_vanished_s)}
+    seen = {name: known for name, r in present.items() if (known := remember(fleet.at, r, memory.get(name)))}
+    fresh = frozenset(name for name, m in seen.items() if _recent(m, fleet.at, settings.max_metrics_age_s))
     found: list[Anomaly] = []
     for pool in fleet.pools:
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
-        found += _frozen(pool, remembered, fresh, settings)
-        slow, remembered = _slow(fleet.at, pool, remembered, settings)
+        found += _frozen(fleet.at, pool, seen, fresh, settings)
+        slow, seen = _slow(fleet.at, pool, seen, settings)
         found += slow
-    return Watch(tuple(found), remembered, fresh)
+    return Watch(tuple(found), {**vanished, **seen}, fresh)
 
 
-def life_of(replica: ReplicaState) -> str:
-    """Return what names one life of a replica; a restart in place begins another."""
-    return f"{replica.id}#{replica.restarts}"
-
-
-def _remember(at: float, replica: ReplicaState, memory: Mapping[str, ReplicaMemory]) -> ReplicaMemory | None:
-    """Progress is a step, a token, or a request that the gateway saw end; idleness counts as progress too.
-
-    Standing still takes work inside at both ends of the time. A counter that is not given is no evidence: what was
-    last known of it stands, and ``observed_at`` with it.
-    """
-    before = memory.get(replica.id)
-    if before is not None and before.life != life_of(replica):
-        before = None
-    seen = replica.metrics
-    if seen is None:
-        return before
-    steps, tokens = _known(seen.steps_total), _known(seen.output_tokens_total)
-    prompt, in_flight = _known(seen.prompt_tokens_total), _known(replica.in_flight_requests)
-    busy = any(count > 0 for count in (replica.in_flight_requests, seen.running_requests, seen.queued_requests))
-    if before is None or _less(steps, before.steps_total) or _less(tokens, before.output_tokens_total):
-        at_scrape = seen.observed_at
-        return ReplicaMemory(life_of(replica), steps, prompt, tokens, in_flight, at_scrape, at_scrape, busy)
-    if _less(in_flight, before.in_flight):
-        before = replace(before, progress_at=max(before.progress_at, at))
-    if in_flight is not None:
-        before = replace(before, in_flight=in_flight)
-    elapsed_s = seen.observed_at - before.observed_at
-    if elapsed_s <= 0 or (steps is None and tokens is None):
-        return before
-    moved = _moved(before.steps_total, steps) or _moved(before.output_tokens_total, tokens)
-    return replace(
-        before,
-        steps_total=before.steps_total if steps is None else steps,
-        prompt_tokens_total=before.prompt_tokens_total if prompt is None else prompt,
-        output_tokens_total=before.output_tokens_total if tokens is None else tokens,
-        observed_at=seen.observed_at,
-        progress_at=before.progress_at
-        if busy and before.busy and not moved
-        else max(before.progress_at, seen.observed_at),
-        busy=busy,
-        prompt_tokens_per_s=_rate(before.prompt_tokens_total, prompt, elapsed_s),
-        output_tokens_per_s=_rate(before.output_tokens_total, tokens, elapsed_s),
-    )
-
-
-def _moved(before: float | None, now: float | None) -> bool:
-    """Return whether a counter grew, or is known for the first time."""
-    return now is not None and (before is None or now > before)
-
-
-def _rate(before: float | None, now: float | None, elapsed_s: float) -> float | None:
-    return None if before is None or now is None or now < before else (now - before) / elapsed_s
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _less(one: float | None, other: float | None) -> bool:
-    """Return whether both are known and the first is smaller."""
-    return one is not None and other is not None and one < other
+def _recent(known: ReplicaMemory, at: float, age_s: float) -> bool:
+    return at - known.observed_at <= age_s
 
 
 def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySettings) -> list[Anomaly]:
@@ -157,28 +115,37 @@ def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySetti
 
 
 def _frozen(
-    pool: PoolState, memory: Mapping[str, ReplicaMemory], fresh: frozenset[str], settings: AnomalySettings
+    at: float,
+    pool: PoolState,
+    memory: Mapping[str, ReplicaMemory],
+    fresh: frozenset[str],
+    settings: AnomalySettings,
 ) -> list[Anomaly]:
-    """No step for a while with work inside; peers that step meanwhile and a gateway that waits are two more families.
+    """Nothing speaks for it for a while although it has work inside; see the module on what each witness is worth.
 
-    Only READY replicas are watched: one that drains ends by the platform's own deadline.
+    Only READY replicas are watched: one that drains ends by the platform's own deadline. Counters that stood still
+    while answers came from the replica are the exporter's fault, and no witness until they move again.
     """
-    watched = [r for r in pool.replicas if r.phase is Phase.READY and r.id in fresh]
-    still_s = {r.id: memory[r.id].observed_at - memory[r.id].progress_at for r in watched}
-    moving = sum(seconds < settings.frozen_after_s for seconds in still_s.values())
+    watched = [
+        (r, memory[n]) for r in pool.replicas if r.phase is Phase.READY and (n := pool.key.replica(r.id)) in fresh
+    ]
+    moving = sum(stood_s(known, at) < settings.frozen_after_s for _, known in watched)
     found: list[Anomaly] = []
-    for replica in watched:
-        seconds = still_s[replica.id]
-        if seconds < settings.frozen_after_s:
-            continue
-        evidence = [("progress", f"no engine step for {seconds:.0f} s with requests inside")]
-        peers = len(watched) - 1
-        if peers and 2 * moving > peers:
-            evidence.append(("peers", f"{moving} of {peers} peers went on meanwhile"))
-        if replica.in_flight_requests > 0:
-            waits = f"the gateway waits for {replica.in_flight_requests:.0f} requests and saw none end"
-            evidence.append(("gateway", waits))
-        score, since_at = seconds / settings.frozen_after_s, memory[replica.id].progress_at
+    for replica, known in watched:
+        since_at, seconds = known.progress_at, stood_s(known, at)
+        evidence = []
+        if (stuck_s := exporter_stuck_s(known)) >= 2.0 * settings.frozen_after_s:
+            since_at, seconds = known.stepped_at, stuck_s
+            evidence.append(("exporter", f"its counters stand still for {stuck_s:.0f} s while it answers requests"))
+        elif seconds >= settings.frozen_after_s:
+            evidence.append(("progress", f"no engine step for {seconds:.0f} s with requests inside"))
+            peers = len(watched) - 1
+            if peers and 2 * moving > peers:
+                evidence.append(("peers", f"{moving} of {peers} peers went on meanwhile"))
+            if replica.in_flight_requests > 0:
+                waits = f"the gateway waits for {replica.in_flight_requests:.0f} requests and saw none end"
+                evidence.append(("gateway", waits))
+        score = seconds / settings.frozen_after_s
         found += [Anomaly(family, replica.id, pool.key, score, since_at, detail) for family, detail in evidence]
     return found
 
@@ -198,8 +165,9 @@ def _slow(
     ]
     found: list[Anomaly] = []
     for replica, seen in reporting:
-        peers = {r.id: m.tpot_mean_s for r, m in reporting if r.id != replica.id}
-        before = remembered[replica.id]
+        name = pool.key.replica(replica.id)
+        peers = {pool.key.replica(r.id): m.tpot_mean_s for r, m in reporting if r.id != replica.id}
+        before = remembered[name]
         slow_at = tuple(t for t in before.slow_at if at - t <= settings.look_back_s)
         if len(peers) >= settings.min_peers:
             middle, z = _robust_z(seen.tpot_mean_s, list(peers.values()))
@@ -209,12 +177,12 @@ def _slow(
             if len(slow_at) >= settings.slow_scrapes and outlying:
                 detail = f"TPOT {seen.tpot_mean_s * 1000:.0f} ms, its peers' median is {middle * 1000:.0f} ms"
                 found.append(Anomaly("peers", replica.id, pool.key, z / settings.slow_z, slow_at[0], detail))
-                explained_s = middle * _busier(before, [memory[name] for name in peers])
+                explained_s = middle * _busier(before, [memory[peer] for peer in peers])
                 if seen.tpot_mean_s > 1.25 * explained_s:
                     detail = f"the work that it does explains a TPOT of {explained_s * 1000:.0f} ms at most"
                     score = seen.tpot_mean_s / explained_s
                     found.append(Anomaly("latency", replica.id, pool.key, score, slow_at[0], detail))
-        remembered[replica.id] = replace(before, slow_at=slow_at)
+        remembered[name] = replace(before, slow_at=slow_at)
     return found, remembered
 
 

@@ -9,7 +9,7 @@ Each step is a module of its own and leaves a ``Reason`` for everything that it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from forecasting.forecast import LoadForecast
@@ -25,9 +25,11 @@ from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolSettings
 from policies.scaling import steer_margin
+from policies.set_back import follow_clock
 from policies.settings import PolicySettings
 from policies.sizing import hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
+from policies.vanished import vanished
 from policies.wire import digest
 
 __all__ = ["Foresail", "PolicySettings", "decide"]
@@ -43,22 +45,25 @@ class _Draft:
     desired: dict[PoolKey, int] = field(default_factory=dict)
     traffic: list[TrafficPlan] = field(default_factory=list)
     failovers: list[FailOver] = field(default_factory=list)
+    incomplete: frozenset[str] = frozenset()
 
 
 def decide(
     fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory, settings: PolicySettings
 ) -> Decision:
     """Return what to do about ``fleet``. Pure: the same arguments give the same decision, digest included."""
-    draft = _Draft()
+    memory, clock_reasons = follow_clock(memory, fleet.at)
+    gone = vanished(fleet, memory, settings.anomaly.keep_vanished_s)
+    draft = _Draft(reasons=[*clock_reasons, *gone.reasons], incomplete=gone.incomplete)
     for pool in fleet.pools:
-        known = memory.pools.get(str(pool.key), PoolMemory())
+        known = replace(memory.pools.get(str(pool.key), PoolMemory()), listed_at=fleet.at)
         draft.pools[str(pool.key)] = observe_starts(pool, known, settings.lead_time)
     lead_times = {key: lead_time(known, settings.lead_time) for key, known in draft.pools.items()}
 
     seen = watch(fleet, memory.replicas, lead_times, settings.anomaly)
     diagnoses = diagnose(fleet, seen.anomalies)
-    ours = [d for d in diagnoses if str(d.pool) in settings.pools]
-    course = heal(fleet, ours, seen, memory, lead_times, _min_replicas(fleet, settings), settings.healing)
+    least = {key: pool.min_replicas for key, pool in settings.pools.items()}
+    course = heal(fleet, diagnoses, seen, memory, lead_times, least, settings.healing)
     draft.reasons += course.reasons
 
     fit, why = fit_for_use(fleet, forecasts, memory, settings)
@@ -68,7 +73,7 @@ def decide(
         _decide_model(fleet, model, fit.get(model), known_model, course, lead_times, settings, draft)
     within, why = guardrails.spend_within(draft.desired, fleet.pools, settings.guardrails)
     draft.reasons += why
-    scaling = _plans(fleet, within)
+    scaling = _plans(fleet, within, course.cordons)
     for pool in fleet.pools:
         name, count = str(pool.key), within.get(pool.key, pool.desired)
         draft.pools[name] = guardrails.remember_desired(draft.pools[name], pool, count, fleet.at, settings.guardrails)
@@ -87,7 +92,14 @@ def decide(
         remediations=(*course.remediations, *draft.failovers),
         reasons=tuple(draft.reasons),
         memory=PolicyMemory(
-            generation, draft.pools, draft.models, seen.memory, course.actions, course.cordons, course.pages
+            generation,
+            {**gone.pools, **draft.pools},
+            {**gone.models, **draft.models},
+            seen.memory,
+            course.actions,
+            course.cordons,
+            course.pages,
+            decided_at=fleet.at,
         ),
         settings_digest=settings_digest,
     )
@@ -132,7 +144,8 @@ def _decide_model(
     draft.failovers += failover.moves
     draft.reasons += failover.reasons
 
-    blind = guardrails.blind_spot(fleet, model, settings.guardrails)
+    incomplete = "one of its pools is not listed" if model in draft.incomplete else ""
+    blind = incomplete or guardrails.blind_spot(fleet, model, settings.guardrails)
     if demand is None:
         sized = hold(fleet, model, options, blind, draft.pools, settings)
     else:
@@ -147,18 +160,9 @@ def _decide_model(
     weights, why = weigh(fleet, model, options, settings.traffic, hold=bool(blind))
     draft.reasons += why
     current = {p.key: p.weight for p in fleet.pools_of(model)}
-    if weights != current and sum(weights.values()) > 0:
+    if weights != current and sum(weights.values()) > 0 and not incomplete:
         draft.traffic.append(TrafficPlan(model, weights))
-    draft.models[model] = replace(known, weights={str(key): weight for key, weight in weights.items()})
-
-
-def _min_replicas(fleet: FleetState, settings: PolicySettings) -> Mapping[str, int]:
-    """Return how many replicas of each model must serve, whatever is wrong with others."""
-    least = dict.fromkeys(fleet.models, 0)
-    for pool in fleet.pools:
-        known = settings.pools.get(str(pool.key))
-        least[pool.key.model] += known.min_replicas if known else 0
-    return least
+    draft.models[model] = known
 
 
 def _managed(
@@ -181,8 +185,8 @@ def _managed(
     return tuple(mine)
 
 
-def _plans(fleet: FleetState, desired: Mapping[PoolKey, int]) -> tuple[ScalingPlan, ...]:
-    """Return a plan for each pool whose count changes; sick replicas are the first to go."""
+def _plans(fleet: FleetState, desired: Mapping[PoolKey, int], ours: Collection[str]) -> tuple[ScalingPlan, ...]:
+    """Return a plan for each pool whose count changes; replicas that we took out of traffic are the first to go."""
     shrinking = {p.key for p in fleet.pools if desired.get(p.key, p.desired) < p.desired}
     return tuple(
         ScalingPlan(
@@ -190,7 +194,9 @@ def _plans(fleet: FleetState, desired: Mapping[PoolKey, int]) -> tuple[ScalingPl
             current=pool.desired,
             desired=desired[pool.key],
             version=pool.version,
-            retire_first=tuple(r.id for r in pool.replicas if r.cordoned and pool.key in shrinking),
+            retire_first=tuple(
+                r.id for r in pool.replicas if r.cordoned and pool.key in shrinking and pool.key.replica(r.id) in ours
+            ),
         )
         for pool in fleet.pools
         if pool.key in desired and desired[pool.key] != pool.desired

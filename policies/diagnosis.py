@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from policies.decisions import Anomaly, Diagnosis
-from policies.fleet import FleetState, Phase, ReplicaState
+from policies.fleet import FleetState, Phase, PoolKey, ReplicaState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ HANG = Cause("F1", "engine hangs, process alive")
 EXITED = Cause("F2", "engine exited")
 START_OVERDUE = Cause("F4", "start does not finish")
 STRAGGLER = Cause("F8", "one slow replica")
+EXPORTER = Cause("F13", "its metrics stand still, it does not")
 UNKNOWN = Cause("unknown", "evidence of one kind only")
 
 
@@ -35,20 +36,26 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis
     platform: FAILED                             engine exited               F2
     platform: starting for too long              start does not finish       F4
     progress and gateway                         engine hangs                F1
-    progress and peers, where no gateway tells   engine hangs                F1
+    progress and peers, where no gateway tells   engine hangs, unconfirmed   F1
+    exporter                                     its metrics stand still     F13
     peers and latency                            one slow replica            F8
     anything else                                unknown                     unknown
     ===========================================  ==========================  =======
 
-    Where a gateway reports, its word is needed for a hang: counters that stand still while it sees requests end, or
-    knows of none, mean a frozen exporter.
+    Where a gateway reports, its word is needed for a hang. Where none does, the engine's exporter is the only witness,
+    since peers say nothing of that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it.
     """
-    by_replica: dict[str, list[Anomaly]] = {}
+    by_replica: dict[tuple[PoolKey, str], list[Anomaly]] = {}
     for anomaly in anomalies:
-        by_replica.setdefault(anomaly.replica, []).append(anomaly)
-    replicas = {r.id: r for pool in fleet.pools for r in pool.replicas}
+        by_replica.setdefault((anomaly.pool, anomaly.replica), []).append(anomaly)
+    replicas = {(pool.key, r.id): r for pool in fleet.pools for r in pool.replicas}
     found = [_diagnose_one(replicas[name], evidence) for name, evidence in by_replica.items()]
-    return tuple(sorted(found, key=lambda d: (d.since_at, d.subject)))
+    return tuple(sorted(found, key=lambda d: (d.since_at, d.subject, d.pool)))
+
+
+def confirmed(diagnosis: Diagnosis) -> bool:
+    """Return whether more than the engine's own metrics speaks for a hang."""
+    return diagnosis.cause != HANG.code or "gateway" in diagnosis.families
 
 
 def _diagnose_one(replica: ReplicaState, evidence: Sequence[Anomaly]) -> Diagnosis:
@@ -71,6 +78,8 @@ def _cause(replica: ReplicaState, families: AbstractSet[str]) -> Cause:
         return EXITED
     if "platform" in families and replica.starting:
         return START_OVERDUE
+    if "exporter" in families:
+        return EXPORTER
     witness = "peers" if math.isnan(replica.in_flight_requests) else "gateway"
     if {"progress", witness} <= families:
         return HANG

@@ -56,7 +56,7 @@ class Refusal:
 
 
 def why_not_now(model: str, repairs: Collection[tuple[str, str]], settings: DisruptionSettings) -> Refusal | None:
-    """Return what stands against one more repair of ``model``, given ``(model, replica)`` of those under way."""
+    """Return what stands against one more repair of ``model``, given ``(model, replica name)`` of those under way."""
     if sum(1 for other, _ in repairs if other == model) >= settings.disruption_budget:
         return Refusal("disruption budget", "another replica is under repair")
     if len(repairs) >= settings.fleet_disruption_budget:
@@ -102,7 +102,7 @@ def settled(fleet: FleetState, actions: Sequence[ActionMemory], settings: Disrup
         pool = pools.get(act.pool)
         if not act.open and fleet.at - act.started_at > settings.attempt_window_s:
             continue
-        if act.open and fleet.at > act.started_at and pool is not None and _replaced(pool, act):
+        if act.open and fleet.at > act.started_at and pool is not None and _replaced(pool, act, fleet.at):
             kept.append(replace(act, open=False, verified=True))
         elif act.open and fleet.at > act.deadline_at:
             kept.append(replace(act, open=False, verified=False))
@@ -111,8 +111,9 @@ def settled(fleet: FleetState, actions: Sequence[ActionMemory], settings: Disrup
     return kept
 
 
-def _replaced(pool: PoolState, act: ActionMemory) -> bool:
-    if any(r.id == act.target and r.requested_at < act.started_at for r in pool.replicas):
+def _replaced(pool: PoolState, act: ActionMemory, at: float) -> bool:
+    """A replica that seems to be requested in the future is an old one: the clock was set back."""
+    asked_since = {r.id for r in pool.replicas if act.started_at <= r.requested_at <= at}
+    if any(r.id == act.target and r.id not in asked_since for r in pool.replicas):
         return False
-    successor = any(r.serving and r.requested_at >= act.started_at for r in pool.replicas)
-    return successor or len(pool.serving) >= pool.desired
+    return len(pool.serving) >= pool.desired or any(r.serving and r.id in asked_since for r in pool.replicas)

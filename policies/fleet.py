@@ -41,6 +41,10 @@ class PoolKey:
     def __str__(self) -> str:
         return f"{self.model}/{self.pool}/{self.role}"
 
+    def replica(self, replica_id: str) -> str:
+        """Return the name of one of its replicas in the whole fleet: an id is unique only within its pool."""
+        return f"{self}/{replica_id}"
+
     @classmethod
     def parse(cls, text: str) -> PoolKey:
         """Return the key whose text form is ``text``."""
@@ -112,6 +116,8 @@ class ReplicaState:
         cordoned: Alive but taken out of traffic.
         in_flight_requests: Requests that the gateway has sent and not seen end; NaN where no gateway reports it.
             Known to exist whatever the engine says of itself.
+        answered_requests_total: Responses of this life that the gateway saw end as they should; those that a client, a
+            time-out or an error cut short do not count. NaN where no gateway counts them.
         metrics: None when it has never been scraped in this life.
     """
 
@@ -125,6 +131,12 @@ class ReplicaState:
     cordoned: bool = False
     in_flight_requests: float = math.nan
     metrics: ReplicaMetrics | None = None
+    answered_requests_total: float = math.nan
+
+    @property
+    def life(self) -> str:
+        """What names one life of a replica within its pool; a restart in place begins another."""
+        return f"{self.id}#{self.restarts}"
 
     @property
     def serving(self) -> bool:

@@ -1,15 +1,19 @@
-"""What is done about what looks sick: remedies for single replicas, unless too many look sick at once."""
+"""What is done about what looks sick: remedies for single replicas, unless too many look sick at once.
+
+Who owns what: this module opens the books of a tick (acts settled, cordons that are still on) and closes them; in
+between only the ``Ladder`` writes into them. ``disruption`` keeps nothing, it says what is allowed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import Field
 
 from policies.anomaly import Watch
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
-from policies.diagnosis import UNKNOWN
+from policies.diagnosis import EXPORTER, UNKNOWN
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase
 from policies.ladder import Ladder, LadderSettings
@@ -49,35 +53,44 @@ def heal(
     seen: Watch,
     memory: PolicyMemory,
     lead_times: Mapping[str, LeadTime],
-    min_replicas: Mapping[str, int],
+    least: Mapping[str, int],
     settings: HealingSettings,
 ) -> Course:
     """Return remedies within the budgets, one ladder per diagnosis.
 
-    hang       cordon at once; restart when frozen for ``restart_frozen_after_s``; uncordon when it moves again
+    hang       cordon at once; restart when frozen for ``restart_frozen_after_s``; uncordon when it moves again; where
+               only its own metrics speak against it, cordon as if it were slow and leave the rest to a human
     slow       cordon once enough others serve; restart when empty or after ``drain_deadline_s``; uncordon when it
                keeps up again
     exited     the platform restarts it; restart it ourselves only when that takes too long
     overdue    restart once its start is far beyond what was ever observed; one that was not even placed needs a human
+    exporter   nothing is wrong with the engine: a human repairs its metrics
 
     Args:
         fleet: What is there.
-        diagnoses: Those that may be acted upon.
+        diagnoses: All of them; those of pools that are not ours are left alone.
         seen: What this tick's look at the replicas found.
         memory: Acts, cordons and pages so far.
         lead_times: By pool key.
-        min_replicas: Replicas that must go on serving, by model.
+        least: Replicas that must go on serving, by key of each pool that is ours. From any other pool our cordons are
+            lifted, and nothing else is done there.
         settings: Patience and budgets.
     """
-    actions, cordons = settled(fleet, memory.actions, settings), _still_on(fleet, memory)
-    ladder = Ladder(fleet, seen, lead_times, min_replicas, settings, actions, cordons)
-    stopped = _stopped_models(diagnoses, ladder)
+    floors = {m: sum(least.get(str(p.key), 0) for p in fleet.pools_of(m)) for m in fleet.models}
+    actions, cordons = settled(fleet, memory.actions, settings), _still_on(fleet, seen, memory.cordons)
+    ladder = Ladder(fleet, seen, lead_times, floors, settings, actions, cordons)
+    ours = [d for d in diagnoses if str(d.pool) in least]
+    stopped = _stopped_models(ours, ladder)
     for model in fleet.models:
-        sick = [d for d in diagnoses if d.pool.model == model and d.cause != UNKNOWN.code]
+        sick = [d for d in ours if d.pool.model == model and d.cause != UNKNOWN.code]
         if model not in stopped:
             for diagnosis in sick:
                 ladder.climb(diagnosis)
-        ladder.look_after_cordoned(model, {d.subject for d in sick}, stopped=model in stopped)
+        for pool in fleet.pools_of(model):
+            if str(pool.key) in least:
+                ladder.look_after_cordoned(pool, {d.pool.replica(d.subject) for d in sick}, stopped=model in stopped)
+            else:
+                ladder.leave(pool)
     pages, episodes = once_per_episode(ladder.pages, memory.pages, fleet.at, settings.page_quiet_s)
     return Course(
         (*ladder.remedies, *pages),
@@ -90,36 +103,55 @@ def heal(
     )
 
 
-def unlearn(memory: PolicyMemory, not_restarted: Sequence[str], not_paged: Sequence[tuple[str, str]]) -> PolicyMemory:
-    """Return ``memory`` without the repairs and pages that a mode, the kill switch or an error kept from being done.
+def unlearn(
+    memory: PolicyMemory, held: Collection[tuple[str, str]], not_paged: Collection[tuple[str, str]]
+) -> PolicyMemory:
+    """Return ``memory`` without what a mode, the kill switch or staleness kept from being done.
 
-    Cordons need no such care: one that was not done is not seen in the next observation.
+    Only what was *held* surely did not happen. A write that failed may have taken effect: it stays on record, counts
+    as an attempt, and a cordon that came to nothing is not seen in the next observation.
+
+    Args:
+        memory: Of the decision.
+        held: ``(act, replica name)`` that were not attempted.
+        not_paged: ``(subject, cause)`` of pages that reached nobody.
     """
     undone = {page_key(subject, cause) for subject, cause in not_paged}
     return replace(
         memory,
-        actions=tuple(a for a in memory.actions if not (a.open and a.target in not_restarted)),
+        actions=tuple(a for a in memory.actions if not (a.open and (a.kind, f"{a.pool}/{a.target}") in held)),
+        cordons={name: cordon for name, cordon in memory.cordons.items() if ("cordon", name) not in held},
         pages={key: at for key, at in memory.pages.items() if key not in undone},
     )
 
 
-def _still_on(fleet: FleetState, memory: PolicyMemory) -> dict[str, CordonMemory]:
-    """Return our cordons that the platform still shows; somebody else's are not ours to lift."""
-    cordoned = {r.id for pool in fleet.pools for r in pool.replicas if r.cordoned}
-    return {name: cordon for name, cordon in memory.cordons.items() if name in cordoned}
+def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory]) -> dict[str, CordonMemory]:
+    """Return our cordons that the platform still shows, or may show again: of replicas not listed just now."""
+    present = {pool.key.replica(r.id): r for pool in fleet.pools for r in pool.replicas}
+    return {
+        name: cordon
+        for name, cordon in known.items()
+        if (present[name].cordoned if name in present else name in seen.memory)
+    }
 
 
 def _stopped_models(diagnoses: Sequence[Diagnosis], ladder: Ladder) -> set[str]:
-    """Return the models in which too much looks sick at once to heal single replicas (invariant I3)."""
-    frozen = {a.replica for a in ladder.seen.anomalies if a.family == "progress"}
-    sick = [d for d in diagnoses if d.cause != UNKNOWN.code or d.subject in frozen]
+    """Return the models in which too much looks sick at once to heal single replicas (invariant I3).
+
+    The fleet's breaker looks at the other models only: one that is stopped already must not stop those with it.
+    """
+    frozen = {(a.pool, a.replica) for a in ladder.seen.anomalies if a.family == "progress"}
+    harmless = (UNKNOWN.code, EXPORTER.code)
+    sick = [d for d in diagnoses if d.cause not in harmless or (d.pool, d.subject) in frozen]
     present = {m: sum(len(p.replicas) for p in ladder.fleet.pools_of(m)) for m in ladder.fleet.models}
     sick_of = {m: sum(d.pool.model == m for d in sick) for m in present}
     stopped = {m for m in present if ladder.settings.breaker_open(sick_of[m], present[m])}
     for model in sorted(stopped):
         _break(ladder, model, sick_of[model], present[model])
-    if len(present) > 1 and ladder.settings.breaker_open(len(sick), sum(present.values())):
-        _break(ladder, "fleet", len(sick), sum(present.values()))
+    others = [m for m in present if m not in stopped]
+    sick_others, present_others = sum(sick_of[m] for m in others), sum(present[m] for m in others)
+    if len(others) > 1 and ladder.settings.breaker_open(sick_others, present_others):
+        _break(ladder, "fleet", sick_others, present_others)
         return set(present)
     return stopped
 
@@ -135,13 +167,13 @@ def _lost(ladder: Ladder, stopped: set[str]) -> Mapping[str, int]:
 
     What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody.
     """
-    back = {r.replica for r in ladder.remedies if isinstance(r, UncordonReplica)}
-    out = {r.replica for r in ladder.remedies if isinstance(r, CordonReplica)} | ladder.waiting
-    return {
-        str(pool.key): sum(
-            (r.phase is Phase.READY and (r.cordoned or r.id in out) and r.id not in back)
-            or (r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in stopped)
-            for r in pool.replicas
-        )
-        for pool in ladder.fleet.pools
-    }
+    back = {r.pool.replica(r.replica) for r in ladder.remedies if isinstance(r, UncordonReplica)}
+    out = {r.pool.replica(r.replica) for r in ladder.remedies if isinstance(r, CordonReplica)} | ladder.waiting
+    lost = dict.fromkeys((str(pool.key) for pool in ladder.fleet.pools), 0)
+    for pool in ladder.fleet.pools:
+        for r in pool.replicas:
+            name = pool.key.replica(r.id)
+            away = r.phase is Phase.READY and (r.cordoned or name in out) and name not in back
+            looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in stopped
+            lost[str(pool.key)] += away or looping
+    return lost

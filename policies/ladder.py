@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from pydantic import Field
 
 from policies.anomaly import Watch
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, RestartReplica, UncordonReplica
-from policies.diagnosis import EXITED, HANG, START_OVERDUE, STRAGGLER
+from policies.diagnosis import EXITED, EXPORTER, HANG, START_OVERDUE, STRAGGLER, confirmed
 from policies.disruption import DisruptionSettings, why_no_restart, why_not_now
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState
 from policies.lead_time import LeadTime
@@ -38,13 +39,15 @@ class LadderSettings(DisruptionSettings):
 
 @dataclass(slots=True)
 class Ladder:
-    """The remedies of one tick while they are being collected.
+    """The remedies of one tick while they are being collected: made by ``healing.heal``, read by it, and thrown away.
+
+    It alone adds to ``actions`` and ``cordons``. Replicas are told apart by their name in the whole fleet.
 
     Attributes:
         min_replicas: Replicas that must go on serving, by model.
         actions, cordons: What is on record, this tick's included.
         pages: What a human should know, told already or not.
-        waiting: Slow replicas that stay in traffic until there are enough others.
+        waiting: Replicas that stay in traffic until there are enough others.
         hung: Replicas that serve nothing although the platform calls them READY.
     """
 
@@ -63,18 +66,19 @@ class Ladder:
 
     def climb(self, diagnosis: Diagnosis) -> None:
         """Take the next rung for one diagnosis."""
-        pool, replica = self._find(diagnosis.subject)
-        if replica.cordoned and replica.id not in self.cordons:
-            self._page(replica.id, diagnosis, "somebody else took it out of traffic: left to them")
+        pool, replica = self._find(diagnosis)
+        name = pool.key.replica(replica.id)
+        if replica.cordoned and name not in self.cordons:
+            self._page(name, diagnosis, "somebody else took it out of traffic: left to them")
             return
         match diagnosis.cause:
+            case HANG.code if confirmed(diagnosis):
+                self._treat_hung(pool, replica, diagnosis)
             case HANG.code:
-                self.hung.add(replica.id)
-                self._cordon(pool, replica, diagnosis)
-                if self.fleet.at - diagnosis.since_at >= self.settings.restart_frozen_after_s:
-                    self._restart(pool, replica, diagnosis)
+                self._cordon_with_care(pool, replica, diagnosis)
+                self._page(name, diagnosis, "no gateway confirms it, so that it is not restarted")
             case STRAGGLER.code:
-                self._cordon_slow(pool, replica, diagnosis)
+                self._cordon_with_care(pool, replica, diagnosis)
             case EXITED.code:
                 patience_s = self.settings.failed_patience_ratio * self.lead_times[str(pool.key)].p90_s
                 if self.fleet.at - replica.since_at >= patience_s:
@@ -84,58 +88,101 @@ class Ladder:
                     self._note("left to the platform", diagnosis, detail)
             case START_OVERDUE.code:
                 self._restart_overdue(pool, replica, diagnosis)
+            case EXPORTER.code:
+                self._page(name, diagnosis, "nothing is done to it, its metrics must be repaired")
 
-    def look_after_cordoned(self, model: str, sick: set[str], *, stopped: bool) -> None:
-        """Give traffic back to what we cordoned and is well again; restart what is empty or shows no sign of life."""
-        for pool in self.fleet.pools_of(model):
-            for replica in pool.replicas:
-                cordon, known = self.cordons.get(replica.id), self.seen.memory.get(replica.id)
-                if cordon is None or known is None or not replica.cordoned or replica.phase is not Phase.READY:
-                    continue
-                if _recovered(cordon, known):
-                    self.remedies.append(UncordonReplica(replica.id, pool.key, "recovered"))
-                    self.reasons.append(Reason("recovered", replica.id, 0, 1, "it makes progress again"))
-                elif not stopped and replica.id in self.seen.fresh and self._due(replica, cordon, known, sick):
-                    title = "one slow replica" if cordon.cause == STRAGGLER.code else "no sign of life since its cordon"
-                    sentence = f"{title}, out of traffic for {self.fleet.at - cordon.at:.0f} s"
-                    families = ("latency", "peers") if cordon.cause == STRAGGLER.code else ("progress",)
-                    known_as = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, families, sentence)
-                    self._restart(pool, replica, known_as)
+    def look_after_cordoned(self, pool: PoolState, sick: Set[str], *, stopped: bool) -> None:
+        """Give traffic back to what we cordoned and is well again; restart what is empty or shows no sign of life.
 
-    def _due(self, replica: ReplicaState, cordon: CordonMemory, known: ReplicaMemory, sick: set[str]) -> bool:
-        """Return whether a cordoned replica has had its time; only time in which it was scraped counts."""
-        if cordon.cause == HANG.code:
-            # One that still looks hung is restarted by its diagnosis. Here the gateway's requests are gone too.
-            return replica.id not in sick and known.observed_at - cordon.at >= self.settings.drain_deadline_s
-        return _empty(replica) or self.fleet.at - cordon.at >= self.settings.drain_deadline_s
+        Args:
+            pool: One of ours.
+            sick: Names of the replicas that ``climb`` was called for.
+            stopped: Whether the breaker forbids restarts.
+        """
+        for replica in pool.replicas:
+            name = pool.key.replica(replica.id)
+            cordon, known = self.cordons.get(name), self.seen.memory.get(name)
+            if not replica.cordoned or replica.phase is not Phase.READY:
+                continue
+            if cordon is None:
+                if name not in sick:
+                    since = Diagnosis("cordon", replica.id, pool.key, self.fleet.at, (), "it is out of traffic")
+                    self._page(name, since, "not by us as far as we remember: uncordon or remove it")
+            elif known is not None and _recovered(cordon, known):
+                self._uncordon(pool, replica, "recovered", "it makes progress again")
+            elif known is not None and not stopped and name in self.seen.fresh:
+                self._look_after(pool, replica, cordon, known, sick)
 
-    def _cordon_slow(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
-        """A slow replica still serves, so that it goes only when enough others do and nothing else is under repair."""
-        model = pool.key.model
+    def leave(self, pool: PoolState) -> None:
+        """Lift our own cordons in a pool that is not ours any more."""
+        for replica in pool.replicas:
+            if replica.cordoned and pool.key.replica(replica.id) in self.cordons:
+                self._uncordon(pool, replica, "not ours", "its pool is not in the settings any more")
+
+    def _look_after(
+        self, pool: PoolState, replica: ReplicaState, cordon: CordonMemory, known: ReplicaMemory, sick: Set[str]
+    ) -> None:
+        """Restart a cordoned replica that has had its time; only time in which it was scraped counts."""
+        at, name, deadline_s = self.fleet.at, pool.key.replica(replica.id), self.settings.drain_deadline_s
+        out = f"out of traffic for {at - cordon.at:.0f} s"
+        if cordon.cause == STRAGGLER.code:
+            slow = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, ("latency", "peers"), f"slow, {out}")
+            if _empty(replica) or at - cordon.at >= deadline_s:
+                self._restart(pool, replica, slow)
+        elif name not in sick:  # else its diagnosis has just been dealt with
+            silent = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, ("progress",), f"no step, {out}")
+            if doubt := _doubt(replica, cordon, known):
+                self._page(name, silent, doubt)
+            elif known.observed_at - cordon.at >= deadline_s:
+                self._restart(pool, replica, silent)
+            else:
+                self._note("restart pending", silent, f"restarted if it shows no life within {deadline_s:.0f} s")
+
+    def _treat_hung(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
+        """Take it out of traffic at once: it serves nothing, so that this costs no capacity."""
+        name = pool.key.replica(replica.id)
+        cordon, known = self.cordons.get(name), self.seen.memory.get(name)
+        self.hung.add(name)
+        self._cordon(pool, replica, diagnosis)
+        if cordon is not None and known is not None and (doubt := _doubt(replica, cordon, known)):
+            self._page(name, diagnosis, doubt)
+        elif self.fleet.at - diagnosis.since_at >= self.settings.restart_frozen_after_s:
+            self._restart(pool, replica, diagnosis)
+        elif replica.cordoned:
+            patience_s = self.settings.restart_frozen_after_s
+            self._note("restart pending", diagnosis, f"restarted if it stands still for {patience_s:.0f} s")
+
+    def _cordon_with_care(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
+        """It may still serve, so that it goes only when enough others do and nothing else is under repair."""
+        model, name = pool.key.model, pool.key.replica(replica.id)
         if replica.cordoned or replica.phase is not Phase.READY:
             return
-        replicas = [r for p in self.fleet.pools_of(model) for r in p.replicas]
-        out = self.hung | {r.replica for r in self.remedies if isinstance(r, CordonReplica)}
-        left = sum(r.serving and r.id not in out for r in replicas) - 1
+        replicas = [(p.key.replica(r.id), r) for p in self.fleet.pools_of(model) for r in p.replicas]
+        out = self.hung | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica)}
+        left = sum(r.serving and other not in out for other, r in replicas) - 1
         floor = self.settings.serving_floor(len(replicas), self.min_replicas.get(model, 0))
         if left < floor:
-            self.waiting.add(replica.id)
+            self.waiting.add(name)
             self._note("serving floor", diagnosis, f"{left} would be left serving, {floor} must; one more is asked for")
-        elif refusal := why_not_now(model, self._under_repair(replica.id), self.settings):
+        elif refusal := why_not_now(model, self._under_repair(name), self.settings):
             self._note(refusal.rule, diagnosis, refusal.detail)
         else:
             self._cordon(pool, replica, diagnosis)
 
     def _cordon(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
-        """Take a replica out of traffic. A hung one serves nothing, so that this costs no capacity."""
         if replica.cordoned or replica.phase is not Phase.READY:
             return
         self.remedies.append(CordonReplica(replica.id, pool.key, diagnosis.cause))
         self.reasons.append(Reason("cordon", replica.id, 1, 0, f"{diagnosis.cause} {diagnosis.sentence}"))
-        known = self.seen.memory[replica.id]
-        self.cordons[replica.id] = CordonMemory(
+        name = pool.key.replica(replica.id)
+        known = self.seen.memory[name]
+        self.cordons[name] = CordonMemory(
             self.fleet.at, diagnosis.cause, known.life, known.steps_total, known.output_tokens_total
         )
+
+    def _uncordon(self, pool: PoolState, replica: ReplicaState, rule: str, detail: str) -> None:
+        self.remedies.append(UncordonReplica(replica.id, pool.key, rule))
+        self.reasons.append(Reason(rule, replica.id, 0, 1, detail))
 
     def _restart_overdue(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
         """Only a start that is slow by measure is cut short: a second start of what is merely large never ends."""
@@ -149,10 +196,13 @@ class Ladder:
     def _restart(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
         at, key = self.fleet.at, str(pool.key)
         if any(a.open and a.target == replica.id and a.pool == key for a in self.actions):
+            self._note("restart under way", diagnosis, "asked for, and not seen to have worked yet")
             return
         lead = self.lead_times[key]
         refusal = why_no_restart(pool, replica, self.actions, lead, at, self.settings)
-        refusal = refusal or why_not_now(pool.key.model, self._under_repair(replica.id), self.settings)
+        refusal = refusal or why_not_now(
+            pool.key.model, self._under_repair(pool.key.replica(replica.id)), self.settings
+        )
         if refusal is not None and refusal.final:
             self._page(key, diagnosis, refusal.detail, refusal.rule)
         elif refusal is not None:
@@ -164,13 +214,16 @@ class Ladder:
             self.actions.append(ActionMemory(replica.id, "restart", pool.key.model, key, at, deadline_at))
 
     def _under_repair(self, besides: str) -> set[tuple[str, str]]:
-        """Return ``(model, replica)`` of restarts not yet verified, and of slow replicas out of traffic (I2)."""
-        repairs = {(a.model, a.target) for a in self.actions if a.open}
-        repairs |= {(self._find(n)[0].key.model, n) for n, c in self.cordons.items() if c.cause == STRAGGLER.code}
+        """Return ``(model, name)`` of restarts not yet verified, and of slow replicas out of traffic (I2)."""
+        repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
+        slow = {name for name, cordon in self.cordons.items() if cordon.cause == STRAGGLER.code}
+        there = {(p.key.model, p.key.replica(r.id)) for p in self.fleet.pools for r in p.replicas}
+        repairs |= {(model, name) for model, name in there if name in slow}
         return {repair for repair in repairs if repair[1] != besides}
 
-    def _find(self, name: str) -> tuple[PoolState, ReplicaState]:
-        return next((p, r) for p in self.fleet.pools for r in p.replicas if r.id == name)
+    def _find(self, diagnosis: Diagnosis) -> tuple[PoolState, ReplicaState]:
+        pool = next(p for p in self.fleet.pools if p.key == diagnosis.pool)
+        return pool, next(r for r in pool.replicas if r.id == diagnosis.subject)
 
     def _page(self, subject: str, diagnosis: Diagnosis, detail: str, rule: str = "needs a human") -> None:
         self._note(rule, diagnosis, detail)
@@ -186,8 +239,23 @@ def _recovered(cordon: CordonMemory, known: ReplicaMemory) -> bool:
         return True
     if cordon.cause == STRAGGLER.code:
         return not known.slow_at
+    if known.answered_at is not None and known.answered_at > cordon.at:
+        return True
     counters = (cordon.steps_total, known.steps_total), (cordon.output_tokens_total, known.output_tokens_total)
     return any(None not in (before, now) and before != now for before, now in counters)
+
+
+def _doubt(replica: ReplicaState, cordon: CordonMemory, known: ReplicaMemory) -> str:
+    """Return why a replica that was cordoned as hung may be alive after all; empty when the gateway rules that out.
+
+    Nothing new comes in after the cordon. Where answers are counted and none came, whatever left was given up by its
+    client. Where they are not, requests that end are a sign of life that only a human can weigh.
+    """
+    if math.isnan(replica.in_flight_requests):
+        return "no gateway confirms it, so that it is not restarted"
+    if known.fell_at is not None and known.fell_at > cordon.at:
+        return "requests inside ended since, answered or given up, so that it is not restarted"
+    return ""
 
 
 def _empty(replica: ReplicaState) -> bool:

@@ -57,7 +57,7 @@ def observe_starts(pool: PoolState, memory: PoolMemory, settings: LeadTimeSettin
     A replica restarted in place counts again; one that was there before the controller counts only if the platform
     knows when it was requested; one that lost and regained READY within a life has started only once.
     """
-    lives = {f"{r.id}#{r.restarts}": r for r in pool.replicas}
+    lives = {r.life: r for r in pool.replicas}
     known = set(memory.seen_ready)
     fresh = [r for life, r in lives.items() if r.phase is Phase.READY and life not in known]
     measured = tuple(s for r in fresh if 0 < (s := r.since_at - r.requested_at) <= settings.longest_s)

@@ -1,11 +1,37 @@
-"""What is remembered between ticks: the only state of a policy, immutable, with a JSON round trip."""
+"""What is remembered between ticks: the only state of a policy, immutable, with a JSON round trip.
+
+Instants are Unix seconds. A new one must also be moved by ``policies.set_back`` when the clock goes back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+
+from policies.fleet import PoolKey
+
+VERSION: Literal[1] = 1
+"""Of the JSON form: grows when a text written by an older program would be misread."""
+
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Total: TypeAlias = Annotated[float, Field(ge=0)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0)]
+
+
+def _pool_text(text: str) -> str:
+    return str(PoolKey.parse(text))
+
+
+PoolText: TypeAlias = Annotated[str, AfterValidator(_pool_text)]
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class UnknownVersion(ValueError):
+    """The text is a memory in a form that this program does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +46,17 @@ class PoolMemory:
         seen_ready: Lives (``id#restarts``) whose lead time has been counted, as long as they are there.
         unsound_at: Last instant at which the pool, failed over, was not yet fit to serve again; None when its traffic
             is its own.
+        listed_at: Last instant at which the platform listed the pool.
     """
 
-    targets: tuple[tuple[float, int], ...] = ()
-    desired: tuple[tuple[float, int], ...] = ()
-    lead_times_s: tuple[float, ...] = ()
+    __pydantic_config__ = _STRICT
+
+    targets: tuple[tuple[float, Count], ...] = ()
+    desired: tuple[tuple[float, Count], ...] = ()
+    lead_times_s: tuple[Seconds, ...] = ()
     seen_ready: tuple[str, ...] = ()
     unsound_at: float | None = None
+    listed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +65,63 @@ class ReplicaMemory:
 
     Attributes:
         life: ``id#restarts``; another life starts from nothing.
-        steps_total, prompt_tokens_total, output_tokens_total, in_flight: As last observed; None when never.
+        steps_total, prompt_tokens_total, output_tokens_total: Of the engine, as last observed; None when never.
+        in_flight: Of the gateway, as last observed; None when never.
         observed_at: Scrape instant of the newest counters.
-        prompt_tokens_per_s, output_tokens_per_s: Work done between the last two scrapes; None while unknown.
-        progress_at: Instant at which it last made progress, or was not known to have work.
+        stepped_at: Scrape instant at which its counters last moved, or it was not known to have work.
         busy: Whether it was known to have work at ``observed_at``.
+        prompt_tokens_per_s, output_tokens_per_s: Work done between the last two scrapes; None while unknown.
         slow_at: Scrape instants, within the look-back, at which it was slower than its peers.
+        answered_total: Responses that the gateway saw end, as last observed; None when never.
+        answered_at: When that count was last seen to grow; None when never.
+        fell_at: When ``in_flight`` was last seen to fall while no answers were counted, so that something ended,
+            answered or given up; None when never.
     """
 
+    __pydantic_config__ = _STRICT
+
     life: str
-    steps_total: float | None
-    prompt_tokens_total: float | None
-    output_tokens_total: float | None
-    in_flight: float | None
+    steps_total: Total | None
+    prompt_tokens_total: Total | None
+    output_tokens_total: Total | None
+    in_flight: Total | None
     observed_at: float
-    progress_at: float
+    stepped_at: float
     busy: bool = False
-    prompt_tokens_per_s: float | None = None
-    output_tokens_per_s: float | None = None
+    prompt_tokens_per_s: Total | None = None
+    output_tokens_per_s: Total | None = None
     slow_at: tuple[float, ...] = ()
+    answered_total: Total | None = None
+    answered_at: float | None = None
+    fell_at: float | None = None
+
+    @property
+    def progress_at(self) -> float:
+        """Latest instant at which anything spoke for it: its own counters, idleness, or requests that ended."""
+        return max(at for at in (self.stepped_at, self.answered_at, self.fell_at) if at is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class CordonMemory:
     """A replica that we took out of traffic, and how far it had come by then: only more shows that it works again."""
 
+    __pydantic_config__ = _STRICT
+
     at: float
     cause: str
     life: str
-    steps_total: float | None = None
-    output_tokens_total: float | None = None
+    steps_total: Total | None = None
+    output_tokens_total: Total | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ActionMemory:
     """A disruptive act: it counts against the budget until verified or past its deadline, then as a cooldown.
 
-    ``target`` is the replica that it was done to; the replacement may have another name or the same.
+    ``target`` is the id of the replica of ``pool`` that it was done to; the replacement may have another or the same.
     """
+
+    __pydantic_config__ = _STRICT
 
     target: str
     kind: str
@@ -86,45 +135,58 @@ class ActionMemory:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What is remembered of one workload.
+    """What is remembered of one workload: ``margin_ratio`` is the extra capacity that attainment has asked for."""
 
-    ``margin_ratio`` is the extra capacity that realised attainment has asked for; ``weights`` the traffic shares
-    last asked for, by pool key text.
-    """
+    __pydantic_config__ = _STRICT
 
-    margin_ratio: float = 0.0
+    margin_ratio: Annotated[float, Field(gt=-1)] = 0.0
     margin_at: float | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyMemory:
     """All that survives from one tick to the next, and across a restart.
 
-    Keys are text (pool key, model name, replica id, page) so that the JSON form is plain. ``pages`` holds the instant
-    at which each page was last wanted, so that it goes out once per episode.
+    Keys are text so that the JSON form is plain: of a pool its key, of a replica its name (``PoolKey.replica``), of a
+    page what ``paging.page_key`` says. ``pages`` holds the instant at which each page was last wanted, so that it goes
+    out once per episode; ``decided_at`` is the instant of the last decision.
     """
 
-    generation: int = 0
-    pools: Mapping[str, PoolMemory] = field(default_factory=dict)
+    __pydantic_config__ = _STRICT
+
+    generation: Count = 0
+    pools: Mapping[PoolText, PoolMemory] = field(default_factory=dict)
     models: Mapping[str, ModelMemory] = field(default_factory=dict)
     replicas: Mapping[str, ReplicaMemory] = field(default_factory=dict)
     actions: tuple[ActionMemory, ...] = ()
     cordons: Mapping[str, CordonMemory] = field(default_factory=dict)
     pages: Mapping[str, float] = field(default_factory=dict)
+    decided_at: float | None = None
+    version: Literal[1] = VERSION
 
     def to_json(self) -> str:
-        """Return a JSON text that ``from_json`` turns back into an equal memory."""
-        return _ADAPTER.dump_json(self).decode()
+        """Return a JSON text that ``from_json`` turns back into an equal memory.
+
+        Raises:
+            ValueError: If a value is impossible (NaN, a negative count): such a text could not be read again.
+        """
+        text = _ADAPTER.dump_json(self).decode()
+        self.from_json(text)
+        return text
 
     @classmethod
     def from_json(cls, text: str) -> PolicyMemory:
         """Return the memory written by ``to_json``.
 
         Raises:
-            ValueError: If the text is not such a memory.
+            UnknownVersion: If the text is a memory of another version, or tells none.
+            ValueError: If the text is not a memory.
         """
+        version = _HEADER.validate_json(text).get("version")
+        if version != VERSION:
+            raise UnknownVersion(f"policy memory has version {version!r}, this program reads version {VERSION}")
         return _ADAPTER.validate_json(text)
 
 
 _ADAPTER: TypeAdapter[PolicyMemory] = TypeAdapter(PolicyMemory)
+_HEADER: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])

@@ -31,32 +31,29 @@ class SimulatedCluster:
         """
         self._pool(pool).scale(replicas, version, retire_first, self._clock.now())
 
-    def cordon(self, replica: str) -> None:
+    def cordon(self, pool: PoolKey, replica: str) -> None:
         """Send the replica no new requests.
 
         Raises:
-            ActuationError: If there is no such replica.
+            ActuationError: If the pool has no such replica.
         """
-        pool, found = self._replica(replica)
-        pool.cordon(found)
+        self._pool(pool).cordon(self._replica(pool, replica))
 
-    def uncordon(self, replica: str) -> None:
+    def uncordon(self, pool: PoolKey, replica: str) -> None:
         """Send it new requests again.
 
         Raises:
-            ActuationError: If there is no such replica.
+            ActuationError: If the pool has no such replica.
         """
-        pool, found = self._replica(replica)
-        pool.uncordon(found, self._clock.now())
+        self._pool(pool).uncordon(self._replica(pool, replica), self._clock.now())
 
-    def restart(self, replica: str) -> None:
+    def restart(self, pool: PoolKey, replica: str) -> None:
         """Delete the replica; another is PENDING in its place at once.
 
         Raises:
-            ActuationError: If there is no such replica (any more): a repeated call does no harm.
+            ActuationError: If the pool has no such replica (any more): a repeated call does no harm.
         """
-        pool, found = self._replica(replica)
-        pool.restart(found, self._clock.now())
+        self._pool(pool).restart(self._replica(pool, replica), self._clock.now())
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         """Give the pool's replicas the template of ``revision``.
@@ -72,8 +69,8 @@ class SimulatedCluster:
         except KeyError:
             raise ActuationError(f"no such pool: {key}", "simulated cluster") from None
 
-    def _replica(self, name: str) -> tuple[SimulatedPool, FleetReplica]:
-        for pool in self._pools.values():
-            if name in pool.replicas:
-                return pool, pool.replicas[name]
-        raise ActuationError(f"no such replica: {name}", "simulated cluster")
+    def _replica(self, key: PoolKey, name: str) -> FleetReplica:
+        try:
+            return self._pool(key).replicas[name]
+        except KeyError:
+            raise ActuationError(f"no such replica: {key.replica(name)}", "simulated cluster") from None

@@ -18,6 +18,7 @@ KIND@SECONDS[:KEY=VALUE,...], seconds after the start; kinds and their keys:
      metrics-loss   duration                  the metrics store does not answer
      metrics-loss   pool, replica, duration   that replica cannot be scraped
      metrics-freeze duration                  the metrics store answers with old samples
+     exporter-freeze pool, replica, duration  that replica's metrics stand still while it works and is scraped
    replica is a position among the pool's READY replicas at that instant, oldest first (default 0);
    pool defaults to the first; duration is in seconds (default: until the end)"""
 
@@ -85,7 +86,16 @@ class MetricsFreeze:
     duration_s: float = math.inf
 
 
-Fault: TypeAlias = Crash | Hang | SlowDown | NodeLoss | MetricsLoss | MetricsFreeze
+@dataclass(frozen=True, slots=True)
+class ExporterFreeze:
+    """Every scrape of one replica says what the one before said, with a new instant, while it works on (F13)."""
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+    duration_s: float = math.inf
+
+
+Fault: TypeAlias = Crash | Hang | SlowDown | NodeLoss | MetricsLoss | MetricsFreeze | ExporterFreeze
 
 
 def parse_fault(spec: str) -> Fault:
@@ -154,6 +164,10 @@ def _metrics_loss(at_s: float, options: _Options) -> MetricsLoss:
     return MetricsLoss(at_s, options.target() if targeted else None, options.duration_s())
 
 
+def _exporter_freeze(at_s: float, options: _Options) -> ExporterFreeze:
+    return ExporterFreeze(at_s, options.target(), options.duration_s())
+
+
 _KINDS: Mapping[str, tuple[frozenset[str], Callable[[float, _Options], Fault]]] = {
     "crash": (frozenset({"pool", "replica"}), lambda at_s, options: Crash(at_s, options.target())),
     "hang": (frozenset({"pool", "replica", "running"}), _hang),
@@ -161,6 +175,7 @@ _KINDS: Mapping[str, tuple[frozenset[str], Callable[[float, _Options], Fault]]] 
     "node-loss": (frozenset({"pool", "replica"}), lambda at_s, options: NodeLoss(at_s, options.target())),
     "metrics-loss": (frozenset({"pool", "replica", "duration"}), _metrics_loss),
     "metrics-freeze": (frozenset({"duration"}), lambda at_s, options: MetricsFreeze(at_s, options.duration_s())),
+    "exporter-freeze": (frozenset({"pool", "replica", "duration"}), _exporter_freeze),
 }
 
 

@@ -14,7 +14,17 @@ from policies.fleet import Phase, PoolKey
 from policies.slo import ServiceObjective
 from simulations.clock import EventQueue, VirtualClock
 from simulations.cluster import SimulatedCluster
-from simulations.faults import Crash, Fault, Hang, MetricsFreeze, MetricsLoss, NodeLoss, ReplicaTarget, SlowDown
+from simulations.faults import (
+    Crash,
+    ExporterFreeze,
+    Fault,
+    Hang,
+    MetricsFreeze,
+    MetricsLoss,
+    NodeLoss,
+    ReplicaTarget,
+    SlowDown,
+)
 from simulations.fleet_replica import FleetReplica
 from simulations.gateway import Gateway
 from simulations.metrics import SimulatedMetrics
@@ -173,7 +183,7 @@ class SimulatedFleet:
             self._strike_replica(fault, replica, at)
 
     def _strike_replica(
-        self, fault: Crash | Hang | SlowDown | NodeLoss | MetricsLoss, replica: FleetReplica, at: float
+        self, fault: Crash | Hang | SlowDown | NodeLoss | MetricsLoss | ExporterFreeze, replica: FleetReplica, at: float
     ) -> None:
         match fault:
             case Crash():
@@ -188,6 +198,8 @@ class SimulatedFleet:
                     self._events.plan(at + fault.duration_s, partial(_recover, replica, fault.factor))
             case MetricsLoss():
                 replica.scrape_lost_until = at + fault.duration_s
+            case ExporterFreeze():
+                replica.exporter_stuck_until = at + fault.duration_s
 
     def _hit(self, target: ReplicaTarget) -> FleetReplica | None:
         """Return the replica at the target's position among the READY ones; None when none is READY."""

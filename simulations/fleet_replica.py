@@ -133,8 +133,10 @@ class FleetReplica:
         in_traffic: Whether the gateway may send it new requests.
         stamp: See ``router.LeastOutstanding``.
         replaces: The replica of another revision that drains when this one is READY.
+        finished_total: Requests of this life that it answered, as its engine and the gateway both count them.
         recent_ttft_s: As an engine counts it: from its own queue on, taken at the first token; since the last scrape.
         recent_tpot_s: Of the requests completed since then.
+        exporter_stuck_until: Until then each scrape of this life says what the one before said.
     """
 
     def __init__(self, name: str, pool: int, revision: str, at: float, rng: np.random.Generator) -> None:
@@ -166,6 +168,7 @@ class FleetReplica:
         self.recent_ttft_s: deque[float] = deque(maxlen=_MOST_RECENT)
         self.recent_tpot_s: deque[float] = deque(maxlen=_MOST_RECENT)
         self.scrape_lost_until = -math.inf
+        self.exporter_stuck_until = -math.inf
 
     def enter(self, phase: Phase, at: float) -> None:
         """Change phase."""
@@ -180,6 +183,7 @@ class FleetReplica:
     def end_life(self) -> None:
         """Let the engine, if there is one, be gone, and void what was planned for this life."""
         self.lives += 1
+        self.exporter_stuck_until = -math.inf
         if self.life is not None:
             self.life.ended = True
             self.life = None

@@ -172,13 +172,13 @@ def _remedies(decision: Decision, results: Sequence[ActResult]) -> list[_Remedy]
     for remedy in decision.remediations:
         match remedy:
             case CordonReplica(replica=subject, pool=pool, cause=cause):
-                words = _told("cordon", "taken out of traffic", subject, outcomes)
+                words = _told("cordon", "taken out of traffic", pool.replica(subject), outcomes)
                 found.append(_Remedy(subject, cause, pool.pool, cause, words))
             case UncordonReplica(replica=subject, pool=pool, cause=cause):
-                words = _told("uncordon", "back in traffic", subject, outcomes)
+                words = _told("uncordon", "back in traffic", pool.replica(subject), outcomes)
                 found.append(_Remedy(subject, cause, pool.pool, cause, words))
             case RestartReplica(replica=subject, pool=pool, cause=cause):
-                words = _told("restart", "restarted", subject, outcomes)
+                words = _told("restart", "restarted", pool.replica(subject), outcomes)
                 found.append(_Remedy(subject, cause, pool.pool, cause, words))
             case FailOver(origin=origin, destination=destination, cause=cause):
                 words = f"traffic moves to {destination.pool}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,7 @@ class _GatewayScrape:
     output_tokens: int
     held: int
     in_flight: Mapping[str, float]
+    answered: Mapping[str, float]
 
 
 class SimulatedMetrics:
@@ -95,7 +96,9 @@ class SimulatedMetrics:
         self._events.plan(at + self._settings.scrape_interval_s, partial(self._scrape, replica))
         if self._recording(at):
             samples = self._samples.setdefault(replica.id, deque(maxlen=self._samples_kept))
-            samples.append((at, None if at < replica.scrape_lost_until else _sample(replica, at)))
+            before = samples[-1][1] if samples and at < replica.exporter_stuck_until else None
+            stuck = None if before is None else replace(before, observed_at=at)
+            samples.append((at, None if at < replica.scrape_lost_until else stuck or _sample(replica, at)))
 
     def _scrape_gateway(self, at: float, *, again: bool = True) -> None:
         if again:
@@ -103,6 +106,7 @@ class SimulatedMetrics:
         if not self._recording(at):
             return
         gateway = self._gateway
+        alive = [r for pool in self._pools for r in pool.replicas.values() if r.life is not None]
         scrape = _GatewayScrape(
             at=at,
             arrivals=gateway.arrivals_total,
@@ -112,12 +116,8 @@ class SimulatedMetrics:
             completed=gateway.completed_total,
             output_tokens=gateway.output_tokens_total,
             held=gateway.held_requests,
-            in_flight={
-                replica.id: float(len(replica.in_flight))
-                for pool in self._pools
-                for replica in pool.replicas.values()
-                if replica.life is not None
-            },
+            in_flight={replica.id: float(len(replica.in_flight)) for replica in alive},
+            answered={replica.id: float(replica.finished_total) for replica in alive},
         )
         self._scrapes.append(scrape)
         windows_s = max(self._settings.output_tokens_window_s, self._objective.window_s)
@@ -139,13 +139,14 @@ class SimulatedMetrics:
         visible = [scrape for scrape in self._scrapes if scrape.at + self._settings.scrape_delay_s <= at]
         oldest_useful = at - self._settings.scrape_delay_s - 2 * self._settings.scrape_interval_s
         if not visible or visible[-1].at < oldest_useful:
-            signals = ("in_flight", "demand", "service", "gateway_queued")
+            signals = ("in_flight", "answered", "demand", "service", "gateway_queued")
             return FleetMetrics(replicas=replicas, missing=(*missing, *(f"{s}:{self._model}" for s in signals)))
         demand = self._demand(visible)
         service = self._service(visible)
         return FleetMetrics(
             replicas=replicas,
             in_flight=visible[-1].in_flight,
+            answered=visible[-1].answered,
             demand={} if demand is None else {self._model: demand},
             service={} if service is None else {self._model: service},
             gateway_queued={self._model: float(visible[-1].held)},

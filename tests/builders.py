@@ -252,17 +252,17 @@ class FakeCluster:
         new = [self._new() for _ in range(replicas - len(kept))]
         self.states[pool] = replace(state, replicas=(*kept, *new), desired=replicas, version=version + 1)
 
-    def cordon(self, replica: str) -> None:
+    def cordon(self, pool: PoolKey, replica: str) -> None:
         self._allowed("cordon")
-        self._change(replica, "cordon", cordoned=True)
+        self._change(pool, replica, "cordon", cordoned=True)
 
-    def uncordon(self, replica: str) -> None:
+    def uncordon(self, pool: PoolKey, replica: str) -> None:
         self._allowed("uncordon")
-        self._change(replica, "uncordon", cordoned=False)
+        self._change(pool, replica, "uncordon", cordoned=False)
 
-    def restart(self, replica: str) -> None:
+    def restart(self, pool: PoolKey, replica: str) -> None:
         self._allowed("restart")
-        self._change(replica, "restart")
+        self._change(pool, replica, "restart")
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         self._allowed("roll back")
@@ -276,16 +276,13 @@ class FakeCluster:
         self.made += 1
         return ReplicaState(f"new{self.made}", Phase.PENDING, self.clock.at, self.clock.at)
 
-    def _change(self, name: str, verb: str, **changes: Any) -> None:
-        for key, state in self.states.items():
-            if name in {r.id for r in state.replicas}:
-                self.writes.append((verb, name))
-                changed = [
-                    r if r.id != name else replace(r, **changes) if changes else self._new() for r in state.replicas
-                ]
-                self.states[key] = replace(state, replicas=tuple(changed))
-                return
-        raise ActuationError(f"no such replica: {name}", "fake cluster")
+    def _change(self, key: PoolKey, name: str, verb: str, **changes: Any) -> None:
+        state = self.states.get(key)
+        if state is None or name not in {r.id for r in state.replicas}:
+            raise ActuationError(f"no such replica: {key.replica(name)}", "fake cluster")
+        self.writes.append((verb, name))
+        changed = [r if r.id != name else replace(r, **changes) if changes else self._new() for r in state.replicas]
+        self.states[key] = replace(state, replicas=tuple(changed))
 
 
 @dataclass
@@ -353,6 +350,7 @@ def a_bench(
         FleetMetrics(
             replicas={r.id: r.metrics for r in seen if r.metrics is not None},
             in_flight={r.id: r.in_flight_requests for r in seen},
+            answered={r.id: r.answered_requests_total for r in seen},
             demand={p.key.model: demand() for p in states},
         )
     )

@@ -95,6 +95,8 @@ class World:
     shares: dict[PoolKey, float] = field(default_factory=dict)
     held: float = 0.0
     gateway: bool = True
+    counts_answers: bool = True
+    unlisted: bool = False
     store_down: bool = False
     demand_hidden: bool = False
     attained: float = 0.999
@@ -195,6 +197,9 @@ class World:
         return FleetMetrics(
             replicas={e.id: e.sample(at - SCRAPE_AGE_S) for e in alive if not e.unscraped},
             in_flight={e.id: float(math.floor(e.in_flight)) for e in alive} if self.gateway else {},
+            answered={e.id: float(math.floor(e.finished)) for e in alive}
+            if self.gateway and self.counts_answers
+            else {},
             demand={} if self.demand_hidden else dict.fromkeys(models, rate),
             service={model: ServiceLevel(300.0, 1000.0, 1000.0 * self.attained) for model in models},
             gateway_queued=dict.fromkeys(models, self.held) if self.gateway else {},
@@ -210,7 +215,7 @@ class World:
                 usd_per_replica_hour=self.prices[key],
                 version=self.versions[key],
             )
-            for key, desired in self.wanted.items()
+            for key, desired in ({} if self.unlisted else self.wanted).items()
         )
 
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
@@ -228,16 +233,16 @@ class World:
             else:
                 del self.engines[engine.id]
 
-    def cordon(self, replica: str) -> None:
+    def cordon(self, pool: PoolKey, replica: str) -> None:
         self._note("cordon", replica)
-        self._engine(replica).cordoned = True
+        self._engine(pool, replica).cordoned = True
 
-    def uncordon(self, replica: str) -> None:
+    def uncordon(self, pool: PoolKey, replica: str) -> None:
         self._note("uncordon", replica)
-        self._engine(replica).cordoned = False
+        self._engine(pool, replica).cordoned = False
 
-    def restart(self, replica: str) -> None:
-        engine = self._engine(replica)
+    def restart(self, pool: PoolKey, replica: str) -> None:
+        engine = self._engine(pool, replica)
         self._note("restart", replica)
         del self.engines[replica]
         self._new(engine.key)
@@ -252,9 +257,9 @@ class World:
         self._note("weights", " ".join(f"{key.pool}={weight:.3f}" for key, weight in sorted(weights.items())))
         self.shares.update(weights)
 
-    def _engine(self, name: str) -> Engine:
-        if name not in self.engines:
-            raise ActuationError(f"no such replica: {name}", "world")
+    def _engine(self, key: PoolKey, name: str) -> Engine:
+        if name not in self.engines or self.engines[name].key != key:
+            raise ActuationError(f"no such replica: {key.replica(name)}", "world")
         return self.engines[name]
 
     def _new(self, key: PoolKey) -> Engine:

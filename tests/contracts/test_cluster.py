@@ -113,18 +113,18 @@ def test_names_to_retire_that_are_gone_do_no_harm(world: ClusterWorld) -> None:
 def test_a_cordoned_replica_lives_without_traffic_until_it_is_uncordoned(world: ClusterWorld) -> None:
     name = the_pool(world).replicas[0].id
     for _ in range(2):  # twice is as good as once
-        world.cluster.cordon(name)
+        world.cluster.cordon(world.key, name)
         replica = next(r for r in the_pool(world).replicas if r.id == name)
         assert (replica.phase, replica.cordoned, replica.serving) == (Phase.READY, True, False)
         assert name not in world.serving_at_gateway()
     for _ in range(2):
-        world.cluster.uncordon(name)
+        world.cluster.uncordon(world.key, name)
         assert name in world.serving_at_gateway()
 
 
 def test_a_restart_replaces_the_replica(world: ClusterWorld) -> None:
     name = the_pool(world).replicas[0].id
-    world.cluster.restart(name)
+    world.cluster.restart(world.key, name)
     world.wait(0.0)
     assert name not in world.serving_at_gateway()
     world.wait(600.0)
@@ -144,10 +144,12 @@ def test_rolling_back_gives_every_replica_the_revision(world: ClusterWorld) -> N
 
 
 def test_what_is_not_there_cannot_be_acted_on(world: ClusterWorld) -> None:
+    nowhere = PoolKey(world.key.model, "nowhere")
     for verb in (world.cluster.cordon, world.cluster.uncordon, world.cluster.restart):
         with pytest.raises(ActuationError):
-            verb("no-such-replica")
-    nowhere = PoolKey(world.key.model, "nowhere")
+            verb(world.key, "no-such-replica")
+        with pytest.raises(ActuationError):
+            verb(nowhere, the_pool(world).replicas[0].id)
     with pytest.raises(ActuationError):
         world.cluster.scale(nowhere, 1, 1)
     with pytest.raises(ActuationError):

@@ -134,6 +134,21 @@ def test_counters_grow_and_latencies_are_of_the_last_window(world: MetricWorld) 
         assert metrics.failed_requests_total == 0.0
 
 
+def test_answers_of_each_replica_are_counted_by_the_gateway_and_begin_anew_with_its_life(world: MetricWorld) -> None:
+    world.wait(60.0)
+    before = read(world).answered
+    world.wait(60.0)
+    after = read(world).answered
+    assert {name: after[name] - before[name] for name in after} == {
+        name: pytest.approx(60.0 * REQUESTS_PER_S / 2, rel=0.1) for name in before
+    }
+    name = world.crash_a_replica()
+    world.wait(20.0)
+    assert name not in read(world).answered
+    world.wait(130.0)
+    assert 0 < read(world).answered[name] < after[name]
+
+
 def test_an_idle_replica_has_no_latencies(world: MetricWorld) -> None:
     world.wait(700.0)
     for metrics in read(world).replicas.values():
@@ -180,5 +195,5 @@ def test_a_frozen_store_shows_its_age_and_no_load_that_it_did_not_see(world: Met
     assert len(metrics.replicas) == 2
     assert all(m.observed_at <= frozen_at for m in metrics.replicas.values())
     assert metrics.demand == {}
-    assert metrics.in_flight == {}
+    assert metrics.in_flight == metrics.answered == {}
     assert f"demand:{world.model}" in metrics.missing

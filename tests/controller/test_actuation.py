@@ -20,6 +20,7 @@ from policies.decisions import (
     TrafficPlan,
     UncordonReplica,
 )
+from policies.fleet import PoolKey
 from policies.memory import PolicyMemory
 from tests.builders import AT, KEY, MODEL, OTHER, FakeCluster, FakeRouter, FixedClock, ListNotifier, pool, replica
 
@@ -177,8 +178,8 @@ def test_a_plan_that_expires_between_two_writes_is_dropped_from_there_on() -> No
     stage = Stage(at=AT + 30.0)
     cordon = stage.cluster.cordon
 
-    def slow_cordon(name: str) -> None:
-        cordon(name)
+    def slow_cordon(key: PoolKey, name: str) -> None:
+        cordon(key, name)
         stage.clock.at += 5.0
 
     stage.cluster.cordon = slow_cordon  # type: ignore[method-assign]  # a slow API server

@@ -13,10 +13,10 @@ from forecasting.forecaster import CannotForecast
 from forecasting.last_value import LastValueForecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
-from policies.decisions import Decision, Page, RestartReplica
-from policies.fleet import FleetState, Phase
+from policies.decisions import CordonReplica, Decision, Page, RestartReplica
+from policies.fleet import FleetState, Phase, PoolKey
 from policies.lead_time import LeadTimeSettings
-from policies.memory import ActionMemory, PolicyMemory, PoolMemory
+from policies.memory import ActionMemory, CordonMemory, PolicyMemory, PoolMemory
 from tests.builders import (
     AT,
     KEY,
@@ -203,16 +203,18 @@ def test_without_an_honest_forecast_the_loop_is_reactive() -> None:
 
 RESTART = replace(
     EMPTY,
-    remediations=(RestartReplica("a0", KEY, "F1"), Page(MODEL, "breaker", "look")),
+    remediations=(RestartReplica("a0", KEY, "F1"), CordonReplica("a1", KEY, "F1"), Page(MODEL, "breaker", "look")),
     memory=PolicyMemory(
         1,
         actions=(
             ActionMemory("a0", "restart", MODEL, str(KEY), AT, AT + 200.0),
             ActionMemory("older", "restart", MODEL, str(KEY), AT - 900.0, AT - 700.0, open=False),
         ),
+        cordons={KEY.replica(name): CordonMemory(AT, "F1", f"{name}#0") for name in ("a1", "a2")},
         pages={f"{MODEL} breaker": AT, "other F1": AT},
     ),
 )
+TWINS = tuple(ActionMemory("a0", "restart", key.model, str(key), AT, AT + 200.0) for key in (KEY, PoolKey("n", "z")))
 
 
 def test_what_was_done_stays_on_record() -> None:
@@ -222,21 +224,31 @@ def test_what_was_done_stays_on_record() -> None:
     assert len(bench.notifier.pages) == 1
 
 
-@pytest.mark.parametrize("how", ["observe", "kill switch", "refused", "stale"])
-def test_a_restart_that_was_not_done_is_not_on_record(how: str) -> None:
+@pytest.mark.parametrize("how", ["observe", "kill switch", "stale"])
+def test_what_was_held_is_not_on_record(how: str) -> None:
     modes = ModeSettings(healing=Mode.OBSERVE) if how == "observe" else None
     bench, _ = bench_of(RESTART, modes=modes, killed=how == "kill switch")
-    if how == "refused":
-        bench.cluster.refuses.add("restart")
     if how == "stale":
         bench.clock.at += 31.0
     record = bench.tick()
-    assert record.results[0].outcome in ("held", "failed")
+    assert {result.outcome for result in record.results} == {"held"}
     assert [act.target for act in bench.loop.memory.actions] == ["older"]
-    sent = how == "refused"
-    assert (f"{MODEL} breaker" in bench.loop.memory.pages) is sent
-    assert "other F1" in bench.loop.memory.pages
+    assert set(bench.loop.memory.cordons) == {KEY.replica("a2")}
+    assert set(bench.loop.memory.pages) == {"other F1"}
     assert record.decision == RESTART  # the record says what was decided
+
+
+def test_what_failed_may_have_happened_and_stays_on_record() -> None:
+    bench, _ = bench_of(RESTART)
+    bench.cluster.refuses |= {"restart", "cordon"}
+    assert [result.outcome for result in bench.tick().results] == ["failed", "failed", "done"]
+    assert bench.loop.memory == RESTART.memory
+
+
+def test_held_acts_on_one_of_two_replicas_with_one_id_leave_the_other_on_record() -> None:
+    bench, _ = bench_of(replace(RESTART, memory=replace(RESTART.memory, actions=TWINS)), killed=True)
+    bench.tick()
+    assert bench.loop.memory.actions == TWINS[1:]
 
 
 def test_a_failed_write_is_recorded_and_the_next_tick_tries_again() -> None:

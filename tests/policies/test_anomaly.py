@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from policies.anomaly import AnomalySettings, Watch, watch
-from policies.fleet import Phase, ReplicaMetrics, ReplicaState
+from policies.fleet import Phase, PoolKey, ReplicaMetrics, ReplicaState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
 from tests.builders import AT, KEY, fleet, metrics, pool, replica
 
 SETTINGS = AnomalySettings()
+TWIN = PoolKey("n", "a")
+SICK = KEY.replica("sick")
 LEAD = {str(KEY): LeadTime(80.0, 100.0, 5, measured=True)}
 NAN = math.nan
 
@@ -130,7 +132,7 @@ def test_counters_that_are_not_given_are_no_evidence() -> None:
     looks = [(t, [at(t, **({} if t == 0 else gone)), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)]
     seen = watched(*looks)
     assert seen.anomalies == ()
-    assert "sick" not in seen.fresh  # its newest counters are 90 s old
+    assert SICK not in seen.fresh  # its newest counters are 90 s old
 
 
 def test_one_counter_is_enough_to_see_a_hang() -> None:
@@ -141,7 +143,7 @@ def test_stale_metrics_are_no_evidence() -> None:
     looks = [(t, [at(min(t, 45.0)), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0, 60.0, 90.0, 106.0)]
     seen = watched(*looks)
     assert seen.anomalies == ()
-    assert seen.fresh == {"p0", "p1"}
+    assert seen.fresh == {KEY.replica("p0"), KEY.replica("p1")}
 
 
 def test_a_replica_without_metrics_is_not_judged() -> None:
@@ -159,34 +161,101 @@ def test_a_restart_in_place_starts_from_nothing() -> None:
     reborn = replace(at(60.0), restarts=1)
     again = look([reborn, *peers(60.0)], AT + 60.0, seen.memory)
     assert again.anomalies == ()
-    assert again.memory["sick"].progress_at == AT + 60.0
+    assert again.memory[SICK].progress_at == AT + 60.0
 
 
 def test_memory_of_an_earlier_life_does_not_outlive_it() -> None:
     seen = frozen(45.0)
     silent = replace(at(60.0), restarts=1, metrics=None)
-    assert "sick" not in look([silent], AT + 60.0, seen.memory).memory
+    assert SICK not in look([silent], AT + 60.0, seen.memory).memory
 
 
-def test_memory_of_a_silent_replica_is_kept_and_of_a_dead_one_is_not() -> None:
+def test_memory_of_a_silent_replica_is_kept() -> None:
     seen = frozen(30.0)
     silent = look([replace(at(45.0), metrics=None)], AT + 45.0, seen.memory)
-    assert set(silent.memory) == {"sick"}
-    assert look([], AT + 60.0, silent.memory).memory == {}
+    assert set(silent.memory) == {SICK, KEY.replica("p0"), KEY.replica("p1")}
+
+
+def test_memory_of_a_replica_that_is_not_listed_is_kept_for_a_while() -> None:
+    seen = frozen(30.0, others=0)
+    assert look([], AT + 330.0, seen.memory).memory == seen.memory
+    assert look([], AT + 331.0, seen.memory).memory == {}
+
+
+def test_two_replicas_with_one_id_are_two_replicas() -> None:
+    memory: Mapping[str, ReplicaMemory] = {}
+    for t in (0.0, 15.0, 30.0, 45.0):
+        state = fleet(pool([at(t), *peers(t)]), pool([at(t, steps_total=1000.0 + t)], TWIN), at=AT + t)
+        seen = watch(state, memory, {**LEAD, str(TWIN): LEAD[str(KEY)]}, SETTINGS)
+        memory = seen.memory
+    assert {(a.pool, a.replica) for a in seen.anomalies} == {(KEY, "sick")}
+    assert memory[TWIN.replica("sick")].steps_total == 1045.0
+
+
+def answering(until_s: float, answered: Callable[[float], float], in_flight: float = 4.0) -> Watch:
+    """Return what is found of a replica whose counters stand still while the gateway counts its answers."""
+    ticks = [15.0 * tick for tick in range(int(until_s / 15.0) + 1)]
+    return watched(*((t, [replace(at(t, in_flight), answered_requests_total=answered(t)), *peers(t)]) for t in ticks))
+
+
+def test_counters_that_stand_still_while_answers_come_are_the_exporters_fault() -> None:
+    assert [answering(t, lambda s: s // 15.0).anomalies for t in (45.0, 75.0)] == [(), ()]
+    seen = answering(90.0, lambda s: s // 15.0)
+    assert families(seen) == {"exporter"}
+    assert {a.since_at for a in seen.anomalies} == {AT}
+
+
+def test_an_exporter_that_stood_still_once_convicts_nobody_when_answers_pause() -> None:
+    assert families(answering(300.0, lambda s: min(s, 90.0) // 15.0)) == {"exporter"}
+
+
+def test_an_exporter_that_moves_again_is_believed_again() -> None:
+    looks = []
+    for tick in range(14):
+        t = 15.0 * tick
+        steps, answers = 1000.0 + 5.0 * (tick >= 8), float(min(tick, 9))
+        looks.append((t, [replace(at(t, steps_total=steps), answered_requests_total=answers), *peers(t)]))
+    assert families(watched(*looks)) == {"progress", "peers", "gateway"}
+
+
+def test_no_answer_for_three_scrapes_is_the_gateways_evidence() -> None:
+    assert families(answering(45.0, lambda _: 7.0)) == {"progress", "peers", "gateway"}
+
+
+def test_where_answers_are_counted_requests_that_clients_give_up_are_no_progress() -> None:
+    falling = [(t, 9.0 - t / 15.0) for t in (0.0, 15.0, 30.0, 45.0)]
+    looks = [(t, [replace(at(t, inside), answered_requests_total=7.0), *peers(t)]) for t, inside in falling]
+    assert families(watched(*looks)) == {"progress", "peers", "gateway"}
+
+
+def test_the_gateways_word_is_as_old_as_the_tick_and_not_as_the_scrape() -> None:
+    """Scrapes are ten seconds old; the last answer was noticed at 15 s."""
+    looks = [
+        (t, [replace(at(t - 10.0), answered_requests_total=min(t, 15.0)), *peers(t - 10.0)])
+        for t in (0.0, 15.0, 30.0, 45.0, 60.0)
+    ]
+    assert watched(*looks[:4]).anomalies == ()
+    assert families(watched(*looks)) == {"progress", "peers", "gateway"}
+
+
+def test_scrapes_that_fail_while_answers_come_accuse_nobody() -> None:
+    looks = [(t, [replace(at(min(t, 30.0)), answered_requests_total=t), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0)]
+    looks += [(t, [replace(at(30.0), answered_requests_total=t), *peers(t)]) for t in (60.0, 90.0, 120.0)]
+    assert watched(*looks).anomalies == ()
 
 
 def test_a_counter_that_falls_is_another_engine_and_no_negative_work() -> None:
     seen = frozen(45.0)
     fresh = look([at(60.0, steps_total=3.0, output_tokens_total=5.0), *peers(60.0)], AT + 60.0, seen.memory)
-    assert fresh.memory["sick"].output_tokens_per_s is None
+    assert fresh.memory[SICK].output_tokens_per_s is None
     assert fresh.anomalies == ()
 
 
 def test_a_single_counter_reset_leaves_its_rate_unknown() -> None:
     first = look([at(0.0)])
     second = look([at(15.0, steps_total=1500.0, prompt_tokens_total=0.0)], AT + 15.0, first.memory)
-    assert second.memory["sick"].prompt_tokens_per_s is None
-    assert second.memory["sick"].output_tokens_per_s == 0.0
+    assert second.memory[SICK].prompt_tokens_per_s is None
+    assert second.memory[SICK].output_tokens_per_s == 0.0
 
 
 def platform(state: ReplicaState) -> Watch:
@@ -269,7 +338,7 @@ def test_slow_scrapes_are_forgotten_after_the_look_back() -> None:
     later = seen
     for i in range(5, 15):
         later = look(crowd(15.0 * i, 0.051), AT + 15.0 * i, later.memory)
-    assert later.memory["sick"].slow_at == ()
+    assert later.memory[SICK].slow_at == ()
 
 
 def test_a_little_slower_is_no_evidence_however_tight_the_peers_are() -> None:
@@ -293,7 +362,7 @@ def test_all_equally_slow_is_nobodys_fault() -> None:
 def test_a_gauge_without_counters_says_nothing_new() -> None:
     first = look([at(0.0)])
     untold = look([at(15.0, steps_total=NAN, output_tokens_total=NAN)], AT + 15.0, first.memory)
-    assert untold.memory["sick"] == first.memory["sick"]
+    assert untold.memory[SICK] == first.memory[SICK]
 
 
 def test_the_metrics_themselves_are_left_as_they_are() -> None:

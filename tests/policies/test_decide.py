@@ -11,10 +11,10 @@ import pytest
 from forecasting.forecast import LoadForecast
 from policies.capacity import CapacitySettings
 from policies.decide import Foresail, decide
-from policies.decisions import CordonReplica, Decision, FailOver
+from policies.decisions import CordonReplica, Decision, FailOver, Remediation, UncordonReplica
 from policies.fleet import Demand, FleetState, Phase, PoolKey, PoolState
 from policies.guardrails import GuardrailSettings
-from policies.memory import ModelMemory, PolicyMemory, PoolMemory
+from policies.memory import CordonMemory, ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolSettings
 from policies.settings import PolicySettings
 from policies.slo import ServiceObjective
@@ -81,15 +81,18 @@ def test_the_attainment_margin_is_added_to_forecast_and_present() -> None:
     assert desired(decided(fleet(requests_per_s=1.0), {MODEL: forecast(12.0)}, memory)) == 5
 
 
-def test_shrinking_is_planned_once_the_window_agrees_and_the_sick_go_first() -> None:
-    state = fleet(pool([replica("a0"), replica("a1", cordoned=True), *(replica(f"x{i}") for i in range(6))]))
-    (plan,) = decided(state, memory=LONG_SMALL).scaling
-    assert (plan.current, plan.desired, plan.version, plan.retire_first) == (8, 4, 0, ("a1",))
+def test_shrinking_is_planned_once_the_window_agrees_and_what_we_cordoned_goes_first() -> None:
+    others = (replica(f"x{i}") for i in range(5))
+    state = fleet(pool([replica("a0", cordoned=True), replica("a1", cordoned=True), replica("a2"), *others]))
+    ours = {KEY.replica("a1"): CordonMemory(AT - 10.0, "F1", "a1#0", 1000.0, 2e4)}
+    (plan,) = decided(state, memory=replace(LONG_SMALL, cordons=ours)).scaling
+    assert (plan.current, plan.desired, plan.version, plan.retire_first) == (8, 5, 0, ("a1",))
 
 
 def test_growth_names_nobody_to_retire() -> None:
+    ours = {KEY.replica("a1"): CordonMemory(AT - 10.0, "F1", "a1#0", 1000.0, 2e4)}
     state = fleet(pool([replica("a1", cordoned=True), replica("a0")]), requests_per_s=40.0)
-    assert decided(state).scaling[0].retire_first == ()
+    assert decided(state, memory=PolicyMemory(cordons=ours)).scaling[0].retire_first == ()
 
 
 def test_load_that_is_not_observed_holds_everything() -> None:
@@ -260,7 +263,7 @@ def test_evidence_becomes_an_act_and_a_memory() -> None:
         decision = decided(at(15.0 * tick), memory=memory)
         memory = decision.memory
     assert decision.remediations == (CordonReplica("a0", KEY, "F1"),)
-    assert memory.cordons["a0"].cause == "F1"
+    assert memory.cordons[KEY.replica("a0")].cause == "F1"
     assert desired(decision) == 6  # the planner does not count on it
 
 
@@ -320,12 +323,87 @@ def test_the_policy_object_decides_with_its_settings() -> None:
     assert desired(policy.decide(fleet(requests_per_s=99.0), {}, PolicyMemory())) == 4
 
 
-def test_memory_keeps_what_exists_and_forgets_the_rest() -> None:
-    before = decided(fleet(pool(3), pool(2, PoolKey("n", "z"))), given=settings(KEY, PoolKey("n", "z"))).memory
-    after = decided(fleet(pool(1)), memory=before).memory
-    assert set(after.pools) == {str(KEY)}
-    assert set(after.models) == {MODEL}
-    assert set(after.replicas) == {"a0"}
+def test_memory_keeps_what_exists_and_forgets_the_rest_in_time() -> None:
+    stranger = PoolKey("n", "z")
+    before = decided(fleet(pool(2), pool(1, stranger)), given=settings(KEY, stranger)).memory
+    one = pool([replica("a0", metrics=metrics(AT + 301.0))])
+    soon = decided(fleet(pool(1), at=AT + 300.0), memory=before)
+    assert set(soon.memory.pools) == {str(KEY), str(stranger)}
+    assert set(soon.memory.models) == {MODEL, "n"}
+    assert set(soon.memory.replicas) == {KEY.replica("a0"), KEY.replica("a1"), stranger.replica("z0")}
+    assert "vanished" in rules(soon)
+    late = decided(fleet(one, at=AT + 301.0), memory=soon.memory)
+    assert set(late.memory.pools) == {str(KEY)}
+    assert set(late.memory.models) == {MODEL}
+    assert set(late.memory.replicas) == {KEY.replica("a0")}
+    assert "vanished" not in rules(late)
+
+
+def test_a_pool_that_is_not_listed_keeps_its_traffic_and_the_rest_of_its_model_does_not_shrink() -> None:
+    both = settings(KEY, OTHER)
+    state = fleet(pool(8, KEY, weight=0.5), pool(8, OTHER, weight=0.5))
+    little = PoolMemory(targets=((AT - 500.0, 1), (AT - 60.0, 1)))
+    before = PolicyMemory(pools={str(KEY): little, str(OTHER): replace(little, listed_at=AT - 15.0)})
+    assert desired(decided(state, memory=before, given=both)) == 4
+    partial = decided(fleet(pool(8, KEY, weight=0.5)), memory=before, given=both)
+    assert (partial.scaling, partial.traffic) == ((), ())
+    assert {"vanished", "no shrink"} <= rules(partial)
+    assert partial.memory.pools[str(OTHER)] == replace(little, listed_at=AT - 15.0)
+
+
+def test_an_empty_fleet_says_so() -> None:
+    decision = decided(FleetState(AT, ()), given=settings())
+    assert rules(decision) == {"empty fleet"}
+
+
+def test_only_the_hung_one_of_two_replicas_with_one_id_is_treated() -> None:
+    other = PoolKey("n", "a")
+
+    def at(seconds: float) -> FleetState:
+        well = [replica(f"x{i}", metrics=metrics(AT + seconds, steps_total=1e3 + seconds)) for i in range(5)]
+        hung = replica("x0", metrics=metrics(AT + seconds))
+        return fleet(pool(well, KEY), pool([hung, *well[1:]], other), at=AT + seconds)
+
+    memory, acts = PolicyMemory(), list[Remediation]()
+    for tick in range(10):
+        decision = decided(at(15.0 * tick), memory=memory, given=settings(KEY, other))
+        memory = decision.memory
+        acts += decision.remediations
+        assert {d.pool for d in decision.diagnoses} <= {other}
+    assert CordonReplica("x0", other, "F1") in acts
+    assert {act.pool for act in acts if isinstance(act, CordonReplica)} == {other}
+
+
+def test_a_pool_that_leaves_the_settings_gets_its_traffic_back_and_nothing_else() -> None:
+    ours = {OTHER.replica("b0"): CordonMemory(AT - 900.0, "F1", "b0#0", 1000.0, 2e4)}
+    out = replica("b0", cordoned=True, in_flight_requests=0.0)
+    state = fleet(pool(6), pool([out, *(replica(f"b{i}") for i in range(1, 6))], OTHER, weight=0.0))
+    memory = PolicyMemory(cordons=ours)
+    decision = decided(state, memory=memory, given=settings(KEY))
+    assert decision.remediations == (UncordonReplica("b0", OTHER, "not ours"),)
+    back = fleet(pool(6), pool(6, OTHER, weight=0.0), at=AT + 15.0)
+    after = decided(back, memory=decision.memory, given=settings(KEY))
+    assert (after.remediations, after.memory.cordons) == ((), {})
+
+
+def test_a_clock_that_is_set_back_is_said_and_keeps_what_was_running() -> None:
+    """Three scrapes stood still before the jump, the fourth after it makes the hang."""
+
+    def at(tick: int) -> FleetState:
+        now = AT + 15.0 * tick - (3600.0 if tick > 2 else 0.0)
+        hung = replica("a0", requested_at=AT - 9e4, metrics=metrics(now))
+        others = [replica(f"a{i}", metrics=metrics(now, steps_total=1e3 + tick)) for i in range(1, 5)]
+        return fleet(pool([hung, *others]), at=now, requests_per_s=12.0)
+
+    memory, said = PolicyMemory(), list[int]()
+    for tick in range(6):
+        decision = decided(at(tick), memory=memory)
+        memory = decision.memory
+        said += [tick] * ("clock set back" in rules(decision))
+        if decision.remediations:
+            break
+    assert (tick, said) == (4, [3])
+    assert decision.remediations == (CordonReplica("a0", KEY, "F1"),)
 
 
 def growing(state: PoolState, ticks: int, requests_per_s: float) -> list[int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from policies.decisions import Anomaly
-from policies.diagnosis import diagnose
-from policies.fleet import Phase, ReplicaState
+from policies.diagnosis import confirmed, diagnose
+from policies.fleet import Phase, PoolKey, ReplicaState
 from tests.builders import AT, KEY, fleet, pool, replica
 
 
@@ -31,6 +32,8 @@ GATEWAY, NO_GATEWAY = replica("r"), replica("r", in_flight_requests=math.nan)
         (GATEWAY, ("progress", "peers"), "unknown"),  # the gateway sees requests end: a frozen exporter
         (NO_GATEWAY, ("progress", "peers"), "F1"),
         (NO_GATEWAY, ("progress",), "unknown"),
+        (GATEWAY, ("exporter",), "F13"),
+        (GATEWAY, ("exporter", "peers", "latency"), "F13"),
         (GATEWAY, ("progress",), "unknown"),
         (GATEWAY, ("peers", "latency"), "F8"),
         (GATEWAY, ("peers",), "unknown"),
@@ -42,6 +45,20 @@ GATEWAY, NO_GATEWAY = replica("r"), replica("r", in_flight_requests=math.nan)
 )
 def test_evidence_is_held_against_the_catalogue(state: ReplicaState, families: tuple[str, ...], expected: str) -> None:
     assert cause(state, *families) == expected
+
+
+def test_a_hang_that_only_the_engines_own_metrics_tell_is_not_confirmed() -> None:
+    alone, *_ = diagnose(fleet(pool([NO_GATEWAY])), evidence("progress", "peers"))
+    both, *_ = diagnose(fleet(pool([GATEWAY])), evidence("progress", "gateway"))
+    slow, *_ = diagnose(fleet(pool([GATEWAY])), evidence("peers", "latency"))
+    assert [confirmed(d) for d in (alone, both, slow)] == [False, True, True]
+
+
+def test_evidence_against_one_of_two_replicas_with_one_id_is_not_held_against_the_other() -> None:
+    twin = PoolKey("n", "z")
+    state = fleet(pool([GATEWAY]), pool([replica("r", Phase.FAILED)], twin))
+    found = diagnose(state, [*evidence("progress", "gateway"), replace(evidence("platform")[0], pool=twin)])
+    assert [(d.pool, d.cause) for d in found] == [(KEY, "F1"), (twin, "F2")]
 
 
 def test_a_hang_outweighs_slowness() -> None:

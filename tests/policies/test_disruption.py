@@ -64,6 +64,12 @@ def test_a_successor_may_have_the_same_name() -> None:
     assert outcome(act(), replica("old", requested_at=AT - 59.0, since_at=AT), OLD) == DONE
 
 
+def test_a_replica_from_the_future_is_an_old_one_and_the_clock_was_set_back() -> None:
+    old = replica("old", requested_at=AT + 600.0)
+    assert outcome(act(), old, replica("other", requested_at=AT + 500.0)) == RUNNING
+    assert outcome(act(), replica("other", requested_at=AT + 500.0), desired=2) == RUNNING
+
+
 def test_an_act_is_not_verified_in_the_tick_it_was_made() -> None:
     assert outcome(act(0.0), OLD, desired=1) == RUNNING
 

@@ -14,6 +14,7 @@ from policies.decisions import (
     Anomaly,
     CordonReplica,
     Diagnosis,
+    FailOver,
     Page,
     Remediation,
     RestartReplica,
@@ -26,6 +27,7 @@ from policies.memory import ActionMemory, CordonMemory, PolicyMemory, ReplicaMem
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, metrics, pool, replica
 
 SETTINGS = HealingSettings()
+A0 = KEY.replica("a0")
 MEASURED = LeadTime(80.0, 100.0, 5, measured=True)
 
 
@@ -37,7 +39,7 @@ def remembered(state: FleetState, **changes: Any) -> dict[str, ReplicaMemory]:
     """What a look a moment ago left: every replica did its steps and is quiet since."""
     known = ReplicaMemory("", 1000.0, 1e5, 2e4, 4.0, AT, AT)
     return {
-        r.id: replace(known, life=f"{r.id}#{r.restarts}", **changes)
+        p.key.replica(r.id): replace(known, life=r.life, **changes)
         for p in state.pools
         for r in p.replicas
         if r.metrics is not None
@@ -53,16 +55,20 @@ def treated(
     anomalies: tuple[Anomaly, ...] = (),
     lead: LeadTime = MEASURED,
     least: int = 0,
+    ours: Sequence[PoolKey] | None = None,
     settings: HealingSettings = SETTINGS,
 ) -> Course:
+    """What is done; ``least`` replicas of the first pool must serve, ``fresh`` are ids in it."""
     known = remembered(state) if seen is None else seen
+    lately = known if fresh is None else [KEY.replica(name) for name in fresh]
+    managed = [p.key for p in state.pools] if ours is None else ours
     return heal(
         state,
         diagnoses,
-        Watch(anomalies, known, frozenset(known if fresh is None else fresh)),
+        Watch(anomalies, known, frozenset(lately)),
         memory or PolicyMemory(),
         {str(p.key): lead for p in state.pools},
-        dict.fromkeys(state.models, least),
+        {str(key): least * (key == state.pools[0].key) for key in managed},
         settings,
     )
 
@@ -92,7 +98,7 @@ def some(count: int = 6, **first: Any) -> FleetState:
 def cordoned(cause: str, ago_s: float = 60.0, **changes: Any) -> PolicyMemory:
     """Memory of ``a0`` taken out of traffic by us."""
     entry = CordonMemory(AT - ago_s, cause, "a0#0", 1000.0, 2e4)
-    return PolicyMemory(cordons={"a0": replace(entry, **changes)})
+    return PolicyMemory(cordons={A0: replace(entry, **changes)})
 
 
 def restarts(count: int, ago_s: float = 900.0, **changes: Any) -> PolicyMemory:
@@ -107,7 +113,7 @@ def restarts(count: int, ago_s: float = 900.0, **changes: Any) -> PolicyMemory:
 def test_a_hung_replica_is_cordoned_at_once_and_remembered() -> None:
     course = treated(some(), sick("a0", "F1", 50.0))
     assert done(course) == [(CordonReplica, "a0")]
-    assert course.cordons["a0"] == CordonMemory(AT, "F1", "a0#0", 1000.0, 2e4)
+    assert course.cordons[A0] == CordonMemory(AT, "F1", "a0#0", 1000.0, 2e4)
     assert course.actions == ()
 
 
@@ -145,14 +151,14 @@ def test_without_a_sign_of_life_the_cordon_stays(counters: dict[str, Any]) -> No
 def test_a_restarted_engine_gets_its_traffic_back() -> None:
     """A cordon outlives the restart of the container, the reason for it does not."""
     state = some(cordoned=True, restarts=1)
-    fresh = {**remembered(state), "a0": ReplicaMemory("a0#1", 0.0, 0.0, 0.0, 0.0, AT, AT)}
+    fresh = {**remembered(state), A0: ReplicaMemory("a0#1", 0.0, 0.0, 0.0, 0.0, AT, AT)}
     assert done(treated(state, memory=cordoned("F1"), seen=fresh)) == [(UncordonReplica, "a0")]
 
 
 def test_a_fresh_engine_needs_no_step_to_prove_itself() -> None:
     """It had made none when it hung, and gets no traffic to make one."""
     state = some(cordoned=True, restarts=1)
-    fresh = {**remembered(state), "a0": ReplicaMemory("a0#1", 0.0, 0.0, 0.0, 0.0, AT, AT)}
+    fresh = {**remembered(state), A0: ReplicaMemory("a0#1", 0.0, 0.0, 0.0, 0.0, AT, AT)}
     memory = cordoned("F1", steps_total=0.0, output_tokens_total=0.0)
     assert done(treated(state, memory=memory, seen=fresh)) == [(UncordonReplica, "a0")]
 
@@ -178,20 +184,88 @@ def test_without_fresh_metrics_no_life_is_no_reason_to_restart() -> None:
     assert done(treated(state, memory=cordoned("F1", 900.0), seen=stale)) == []
 
 
-def test_what_we_did_not_cordon_is_not_given_back() -> None:
+def test_a_hang_that_waits_for_its_restart_says_so() -> None:
+    course = treated(some(cordoned=True), sick("a0", "F1", 119.0), memory=cordoned("F1"))
+    assert rules(course) == ["restart pending"]
+    alone = treated(some(cordoned=True, in_flight_requests=0.0), memory=cordoned("F1", 119.0))
+    assert rules(alone) == ["restart pending"]
+
+
+def test_an_answer_after_the_cordon_gives_traffic_back() -> None:
+    """The exporter stands still, the engine does not: the gateway saw it finish what it had."""
+    state = some(cordoned=True, in_flight_requests=0.0, answered_requests_total=9.0)
+    answered = remembered(state, answered_total=9.0, answered_at=AT - 10.0)
+    assert done(treated(state, memory=cordoned("F1", 900.0), seen=answered)) == [(UncordonReplica, "a0")]
+    before = remembered(state, answered_total=9.0, answered_at=AT - 901.0)
+    assert done(treated(state, memory=cordoned("F1", 900.0), seen=before)) == [(RestartReplica, "a0")]
+
+
+@pytest.mark.parametrize("counted", [math.nan, 9.0])
+@pytest.mark.parametrize("inside", [0.0, 3.0])
+def test_requests_that_ended_after_the_cordon_uncounted_leave_it_to_a_human(inside: float, counted: float) -> None:
+    """Also when the count begins later: what ended before was answered or given up, nobody knows."""
+    state = some(cordoned=True, in_flight_requests=inside, answered_requests_total=counted)
+    fell = remembered(state, in_flight=inside, fell_at=AT - 10.0)
+    course = treated(state, memory=cordoned("F1", 900.0), seen=fell)
+    assert (done(course), pages(course)) == ([], [(A0, "F1")])
+    again = treated(state, sick("a0", "F1", 900.0), memory=cordoned("F1", 900.0), seen=fell)
+    assert (done(again), pages(again)) == ([], [(A0, "F1")])
+
+
+def test_a_hang_without_a_gateway_is_cordoned_with_care_and_left_to_a_human() -> None:
+    alone = replace(sick("a0", "F1", 900.0), families=("peers", "progress"))
+    course = treated(some(in_flight_requests=math.nan), alone)
+    assert (done(course), pages(course)) == ([(CordonReplica, "a0")], [(A0, "F1")])
+    full = treated(some(4, in_flight_requests=math.nan), alone, least=4)
+    assert (done(full), rules(full)) == ([], ["serving floor", "needs a human"])
+    out = some(cordoned=True, in_flight_requests=math.nan)
+    assert done(treated(out, alone, memory=cordoned("F1", 900.0))) == []
+    assert done(treated(out, memory=cordoned("F1", 900.0))) == []
+
+
+def test_a_stuck_exporter_is_a_humans_business_and_opens_no_breaker() -> None:
+    course = treated(some(), *(sick(f"a{i}", "F13", 900.0) for i in range(6)))
+    assert (done(course), rules(course)) == ([], ["needs a human"] * 6)
+    assert course.stopped == frozenset()
+
+
+def test_what_nobody_we_know_cordoned_is_left_to_a_human_who_is_told() -> None:
     state = some(cordoned=True)
-    assert done(treated(state, seen=remembered(state, steps_total=2000.0))) == []
+    course = treated(state, seen=remembered(state, steps_total=2000.0))
+    assert (done(course), pages(course)) == ([], [(A0, "cordon")])
+    assert pages(treated(state, memory=replace(PolicyMemory(), pages=course.pages))) == []
+
+
+def test_a_cordon_outlives_an_answer_in_which_its_replica_is_missing() -> None:
+    state = some(cordoned=True)
+    nothing = fleet(pool([replica(f"a{i}") for i in range(1, 6)]))
+    gone = treated(nothing, memory=cordoned("F1"), seen=remembered(state))
+    assert set(gone.cordons) == {A0}
+    assert treated(nothing, memory=cordoned("F1"), seen=remembered(nothing)).cordons == {}
+
+
+def test_a_slow_replica_that_is_not_listed_is_no_repair_under_way() -> None:
+    seen = {**remembered(some()), KEY.replica("gone"): ReplicaMemory("gone#0", 1.0, 1.0, 1.0, 1.0, AT, AT)}
+    memory = PolicyMemory(cordons={KEY.replica("gone"): CordonMemory(AT - 60.0, "F8", "gone#0")})
+    assert done(treated(some(), sick("a1", "F8"), memory=memory, seen=seen)) == [(CordonReplica, "a1")]
+
+
+def test_in_a_pool_that_is_not_ours_only_our_cordons_are_lifted() -> None:
+    state = some(cordoned=True, in_flight_requests=0.0)
+    course = treated(state, sick("a0", "F1", 900.0), sick("a1", "F1"), memory=cordoned("F1", 900.0), ours=[])
+    assert (done(course), pages(course)) == ([(UncordonReplica, "a0")], [])
+    assert treated(state, sick("a1", "F1"), ours=[]).remediations == ()
 
 
 def test_what_somebody_else_cordoned_is_left_to_them() -> None:
     course = treated(some(cordoned=True), sick("a0", "F1", 900.0))
-    assert (done(course), pages(course)) == ([], [("a0", "F1")])
+    assert (done(course), pages(course)) == ([], [(A0, "F1")])
 
 
 def test_a_cordon_that_was_not_carried_out_is_tried_again() -> None:
     course = treated(some(), sick("a0", "F1"), memory=cordoned("F1"))
     assert done(course) == [(CordonReplica, "a0")]
-    assert course.cordons["a0"].at == AT
+    assert course.cordons[A0].at == AT
 
 
 def test_a_cordon_that_somebody_lifted_is_forgotten() -> None:
@@ -378,9 +452,31 @@ def test_one_sick_model_does_not_stop_a_large_fleet() -> None:
     assert (done(course), pages(course)) == ([(CordonReplica, "p0")], [(MODEL, "breaker")])
 
 
+def test_a_model_that_its_own_breaker_stopped_does_not_stop_the_others() -> None:
+    big = pool(6, PoolKey("big", "z"))
+    state = fleet(*some(6).pools, big)
+    frozen = tuple(Anomaly("progress", f"z{i}", big.key, 1.0, AT - 60.0, "") for i in range(6))
+    unknown = [sick(f"z{i}", "unknown", key=big.key) for i in range(6)]
+    course = treated(state, *unknown, sick("a0", "F1"), anomalies=frozen)
+    assert (done(course), pages(course)) == ([(CordonReplica, "a0")], [("big", "breaker")])
+    assert course.stopped == {"big"}
+
+
+def test_two_replicas_with_one_id_are_told_apart() -> None:
+    twin = pool([replica("a0", cordoned=True), replica("a1")], PoolKey("n", "a"))
+    state = fleet(*some(6).pools, twin)
+    memory = PolicyMemory(cordons={twin.key.replica("a0"): CordonMemory(AT - 900.0, "F1", "a0#0", 1.0, 1.0)})
+    course = treated(state, sick("a0", "F1"), memory=memory)
+    assert [(type(r), r.pool) for r in course.remediations if not isinstance(r, Page | FailOver)] == [
+        (CordonReplica, KEY),
+        (UncordonReplica, twin.key),
+    ]
+    assert set(course.cordons) == {A0, twin.key.replica("a0")}
+
+
 def test_an_open_breaker_still_gives_traffic_back() -> None:
     state = some(5, cordoned=True)
-    moved = {**remembered(state), "a0": replace(remembered(state)["a0"], steps_total=2000.0)}
+    moved = {**remembered(state), A0: replace(remembered(state)[A0], steps_total=2000.0)}
     course = treated(state, sick("a1", "F1"), sick("a2", "F1"), memory=cordoned("F1"), seen=moved)
     assert done(course) == [(UncordonReplica, "a0")]
 
@@ -425,7 +521,14 @@ def test_loss_is_counted_where_it_is() -> None:
 
 def test_a_restart_that_was_held_is_unlearned() -> None:
     memory = PolicyMemory(actions=(*restarts(1).actions, *restarts(1, 0.0, target="a0", open=True).actions))
-    assert [a.target for a in unlearn(memory, ["a0"], []).actions] == ["gone"]
+    assert [a.target for a in unlearn(memory, [("restart", A0)], []).actions] == ["gone"]
+
+
+def test_a_cordon_that_was_held_is_unlearned() -> None:
+    """Else a cordon of somebody else's would look like ours."""
+    memory = replace(cordoned("F1"), cordons={**cordoned("F1").cordons, KEY.replica("a1"): CordonMemory(AT, "F1", "x")})
+    assert set(unlearn(memory, [("cordon", A0)], []).cordons) == {KEY.replica("a1")}
+    assert unlearn(memory, [("uncordon", A0), ("restart", A0)], []) == memory
 
 
 def test_a_page_that_was_not_delivered_is_sent_again() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policies.decisions import CordonReplica, RestartReplica
+from policies.decisions import CordonReplica, Page, RestartReplica
 from policies.fleet import Phase
 from policies.placement import PoolSettings
 from simulations.case import SimulationSettings
@@ -88,6 +88,13 @@ def test_a_hung_replica_leaves_traffic_and_is_restarted_while_the_others_serve_o
     assert card.dropped_in_flight + card.failed <= 2 * SMALL.max_running
 
 
+def test_a_replica_whose_exporter_freezes_works_on_and_is_left_alone() -> None:
+    _, ticks = run(STEADY, quick_settings(least=4, lead_time_s=45.0, faults=("exporter-freeze@300:replica=1",)))
+    decisions = [tick.record.decision for tick in ticks if tick.record.decision]
+    assert {(type(r), r.cause) for d in decisions for r in d.remediations} == {(Page, "F13")}
+    assert {d.cause for decision in decisions for d in decision.diagnoses} == {"F13"}
+
+
 def test_nothing_is_healed_where_nothing_is_sick(wave: tuple[SimulationResult, list[Tick]]) -> None:
     assert not [tick for tick in wave[1] if tick.record.decision and tick.record.decision.remediations]
 
@@ -140,7 +147,7 @@ def test_two_pools_share_a_load_that_neither_carries_alone_and_the_cheaper_one_h
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_rule_is_broken_when_things_go_wrong_at_random(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    kinds = ("crash", "hang", "slow", "node-loss", "metrics-loss", "metrics-freeze")
+    kinds = ("crash", "hang", "slow", "node-loss", "exporter-freeze", "metrics-loss", "metrics-freeze")
     faults = []
     for kind in rng.choice(kinds, 5):
         where = f"replica={rng.integers(4)}," if not kind.startswith("metrics") else ""

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from controller.errors import ActuationError
 from controller.modes import Mode, ModeSettings
 from controller.ports import TickRecord
+from policies.decide import Foresail
 from policies.decisions import CordonReplica, FailOver, RestartReplica
 from policies.fleet import PoolKey
 from policies.guardrails import GuardrailSettings
+from policies.memory import PolicyMemory
 from tests.builders import AT, KEY, MODEL, OTHER, settings
 from tests.builders_world import Controlled, World
 
@@ -61,15 +64,27 @@ def test_a_hung_replica_is_cordoned_within_a_minute_and_restarted_once(says_idle
     assert control.notifier.pages == []
 
 
-def test_without_a_gateway_the_peers_give_the_second_evidence() -> None:
+def test_without_a_gateway_what_looks_hung_is_taken_out_and_left_to_a_human() -> None:
     control = at_work(a_world(gateway=False))
     control.world.engines["a1"].hung = True
-    control.run(300.0)
-    assert [verb for _, verb, _ in since(control, 60.0)] == ["cordon", "restart"]
+    control.run(900.0)
+    assert [verb for _, verb, _ in since(control, 60.0)] == ["cordon"]
+    assert [page.subject for page in control.notifier.pages] == [KEY.replica("a1")]
 
 
-def test_clients_that_give_up_do_not_hide_a_hang_for_ever() -> None:
-    control = at_work(a_world())
+def test_without_counted_answers_a_hang_is_still_found_and_restarted() -> None:
+    control = at_work(a_world(counts_answers=False))
+    control.world.engines["a1"].hung = True
+    control.run(600.0)
+    (cordoned_s, *_), _ = acts = since(control, 60.0)
+    assert [verb for _, verb, _ in acts] == ["cordon", "restart"]
+    assert cordoned_s <= 75.0
+
+
+@pytest.mark.parametrize(("counts_answers", "verbs"), [(True, ["cordon", "restart"]), (False, ["cordon"])])
+def test_clients_that_give_up_do_not_hide_a_hang_for_ever(counts_answers: bool, verbs: list[str]) -> None:
+    """Where answers are not counted, what leaves may have been answered: a human is told."""
+    control = at_work(a_world(counts_answers=counts_answers))
     hung = control.world.engines["a1"]
     hung.hung = True
 
@@ -78,7 +93,8 @@ def test_clients_that_give_up_do_not_hide_a_hang_for_ever() -> None:
             hung.in_flight *= 0.5
 
     control.run(600.0, clients_leave)
-    assert [(verb, name) for _, verb, name in since(control, 60.0)] == [("cordon", "a1"), ("restart", "a1")]
+    assert [(verb, name) for _, verb, name in since(control, 60.0)] == [(verb, "a1") for verb in verbs]
+    assert len(control.notifier.pages) == (not counts_answers)
 
 
 def test_a_stall_that_ends_by_itself_gets_its_traffic_back() -> None:
@@ -140,8 +156,28 @@ def test_one_overloaded_replica_is_never_restarted() -> None:
     assert control.acts(*HEALING) == []
 
 
-def test_frozen_counters_of_a_replica_whose_requests_end_cause_no_act() -> None:
+def test_a_stuck_exporter_of_a_busy_replica_causes_no_act_and_one_page() -> None:
+    """The load is steady, so that the gauge of requests in flight stands still as well."""
     control = at_work(a_world())
+    engine = control.world.engines["a1"]
+    engine.exporter_stuck = engine.sample(control.world.clock.at)
+    control.run(1800.0)
+    assert control.acts(*HEALING) == []
+    assert [(page.subject, page.cause) for page in control.notifier.pages] == [(KEY.replica("a1"), "F13")]
+
+
+def test_a_stuck_exporter_is_never_restarted_where_answers_are_not_counted() -> None:
+    """It is taken out on the gauge's word and drains: only a human can say whether that is life."""
+    control = at_work(a_world(counts_answers=False))
+    engine = control.world.engines["a1"]
+    engine.exporter_stuck = engine.sample(control.world.clock.at)
+    control.run(1800.0)
+    assert [verb for _, verb, _ in since(control, 60.0)] == ["cordon"]
+    assert [page.cause for page in control.notifier.pages] == ["F1"]
+
+
+def test_frozen_counters_of_a_replica_whose_requests_end_cause_no_act() -> None:
+    control = at_work(a_world(counts_answers=False))
     engine = control.world.engines["a1"]
     engine.exporter_stuck = engine.sample(control.world.clock.at)
 
@@ -200,6 +236,77 @@ def test_a_breaker_that_closed_for_a_quarter_of_an_hour_pages_anew() -> None:
             engine.hung = False
         control.run(1200.0)
     assert [page.cause for page in control.notifier.pages] == ["breaker", "breaker"]
+
+
+# what the platform or others do to what we took out
+
+
+def test_an_empty_answer_of_the_platform_makes_no_orphan_of_our_cordon() -> None:
+    control = at_work(a_world())
+    stalled = control.world.engines["a1"]
+    stalled.hung = True
+    control.run(60.0)
+    control.world.unlisted = True
+    control.run(15.0)
+    control.world.unlisted = False
+    stalled.hung = False
+    control.run(60.0)
+    assert [verb for _, verb, _ in since(control, 60.0)] == ["cordon", "uncordon"]
+    assert stalled.serving
+
+
+def test_a_controller_that_lost_its_memory_tells_a_human_of_its_cordon() -> None:
+    control = at_work(a_world())
+    stalled = control.world.engines["a1"]
+    stalled.hung = True
+    control.run(60.0)
+    control.loop.memory, stalled.hung = PolicyMemory(), False
+    control.run(600.0)
+    assert [verb for _, verb, _ in since(control, 60.0)] == ["cordon"]
+    assert [(page.subject, page.cause) for page in control.notifier.pages] == [(KEY.replica("a1"), "cordon")]
+
+
+@pytest.mark.parametrize("moves_again", [False, True])
+def test_a_cordon_by_hand_while_we_only_looked_on_stays_theirs(moves_again: bool) -> None:
+    world, killed = a_world(), [True]
+    control = world.controlled(settings(least=6), killed=lambda: killed[0])
+    control.run(60.0)
+    world.engines["a1"].hung = True
+    control.run(90.0)
+    world.cordon(KEY, "a1")
+    control.run(15.0)
+    world.engines["a1"].hung, killed[0] = not moves_again, False
+    control.run(600.0)
+    assert [verb for _, verb, _ in control.acts(*HEALING)] == ["cordon"]
+    assert {page.subject for page in control.notifier.pages} == {KEY.replica("a1")}
+
+
+def test_restarts_that_fail_are_paced_counted_and_end_with_a_human() -> None:
+    """Each one times out, and nobody knows whether it took effect."""
+    world = a_world()
+    control = at_work(world)
+    tried: list[float] = []
+
+    def refuse(*_: object) -> None:
+        tried.append(world.clock.at)
+        raise ActuationError("no answer within 10 s", "world")
+
+    world.restart = refuse  # type: ignore[method-assign]
+    world.engines["a1"].hung = world.engines["a2"].hung = True
+    control.run(3600.0)
+    assert len(tried) == 4
+    assert min(later - earlier for earlier, later in pairwise(tried)) >= 300.0
+    assert str(KEY) in {page.subject for page in control.notifier.pages}
+
+
+def test_a_pool_that_leaves_the_settings_gets_its_replica_back() -> None:
+    world = two_pools()
+    control = at_work(world, least=4)
+    world.engines["b5"].hung = True
+    control.run(60.0)
+    control.loop._policy = Foresail(settings(KEY, least=4))
+    control.run(600.0)
+    assert [verb for _, verb, _ in since(control, 60.0)] == ["cordon", "uncordon"]
 
 
 # crash, start, straggler

@@ -9,6 +9,7 @@ import pytest
 from controller.errors import BadInput
 from simulations.faults import (
     Crash,
+    ExporterFreeze,
     Fault,
     Hang,
     MetricsFreeze,
@@ -34,6 +35,8 @@ from simulations.faults import (
         ("metrics-loss@60:duration=90", MetricsLoss(60.0, None, 90.0)),
         ("metrics-loss@60:replica=1,duration=90", MetricsLoss(60.0, ReplicaTarget("", 1), 90.0)),
         ("metrics-freeze@60", MetricsFreeze(60.0)),
+        ("exporter-freeze@60:replica=1,duration=90", ExporterFreeze(60.0, ReplicaTarget("", 1), 90.0)),
+        ("exporter-freeze@60", ExporterFreeze(60.0)),
     ],
 )
 def test_a_spec_is_read_as_written(spec: str, fault: Fault) -> None:

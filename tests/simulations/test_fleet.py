@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from policies.fleet import Phase, PoolState
 from policies.slo import ServiceObjective
-from simulations.faults import Crash, Hang, NodeLoss, ReplicaTarget, SlowDown
+from simulations.faults import Crash, ExporterFreeze, Hang, NodeLoss, ReplicaTarget, SlowDown
 from simulations.fleet import SimulatedFleet
 from simulations.outcomes import RequestStatus
 from simulations.pool import PoolSpec
@@ -136,7 +137,7 @@ def test_replicas_beyond_the_gpu_stock_stay_pending_unpaid_until_gpus_are_given_
     fleet.advance(200.0)
     assert phases(fleet) == [Phase.READY, Phase.READY, Phase.PENDING]
     assert fleet.gpu_seconds() == 200.0 * 4
-    fleet.cluster.restart(only_pool(fleet).replicas[0].id)
+    fleet.cluster.restart(only_pool(fleet).key, only_pool(fleet).replicas[0].id)
     assert phases(fleet) == [Phase.READY, Phase.PENDING, Phase.PENDING]
     fleet.advance(300.0)
     assert phases(fleet) == [Phase.READY, Phase.READY, Phase.PENDING]
@@ -285,7 +286,7 @@ def test_a_hung_engine_looks_alive_does_nothing_and_only_a_restart_clears_it() -
     assert after.queued_requests > before.queued_requests
     fleet.advance(130.0)
     assert fleet.outcomes.count(RequestStatus.FAILED) > 0  # clients gave up
-    fleet.cluster.restart("main-0")
+    fleet.cluster.restart(only_pool(fleet).key, "main-0")
     assert [r.id for r in only_pool(fleet).replicas] == ["main-1"]
     fleet.advance(299.0)
     assert fleet.outcomes.status[-1] != RequestStatus.FAILED
@@ -330,6 +331,22 @@ def test_an_engine_counts_ttft_from_its_own_queue_at_the_first_token() -> None:
     fleet.advance(20.0)
     assert fleet.outcomes.count(RequestStatus.IN_SYSTEM) == 1
     assert fleet.metrics.read(60.0).replicas["main-0"].ttft_p95_s < 1.0
+
+
+def test_a_frozen_exporter_shows_new_instants_and_old_figures_while_the_replica_works() -> None:
+    fleet = a_fleet([a_pool(2)], [a_batch(poisson(20.0, 4_000), output_tokens=100)], epoch_at=1000.0)
+    fleet.inject(ExporterFreeze(40.0, ReplicaTarget(replica=1), duration_s=60.0))
+    fleet.advance(1060.0)
+    before = fleet.metrics.read(1060.0)
+    fleet.advance(1095.0)
+    during = fleet.metrics.read(1095.0)
+    stuck = during.replicas["main-1"]
+    assert stuck == replace(before.replicas["main-1"], observed_at=stuck.observed_at)
+    assert stuck.observed_at > before.replicas["main-1"].observed_at
+    assert during.answered["main-1"] > before.answered["main-1"] > 0
+    assert during.replicas["main-0"].steps_total > before.replicas["main-0"].steps_total
+    fleet.advance(1130.0)
+    assert fleet.metrics.read(1130.0).replicas["main-1"].steps_total > stuck.steps_total
 
 
 def test_a_lost_node_takes_all_its_replicas_and_others_come_on_another_node() -> None:

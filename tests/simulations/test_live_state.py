@@ -172,7 +172,7 @@ def test_a_sick_replica_that_is_given_up_is_over_when_the_pool_does_without_it()
 
 def test_a_remedy_that_was_held_is_not_told_as_done() -> None:
     cordon = CordonReplica("a100-1", A100, "F1")
-    held = ActResult("cordon", "a100-1", "held", "mode observe")
+    held = ActResult("cordon", A100.replica("a100-1"), "held", "mode observe")
     record = record_of(150.0, [pool_of(A100, [R, R])], diagnoses=[HANG], remediations=[cordon], results=[held])
     assert after(record).incidents[0].steps == ((150.0, "not taken out of traffic, held: mode observe"),)
 

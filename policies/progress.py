@@ -1,0 +1,123 @@
+"""How far has a replica come: what the gateway and its own counters say, look by look?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from policies.fleet import ReplicaMetrics, ReplicaState
+from policies.memory import ReplicaMemory
+
+
+def remember(at: float, replica: ReplicaState, before: ReplicaMemory | None) -> ReplicaMemory | None:
+    """Return what is known of the replica now; None as long as this life of it was not scraped."""
+    if before is not None and before.life != replica.life:
+        before = None
+    seen = replica.metrics
+    if seen is not None and (before is None or _began_anew(seen, before)):
+        return _new_life(replica, seen)
+    if before is None:
+        return None
+    told = _after_gateway(before, at, replica)
+    return told if seen is None else _after_scrape(told, replica, seen)
+
+
+def stood_s(known: ReplicaMemory, at: float) -> float:
+    """Return for how many seconds nothing spoke for it: no step, no answer, no fall of the requests in flight.
+
+    Answers are as new as ``at``. The gauge is held against the older scrape, so that it has a tick more to fall.
+    """
+    stepped_or_fell_at = known.stepped_at if known.fell_at is None else max(known.stepped_at, known.fell_at)
+    silent_s = known.observed_at - stepped_or_fell_at
+    return silent_s if known.answered_at is None else min(silent_s, at - known.answered_at)
+
+
+def exporter_stuck_s(known: ReplicaMemory) -> float:
+    """Return for how long scrapes came, answers too, and counters did not move.
+
+    The last answers of an engine that hangs may be noticed after its last step, by a scrape and a tick at most.
+    """
+    return -math.inf if known.answered_at is None else min(known.answered_at, known.observed_at) - known.stepped_at
+
+
+def _began_anew(seen: ReplicaMetrics, before: ReplicaMemory) -> bool:
+    """Return whether a counter fell: the engine was restarted without the platform's knowledge."""
+    return _less(_known(seen.steps_total), before.steps_total) or _less(
+        _known(seen.output_tokens_total), before.output_tokens_total
+    )
+
+
+def _new_life(replica: ReplicaState, seen: ReplicaMetrics) -> ReplicaMemory:
+    return ReplicaMemory(
+        life=replica.life,
+        steps_total=_known(seen.steps_total),
+        prompt_tokens_total=_known(seen.prompt_tokens_total),
+        output_tokens_total=_known(seen.output_tokens_total),
+        in_flight=_known(replica.in_flight_requests),
+        observed_at=seen.observed_at,
+        stepped_at=seen.observed_at,
+        busy=_busy(replica, seen),
+        answered_total=_known(replica.answered_requests_total),
+    )
+
+
+def _after_gateway(before: ReplicaMemory, at: float, replica: ReplicaState) -> ReplicaMemory:
+    """Return memory after the gateway's word; its figures carry no instant of their own, so they count as of ``at``."""
+    in_flight, answered = _known(replica.in_flight_requests), _known(replica.answered_requests_total)
+    fell = answered is None and _less(in_flight, before.in_flight)
+    return replace(
+        before,
+        in_flight=before.in_flight if in_flight is None else in_flight,
+        answered_total=before.answered_total if answered is None else answered,
+        answered_at=at if _less(before.answered_total, answered) else before.answered_at,
+        fell_at=at if fell else before.fell_at,
+    )
+
+
+def _after_scrape(before: ReplicaMemory, replica: ReplicaState, seen: ReplicaMetrics) -> ReplicaMemory:
+    """Return memory after the engine's word: a step or a token is progress, and so is idleness.
+
+    Standing still takes work inside at both ends of the time. A counter that is not given is no evidence: what was
+    last known of it stands, and ``observed_at`` with it.
+    """
+    steps, tokens = _known(seen.steps_total), _known(seen.output_tokens_total)
+    prompt, busy = _known(seen.prompt_tokens_total), _busy(replica, seen)
+    elapsed_s = seen.observed_at - before.observed_at
+    if elapsed_s <= 0 or (steps is None and tokens is None):
+        return before
+    moved = _moved(before.steps_total, steps) or _moved(before.output_tokens_total, tokens)
+    stood = busy and before.busy and not moved
+    return replace(
+        before,
+        steps_total=before.steps_total if steps is None else steps,
+        prompt_tokens_total=before.prompt_tokens_total if prompt is None else prompt,
+        output_tokens_total=before.output_tokens_total if tokens is None else tokens,
+        observed_at=seen.observed_at,
+        stepped_at=before.stepped_at if stood else seen.observed_at,
+        busy=busy,
+        prompt_tokens_per_s=_rate(before.prompt_tokens_total, prompt, elapsed_s),
+        output_tokens_per_s=_rate(before.output_tokens_total, tokens, elapsed_s),
+    )
+
+
+def _busy(replica: ReplicaState, seen: ReplicaMetrics) -> bool:
+    """Return whether it is known to have work, by the gateway or by itself."""
+    return any(count > 0 for count in (replica.in_flight_requests, seen.running_requests, seen.queued_requests))
+
+
+def _moved(before: float | None, now: float | None) -> bool:
+    """Return whether a counter grew, or is known for the first time."""
+    return now is not None and (before is None or now > before)
+
+
+def _rate(before: float | None, now: float | None, elapsed_s: float) -> float | None:
+    return None if before is None or now is None or now < before else (now - before) / elapsed_s
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _less(one: float | None, other: float | None) -> bool:
+    """Return whether both are known and the first is smaller."""
+    return one is not None and other is not None and one < other

@@ -1,0 +1,66 @@
+"""What does memory look like once the clock was set back?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from policies.decisions import Reason
+from policies.memory import ActionMemory, PolicyMemory, PoolMemory, ReplicaMemory
+
+Counts = tuple[tuple[float, int], ...]
+
+
+def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[Reason, ...]]:
+    """Return ``memory`` as it is, or with every instant moved back with the clock, as if no time had passed since.
+
+    Otherwise what lies in the future would be taken for news, and every wait would last until the old time is reached
+    again. All durations that were running (cooldowns, windows, time without a step) go on from where they were.
+    """
+    if memory.decided_at is None or at >= memory.decided_at:
+        return memory, ()
+    by_s = memory.decided_at - at
+    moved = replace(
+        memory,
+        pools={key: _pool(known, by_s) for key, known in memory.pools.items()},
+        models={m: replace(known, margin_at=_back(known.margin_at, by_s)) for m, known in memory.models.items()},
+        replicas={name: _replica(known, by_s) for name, known in memory.replicas.items()},
+        actions=tuple(_action(act, by_s) for act in memory.actions),
+        cordons={name: replace(cordon, at=cordon.at - by_s) for name, cordon in memory.cordons.items()},
+        pages={key: wanted_at - by_s for key, wanted_at in memory.pages.items()},
+        decided_at=at,
+    )
+    detail = f"it shows {by_s:.0f} s less than at the last decision; what is remembered moves with it"
+    return moved, (Reason("clock set back", "clock", memory.decided_at, at, detail),)
+
+
+def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
+    return replace(
+        known,
+        targets=_counts(known.targets, by_s),
+        desired=_counts(known.desired, by_s),
+        unsound_at=_back(known.unsound_at, by_s),
+        listed_at=_back(known.listed_at, by_s),
+    )
+
+
+def _replica(known: ReplicaMemory, by_s: float) -> ReplicaMemory:
+    return replace(
+        known,
+        observed_at=known.observed_at - by_s,
+        stepped_at=known.stepped_at - by_s,
+        slow_at=tuple(at - by_s for at in known.slow_at),
+        answered_at=_back(known.answered_at, by_s),
+        fell_at=_back(known.fell_at, by_s),
+    )
+
+
+def _action(act: ActionMemory, by_s: float) -> ActionMemory:
+    return replace(act, started_at=act.started_at - by_s, deadline_at=act.deadline_at - by_s)
+
+
+def _counts(counts: Counts, by_s: float) -> Counts:
+    return tuple((at - by_s, count) for at, count in counts)
+
+
+def _back(at: float | None, by_s: float) -> float | None:
+    return None if at is None else at - by_s
