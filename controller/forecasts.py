@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.forecast import LoadForecast
 from forecasting.forecaster import FallbackForecaster
+from forecasting.present import present_load
 from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries
 from policies.fleet import Demand, FleetState, PoolState
 from policies.lead_time import LeadTimeSettings, lead_time
@@ -34,7 +35,10 @@ class ForecastSettings(BaseModel):
         description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes.",
     )
     demand_window_s: float = Field(
-        60.0, gt=0, description="Window over which present demand is averaged, in seconds; a single scrape is noise."
+        60.0,
+        gt=0,
+        description="Window over which present demand is averaged, in seconds: a single scrape is noise. A jump that is "
+        "more than noise counts at once.",
     )
 
 
@@ -116,11 +120,11 @@ class LoadHistory:
         return LoadSeries(end_at - len(rows) * self.step_s, self.step_s, rows).resampled(factor * self.step_s)
 
     def recent(self, window_s: float) -> Demand | None:
-        """Return mean demand over the last ``window_s``; None when the newest step was not observed."""
-        rows = self._rows[max(0, self._count - max(1, round(window_s / self.step_s))) : self._count]
-        if not len(rows) or np.isnan(rows[-1]).any():
+        """Return present demand (``forecasting.present``); None when the newest step was not observed."""
+        present = present_load(self._rows[max(0, self._count - self._kept) : self._count], self.step_s, window_s)
+        if present is None:
             return None
-        requests, prompt, output = (float(mean) for mean in np.nanmean(rows, axis=0))
+        requests, prompt, output = (float(rate) for rate in present)
         return Demand(requests, prompt, output)
 
 
@@ -143,7 +147,7 @@ class LoadForecasts:
         self.notes: dict[str, ForecastNote] = {}
 
     def learn(self, fleet: FleetState) -> Mapping[str, Demand]:
-        """Add what was observed, and return present demand averaged over ``demand_window_s`` per observed model."""
+        """Add what was observed, and return present demand per observed model, with noise averaged out."""
         recent: dict[str, Demand] = {}
         for model in fleet.models:
             if model not in self._histories:

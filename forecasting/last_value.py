@@ -143,7 +143,8 @@ def _chosen(recent: LoadSeries, candidates: _Smoothed, horizon_steps: int, blind
 
     Errors count relative to those of the first candidate at the same lead, so that short leads weigh as much as long
     ones. Another than the first must be better by 2 % and, the fewer independent errors there are to judge by, by
-    more: by 27 % with one horizon of record, by 4.5 % with ten.
+    more: by 27 % with one horizon of record, by 4.5 % with ten. One with a trend must be better by four times that:
+    a trend that is only luck costs replicas over the whole horizon, a late one is made up for a step later.
     """
     steps = len(recent)
     origins = replay_origins(steps, candidates.first_origin + blind)
@@ -160,8 +161,12 @@ def _chosen(recent: LoadSeries, candidates: _Smoothed, horizon_steps: int, blind
         ]
     )
     compared = np.divide(losses, losses[:1], out=np.ones_like(losses), where=losses[:1] > 0).mean(axis=1)
-    compared[1:] *= 1.02 + 0.25 * leads[-1] / (steps - int(origins[0]))
-    return replace(candidates, smoothers=tuple(candidates.smoothers[best] for best in compared.argmin(axis=0)))
+    doubt = 0.25 * leads[-1] / (steps - int(origins[0]))
+    for place, smoother in enumerate(candidates.smoothers[1:], start=1):
+        compared[place] *= 1.02 + doubt * (4.0 if smoother.slow_span else 1.0)
+    # Rounded, so that of two that erred alike the first is kept, not the one that rounding happens to favour.
+    best = compared.round(9).argmin(axis=0)
+    return replace(candidates, smoothers=tuple(candidates.smoothers[place] for place in best))
 
 
 def _exponential_mean(filled: FloatArray, span: float) -> FloatArray:

@@ -158,11 +158,14 @@ def forecast_around(
 
 
 def rate_offset(history: LoadSeries) -> FloatArray:
-    """Return ``float64[C]``: a tenth of the mean rate of the replayed steps, the least scale errors are measured on."""
+    """Return ``float64[C]``: a tenth of the mean rate of the replayed steps, the least scale errors are measured on.
+
+    Of a channel that was always zero it is tiny, so that nothing is divided by zero.
+    """
     recent = history.values[-REPLAY_STEPS:]
     seen = np.isfinite(recent)
     mean = np.where(seen, recent, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    return np.asarray(np.maximum(OFFSET_RATIO * mean, 1e-12), dtype=np.float64)
+    return np.where(mean > 0, OFFSET_RATIO * mean, 1e-12)
 
 
 def sorted_quantiles(ordered: FloatArray, ranks: FloatArray) -> FloatArray:

@@ -22,10 +22,16 @@ class GuardrailSettings(BaseModel):
     usd_per_hour_budget: float | None = Field(
         None, ge=0, description="Most US dollars per hour of all pools together; none means no budget."
     )
-    up_ratio: float = Field(1.0, gt=0, description="Most growth of a pool per rate window, as a share of what it had.")
-    up_replicas: int = Field(4, ge=1, description="Growth per rate window that is always allowed, in replicas.")
-    down_ratio: float = Field(0.5, gt=0, le=1, description="Most shrinking of a pool per rate window, as a share.")
-    rate_window_s: float = Field(60.0, gt=0, description="Window of the rate limits, in seconds.")
+    up_ratio: float = Field(1.0, gt=0, description="Most growth of a pool per up window, as a share of what it had.")
+    up_replicas: int = Field(4, ge=1, description="Growth per up window that is always allowed, in replicas.")
+    up_window_s: float = Field(
+        15.0,
+        gt=0,
+        description="Window of the growth limit, in seconds: doubling every 15 s is what HPA allows. A flash crowd is "
+        "over before a slower limit lets enough replicas start.",
+    )
+    down_ratio: float = Field(0.5, gt=0, le=1, description="Most shrinking of a pool per down window, as a share.")
+    down_window_s: float = Field(60.0, gt=0, description="Window of the shrinking limit, in seconds.")
     min_coverage_ratio: float = Field(
         0.6, ge=0, le=1, description="Share of serving replicas that must report before anything may shrink."
     )
@@ -71,12 +77,15 @@ def bound(
 ) -> tuple[int, tuple[Reason, ...]]:
     """Return ``desired`` within the pool's rate limits and bounds; bounds win over rate limits."""
     reasons: list[Reason] = []
-    recent = [n for _, n in remember_desired(memory, pool, pool.desired, at, settings).desired]
-    most = max(int(min(recent) * (1.0 + settings.up_ratio)), min(recent) + settings.up_replicas)
-    least = int(max(recent) * (1.0 - settings.down_ratio))
+    counts = (*(memory.desired or ((at, pool.desired),)), (at, pool.desired))
+    lowest = min(n for _, n in _within(counts, at, settings.up_window_s))
+    highest = max(n for _, n in _within(counts, at, settings.down_window_s))
+    most = max(int(lowest * (1.0 + settings.up_ratio)), lowest + settings.up_replicas)
+    least = int(highest * (1.0 - settings.down_ratio))
     limited = min(max(desired, min(least, pool.desired)), max(most, pool.desired))
     if limited != desired:
-        detail = f"at most {most} and at least {least} within {settings.rate_window_s:g} s"
+        up_s, down_s = settings.up_window_s, settings.down_window_s
+        detail = f"at most {most} within {up_s:g} s, at least {least} within {down_s:g} s"
         reasons.append(Reason("rate limit", str(pool.key), desired, limited, detail))
     bounded = min(max(limited, pool_settings.min_replicas), pool_settings.max_replicas)
     if bounded != limited:
@@ -120,9 +129,14 @@ def remember_desired(
 ) -> PoolMemory:
     """Return ``memory`` with this tick's count added, and without what the rate limits no longer look at.
 
-    A count holds until the next one, so that the last one from before the window still counts; before the first one,
-    what the pool had does.
+    Before the first count, what the pool had is remembered.
     """
     known = memory.desired or ((at, pool.desired),)
-    opening = sum(at - t >= settings.rate_window_s for t, _ in known) - 1
-    return replace(memory, desired=(*known[max(0, opening) :], (at, desired)))
+    longest_s = max(settings.up_window_s, settings.down_window_s)
+    return replace(memory, desired=(*_within(known, at, longest_s), (at, desired)))
+
+
+def _within(counts: tuple[tuple[float, int], ...], at: float, window_s: float) -> tuple[tuple[float, int], ...]:
+    """Return the counts that held within the window: one holds until the next, so the last from before it counts."""
+    opening = sum(at - t >= window_s for t, _ in counts) - 1
+    return counts[max(0, opening) :]

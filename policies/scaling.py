@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,7 +38,8 @@ class ScalingSettings(BaseModel):
     backlog_clear_s: float = Field(
         60.0,
         gt=0,
-        description="Time after the lead time within which requests that queue now should be gone, in seconds.",
+        description="Time within which a backlog should be gone once replicas asked for now serve, in seconds. Every "
+        "request waits until then, so that a shorter time misses fewer and costs more replicas for a while.",
     )
     unforecast_headroom_ratio: float = Field(
         0.3,
@@ -153,9 +155,8 @@ def reactive_replicas(
 ) -> tuple[float, tuple[Reason, ...]]:
     """Return the replicas that the present asks for, with a reason for each thing that burns.
 
-    The largest of: offered load plus the backlog, to be gone ``backlog_clear_s`` after a replica asked for now can
-    help; the serving replicas scaled by KV pressure; one more than serving while the error budget burns fast. Nothing
-    observed asks for nothing.
+    The largest of: offered load; what clears a backlog (``clearing``); the serving replicas scaled by KV pressure; one
+    more than serving while the error budget burns fast. Nothing observed asks for nothing.
     """
     pools = fleet.pools_of(model)
     serving = [r for pool in pools for r in pool.serving]
@@ -165,12 +166,14 @@ def reactive_replicas(
     answer = replicas_needed(demand, capacity) if demand else 0.0
     queued = sum(m.queued_requests for m in metrics if m.queued_requests > 0) + fleet.gateway_queued.get(model, 0.0)
     # A request or two waiting for the next step of each replica is how continuous batching works, not a backlog.
-    backlog = max(0.0, queued - 2.0 * len(serving))
-    if backlog > 0:
-        # What is asked for now serves in lead_time_s. A shorter time would ask again every tick for the same backlog.
-        extra = backlog / (lead_time_s + settings.backlog_clear_s) / capacity.demand.requests_per_s
-        reasons.append(Reason("backlog", model, answer, answer + extra, f"{backlog:.0f} requests queue"))
-        answer += extra
+    backlog_s = max(0.0, queued - 2.0 * len(serving)) / capacity.demand.requests_per_s
+    if backlog_s > objective.ttft_s * len(serving):  # the last in the queue waits longer than was promised
+        started_s = [fleet.at - r.requested_at for pool in pools for r in pool.starting]
+        wanted = clearing(answer, backlog_s, len(serving), started_s, lead_time_s, settings.backlog_clear_s)
+        if wanted > answer:
+            detail = f"{queued:.0f} requests queue, {backlog_s / max(1, len(serving)):.0f} s of work"
+            reasons.append(Reason("backlog", model, answer, wanted, detail))
+            answer = wanted
     kv = [m.kv_cache_ratio for m in metrics if 0 <= m.kv_cache_ratio <= 1]
     pressure = sum(kv) / len(kv) if kv else 0.0
     if pressure > settings.kv_cache_high_ratio:
@@ -187,6 +190,33 @@ def reactive_replicas(
             reasons.append(Reason("burn rate", model, answer, wanted, f"error budget burns at {burn:.1f}x"))
             answer = wanted
     return answer, tuple(reasons)
+
+
+def clearing(
+    needed: float, backlog_s: float, serving: int, started_s: Sequence[float], lead_time_s: float, clear_s: float
+) -> float:
+    """Return the replicas after which a backlog is gone ``clear_s`` after those asked for now serve.
+
+    Until then the load goes on as it is, and whoever is starting helps from its own end of the lead time on. Nothing
+    that serves or starts is given up before the backlog is gone.
+
+    Args:
+        needed: Replicas that the load alone needs.
+        backlog_s: Work that queues, in replica-seconds.
+        serving: Replicas that serve.
+        started_s: For each replica that is starting, how long ago it was asked for.
+        lead_time_s: Time that a replica takes to serve.
+        clear_s: As in ``ScalingSettings.backlog_clear_s``.
+
+    >>> clearing(20.0, 100.0, 8, (), 120.0, 60.0)  # 20 * 180 + 100 wanted, 8 * 180 there: 2260 / 60 more
+    45.666666666666664
+    >>> clearing(20.0, 100.0, 8, [60.0] * 24, 120.0, 60.0)  # 24 more help for 120 s: they are enough
+    32.0
+    """
+    until_s = lead_time_s + clear_s
+    helps_s = sum(until_s - max(0.0, lead_time_s - age_s) for age_s in started_s)
+    missing_s = needed * until_s + backlog_s - serving * until_s - helps_s
+    return serving + len(started_s) + max(0.0, missing_s) / clear_s
 
 
 def _loaded(pools: tuple[PoolState, ...], capacity: CapacityModel) -> bool:

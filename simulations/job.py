@@ -146,11 +146,10 @@ def forecaster_chain(model_dir: Path | None, settings: SimulationSettings) -> tu
     Raises:
         BadInput: If the model in ``model_dir`` is damaged, or cannot see as far as a replica takes to start.
     """
-    # Imported here: statsmodels and torch take seconds, and rivals need neither.
+    # Imported here: torch takes seconds, and rivals need no forecaster.
     from forecasting.last_value import LastValueForecaster
-    from forecasting.statistical import ExponentialSmoothingForecaster
 
-    plain = (ExponentialSmoothingForecaster(), LastValueForecaster())
+    plain = (LastValueForecaster(),)
     return plain if model_dir is None else (_trained(model_dir, settings), *plain)
 
 

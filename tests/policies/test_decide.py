@@ -416,8 +416,8 @@ def growing(state: PoolState, ticks: int, requests_per_s: float) -> list[int]:
     return counts
 
 
-def test_growth_from_one_replica_is_paced_by_the_minute() -> None:
-    assert growing(pool(1), 10, 200.0) == [5, 5, 5, 5, 10, 10, 10, 10, 20, 20]
+def test_growth_from_one_replica_is_paced_by_the_tick() -> None:
+    assert growing(pool(1), 6, 200.0) == [5, 10, 20, 40, 50, 50]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

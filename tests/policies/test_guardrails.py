@@ -36,7 +36,7 @@ def test_a_forecast_may_wake_an_idle_fleet() -> None:
     assert cap_prediction(2.0, 0.0, 0, MODEL, SETTINGS)[0] == 2.0
 
 
-def test_growth_is_limited_to_doubling_or_four_more_per_minute() -> None:
+def test_growth_is_limited_to_doubling_or_four_more_per_quarter_minute() -> None:
     assert bounded(20, has=2) == 6
     assert bounded(20, has=7) == 14
 
@@ -47,8 +47,8 @@ def test_shrinking_is_limited_to_half_per_minute() -> None:
 
 
 def test_the_limits_span_the_window_and_not_the_tick() -> None:
-    grown = PoolMemory(desired=((AT - 61.0, 1), (AT - 30.0, 4), (AT - 15.0, 8)))
-    assert bounded(20, has=8, memory=grown) == 8  # 4 thirty seconds ago: 8 is as far as this minute goes
+    grown = PoolMemory(desired=((AT - 16.0, 1), (AT - 10.0, 4), (AT - 5.0, 8)))
+    assert bounded(20, has=8, memory=grown) == 8  # 4 ten seconds ago: 8 is as far as this quarter of a minute goes
     shrunk = PoolMemory(desired=((AT - 30.0, 8), (AT - 15.0, 4)))
     assert bounded(1, has=4, memory=shrunk) == 4
 

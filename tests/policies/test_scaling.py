@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forecasting.forecast import LoadForecast
 from policies.fleet import FleetState, Phase, PoolState
 from policies.memory import ModelMemory
-from policies.scaling import Need, ScalingSettings, coming_demand, peak_demand, reactive_replicas, steer_margin
+from policies.scaling import (
+    Need,
+    ScalingSettings,
+    clearing,
+    coming_demand,
+    peak_demand,
+    reactive_replicas,
+    steer_margin,
+)
 from policies.slo import ServiceObjective
 from tests.builders import (
     AT,
@@ -96,10 +106,42 @@ def test_a_request_or_two_between_steps_is_no_backlog() -> None:
     assert wanted(fleet(reporting(3, queued_requests=2.0)))[1] == set()
 
 
-def test_a_backlog_asks_for_more_until_it_is_gone() -> None:
-    answer, why = wanted(fleet(reporting(3, queued_requests=50.0)))
-    assert answer == pytest.approx(2.0 + 144 / (LEAD_S + SETTINGS.backlog_clear_s) / RATE)
-    assert why == {"backlog"}
+def test_a_queue_that_is_gone_within_the_objective_is_no_backlog() -> None:
+    waits = OBJECTIVE.ttft_s * RATE
+    assert wanted(fleet(reporting(3, queued_requests=2.0 + waits)))[1] == set()
+    assert wanted(fleet(reporting(3, queued_requests=3.0 + waits)))[1] == {"backlog"}
+
+
+def test_a_backlog_asks_for_what_clears_it_once_help_can_arrive() -> None:
+    # 8 requests/s need 2 of the 3 replicas: what they have to spare until then clears 50 requests, not 5,000.
+    until_s = LEAD_S + SETTINGS.backlog_clear_s
+    assert wanted(fleet(reporting(3, queued_requests=50.0))) == (3.0, {"backlog"})
+    answer, why = wanted(fleet(reporting(3, queued_requests=5000.0)))
+    missing_s = (15000 - 6) / RATE - (3 - 2) * until_s
+    assert (answer, why) == (pytest.approx(3.0 + missing_s / SETTINGS.backlog_clear_s), {"backlog"})
+
+
+def test_while_requests_wait_too_long_nothing_that_serves_or_starts_is_given_up() -> None:
+    starting = [replica(f"s{i}", Phase.LOADING, requested_at=AT - LEAD_S / 2) for i in range(9)]
+    serving = [replica(f"a{i}", metrics=metrics(queued_requests=50.0)) for i in range(3)]
+    assert wanted(fleet(pool([*serving, *starting]))) == (12.0, {"backlog"})
+
+
+@given(
+    needed=st.floats(0, 100),
+    backlog_s=st.floats(0, 1e5),
+    serving=st.integers(0, 60),
+    started_s=st.lists(st.floats(0, 600), max_size=20),
+)
+def test_more_work_never_asks_for_fewer_and_clears_in_time(
+    needed: float, backlog_s: float, serving: int, started_s: list[float]
+) -> None:
+    answer = clearing(needed, backlog_s, serving, started_s, 120.0, 60.0)
+    assert answer >= serving + len(started_s)
+    assert clearing(needed + 1.0, backlog_s + 10.0, serving, started_s, 120.0, 60.0) >= answer
+    new = answer - serving - len(started_s)
+    done_s = serving * 180.0 + sum(180.0 - max(0.0, 120.0 - age_s) for age_s in started_s) + new * 60.0
+    assert done_s >= needed * 180.0 + backlog_s - 1e-6
 
 
 def test_requests_that_wait_at_the_gateway_count_as_backlog() -> None:
@@ -195,4 +237,4 @@ def test_pools_of_the_model_are_seen_together() -> None:
         reporting(2, queued_requests=40.0), pool([replica("b0", metrics=metrics(queued_requests=40.0))], OTHER)
     )
     assert {p.key for p in both.pools} == {KEY, OTHER}
-    assert wanted(both)[0] == pytest.approx(2.0 + (120 - 6) / (LEAD_S + SETTINGS.backlog_clear_s) / RATE)
+    assert wanted(both) == (3.0, {"backlog"})
