@@ -37,8 +37,8 @@ class ForecastSettings(BaseModel):
     demand_window_s: float = Field(
         60.0,
         gt=0,
-        description="Window over which present demand is averaged, in seconds: a single scrape is noise. A jump that is "
-        "more than noise counts at once.",
+        description="Window over which present demand is averaged, in seconds: a single scrape is noise. A jump that "
+        "is more than noise counts at once.",
     )
 
 
