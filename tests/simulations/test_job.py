@@ -10,7 +10,6 @@ from controller.errors import BadInput
 from forecasting.artifact import ModelCard, TrainingFacts, write_artifact
 from forecasting.features import NetSpec
 from forecasting.last_value import LastValueForecaster
-from forecasting.statistical import ExponentialSmoothingForecaster
 from simulations.case import SimulationSettings
 from simulations.job import Job, TraceChoice, forecaster_chain, on_the_clock_of
 from simulations.runner import Tick
@@ -106,9 +105,12 @@ def test_a_report_says_how_long_it_took_and_what_a_replica_sustains(ramp: Path) 
     assert report.replica_requests_per_s.keys() == job.settings.pools.keys()
 
 
-def test_without_a_model_statistics_forecast_and_the_plainest_comes_last() -> None:
-    chain = forecaster_chain(None, quick_settings())
-    assert [type(each) for each in chain] == [ExponentialSmoothingForecaster, LastValueForecaster]
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_local_level_forecasts_where_no_trained_model_does(tmp_path: Path, trained: bool) -> None:
+    model_dir = write_model(tmp_path / "model") if trained else None
+    chain = forecaster_chain(model_dir, quick_settings(lead_time_s=60.0))
+    assert len(chain) == 1 + trained
+    assert isinstance(chain[-1], LastValueForecaster)
 
 
 def test_a_trained_model_is_asked_first(ramp: Path, tmp_path: Path) -> None:
