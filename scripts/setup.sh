@@ -56,6 +56,15 @@ version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 can_make_venvs "$python" || apt_install "python$version-venv" || fail "apt-get could not install python$version-venv"
 can_make_venvs "$python" || fail "$python cannot make virtual environments (no venv or ensurepip), and python$version-venv did not help"
 
+# The live tests talk to a real Prometheus and a real PostgreSQL. Without them everything else works, so that a
+# machine that cannot install them goes on, and those tests say why they are skipped.
+missing=()
+command -v prometheus >/dev/null || missing+=(prometheus)
+command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+if [ "${#missing[@]}" -gt 0 ]; then
+  (apt_install "${missing[@]}") || say "going on without ${missing[*]}: \`foresail live\` and live tests need them"
+fi
+
 say "[1/3] Python $version ($(command -v "$python")) -> $venv"
 rm -f "$venv/.installed"
 if ! { [ -x "$venv/bin/python" ] && new_enough "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; }; then
@@ -68,7 +77,7 @@ if [ -n "${UV_FIND_LINKS:-}" ] && [ -z "${PIP_FIND_LINKS:-}" ]; then
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # --no-compile: compiling every module ahead takes longer than all the rest, and most are never imported.
-"$venv/bin/python" -m pip install --no-compile -c constraints.txt -e '.[dev]' ||
+"$venv/bin/python" -m pip install --no-compile -c constraints.txt -e '.[dev,live,postgres]' ||
   fail "pip could not install the dependencies (see above); run the same command again to go on from here"
 
 say "[3/3] checking"
