@@ -248,7 +248,11 @@ class FleetState:
         return tuple(sorted((p for p in self.pools if p.key.model == model), key=lambda p: p.key))
 
     def coverage_ratio(self, model: str, max_age_s: float) -> float:
-        """Share of the model's serving replicas scraped within ``max_age_s``; 1 when none is expected to report."""
-        expected = [r for p in self.pools_of(model) for r in p.serving]
-        fresh = [r for r in expected if r.metrics is not None and self.at - r.metrics.observed_at <= max_age_s]
+        """Share of the model's serving replicas that reported within ``max_age_s``; 1 when none is expected to.
+
+        A scrape without the queue is no report: an engine whose metrics were renamed must not look like an idle one.
+        """
+        expected = [r.metrics for p in self.pools_of(model) for r in p.serving]
+        reports = [m for m in expected if m is not None and not math.isnan(m.queued_requests)]
+        fresh = [m for m in reports if self.at - m.observed_at <= max_age_s]
         return len(fresh) / len(expected) if expected else 1.0

@@ -102,6 +102,11 @@ def test_coverage_counts_serving_replicas_that_reported_lately() -> None:
     assert fleet(pool(0)).coverage_ratio(MODEL, 60.0) == 1.0
 
 
+def test_a_scrape_that_does_not_say_how_many_requests_wait_is_no_report() -> None:
+    mute = replica("mute", metrics=metrics(queued_requests=math.nan))
+    assert fleet(pool([mute, replica("told")])).coverage_ratio(MODEL, 60.0) == 0.5
+
+
 def test_an_objective_takes_both_times() -> None:
     objective = ServiceObjective(ttft_s=2.0, tpot_s=0.1)
     assert objective.met(2.0, 0.1)
