@@ -42,8 +42,8 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
     noise = _noise(rows[:, REQUESTS])
     for steps in range(1, min(window, len(rows))):
         newest = np.nanmean(rows[-steps:], axis=0)
-        rate = newest[REQUESTS]
-        error = max(noise, np.sqrt(rate / step_s)) / np.sqrt(steps)
+        rate, observed = newest[REQUESTS], np.isfinite(rows[-steps:, REQUESTS]).sum()
+        error = max(noise, np.sqrt(rate / step_s)) / np.sqrt(observed)
         if rate - SURE_SIGMAS * error > sure:
             sure = rate - SURE_SIGMAS * error
             present = np.maximum(mean, newest * (sure / rate))

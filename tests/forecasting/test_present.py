@@ -54,6 +54,11 @@ def test_all_channels_jump_together() -> None:
     np.testing.assert_allclose(present / present[0], [1.0, 300.0, 200.0])
 
 
+def test_steps_that_were_not_observed_make_no_jump_surer() -> None:
+    once = 40.0 - 3 * np.sqrt(40.0 / 15.0)
+    assert requests_per_s(rows(np.nan, np.nan, 40.0)) == pytest.approx(once)
+
+
 def test_a_jump_of_short_requests_takes_no_tokens_away() -> None:
     calm, short = [[10.0, 10_000.0, 2_000.0]] * 40, [[40.0, 400.0, 8_000.0]]
     values = np.array(calm + short)
