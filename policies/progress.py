@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
-from policies.fleet import ReplicaMetrics, ReplicaState
+from policies.fleet import FleetState, ReplicaMetrics, ReplicaState
 from policies.memory import ReplicaMemory
 
 
@@ -20,6 +21,12 @@ def remember(at: float, replica: ReplicaState, before: ReplicaMemory | None) -> 
         return None
     told = _after_gateway(before, at, replica)
     return told if seen is None else _after_scrape(told, replica, seen)
+
+
+def taking_prompts(fleet: FleetState, memory: Mapping[str, ReplicaMemory], fresh: Set[str]) -> frozenset[str]:
+    """Return the models of which an engine took in prompts between its last two scrapes: somebody sends them."""
+    busy = {name for name in fresh if (memory[name].prompt_tokens_per_s or 0.0) > 0.0}
+    return frozenset(p.key.model for p in fleet.pools if any(p.key.replica(r.id) in busy for r in p.replicas))
 
 
 def stood_s(known: ReplicaMemory, at: float) -> float:
