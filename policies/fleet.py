@@ -174,8 +174,8 @@ class PoolState:
     owner: str = ""
 
     def __post_init__(self) -> None:
-        if self.desired < 0 or self.gpus_per_replica < 0 or self.usd_per_replica_hour < 0:
-            raise ValueError(f"pool {self.key}: desired, GPUs and price cannot be negative")
+        if self.desired < 0 or self.gpus_per_replica < 0 or not 0 <= self.usd_per_replica_hour < math.inf:
+            raise ValueError(f"pool {self.key}: desired, GPUs and price cannot be negative, nor the price unknown")
         ids = [replica.id for replica in self.replicas]
         if len(set(ids)) != len(ids):
             raise ValueError(f"pool {self.key}: replica ids repeat")
