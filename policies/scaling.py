@@ -73,7 +73,7 @@ class ScalingSettings(BaseModel):
 
     @property
     def level(self) -> float:
-        """Covered quantile of the demand peak."""
+        """Covered quantile of the demand, of what is coming and of the peak until then."""
         return self.missed_to_idle_cost_ratio / (self.missed_to_idle_cost_ratio + 1.0)
 
 
