@@ -58,7 +58,10 @@ def test_starting_is_on_the_way_to_ready() -> None:
     assert ([r.id for r in state.serving], [r.id for r in state.starting]) == (["a"], ["b"])
 
 
-@pytest.mark.parametrize("change", [{"desired": -1}, {"gpus_per_replica": -1}, {"usd_per_replica_hour": -0.01}, {"usd_per_replica_hour": math.nan}])
+@pytest.mark.parametrize(
+    "change",
+    [{"desired": -1}, {"gpus_per_replica": -1}, {"usd_per_replica_hour": -0.01}, {"usd_per_replica_hour": math.nan}],
+)
 def test_a_pool_has_no_negative_figures(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="cannot be negative"):
         replace(pool(1), **change)  # type: ignore[arg-type]
