@@ -9,6 +9,9 @@ from dataclasses import replace
 from policies.fleet import FleetState, ReplicaMetrics, ReplicaState
 from policies.memory import ReplicaMemory
 
+PROBE_TOKENS_PER_S = 10.0
+"""Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
+
 
 def remember(at: float, replica: ReplicaState, before: ReplicaMemory | None) -> ReplicaMemory | None:
     """Return what is known of the replica now; None as long as this life of it was not scraped."""
@@ -24,8 +27,8 @@ def remember(at: float, replica: ReplicaState, before: ReplicaMemory | None) -> 
 
 
 def taking_prompts(fleet: FleetState, memory: Mapping[str, ReplicaMemory], fresh: Set[str]) -> frozenset[str]:
-    """Return the models of which an engine took in prompts between its last two scrapes: somebody sends them."""
-    busy = {name for name in fresh if (memory[name].prompt_tokens_per_s or 0.0) > 0.0}
+    """Return the models of which an engine took in more than probes between its last two scrapes: somebody calls it."""
+    busy = {name for name in fresh if (memory[name].prompt_tokens_per_s or 0.0) > PROBE_TOKENS_PER_S}
     return frozenset(p.key.model for p in fleet.pools if any(p.key.replica(r.id) in busy for r in p.replicas))
 
 

@@ -145,7 +145,7 @@ def test_a_pool_scales_to_zero_when_nothing_is_expected() -> None:
     assert awaited.scaling == ()
 
 
-@pytest.mark.parametrize(("prompts_per_tick", "ends_at"), [(1500.0, 8), (0.0, 1)])
+@pytest.mark.parametrize(("prompts_per_tick", "ends_at"), [(1500.0, 8), (100.0, 1), (0.0, 1)])
 def test_load_that_is_said_to_be_zero_while_engines_take_prompts_is_not_believed(
     prompts_per_tick: float, ends_at: int
 ) -> None:
