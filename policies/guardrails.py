@@ -57,10 +57,18 @@ def cap_prediction(
     return cap, (Reason("predictive cap", model, predicted, cap, detail),)
 
 
-def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings) -> str:
-    """Return why ``model`` must not shrink for want of data; empty when it is well observed."""
+def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings, *, taking_prompts: bool = False) -> str:
+    """Return why ``model`` must not shrink for want of data; empty when it is well observed.
+
+    A load of zero while its engines are ``taking_prompts`` comes from counters that stand still, not from clients.
+    """
     if model not in fleet.demand:
         return "offered load is not observed"
+    if taking_prompts and fleet.demand[model].requests_per_s <= 0:
+        return "no load is said to be offered, but its engines take in prompts"
+    pools = fleet.pools_of(model)
+    if (desired := sum(pool.desired for pool in pools)) and not any(pool.replicas for pool in pools):
+        return f"none of its {desired} replicas is listed"
     coverage = fleet.coverage_ratio(model, settings.max_metrics_age_s)
     if coverage < settings.min_coverage_ratio:
         return f"only {coverage:.0%} of the serving replicas report"

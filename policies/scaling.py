@@ -73,7 +73,7 @@ class ScalingSettings(BaseModel):
 
     @property
     def level(self) -> float:
-        """Covered quantile of the demand peak."""
+        """Covered quantile of the demand, of what is coming and of the peak until then."""
         return self.missed_to_idle_cost_ratio / (self.missed_to_idle_cost_ratio + 1.0)
 
 
@@ -197,8 +197,9 @@ def clearing(
 ) -> float:
     """Return the replicas after which a backlog is gone ``clear_s`` after those asked for now serve.
 
-    Until then the load goes on as it is, and whoever is starting helps from its own end of the lead time on. Nothing
-    that serves or starts is given up before the backlog is gone.
+    Until then the load goes on as it is, and whoever is starting helps from its own end of the lead time on, which is
+    at most a lead time away, whatever the clocks say. Nothing that serves or starts is given up before the backlog is
+    gone.
 
     Args:
         needed: Replicas that the load alone needs.
@@ -214,7 +215,7 @@ def clearing(
     32.0
     """
     until_s = lead_time_s + clear_s
-    helps_s = sum(until_s - max(0.0, lead_time_s - age_s) for age_s in started_s)
+    helps_s = sum(until_s - min(lead_time_s, max(0.0, lead_time_s - age_s)) for age_s in started_s)
     missing_s = needed * until_s + backlog_s - serving * until_s - helps_s
     return serving + len(started_s) + max(0.0, missing_s) / clear_s
 

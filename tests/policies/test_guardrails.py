@@ -99,6 +99,12 @@ def test_too_few_reporting_replicas_are_a_blind_spot(ages_s: tuple[float, ...], 
     assert bool(blind_spot(fleet(pool(replicas)), MODEL, SETTINGS)) is blind
 
 
+def test_a_model_of_whose_replicas_none_is_listed_is_a_blind_spot() -> None:
+    unlisted = pool(0, KEY, desired=8)
+    assert "none of its 8 replicas is listed" in blind_spot(fleet(unlisted), MODEL, SETTINGS)
+    assert blind_spot(fleet(unlisted, pool(1, OTHER)), MODEL, SETTINGS) == ""
+
+
 def test_a_fleet_from_which_no_report_is_expected_is_not_blind() -> None:
     assert blind_spot(fleet(pool(0)), MODEL, SETTINGS) == ""
 

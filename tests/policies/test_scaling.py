@@ -144,6 +144,12 @@ def test_more_work_never_asks_for_fewer_and_clears_in_time(
     assert done_s >= needed * 180.0 + backlog_s - 1e-6
 
 
+def test_whoever_seems_to_be_asked_for_in_the_future_counts_as_asked_for_now() -> None:
+    """The platform's clock is ahead of ours, or ours was set back."""
+    now = clearing(20.0, 100.0, 8, [0.0] * 24, 120.0, 60.0)
+    assert clearing(20.0, 100.0, 8, [-3600.0] * 24, 120.0, 60.0) == now
+
+
 def test_requests_that_wait_at_the_gateway_count_as_backlog() -> None:
     answer, why = wanted(fleet(pool(0), requests_per_s=0.0, gateway_queued={MODEL: 6.0}))
     assert (answer > 0, why) == (True, {"backlog"})
