@@ -35,6 +35,14 @@ class ScalingSettings(BaseModel):
         "are in neither the forecast nor a load test at constant concurrency. A fifth costs less than the same "
         "attainment bought with a higher quantile.",
     )
+    growth_tolerance_ratio: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="A forecast that asks for no more than this share above what there is starts nothing: on the crest "
+        "of noise a replica would be asked for and called off again, a lead time of loading for nothing. What already "
+        "burns is never put off. HPA's tolerance is 0.1.",
+    )
     backlog_clear_s: float = Field(
         60.0,
         gt=0,
@@ -82,18 +90,28 @@ class Need:
     """How much capacity is wanted, in replicas of the reference pool, not rounded.
 
     Attributes:
+        now: What the present asks for, forecast or not.
         grow_to: Fewer than this would miss load that a replica asked for now can still serve.
         keep: More than this are of no use before they could be had again.
-        forecast: Whether a forecast was used; without one both are the same.
+        forecast: Whether a forecast was used; without one the last two are the same.
     """
 
+    now: float
     grow_to: float
     keep: float
     forecast: bool
 
-    def settled(self, have: float) -> float:
-        """Return what to have: ``have`` when it lies between the two, else the nearer one."""
-        return min(max(have, self.grow_to), self.keep)
+    def settled(self, have: float, tolerance_ratio: float = 0.0) -> float:
+        """Return what to have: ``have`` when it lies between the two, else the nearer one.
+
+        What is coming counts once it is more than ``tolerance_ratio`` above ``have``, what the present asks for always.
+
+        >>> need = Need(now=9.0, grow_to=10.5, keep=12.0, forecast=True)
+        >>> [need.settled(have, 0.08) for have in (8.0, 9.5, 10.0, 13.0)]
+        [10.5, 10.5, 10.0, 12.0]
+        """
+        worth_it = self.grow_to > have * (1.0 + tolerance_ratio)
+        return min(max(have, self.grow_to if worth_it else self.now), self.keep)
 
 
 def peak_demand(forecast: LoadForecast, level: float, until_at: float) -> Demand:
