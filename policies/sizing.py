@@ -103,7 +103,9 @@ def needed_by(
     reactive, burning = reactive_replicas(fleet, model, one, settings.objective_of(model), outlook.lead_time_s, scaling)
     margin, spare = 1.0 + margin_ratio, scaling.unforecast_headroom_ratio
     if outlook.coming is None or outlook.peak is None:
-        wanted = reactive * (margin + spare)
+        # For the load to grow into; what burns has said already what puts it out.
+        load = replicas_needed(demand, one) if (demand := fleet.demand.get(model)) else 0.0
+        wanted = max(load * (margin + spare), reactive)
         detail = f"no forecast can be trusted: the present and {margin + spare - 1.0:.0%} more"
         reason = Reason("reactive only", model, round(reactive, 2), round(wanted, 2), detail)
         return Need(reactive, wanted, wanted, forecast=False), (*burning, reason)

@@ -22,6 +22,7 @@ from tests.builders import (
     demand,
     fleet,
     forecast,
+    metrics,
     option,
     pool,
     pool_settings,
@@ -77,6 +78,16 @@ def test_without_a_forecast_there_is_headroom_to_grow_into() -> None:
     nothing = Outlook(demand(), None, None, 60.0, "")
     assert needed(nothing, headroom=0.3) == Need(2.0, pytest.approx(2.6), pytest.approx(2.6), forecast=False)
     assert needed(nothing, margin=0.1, headroom=0.3).grow_to == pytest.approx(2.8)
+
+
+def test_a_backlog_that_those_on_their_way_will_clear_gets_no_headroom_on_top() -> None:
+    """Else each tick would ask for a share more than the last, up to the most that there may be."""
+    given = settings(scaling=ScalingSettings(unforecast_headroom_ratio=0.3))
+    serving = [replica(f"a{i}", metrics=metrics(queued_requests=50.0)) for i in range(3)]
+    starting = [replica(f"s{i}", Phase.LOADING, requested_at=AT - 30.0) for i in range(9)]
+    state = fleet(pool([*serving, *starting]))
+    need, why = needed_by(state, MODEL, Outlook(demand(), None, None, 60.0, ""), [option()], 0.0, given)
+    assert (need.grow_to, "backlog" in {reason.rule for reason in why}) == (12.0, True)
 
 
 def test_with_a_forecast_growth_follows_what_comes_and_keeping_the_peak() -> None:
