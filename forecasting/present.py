@@ -20,7 +20,8 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
     neither, is never taken from fewer steps: giving up late is cheap.
 
     The error of one step is that of its neighbours (median absolute difference over ``NOISE_STEPS``), and at least
-    that of Poisson arrivals.
+    that of Poisson arrivals and the scatter of the newest steps themselves: a single wild scrape is no longer believed
+    once another follows it.
 
     Args:
         rows: Rates per second, ``float64[T, C]``, the newest last; NaN where not observed.
@@ -43,7 +44,8 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
     for steps in range(1, min(window, len(rows))):
         newest = np.nanmean(rows[-steps:], axis=0)
         rate, observed = newest[REQUESTS], np.isfinite(rows[-steps:, REQUESTS]).sum()
-        error = max(noise, np.sqrt(rate / step_s)) / np.sqrt(observed)
+        scatter = float(np.nanstd(rows[-steps:, REQUESTS]))
+        error = max(noise, scatter, np.sqrt(rate / step_s)) / np.sqrt(observed)
         if rate - SURE_SIGMAS * error > sure:
             sure = rate - SURE_SIGMAS * error
             present = np.maximum(mean, newest * (sure / rate))

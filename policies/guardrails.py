@@ -13,6 +13,10 @@ from policies.memory import PoolMemory
 from policies.placement import PoolSettings
 
 
+JITTER_RATIO = 0.1
+"""Share of the up window by which a tick may come early: growth must not wait another tick for a few milliseconds."""
+
+
 class GuardrailSettings(BaseModel):
     """Limits that hold for every decision."""
 
@@ -86,7 +90,7 @@ def bound(
     """Return ``desired`` within the pool's rate limits and bounds; bounds win over rate limits."""
     reasons: list[Reason] = []
     counts = (*(memory.desired or ((at, pool.desired),)), (at, pool.desired))
-    lowest = min(n for _, n in _within(counts, at, settings.up_window_s))
+    lowest = min(n for _, n in _within(counts, at, settings.up_window_s * (1.0 - JITTER_RATIO)))
     highest = max(n for _, n in _within(counts, at, settings.down_window_s))
     most = max(int(lowest * (1.0 + settings.up_ratio)), lowest + settings.up_replicas)
     least = int(highest * (1.0 - settings.down_ratio))

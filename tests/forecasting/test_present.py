@@ -59,6 +59,11 @@ def test_steps_that_were_not_observed_make_no_jump_surer() -> None:
     assert requests_per_s(rows(np.nan, np.nan, 40.0)) == pytest.approx(once)
 
 
+def test_a_wild_scrape_is_forgotten_with_the_next_one() -> None:
+    # The mean of the minute keeps a quarter of it; the two newest steps together would say 505.
+    assert requests_per_s(rows(1000.0, 10.0)) == pytest.approx((10.0 + 10.0 + 1000.0 + 10.0) / 4)
+
+
 def test_a_jump_of_short_requests_takes_no_tokens_away() -> None:
     calm, short = [[10.0, 10_000.0, 2_000.0]] * 40, [[40.0, 400.0, 8_000.0]]
     values = np.array(calm + short)

@@ -49,6 +49,8 @@ def test_shrinking_is_limited_to_half_per_minute() -> None:
 def test_the_limits_span_the_window_and_not_the_tick() -> None:
     grown = PoolMemory(desired=((AT - 16.0, 1), (AT - 10.0, 4), (AT - 5.0, 8)))
     assert bounded(20, has=8, memory=grown) == 8  # 4 ten seconds ago: 8 is as far as this quarter of a minute goes
+    early = PoolMemory(desired=((AT - 29.9, 1), (AT - 14.9, 8)))
+    assert bounded(20, has=8, memory=early) == 16  # a tick that comes a little early is the next tick
     shrunk = PoolMemory(desired=((AT - 30.0, 8), (AT - 15.0, 4)))
     assert bounded(1, has=4, memory=shrunk) == 4
 
