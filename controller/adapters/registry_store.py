@@ -126,6 +126,9 @@ def _check_sqlite(path: Path, store: str, may_create: bool, writes: bool) -> Non
         _check_writable(path, store)
     if path.exists():
         _check_tables(path, store, may_create)
+        if not writes and reading_uri(path).endswith("immutable=1"):
+            what = f"{path} is in WAL mode, and MLflow does not read that in a folder that cannot be written"
+            raise RegistryError(what, store, "copy the store to a folder that you may write")
     elif not may_create:
         raise RegistryError("there is no model store here yet", store, _TRAIN_FIRST)
 
@@ -146,7 +149,7 @@ def _check_place(path: Path, store: str, may_create: bool) -> None:
 
 
 def _check_writable(path: Path, store: str) -> None:
-    """Try to write: what the modes say is not what a read-only file system or a folder of the kernel does, least to root.
+    """Try to write: what the modes say, least of all to root, is not what a read-only file system does.
 
     Nothing is left behind. SQLite keeps its journal beside the file, so that the folder has to take files as well.
     """

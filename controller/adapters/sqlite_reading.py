@@ -14,7 +14,7 @@ _READ_VERSION = 19  # offset in the header; 2 is write-ahead logging (https://ww
 def reading_uri(path: Path) -> str:
     """Return the SQLite URI under which ``path`` is read, without changing its journal mode.
 
-    * Where file and folder may be written: ``mode=rw``. A ``mode=ro`` reader would leave its ``-wal`` and ``-shm`` behind.
+    * Where file and folder may be written: ``mode=rw``. A reader in ``mode=ro`` would leave a ``-wal`` behind.
     * Where they may not: ``mode=ro``, which reads beside a writer at work, whose ``-shm`` is there to be shared.
     * Where they may not, and the file is in WAL mode but nobody has it open: ``immutable=1``, without which SQLite
       refuses, since it could not make a ``-shm``. Everything is in the file then, and a writer that opens it meanwhile
