@@ -70,11 +70,12 @@ def open_client(settings: RegistrySettings, may_create: bool, *, writes: bool = 
 def _make_tables(path: Path) -> None:
     """Make MLflow's tables in the empty SQLite file ``path``, with an engine of its own that is let go of."""
     from mlflow.store.db import utils
+    from sqlalchemy import create_engine
 
-    engine = utils.create_sqlalchemy_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}")
     try:
         # Not public, and MLflow is pinned: a client would do the same, but keep the file open for as long as it lives.
-        utils._initialize_tables(engine)
+        utils._initialize_tables(engine)  # type: ignore[no-untyped-call]  # MLflow has no types here
     finally:
         engine.dispose()
 
