@@ -28,12 +28,12 @@ class ScalingSettings(BaseModel):
         "docs/benchmarks.md has the figures.",
     )
     headroom_ratio: float = Field(
-        0.2,
+        0.22,
         ge=0,
         le=1,
         description="Spare capacity on top of what is forecast: bursts shorter than a forecast step and uneven routing "
-        "are in neither the forecast nor a load test at constant concurrency. A fifth costs less than the same "
-        "attainment bought with a higher quantile.",
+        "are in neither the forecast nor a load test at constant concurrency. It costs less than the same attainment "
+        "bought with a higher quantile.",
     )
     growth_tolerance_ratio: float = Field(
         0.05,

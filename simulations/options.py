@@ -123,7 +123,7 @@ def model_folder(model_dir: Path | None, model: str | None, registry: RegistrySe
 
     name, _, alias = model.partition("@")
     try:
-        return MlflowRegistry.open(registry).fetch(name, alias or "champion")
+        return MlflowRegistry.open(registry, writes=False).fetch(name, alias or "champion")
     except RegistryError as error:
         raise BadInput(error.what, error.where or f"--model {model}", error.remedy) from None
 
