@@ -12,7 +12,6 @@ from policies.fleet import FleetState, PoolKey, PoolState
 from policies.memory import PoolMemory
 from policies.placement import PoolSettings
 
-
 JITTER_RATIO = 0.1
 """Share of the up window by which a tick may come early: growth must not wait another tick for a few milliseconds."""
 

@@ -52,9 +52,9 @@ def stabilize(
     """Return the replicas to ask for, the memory with this target added, and why a smaller target is held.
 
     Growing passes at once. Shrinking stops at ``roomy``, what the pool would need with ``tolerance_replicas`` more
-    load, and at the largest target of the window, which is longer without a ``forecast`` and until a whole longer window
-    was watched. While ``starting`` replicas of the model are on their way, in whichever pool, only such are called off,
-    none that serves.
+    load, and at the largest target of the window, which is longer without a ``forecast`` and until a whole longer
+    window was watched. While ``starting`` replicas of the model are on their way, in whichever pool, only such are
+    called off, none that serves.
     """
     target = whole_replicas(needed)
     if target < pool.desired:
