@@ -135,21 +135,24 @@ def compare(
     from simulations.comparison import as_json as everything
     from simulations.comparison import facts_of, run_all, summarised
     from simulations.options import jobs_of, policies_named
+    from simulations.output_places import check_folder, refusing
     from simulations.progress import progress_bar
-    from simulations.report import check_folder, html_report, write_whole
+    from simulations.report import html_report, write_whole
     from simulations.tables import comparison_table
 
     jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options)
-    check_folder(out)
+    check_folder(out, "--out", ("report.html", "compare.json"))
     with progress_bar(f"{len(jobs)} runs") as show:
         reports = run_all(jobs, workers, lambda done: show(done / len(jobs), f"{done} done"))
     rows, facts = summarised(reports), facts_of(jobs)
     content = everything(reports, rows, facts)
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "report.html", html_report(reports, rows, jobs[0].settings.policy.objective, facts))
-    write_whole(out / "compare.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    figures = json.dumps(content, indent=2, allow_nan=False)
+    page = html_report(reports, rows, jobs[0].settings.policy.objective, facts)
+    with refusing(f"--out {out}", "name a folder with room for it"):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole({out / "report.html": page, out / "compare.json": figures + "\n"})
     if as_json:
-        click.echo(json.dumps(content, indent=2, allow_nan=False))
+        click.echo(figures)
     else:
         Console().print(comparison_table(rows, reports))
         click.echo(f"report: {out / 'report.html'}   figures: {out / 'compare.json'}")
