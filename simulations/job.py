@@ -13,7 +13,7 @@ from controller.errors import BadInput
 from controller.ports import AuditLog
 from forecasting.forecaster import Forecaster
 from forecasting.series import LoadSeries
-from simulations.case import LEAD_TIME_P90_RATIO, SimulationSettings, prepare
+from simulations.case import LEAD_TIME_P90_RATIO, Case, SimulationSettings, prepare
 from simulations.generator import GeneratedTrace
 from simulations.runner import Tick, replay
 from simulations.scorecard import Curves, Scorecard, TimelinePoint
@@ -126,30 +126,42 @@ class Job:
     settings: SimulationSettings
     model_dir: Path | None = None
 
+    def check(self) -> None:
+        """Make sure that it can be done, up to its first tick.
+
+        Raises:
+            BadInput: If the trace, the model or the settings cannot be used.
+        """
+        _, _, case = self._set_up()
+        case.fleet(case.first)
+
     def run(self, audit: AuditLog | None = None, on_tick: Callable[[Tick], None] | None = None) -> RunReport:
         """Do it.
 
         Raises:
             BadInput: If the trace, the model or the settings cannot be used.
         """
-        trace, before, left_out_requests = self.trace.open(self.settings)
-        forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
-        case = prepare(trace, on_the_clock_of(trace, self.settings), before)
+        opened, forecasters, case = self._set_up()
         stopwatch = SystemClock()
         began_s = stopwatch.elapsed()
         result = replay(case, self.policy, forecasters, audit, on_tick)
         wall_s = stopwatch.elapsed() - began_s
         return RunReport(
             trace=self.trace.name,
-            described=trace.describe(),
-            generated=trace.generated,
+            described=opened.trace.describe(),
+            generated=opened.trace.generated,
             seed=self.settings.seed,
             scorecard=replace(result.scorecard, wall_s=wall_s),
             timeline=result.timeline,
             curves=result.curves,
             replica_requests_per_s={str(pool.key): pool.requests_per_s for pool in case.pools},
-            left_out_requests=left_out_requests,
+            left_out_requests=opened.left_out_requests,
         )
+
+    def _set_up(self) -> tuple[OpenTrace, tuple[Forecaster, ...], Case]:
+        opened = self.trace.open(self.settings)
+        forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
+        return opened, forecasters, prepare(opened.trace, on_the_clock_of(opened.trace, self.settings), opened.before)
 
 
 def on_the_clock_of(trace: Trace, settings: SimulationSettings) -> SimulationSettings:
