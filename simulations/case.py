@@ -16,6 +16,8 @@ from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
+from policies.slo import ServiceObjective
+from simulations.benchmark import OutOfReach
 from simulations.faults import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.peers.clairvoyant import ClairvoyantSettings
@@ -138,8 +140,8 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
         parse_fault(spec)
     try:
         pools = load_tested(settings.pools, objective, trace)
-    except ValueError as error:
-        raise BadInput(str(error), "load test", "relax the objective or choose a faster engine profile") from None
+    except OutOfReach as error:
+        raise BadInput(str(error), "load test", _remedy(error, objective)) from None
     load = known_load(trace)
     _check_faults(settings.faults, trace, load)
     first = first_replicas(load, objective, pools)
@@ -151,6 +153,16 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
     tested = {str(pool.key): pool.settings for pool in pools}
     policy = settings.policy.model_copy(update={"pools": tested, "lead_time": lead_time})
     return Case(trace, settings, load, pools, first, policy, before)
+
+
+def _remedy(missed: OutOfReach, objective: ServiceObjective) -> str:
+    """Return which options give an objective that can be kept."""
+    if missed.within_reach is None:
+        return "choose an engine profile with more GPU memory (--profile), or a trace with shorter requests"
+    relaxed = missed.within_reach
+    options = [f"--ttft-s {relaxed.ttft_s:g}"] if relaxed.ttft_s != objective.ttft_s else []
+    options += [f"--tpot-s {relaxed.tpot_s:g}"] if relaxed.tpot_s != objective.tpot_s else []
+    return f"give {' '.join(options)}, which it can keep, or choose a faster engine profile (--profile)"
 
 
 def _check_faults(specs: Sequence[str], trace: Trace, load: LoadSeries) -> None:

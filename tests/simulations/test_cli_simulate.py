@@ -242,7 +242,7 @@ def refused(run: Run, trace: Path, *arguments: object, command: str = "simulate"
         (("--token-shape", "poetry", "--policy", "hpa"), ("'poetry'", "chat")),
         (("--arrivals", "never", "--policy", "hpa"), ("'never'", "poisson")),
         (("--trace-model", "gpt-9", "--policy", "hpa"), ("gpt-9",)),
-        (("--ttft-s", "0.0001", "--policy", "hpa"), ("TTFT", "objective")),
+        (("--ttft-s", "0.0001", "--policy", "hpa"), ("TTFT", "give --ttft-s 0.", "--profile")),
         (("--config", "nowhere.yaml"), ("nowhere.yaml",)),
         (("--scenario", "nowhere.yaml"), ("nowhere.yaml",)),
         (("--model-dir", "nowhere"), ("nowhere",)),
