@@ -364,6 +364,7 @@ def test_bad_comparisons_are_refused(
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(run: Run, trace: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "is not a folder" in refused(run, trace, "--out", tmp_path / "file" / "out", command="compare")
+    assert "cannot be written" in refused(run, trace, "--out", "/proc/foresail", command="compare")
 
 
 def test_one_trace_twice_is_refused_and_two_of_one_name_are_told_apart(run: Run, trace: Path, tmp_path: Path) -> None:
