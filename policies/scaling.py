@@ -46,6 +46,7 @@ class ScalingSettings(BaseModel):
     backlog_clear_s: float = Field(
         60.0,
         gt=0,
+        le=86400,
         description="Time within which a backlog should be gone once replicas asked for now serve, in seconds. Every "
         "request waits until then, so that a shorter time misses fewer and costs more replicas for a while.",
     )
@@ -61,8 +62,10 @@ class ScalingSettings(BaseModel):
     burn_rate: float = Field(
         3.0,
         gt=1,
+        le=10_000,
         description="Error-budget burn over the objective's window at which a replica is added whatever the forecast "
-        "says; 3 ignores single slow requests.",
+        "says; 3 ignores single slow requests. If every request misses, it is 1 / (1 - attainment): 100 at 99 %, and "
+        "what is above that never happens.",
     )
     margin_step_ratio: float = Field(
         0.02, ge=0, le=0.5, description="Capacity margin added per window in which the attainment target was missed."

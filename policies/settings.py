@@ -26,9 +26,15 @@ class PolicySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tick_s: float = Field(
-        15.0, gt=0, description="Time between decisions, in seconds; also the step of the load history."
+        15.0,
+        ge=1,
+        le=3600,
+        description="Time between decisions, in seconds; also the step of the load history. Metrics change with each "
+        "scrape, some ten seconds apart: a shorter tick sees nothing new. A fleet left alone for an hour is static.",
     )
-    plan_expiry_s: float = Field(30.0, gt=0, description="Age in seconds from which a plan is no longer carried out.")
+    plan_expiry_s: float = Field(
+        30.0, gt=0, le=86400, description="Age in seconds from which a plan is no longer carried out."
+    )
     objective: ServiceObjective = Field(default_factory=ServiceObjective, description="Objective of every model.")
     objectives: Mapping[str, ServiceObjective] = Field(
         default_factory=dict, description="Objective of single models, by model name, instead of the common one."

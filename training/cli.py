@@ -122,17 +122,19 @@ def backtest(
     files: tuple[str, ...], models: str, step_s: float | None, forecasts: Path | None, as_json: bool, **options: Any
 ) -> int:
     """Score forecasters at past instants of the newest 30 % of each series; nets are fitted on the part before."""
+    from simulations.output_places import check_file, refusing
     from training.candidates import models_named
-    from training.forecasts_file import check_writable, write_forecasts
+    from training.forecasts_file import write_forecasts
 
     names, leads_s = models_named(models), _leads(options["lead_s"])
     settings = _training_settings(_fit_values(options), options["overrides"])
     if forecasts is not None:
-        check_writable(forecasts)
+        check_file(forecasts, "--forecasts")
     histories = _histories(files, step_s, may_draw=False)
     rows, tables = _backtested(histories, names, leads_s, options["origins"], settings, forecasts is not None)
     if forecasts is not None:
-        write_forecasts(forecasts, tables)
+        with refusing(f"--forecasts {forecasts}", "name a file in a folder with room for it"):
+            write_forecasts(forecasts, tables)
     if as_json:
         print_json([asdict(row) for row in rows])
     else:

@@ -19,7 +19,7 @@ from forecasting.series import CHANNELS, REQUESTS, LoadSeries
 from tests.builders_training import Stopwatch, a_history, a_wave, of_rates, small_settings
 from training.backtest import ASKED_LEVELS, Examination, Score, ask, default_leads_s, examination, score
 from training.candidates import BASELINE, MODELS, PLAIN, check_nets, models_named, prepare, settings_for
-from training.forecasts_file import check_writable, forecasts_table, write_forecasts
+from training.forecasts_file import forecasts_table, write_forecasts
 from training.history import History
 
 
@@ -232,10 +232,3 @@ def test_every_forecast_can_be_written_in_rows_and_units_of_the_source(tmp_path:
     one = frame[(frame.kind == "max") & (frame.lead == 4) & (frame.level == 0.95)].sort_values("origin")
     np.testing.assert_allclose(one.value, answers.peaks[:, 1, ASKED_LEVELS.index(0.95)] * 30.0)
     assert [p.name for p in tmp_path.iterdir()] == ["f.parquet"]
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot write into"):
-        check_writable(tmp_path / "absent" / "f.parquet")
-    with pytest.raises(BadInput, match="is a folder"):
-        check_writable(tmp_path)
