@@ -25,18 +25,22 @@ class ForecastSettings(BaseModel):
 
     step_s: float = Field(
         60.0,
-        gt=0,
+        ge=1,
+        le=86400,
         description="Step of the load that forecasters see, in seconds; a whole multiple of the tick. Requests live "
         "for tens of seconds, so peaks much shorter than a minute need no replica of their own.",
     )
     kept_s: float = Field(
         15 * 86400.0,
         gt=0,
-        description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes.",
+        le=92 * 86400,
+        description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes. It is held in "
+        "memory, 48 bytes a tick.",
     )
     demand_window_s: float = Field(
         60.0,
         gt=0,
+        le=86400,
         description="Window over which present demand is averaged, in seconds: a single scrape is noise. A jump that "
         "is more than noise counts at once.",
     )

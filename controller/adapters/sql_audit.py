@@ -21,10 +21,11 @@ from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool, StaticPool
 from sqlalchemy.schema import CreateTable
 
+from controller.adapters.sqlite_reading import SQLITE_MAGIC, reading_uri, why_unreadable
 from controller.errors import AuditError, BadInput
 from controller.ports import ActResult, ActsRecord, TickRecord
 from controller.redaction import redacted
@@ -110,23 +111,29 @@ class SqlAudit:
 
     @classmethod
     def open_existing(cls, path: Path) -> SqlAudit:
-        """Open the log in the SQLite file ``path`` for reading.
+        """Open the log in the SQLite file ``path`` for reading, also where neither it nor its folder may be written.
 
         Raises:
-            BadInput: If there is no such file, or it is not an audit log.
+            BadInput: If there is no such file, it cannot be read, or it is not an audit log.
         """
         remedy = "name the file that --audit wrote"
         try:
             with path.open("rb") as file:
-                magic = file.read(16)
+                magic = file.read(len(SQLITE_MAGIC))
+            uri = reading_uri(path)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise BadInput(f"the audit log cannot be read: {reason}", str(path), remedy) from None
-        if magic != b"SQLite format 3\x00":
+        if magic != SQLITE_MAGIC:
             raise BadInput("not an audit log (no SQLite database)", str(path), remedy)
-        engine = _engine(f"sqlite:///{path}")
+        engine = _reading_engine(uri)
         try:
             columns = {column["name"] for column in sql.inspect(engine).get_columns(_TABLE.name)}
+        except OperationalError as error:
+            engine.dispose()
+            reason = why_unreadable(path, error.orig) if isinstance(error.orig, sqlite3.Error) else str(error.orig)
+            what_to_do = "let whoever writes it finish, or copy it with its -wal to a folder that you may write"
+            raise BadInput(f"the audit log cannot be read: {reason}", str(path), what_to_do) from None
         except SQLAlchemyError:
             columns = set()
         if not columns >= {column.name for column in _TABLE.columns}:
@@ -349,6 +356,15 @@ def _engine(url: str) -> sql.Engine:
     engine = sql.create_engine(parsed, poolclass=StaticPool) if in_memory else sql.create_engine(parsed)
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _reading_engine(uri: str) -> sql.Engine:
+    """Return an engine over a SQLite URI that changes nothing of the file's own, such as its journal mode."""
+    return sql.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_MS / 1000, check_same_thread=False),
+        poolclass=QueuePool,  # for a URL without a file SQLAlchemy would take a pool of one connection per thread
+    )
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
