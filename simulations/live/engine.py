@@ -102,7 +102,8 @@ async def run(settings: EngineSettings, serving: socket.socket, admin: socket.so
         loop.add_signal_handler(number, stop)
     servers = server_of(engine_app(engine)), server_of(admin_app(engine))
     tasks = [
-        asyncio.create_task(server.serve(sockets=[sock])) for server, sock in zip(servers, (serving, admin), strict=True)
+        asyncio.create_task(server.serve(sockets=[sock]))
+        for server, sock in zip(servers, (serving, admin), strict=True)
     ]
     ports = {"port": serving.getsockname()[1], "admin_port": admin.getsockname()[1]}
     _say("listening", id=settings.id, model=settings.model, profile=settings.profile.name, **ports)
@@ -143,7 +144,7 @@ def _say(event: str, **more: Any) -> None:
 
 
 @click.command()
-@click.option("--id", "replica", default="engine-0", show_default=True, help="Name of the replica.")
+@click.option("--id", default="engine-0", show_default=True, help="Name of the replica.")
 @click.option("--profile", default="llama-3.1-70b-a100-tp4", show_default=True, metavar="NAME", help="Engine profile.")
 @click.option("--model", metavar="NAME", help="Served model name; the profile's if not given.")
 @click.option("--flavour", type=click.Choice(list(FLAVOURS)), default="vllm", show_default=True,
@@ -158,25 +159,21 @@ def _say(event: str, **more: Any) -> None:
               help="Still take requests for so long after SIGTERM.")  # fmt: skip
 @click.option("--drain-s", type=click.FloatRange(min=0, min_open=True), default=DrainSettings().drain_s,
               show_default=True, help="Cut what still streams so long after SIGTERM.")  # fmt: skip
-def main(
-    replica: str, profile: str, model: str | None, flavour: str, port: int, admin_port: int, start_up_s: float,
-    revision: str, seed: int, crash_at_start_s: float | None, lame_duck_s: float, drain_s: float,
-) -> None:  # fmt: skip
+def main(profile: str, model: str | None, port: int, admin_port: int, **options: Any) -> None:
     """Be an LLM serving engine, but for the model: OpenAI API, native metrics, the timing of a profile."""
+    drain = DrainSettings(options.pop("lame_duck_s"), options.pop("drain_s"))
     try:
         chosen = profile_named(profile)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--profile") from None
-    settings = EngineSettings(
-        replica, model or chosen.model, chosen, flavour, start_up_s, revision, seed, crash_at_start_s
-    )
+    settings = EngineSettings(profile=chosen, model=model or chosen.model, **options)
     try:
         serving, admin = listening(port, "--port"), listening(admin_port, "--admin-port")
     except ForesailError as error:
         raise click.UsageError(str(error)) from None
     gc.collect()
     gc.freeze()  # what was imported is never garbage; without it each full collection would walk all of it
-    sys.exit(asyncio.run(run(settings, serving, admin, DrainSettings(lame_duck_s, drain_s))))
+    sys.exit(asyncio.run(run(settings, serving, admin, drain)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ class _Fault(BaseModel):
 
 
 class _LastingFault(_Fault):
-    duration_s: float | None = Field(None, gt=0, description="Ends by itself after so many seconds; null: when cleared.")
+    duration_s: float | None = Field(
+        None, gt=0, description="Ends by itself after so many seconds; null: when cleared."
+    )
 
 
 class Hang(_LastingFault):

@@ -38,7 +38,7 @@ class Histogram:
         total = 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
-            yield floatToGoString(bound), float(total)
+            yield floatToGoString(bound), float(total)  # type: ignore[no-untyped-call]  # has no types
 
 
 def one_two_five(most: int) -> tuple[int, ...]:

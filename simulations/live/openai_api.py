@@ -114,7 +114,9 @@ def _typed(said: Mapping[str, Any], field: str, wanted: type, *, required: bool 
     value = said.get(field)
     if value is None:
         if required:
-            raise ApiError(400, f"You must provide a '{field}' parameter.", param=field, code="missing_required_parameter")
+            raise ApiError(
+                400, f"You must provide a '{field}' parameter.", param=field, code="missing_required_parameter"
+            )
         return None
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         what = f"'{field}' must be of type {wanted.__name__}, got {type(value).__name__}."
@@ -123,7 +125,9 @@ def _typed(said: Mapping[str, Any], field: str, wanted: type, *, required: bool 
 
 
 def _max_tokens(kind: Kind, said: Mapping[str, Any]) -> int | None:
-    field = "max_completion_tokens" if kind == "chat" and said.get("max_completion_tokens") is not None else "max_tokens"
+    field = (
+        "max_completion_tokens" if kind == "chat" and said.get("max_completion_tokens") is not None else "max_tokens"
+    )
     most: int | None = _typed(said, field, int)
     if most is None:
         return None if kind == "chat" else DEFAULT_MAX_TOKENS
