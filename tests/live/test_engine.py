@@ -323,6 +323,30 @@ def test_a_port_that_is_taken_is_named_and_ends_with_two(engine: EngineProcess) 
     assert "Traceback" not in ended.stderr
 
 
+def test_an_engine_goes_with_the_process_that_started_it() -> None:
+    starter = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-m', 'simulations.live.engine', "
+        "'--stop-with-parent'], stdout=subprocess.PIPE); sys.stdout.buffer.write(child.stdout.readline())"
+    )
+    ended = subprocess.run([sys.executable, "-c", starter], capture_output=True, cwd=ROOT, check=True, timeout=SLACK_S)
+    port = json.loads(ended.stdout)["port"]
+
+    def gone() -> bool:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/health")
+        except httpx.TransportError:
+            return True
+        return False
+
+    wait_until(gone)
+
+
+def test_an_engine_process_loads_no_numerics() -> None:
+    listing = "import simulations.live.engine, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"numpy", "pandas", "scipy", "torch", "httpx", "pyarrow"} & set(loaded.stdout.split())
+
+
 def test_an_engine_process_is_small(engine: EngineProcess) -> None:
     resident_mib = metric(engine, "process_resident_memory_bytes") / 2**20
     assert resident_mib < 80  # 45 MiB as measured; numpy or pandas alone would break this
