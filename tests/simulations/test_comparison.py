@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def test_an_interrupt_ends_running_jobs_at_once(tmp_path: Path) -> None:
     assert active_children() == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Undo what a shell does to a background job: it lets it ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_processes_start_is_raised_when_they_have() -> None:
     started = []
 
