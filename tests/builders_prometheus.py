@@ -9,26 +9,26 @@ import socket
 import struct
 import subprocess
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import pytest
 
 from controller.adapters.prometheus_http import PrometheusHttp
 from controller.adapters.prometheus_settings import PrometheusSettings
+from controller.adapters.system_clock import SystemClock
 
 MISSING_BINARY = "no prometheus on the PATH (apt-get install --no-install-recommends prometheus)"
 STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
 """The NaN that tells Prometheus that a series has ended."""
 
 Labels = Mapping[str, str]
+CLOCK = SystemClock()
 
 
 def free_port() -> int:
@@ -77,22 +77,26 @@ class RunningPrometheus:
 
 def responds(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1.0) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
+        return httpx.get(url, timeout=1.0).status_code == 200
+    except httpx.TransportError:
         return False
 
 
-def wait_until(condition: Any, what: str, at_most_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, at_most_s: float = 30.0) -> None:
     """Wait for a condition of the real world."""
-    until = time.monotonic() + at_most_s
+    until = CLOCK.elapsed() + at_most_s
     while not condition():
-        assert time.monotonic() < until, f"not within {at_most_s:g} s: {what}"
-        time.sleep(0.05)
+        assert CLOCK.elapsed() < until, f"not within {at_most_s:g} s: {what}"
+        pause(0.05)
+
+
+def pause(seconds: float) -> None:
+    """Let real time pass."""
+    threading.Event().wait(seconds)
 
 
 def client_of(url: str, **changes: Any) -> PrometheusHttp:
-    return PrometheusHttp(PrometheusSettings(url=url, **changes), time.perf_counter)
+    return PrometheusHttp(PrometheusSettings(url=url, **changes), CLOCK.elapsed)
 
 
 # ------------------------------------------------------------------------------------------- remote write
@@ -120,9 +124,8 @@ def write(server: RunningPrometheus, samples: Iterable[Sample]) -> None:
         "Content-Type": "application/x-protobuf",
         "X-Prometheus-Remote-Write-Version": "0.1.0",
     }
-    request = urllib.request.Request(f"{server.url}/api/v1/write", _snappy(body), headers, method="POST")
-    with urllib.request.urlopen(request, timeout=10.0) as answer:
-        assert answer.status in (200, 204)
+    answer = httpx.post(f"{server.url}/api/v1/write", content=_snappy(body), headers=headers, timeout=10.0)
+    assert answer.is_success, answer.text
 
 
 def _time_series(labels: Sequence[tuple[str, str]], samples: Sequence[Sample]) -> bytes:
