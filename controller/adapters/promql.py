@@ -45,7 +45,7 @@ class Grouping:
     def matchers(self) -> list[str]:
         """Return the matchers that every selector carries."""
         given = [f"{label(name)}={quoted(value)}" for name, value in sorted((self.match or {}).items())]
-        return [*given, *(f'{label(name)}!=""' for name in self.present)]
+        return [*given, *map(present, self.present)]
 
 
 def quoted(text: str) -> str:
@@ -63,6 +63,11 @@ def label(name: str) -> str:
     if not _LABEL.fullmatch(name):
         raise ValueError(f"{name!r} cannot be the name of a label")
     return name
+
+
+def present(name: str) -> str:
+    """Return the matcher of series that have a label."""
+    return f'{label(name)}!=""'
 
 
 def one_of(values: Iterable[str]) -> str:
