@@ -78,7 +78,12 @@ _PHASES = {
 
 
 def measure_ticks(
-    workloads: int, replicas: int, ticks: int, history_s: float, tell: Callable[[str], None] | None = None
+    workloads: int,
+    replicas: int,
+    ticks: int,
+    history_s: float,
+    tell: Callable[[str], None] | None = None,
+    scrape_interval_s: float = SCRAPE_INTERVAL_S,
 ) -> dict[str, Any]:
     """Return the figures of ``bench tick --json``; ``tell`` is told what is going on.
 
@@ -88,10 +93,10 @@ def measure_ticks(
     """
     say = tell or (lambda _: None)
     with ExitStack() as stack:
-        url = stack.enter_context(_prometheus_of(workloads, replicas, say))
+        url = stack.enter_context(_prometheus_of(workloads, replicas, scrape_interval_s, say))
         loop, source, watch = _loop(url, workloads, replicas, history_s)
         stack.callback(source.close)
-        _wait_for_scrapes(source, replicas, say)
+        _wait_for_scrapes(source, replicas, scrape_interval_s, say)
         say(f"{ticks} ticks")
         for _ in range(ticks + 1):
             watch.begin()
@@ -188,15 +193,15 @@ def _loop(
     return loop, source, watch
 
 
-def _wait_for_scrapes(source: PrometheusSource, replicas: int, say: Callable[[str], None]) -> None:
+def _wait_for_scrapes(source: PrometheusSource, replicas: int, interval_s: float, say: Callable[[str], None]) -> None:
     """Wait until every replica has been scraped often enough for rates."""
     from controller.adapters.system_clock import SystemClock
     from controller.errors import ObservationError
 
     clock = SystemClock()
-    say(f"Prometheus scrapes {replicas:,} replicas every {SCRAPE_INTERVAL_S:g} s; {_SCRAPES_BEFORE} times before")
-    _pause(SCRAPE_INTERVAL_S * _SCRAPES_BEFORE)
-    until = clock.elapsed() + 10 * SCRAPE_INTERVAL_S
+    say(f"Prometheus scrapes {replicas:,} replicas every {interval_s:g} s; {_SCRAPES_BEFORE} times before")
+    _pause(interval_s * _SCRAPES_BEFORE)
+    until = clock.elapsed() + 30.0 + 10 * interval_s
     while True:
         seen = 0
         try:
@@ -208,7 +213,7 @@ def _wait_for_scrapes(source: PrometheusSource, replicas: int, say: Callable[[st
             return
         if clock.elapsed() > until:
             raise ForesailError(f"Prometheus sees only {seen:,} of {replicas:,} replicas", "bench tick")
-        _pause(SCRAPE_INTERVAL_S / 3)
+        _pause(interval_s / 3)
 
 
 def _pause(seconds: float) -> None:
@@ -219,7 +224,7 @@ def _pause(seconds: float) -> None:
 
 
 @contextmanager
-def _prometheus_of(workloads: int, replicas: int, say: Callable[[str], None]) -> Iterator[str]:
+def _prometheus_of(workloads: int, replicas: int, interval_s: float, say: Callable[[str], None]) -> Iterator[str]:
     """Run a Prometheus that scrapes a made-up fleet, and yield its address; both processes are ended after."""
     binary = shutil.which("prometheus")
     if binary is None:
@@ -234,7 +239,7 @@ def _prometheus_of(workloads: int, replicas: int, say: Callable[[str], None]) ->
         if not port:
             raise ForesailError(f"the made-up fleet did not start: {_tail(folder / 'fleet.log')}", "bench tick")
         config = folder / "prometheus.yml"
-        config.write_text(_config(port, parts))
+        config.write_text(_config(port, parts, interval_s))
         own_port = _free_port()
         command = [
             binary,
@@ -255,13 +260,13 @@ def _prometheus_of(workloads: int, replicas: int, say: Callable[[str], None]) ->
         yield url
 
 
-def _config(port: str, parts: int) -> str:
+def _config(port: str, parts: int, interval_s: float) -> str:
     targets = "".join(
         f"  - targets: ['127.0.0.1:{port}']\n    labels: {{__metrics_path__: '/{part}', instance: 'part-{part}'}}\n"
         for part in range(parts)
     )
     return (
-        f"global: {{scrape_interval: {SCRAPE_INTERVAL_S:g}s, scrape_timeout: {SCRAPE_INTERVAL_S:g}s}}\n"
+        f"global: {{scrape_interval: {interval_s:g}s, scrape_timeout: {interval_s:g}s}}\n"
         f"scrape_configs:\n- job_name: engines\n  honor_labels: true\n  static_configs:\n{targets}"
     )
 

@@ -51,6 +51,7 @@ class PrometheusSource:
 
     Attributes:
         sources: Engines and gateways found, with the names that matched.
+        targets: Where replicas were scraped at the last look.
         took_s: What the last look took, in seconds, by phase: ``query`` until all answers were there as rows, ``parse``
             from there.
     """
@@ -77,6 +78,7 @@ class PrometheusSource:
         self._probed_at = -math.inf
         self._incomplete = False
         self.sources: tuple[Source, ...] = ()
+        self.targets: Sequence[Target] = ()
         self.took_s: dict[str, float] = {}
 
     def close(self) -> None:
@@ -139,7 +141,8 @@ class PrometheusSource:
         answers, notes = self._ask({what: query for what, query in asked.items() if what not in recent}, at)
         windowed = [(what, rows) for what, rows in answers.rows.items() if what.window_s]
         # All of them are new at the first look: from then on they take turns, so that no tick pays for all.
-        ages = np.linspace(0.0, self._settings.means_refresh_s, len(windowed)) if not self._windowed else [0.0] * len(windowed)
+        oldest_s = 0.0 if self._windowed else self._settings.means_refresh_s
+        ages = np.linspace(0.0, oldest_s, len(windowed)).tolist()
         recent |= {what: (at - age, rows) for (what, rows), age in zip(windowed, ages, strict=True)}
         self._windowed = recent
         return Answers(at, {**{what: rows for what, (_, rows) in recent.items()}, **answers.rows}), notes
@@ -185,7 +188,7 @@ class PrometheusSource:
     def _understood(self, answers: Answers, notes: Notes) -> FleetMetrics:
         at = answers.at
         engines = of_scope(self.sources, "replica")
-        targets = fleet_answers.targets(answers, self._settings)
+        self.targets = targets = fleet_answers.targets(answers, self._settings)
         table = fleet_answers.replicas(answers, engines, targets, self._settings, notes)
         subjects = Subjects(self._settings, fleet_answers.model_names(self._known_pools(targets, table)))
         models = [m or subjects.by_pool.get(pool, "") for m, pool in zip(table.models, table.pools, strict=True)]
