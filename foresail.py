@@ -43,6 +43,8 @@ SUB_COMMANDS = {
     "backtest": SubCommand("training.cli:backtest", "Score forecasters on the past, as it would have looked then."),
     "promote": SubCommand("training.cli:promote", "Make a registered model the champion."),
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
+    "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
+    "bench": SubCommand("controller.bench:bench", "Measure how fast Foresail is on this machine."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
 }
 

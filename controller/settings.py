@@ -14,6 +14,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.adapters.registry_store import RegistrySettings
 from controller.forecasts import ForecastSettings
 from controller.modes import ModeSettings
@@ -39,6 +40,9 @@ class Settings(BaseModel):
     policy: PolicySettings = Field(default_factory=PolicySettings, description="How decisions are made.")
     forecast: ForecastSettings = Field(default_factory=ForecastSettings, description="How load is forecast.")
     modes: ModeSettings = Field(default_factory=ModeSettings, description="What may be done without a human.")
+    prometheus: PrometheusSettings = Field(
+        default_factory=PrometheusSettings, description="Where measurements come from."
+    )
     registry: RegistrySettings = Field(default_factory=RegistrySettings, description="Where trained models are kept.")
 
     @model_validator(mode="after")
