@@ -42,6 +42,7 @@ class AuditClaim:
             os.close(self._file)
             self._file = -1
         if self._connection is not None:
+            self._connection.invalidate()  # the lock goes with the session: it must not go back into the pool
             self._connection.close()
             self._connection = None
 
