@@ -55,6 +55,12 @@ def without_secrets(_: object, __: str, line: Line) -> Line:
     return {name: _clean(value) for name, value in line.items()}
 
 
+def _in_order(_: object, __: str, line: Line) -> Line:
+    """Begin with what every line has: when, how bad, what."""
+    first = {name: line[name] for name in ("timestamp", "level", "event") if name in line}
+    return {**first, **line}
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return redacted(value)[:MAX_TEXT]
@@ -79,6 +85,7 @@ def start_logging(elapsed: Callable[[], float], repeat_s: float, level: str = "i
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
         without_secrets,
+        _in_order,
         renderer,
     ]
     writer = logging.StreamHandler(stream)
