@@ -63,12 +63,13 @@ def _in_order(_: object, __: str, line: Line) -> Line:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return redacted(value)[:MAX_TEXT]
+        # Cut twice: a URL that the first cut shortened could look as if it held no secret, and goes with the second.
+        return redacted(value[: 2 * MAX_TEXT])[:MAX_TEXT]
     if isinstance(value, dict):
         return {name: _clean(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(item) for item in value]
-    return value if isinstance(value, int | float | bool | None) else redacted(str(value))[:MAX_TEXT]
+    return value if isinstance(value, int | float | bool | None) else _clean(str(value))
 
 
 def start_logging(elapsed: Callable[[], float], repeat_s: float, level: str = "info", to: TextIO | None = None) -> None:

@@ -108,7 +108,7 @@ def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
     names = {"PyYAML": "yaml", "mlflow-skinny": "mlflow"}
     extras = project["project"]["optional-dependencies"]
     lines = [*project["project"]["dependencies"], *extras["ray"], *extras["live"]]
-    declared = {names.get(needed.name, needed.name.lower()) for needed in map(Requirement, lines)}
+    declared = {names.get(needed.name, needed.name.lower().replace("-", "_")) for needed in map(Requirement, lines)}
     ours = {*PACKAGES, "foresail"}
     imports = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
     files = [ROOT / "foresail.py", *(f for package in PACKAGES for f in (ROOT / package).rglob("*.py"))]
