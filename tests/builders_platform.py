@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
@@ -27,6 +28,7 @@ from tests.live import stand_in_engine
 
 MODEL = "test/model-0.5"
 SETTLED_S = 30.0
+LOOK_S = 0.02
 
 _T = TypeVar("_T")
 
@@ -71,6 +73,7 @@ class RunningPlatform:
         self.rules = PlatformRules(**{**quick, **rules})
         self._ports = FreePorts()
         self.port = self._ports.take()
+        self.adapter = LivePlatform(self.settings)
         self._began: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="platform")
 
@@ -82,6 +85,7 @@ class RunningPlatform:
     def __exit__(self, *_error: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(60)
+        self.adapter.close()
         assert not self._thread.is_alive()
 
     async def _run(self) -> None:
@@ -114,13 +118,12 @@ class RunningPlatform:
         return asyncio.run_coroutine_threadsafe(verb, self._loop).result(timeout_s)
 
     def until(self, condition: Callable[[], bool], timeout_s: float = SETTLED_S) -> None:
-        """Wait until ``condition`` holds."""
-
-        async def holds() -> None:
-            while not condition():
-                await asyncio.sleep(0.02)
-
-        self.do(asyncio.wait_for(holds(), timeout_s), timeout_s + 5)
+        """Wait until ``condition`` holds, looking at it from the test's thread."""
+        for _ in range(round(timeout_s / LOOK_S)):
+            if condition():
+                return
+            threading.Event().wait(LOOK_S)
+        raise AssertionError(f"not so within {timeout_s:g} s; the newest events: {list(self.platform.events)[-10:]}")
 
     def settle(self) -> None:
         """Wait until what was asked for is there."""
@@ -130,12 +133,19 @@ class RunningPlatform:
     def settings(self) -> PlatformSettings:
         return PlatformSettings(url=f"http://127.0.0.1:{self.port}", token_file=self.folder / "token")
 
-    def adapter(self) -> LivePlatform:
-        return LivePlatform(self.settings)
-
     def gateway(self) -> httpx.Client:
         """Return a client that sends to the model through Envoy."""
         return httpx.Client(base_url=self.envoy.url, headers={HEADER: MODEL}, timeout=30.0, trust_env=False)
+
+    def answered(self) -> Counter[str]:
+        """Return the answers that Envoy has seen end as they should, by replica."""
+        text = httpx.get(f"{self.envoy.admin_url}/stats/prometheus", trust_env=False).text
+        counts: Counter[str] = Counter()
+        for line in text.splitlines():
+            labels, _, value = line.removeprefix("envoy_gateway_requests_ended{").rpartition("} ")
+            if line.startswith("envoy_gateway_requests_ended{") and 'flags="-"' in labels and 'code="200"' in labels:
+                counts[labels.split('pod="')[1].split('"')[0]] += int(value)
+        return counts
 
     def serving_at_gateway(self, key: PoolKey) -> set[str]:
         """Return the replicas that Envoy itself would send a request to."""

@@ -187,7 +187,8 @@ def _route(model: str, pools: Mapping[PoolKey, float]) -> dict[str, Any]:
                         },
                     }
                 ],
-                "host_selection_retry_max_attempts": 3,
+                # The choice among hosts is random: with two of which one is dead, half of the tries find it again.
+                "host_selection_retry_max_attempts": 20,
             },
         },
     }
