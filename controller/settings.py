@@ -14,6 +14,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from controller.adapters.live_platform import PlatformSettings
 from controller.adapters.registry_store import RegistrySettings
 from controller.forecasts import ForecastSettings
 from controller.modes import ModeSettings
@@ -40,6 +41,8 @@ class Settings(BaseModel):
     forecast: ForecastSettings = Field(default_factory=ForecastSettings, description="How load is forecast.")
     modes: ModeSettings = Field(default_factory=ModeSettings, description="What may be done without a human.")
     registry: RegistrySettings = Field(default_factory=RegistrySettings, description="Where trained models are kept.")
+
+    platform: PlatformSettings | None = Field(None, description="Where replicas live; null where nothing is to be run.")
 
     @model_validator(mode="after")
     def _whole_steps(self) -> Settings:

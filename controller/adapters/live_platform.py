@@ -85,6 +85,8 @@ class LivePlatform:
             ObservationError: If the platform does not answer, or not with pools.
         """
         answer = self._observe("/v1/pools")
+        if not isinstance(answer, list):
+            raise ObservationError("the platform's answer is no list of pools", self._settings.url)
         try:
             return tuple(_pool(entry) for entry in answer)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,7 +1,7 @@
 """A stand-in for an engine: streams what the path asks for, ``/health`` says 503 until it has started.
 
-``/stream/N`` sends N pieces a tenth of a second apart, ``/hang`` a head and nothing more, ``/exit/CODE`` ends the process;
-anything else answers at once. SIGTERM lets streams finish.
+``/stream/N`` sends N pieces a tenth of a second apart, ``/hang`` a head and nothing more, ``/exit/CODE`` ends the
+process; anything else answers at once. SIGTERM lets streams finish.
 """
 
 from __future__ import annotations

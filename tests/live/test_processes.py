@@ -23,13 +23,13 @@ STUBBORN = [
     sys.executable, "-I", "-S", "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
 ]  # fmt: skip
-WITH_CHILD = [
-    sys.executable, "-I", "-S", "-c",
+PARENT = (
     "import subprocess, sys, time\n"
     "child = subprocess.Popen([sys.executable, '-I', '-S', '-c', 'import time; time.sleep(600)'])\n"
     "print(child.pid, flush=True)\n"
-    "time.sleep(600)",
-]  # fmt: skip
+    "time.sleep(600)"
+)
+WITH_CHILD = [sys.executable, "-I", "-S", "-c", PARENT]
 
 
 def alive(pid: int) -> bool:
