@@ -7,10 +7,10 @@ control loop:
 * ``envoy_cluster_endpoint_rq_active{envoy_cluster_name, envoy_endpoint_hostname}``: requests sent to a replica and not
   seen to end (``track_cluster_stats.per_endpoint_stats``). ``rq_success`` beside it is no count of answers: it grows
   when response *headers* come, also from an engine that then hangs.
-* ``envoy_gateway_requests_ended{model_name, envoy_cluster_name, pod, flags, code}``: requests that have ended, by the
-  access logger that counts instead of writing. ``flags="-"`` with a code below 500 is an answer as it should be; any
-  other flag says what cut it short (``DC`` the client, ``UPE`` or ``UC`` the engine, ``SI`` a time-out, ``UH`` no
-  replica to send it to).
+* ``envoy_gateway_requests_ended{model_name, envoy_cluster_name, envoy_endpoint_address, pod, flags, code}``: requests
+  that have ended, by the access logger that counts instead of writing. ``flags="-"`` with a code below 500 is an answer
+  as it should be; any other flag says what cut it short (``DC`` the client, ``UPE`` or ``UC`` the engine, ``SI`` a
+  time-out, ``UH`` no replica to send it to).
 * ``envoy_gateway_requests_started{model_name}``: offered load, counted on arrival whether or not it can be served.
 """
 
@@ -224,6 +224,7 @@ def _counting_logs(models: Sequence[str]) -> list[dict[str, Any]]:
     ended = [
         model,
         {"name": "envoy_cluster_name", "value_format": "%UPSTREAM_CLUSTER%"},
+        {"name": "envoy_endpoint_address", "value_format": "%UPSTREAM_HOST%"},
         {"name": "pod", "value_format": "%UPSTREAM_HOST_NAME%"},
         {"name": "flags", "value_format": "%RESPONSE_FLAGS%"},
         {"name": "code", "value_format": "%RESPONSE_CODE%"},
