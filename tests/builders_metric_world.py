@@ -52,9 +52,7 @@ class WrittenWorld:
 
     model = MODEL
 
-    def __init__(
-        self, server: RunningPrometheus, requests_per_s: float, prompt_tokens: int, output_tokens: int
-    ) -> None:
+    def __init__(self, server: RunningPrometheus, requests_per_s: float, prompt: int, output: int) -> None:
         self._server = server
         self.epoch_at = float(next(_epochs))
         self._now = self.epoch_at
