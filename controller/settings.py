@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from controller.adapters.audit_settings import AuditSettings
 from controller.adapters.live_platform import PlatformSettings
+from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.adapters.registry_store import RegistrySettings
 from controller.daemon_settings import DaemonSettings
 from controller.forecasts import ForecastSettings
@@ -46,6 +47,7 @@ class Settings(BaseModel):
     audit: AuditSettings = Field(default_factory=AuditSettings, description="Where every decision is recorded.")
     daemon: DaemonSettings = Field(default_factory=DaemonSettings, description="How the daemon itself behaves.")
 
+    prometheus: PrometheusSettings | None = Field(None, description="Where measurements come from; null for nowhere.")
     platform: PlatformSettings | None = Field(None, description="Where replicas live; null where nothing is to be run.")
 
     @model_validator(mode="after")
