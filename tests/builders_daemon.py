@@ -39,7 +39,9 @@ EPOCH_AT = 1_800_000_000.0
 MODEL = "small"
 KEY = PoolKey(MODEL, "l40s")
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["controller.daemon", "forecasting.last_value", "simulations.fleet", "tests.builders_daemon"])
+FORKS.set_forkserver_preload(
+    ["controller.daemon", "forecasting.last_value", "simulations.fleet", "tests.builders_daemon"]
+)
 
 
 class FastClock:

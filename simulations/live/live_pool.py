@@ -14,13 +14,18 @@ from simulations.live.processes import Child
 
 @dataclass(frozen=True, slots=True)
 class EngineSlot:
-    """What one life of a replica is given: who it is, where it listens, what it runs."""
+    """What one life of a replica is given: who it is, where it listens, what it runs.
+
+    Attributes:
+        opening: Whether it is among the replicas that the platform begins with: those are wanted at once.
+    """
 
     replica: str
     revision: str
     life: int
     port: int
     admin_port: int
+    opening: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class PoolTemplate:
         command: The command line of an engine that listens on the slot's ports.
         replicas: Asked for when the platform begins.
         placement_s: Seconds that a new replica is PENDING before its process is started: a scheduler, an image pull.
+            Replicas that the platform begins with do not wait.
         weight: First share of the model's requests, relative to its other pools.
         revisions: Revisions that the pool can be brought to; new replicas get the last.
         stable_revision: The one recorded as good.
@@ -63,6 +69,7 @@ class LiveReplica:
     """One replica over all its lives. Its own task (``replica_life``) changes it, and the verbs that take it out.
 
     Attributes:
+        opening: Whether the platform began with it.
         backoffs: Crashes since it last served for a while.
         drains: Whether it may finish what it has when it leaves.
         superseded: Whether a successor of another revision was asked for in its place.
@@ -82,6 +89,7 @@ class LiveReplica:
     cordoned: bool = False
     child: Child | None = None
     slot: EngineSlot | None = None
+    opening: bool = False
     backoffs: int = 0
     drains: bool = False
     superseded: bool = False
@@ -138,9 +146,10 @@ class LivePool:
         """Replicas that count toward what was asked for, oldest first."""
         return [replica for replica in self.replicas.values() if replica.stays]
 
-    def create(self, at: float) -> LiveReplica:
+    def create(self, at: float, *, opening: bool = False) -> LiveReplica:
         """Return a new replica of the current revision, PENDING."""
-        replica = LiveReplica(f"{self.key.pool}-{self._ordinal}", self._node_with_room(), self.revision, at, at)
+        name = f"{self.key.pool}-{self._ordinal}"
+        replica = LiveReplica(name, self._node_with_room(), self.revision, at, at, opening=opening)
         self._ordinal += 1
         self.replicas[replica.id] = replica
         self._began[replica.id] = at

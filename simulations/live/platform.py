@@ -95,7 +95,7 @@ class Platform:
         for pool in self._pools.values():
             pool.desired = pool.template.replicas
             for _ in range(pool.desired):
-                self._begin(pool)
+                self._begin(pool, opening=True)
         await self.publish()
         return self
 
@@ -133,6 +133,12 @@ class Platform:
         """Return what all replicas have cost so far, loading and draining included."""
         now = self._machine.clock.now()
         return math.fsum(p.replica_seconds(now) * p.template.gpus_per_replica for p in self._pools.values())
+
+    def cost_usd(self) -> float:
+        """Return what all replicas have cost so far, in US dollars."""
+        now = self._machine.clock.now()
+        hours = ((pool.replica_seconds(now) / 3600.0, pool.template) for pool in self._pools.values())
+        return math.fsum(spent * template.usd_per_replica_hour for spent, template in hours)
 
     def key_named(self, text: str) -> PoolKey:
         """Return the pool that is meant by its key text, or by its name where that is not shared.
@@ -285,8 +291,8 @@ class Platform:
         self.events.append(event)
         self._recorded(event)
 
-    def _begin(self, pool: LivePool) -> LiveReplica:
-        replica = pool.create(self._machine.clock.now())
+    def _begin(self, pool: LivePool, *, opening: bool = False) -> LiveReplica:
+        replica = pool.create(self._machine.clock.now(), opening=opening)
         self.note(pool, replica, replica.phase.value, f"revision {replica.revision}")
         task = asyncio.create_task(ReplicaLife(pool, replica, self.rules, self._machine, self).run())
         self._tasks.add(task)

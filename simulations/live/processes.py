@@ -157,6 +157,12 @@ class Supervisor:
             for child in self.children:
                 child.signal(signal.SIGKILL)
 
+    def kill_all(self) -> None:
+        """Kill every child at once; afterwards nothing can be started."""
+        self._closing = True
+        for child in self.children:
+            child.signal(signal.SIGKILL)
+
     async def _keep_logs_short(self) -> None:
         while True:
             await asyncio.sleep(_LOG_CHECK_S)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import httpx
@@ -57,12 +57,13 @@ class Surroundings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where processes run."""
+    """Where processes run; ``environment`` is what engines have beside that of this process."""
 
     supervisor: Supervisor
     ports: FreePorts
     client: httpx.AsyncClient
     clock: Clock
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class ReplicaLife:
@@ -78,7 +79,8 @@ class ReplicaLife:
         """Live; returns when the process has ended for good and the pool has forgotten the replica."""
         replica = self._replica
         try:
-            await self._unless_leaving(asyncio.sleep(self._pool.template.placement_s))
+            if not replica.opening:
+                await self._unless_leaving(asyncio.sleep(self._pool.template.placement_s))
             while not replica.leaving.is_set():
                 await self._one_life()
                 if not replica.leaving.is_set():
@@ -96,10 +98,12 @@ class ReplicaLife:
     async def _one_life(self) -> None:
         """Start the engine and return when it has exited or is to leave."""
         replica, machine = self._replica, self._machine
-        slot = EngineSlot(replica.id, replica.revision, replica.restarts, machine.ports.take(), machine.ports.take())
+        first = replica.opening and replica.restarts == 0
+        ports = machine.ports.take(), machine.ports.take()
+        slot = EngineSlot(replica.id, replica.revision, replica.restarts, *ports, opening=first)
         command = self._pool.template.command(slot)
         try:
-            replica.child = await machine.supervisor.start(replica.id, command)
+            replica.child = await machine.supervisor.start(replica.id, command, machine.environment)
         except StartFailed as error:
             machine.ports.give_back(slot.port, slot.admin_port)
             self._around.note(self._pool, replica, "not started", str(error))
@@ -174,6 +178,3 @@ class ReplicaLife:
         slot, self._replica.slot, self._replica.child = self._replica.slot, None, None
         if slot is not None:
             self._machine.ports.give_back(slot.port, slot.admin_port)
-
-
-LifeStarter = Callable[[LivePool, LiveReplica], None]
