@@ -35,6 +35,7 @@ SUB_COMMANDS = {
     "backtest": SubCommand("training.cli:backtest", "Score forecasters on the past, as it would have looked then."),
     "promote": SubCommand("training.cli:promote", "Make a registered model the champion."),
     "run": SubCommand("controller.cli:run", "Watch a fleet, decide every tick, and do what the settings allow."),
+    "live": SubCommand("simulations.live.cli:live", "Run a real fleet on this machine, steered by the daemon."),
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
 }

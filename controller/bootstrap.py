@@ -11,8 +11,13 @@ from typing import TypeAlias
 
 from controller.actuation import Actuator
 from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
+from controller.adapters.live_platform import LivePlatform
+from controller.adapters.log_notifier import LogNotifier
+from controller.adapters.prometheus import PrometheusSource
+from controller.adapters.prometheus_http import PrometheusHttp
 from controller.adapters.sql_audit import SqlAudit
-from controller.errors import AuditError, BadInput
+from controller.adapters.system_clock import SystemClock
+from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.ports import AuditLog, Clock, Cluster, MetricSource, Notifier, Router, Sources
@@ -50,10 +55,25 @@ def world_of(settings: Settings) -> World:
     """Return the world that ``settings`` name.
 
     Raises:
-        BadInput: If they name none, or one that cannot be reached as they say.
+        BadInput: If they name no metrics store or no platform, or a certificate is not there.
     """
-    absent = [name for name in ("prometheus", "platform") if getattr(settings, name, None) is None]
-    raise BadInput(f"the settings say nothing under {' and '.join(absent)}", "", "say where to look and what to act on")
+    if settings.prometheus is None or settings.platform is None:
+        absent = [name for name in ("prometheus", "platform") if getattr(settings, name) is None]
+        what = f"the settings say nothing under {' and '.join(absent)}"
+        raise BadInput(what, "", "say where to look and what to act on")
+    elapsed = SystemClock().elapsed
+    try:
+        store = PrometheusHttp(settings.prometheus, elapsed)
+    except ObservationError as error:
+        raise BadInput(error.what, error.where, error.remedy) from None
+    metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
+    platform = LivePlatform(settings.platform)
+
+    def close() -> None:
+        metrics.close()
+        platform.close()
+
+    return World(metrics, platform, platform, LogNotifier(), close=close)
 
 
 def audit_log(settings: AuditSettings) -> SqlAudit:

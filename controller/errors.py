@@ -6,6 +6,7 @@
     |- BadInput                    the user's file, option or setting is wrong (exit code 2)
     |  `- BadSetting               ... in the settings file: file, line, key, remedy
     |- ObservationError            the world could not be read; the loop holds
+    |  `- QueryRefused             ... one question of many: the others may have been answered
     |- ActuationError              a write failed or was refused; the loop records it and goes on
     |  `- StalePlan                the plan expired or the object changed since it was looked at
     |- RegistryError               the model registry or an artifact cannot be used
@@ -45,6 +46,10 @@ class BadSetting(BadInput):
 
 class ObservationError(ForesailError):
     """Metrics or cluster state could not be read."""
+
+
+class QueryRefused(ObservationError):
+    """One query was refused, or its answer cannot be used; others may be answered."""
 
 
 class ActuationError(ForesailError):

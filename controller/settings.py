@@ -15,6 +15,8 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from controller.adapters.audit_settings import AuditSettings
+from controller.adapters.live_platform import PlatformSettings
+from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.adapters.registry_store import RegistrySettings
 from controller.daemon_settings import DaemonSettings
 from controller.forecasts import ForecastSettings
@@ -44,6 +46,9 @@ class Settings(BaseModel):
     registry: RegistrySettings = Field(default_factory=RegistrySettings, description="Where trained models are kept.")
     audit: AuditSettings = Field(default_factory=AuditSettings, description="Where every decision is recorded.")
     daemon: DaemonSettings = Field(default_factory=DaemonSettings, description="How the daemon itself behaves.")
+
+    prometheus: PrometheusSettings | None = Field(None, description="Where measurements come from; null for nowhere.")
+    platform: PlatformSettings | None = Field(None, description="Where replicas live; null where nothing is to be run.")
 
     @model_validator(mode="after")
     def _whole_steps(self) -> Settings:

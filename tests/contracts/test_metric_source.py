@@ -7,7 +7,7 @@ An implementation is a ``MetricWorld``: a fleet of two READY replicas that gets 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from controller.errors import ObservationError
 from controller.ports import FleetMetrics, MetricSource
 from simulations.faults import Crash, MetricsFreeze, MetricsLoss, ReplicaTarget
 from tests.builders_fleet import MODEL, a_batch, a_fleet, a_pool
+from tests.builders_metric_world import WrittenWorld
+from tests.builders_prometheus import RunningPrometheus
 
 REQUESTS_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 10.0, 100, 20
 
@@ -73,12 +75,23 @@ class SimulatedWorld:
         self.wait(0.0)
 
 
-WORLDS: dict[str, Callable[[], MetricWorld]] = {"simulated": SimulatedWorld}
+@pytest.fixture(scope="module")
+def written_prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPrometheus]:
+    """A real Prometheus that scrapes nothing and takes samples of any time."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    with RunningPrometheus(folder, "", "--web.enable-remote-write-receiver") as server:
+        yield server
 
 
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest) -> MetricWorld:
-    return WORLDS[request.param]()
+@pytest.fixture(params=["simulated", "prometheus"])
+def world(request: pytest.FixtureRequest) -> Iterator[MetricWorld]:
+    if request.param == "simulated":
+        yield SimulatedWorld()
+        return
+    server = request.getfixturevalue("written_prometheus")
+    written = WrittenWorld(server, REQUESTS_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS)
+    yield written
+    written.close()
 
 
 def read(world: MetricWorld) -> FleetMetrics:
