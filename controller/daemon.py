@@ -1,7 +1,7 @@
 """What does ``foresail run`` do all year: ticks in rhythm, chores beside them, signals, and a watch on itself.
 
-Threads: the main one waits for signals and watches the age of the loop; one runs ticks, one chores, one a retraining
-command, one answers probes. Whatever a chore finds out reaches the loop between two ticks.
+Threads: the main one waits for signals and watches the age of the loop; one runs ticks, one chores, one what takes
+minutes (history, retraining), one answers probes. Whatever a chore finds out reaches the loop between two ticks.
 """
 
 from __future__ import annotations

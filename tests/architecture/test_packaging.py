@@ -50,6 +50,7 @@ def test_the_wheel_holds_the_packages_and_the_command_line_and_nothing_else(whee
     metadata = {name for name in wheel_names if name.startswith("foresail-")}
     assert wheel_names - metadata == {"foresail.py"}.union(*(files_of(package) for package in PACKAGES))
     assert any(name.endswith("licenses/LICENSE") for name in metadata)
+    assert {"controller/signals/signals.yaml", "controller/signals/vllm.yaml"} <= wheel_names
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
