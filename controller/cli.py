@@ -199,10 +199,11 @@ def _run_once(settings: Settings, as_json: bool) -> int:
     entry_id = run_once(settings)
     log = SqlAudit.open_existing(settings.audit.url)
     try:
-        _explain_entry(_whole(log, _entry_named(log, entry_id, "")), log.verify(CHECKED_ROWS), as_json)
+        entry = _whole(log, _entry_named(log, entry_id, ""))
+        _explain_entry(entry, log.verify(CHECKED_ROWS), as_json)
     finally:
         log.close()
-    return 0
+    return 0 if entry.record.get("decision") else FAILED
 
 
 def _run_on(source: SettingsFile, settings: Settings) -> int:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
+import stamina.instrumentation
 import structlog
 
 from controller.redaction import redacted
@@ -96,6 +97,7 @@ def start_logging(elapsed: Callable[[], float], repeat_s: float, level: str = "i
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(level.upper())
+    stamina.instrumentation.set_on_retry_hooks(())  # what comes of the last try is told by whoever asked
     for chatty in ("apscheduler", "httpx", "httpcore", "urllib3", "mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     structlog.configure(

@@ -250,6 +250,19 @@ def test_a_log_in_postgresql_refuses_changes_and_reads_by_url(postgres: Postgres
     log.close()
 
 
+def test_connections_that_the_server_dropped_are_made_anew(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    log = SqlAudit.open(url)
+    log.append(quiet_tick(0.0))
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(
+            b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'foresail'"
+        )
+    assert log.append(quiet_tick(15.0)) == "2"
+    assert log.verify().intact
+    log.close()
+
+
 def test_a_postgresql_that_cannot_be_read_is_named_without_its_password(postgres: PostgresServer) -> None:
     for url in (postgres.new_database(), postgres.url("nowhere"), postgres.url().replace("s3cret", "wr0ng")):
         with pytest.raises(BadInput, match="audit log") as caught:

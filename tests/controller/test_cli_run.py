@@ -86,12 +86,12 @@ def test_once_in_json_is_the_record(capsys: pytest.CaptureFixture[str], file: Pa
     assert printed["chain"]["intact"]
 
 
-def test_a_world_that_cannot_be_seen_is_a_record_too(
+def test_a_world_that_cannot_be_seen_is_on_record_and_exits_1(
     capsys: pytest.CaptureFixture[str], file: Path, world: World
 ) -> None:
     world.store_down = True
     code, out, _ = run(capsys, "run", "-c", file, "--once")
-    assert code == 0
+    assert code == 1
     assert "Nothing could be observed, so nothing was done: " in out
 
 
@@ -101,11 +101,17 @@ def test_a_world_that_cannot_be_seen_is_a_record_too(
         (("--json",), "--json goes with --once"),
         (("--set", "policy.tick_s=0"), "policy.tick_s"),
         (("-c", "/nowhere/foresail.yaml"), "cannot be read"),
+        (("--once",), "the settings say nothing under platform"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_a_line_and_exits_2(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], what: str
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "run", *arguments)
     assert (code, out) == (2, "")
     assert what in err
