@@ -71,7 +71,7 @@ class RecordingWorld:
     def __init__(self, started_at: float, rates: list[float], seed: int, slow_s: float) -> None:
         self._clock, self._lock = FastClock(started_at), threading.Lock()
         self._rng, self._slow_s = np.random.default_rng(seed), slow_s
-        self.down = False
+        self.down, self._looks = False, 0
         self._gate, self._open, self._held = "", threading.Event(), 0
         self.writes: list[Write] = []
         self.pages: list[Page] = []
@@ -82,7 +82,12 @@ class RecordingWorld:
 
     def pools(self) -> tuple[PoolState, ...]:
         with self._now() as fleet:
+            self._looks += 1
             return fleet.cluster.pools()
+
+    def looks(self) -> int:
+        """Return how often the pools were looked at."""
+        return self._looks
 
     def read(self, at: float) -> FleetMetrics:
         with self._now() as fleet:
@@ -163,7 +168,7 @@ class _Manager(BaseManager):
 
 
 _Manager.register("world", exposed=("pools", "read", "weights", "write", "set_weights", "page", "inject", "take_down",
-                                    "seen", "hold", "held"))  # fmt: skip
+                                    "seen", "hold", "looks", "held"))  # fmt: skip
 
 
 @dataclass(frozen=True)

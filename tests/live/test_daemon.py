@@ -229,8 +229,9 @@ def test_a_write_that_a_kill_cuts_off_is_neither_lost_nor_repeated(
         with running(tmp_path, world, text) as daemon:
             wait_for(there.held, "write under way")
             daemon.stop(signal.SIGKILL)
+        looks = there.looks()
         with running(tmp_path, world, text) as daemon:
-            wait_for(lambda: daemon.told("started"), "start")
+            wait_for(lambda: there.looks() > looks, "look at the platform")
             there.hold("")
             wait_for(lambda: daemon.told("an act had no outcome on record"), "finding out")
             (found,) = daemon.told("an act had no outcome on record")
@@ -258,8 +259,9 @@ def test_a_restart_that_a_kill_cuts_off_ends_no_replica_twice(where: str, tmp_pa
             there.hold(where)
             wait_for(there.held, "restart under way")
             daemon.stop(signal.SIGKILL)
+        looks = there.looks()
         with running(tmp_path, world, text) as daemon:
-            wait_for(lambda: daemon.told("started"), "start")
+            wait_for(lambda: there.looks() > looks, "look at the platform")
             there.hold("")
             wait_for(lambda: daemon.told("an act had no outcome on record"), "finding out")
             found = {line["act"]: line["outcome"] for line in daemon.told("an act had no outcome on record")}
