@@ -42,6 +42,8 @@ SUB_COMMANDS = {
     "train": SubCommand("training.cli:train", "Fit forecasters to a load history and register them."),
     "backtest": SubCommand("training.cli:backtest", "Score forecasters on the past, as it would have looked then."),
     "promote": SubCommand("training.cli:promote", "Make a registered model the champion."),
+    "run": SubCommand("controller.cli:run", "Watch a fleet, decide every tick, and do what the settings allow."),
+    "live": SubCommand("simulations.live.cli:live", "Run a real fleet on this machine, steered by the daemon."),
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
     "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
     "bench": SubCommand("controller.bench:bench", "Measure how fast Foresail is on this machine."),

@@ -1,5 +1,5 @@
-"""Real processes that pretend to be the world: emulated engines, a load player, and what runs them on one machine.
+"""What happens on real processes: engines, Envoy, Prometheus and a load player on one machine, steered by the daemon.
 
-Belongs here: everything that needs sockets, child processes and the wall clock. The one part of ``simulations`` that
-may use ``controller.adapters``.
+The one part of the simulations that uses ``controller.adapters``. Everything binds to loopback, every process dies with
+the one that started it, and the cluster is ``platform.Platform``.
 """

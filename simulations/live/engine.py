@@ -26,9 +26,9 @@ from starlette.types import ASGIApp
 
 from controller.adapters.system_clock import SystemClock
 from controller.errors import BadInput, ForesailError
-from policies.profile_catalogue import profile_named
 from simulations.live.emulated_engine import FLAVOURS, EmulatedEngine, EnginePhase, EngineSettings
 from simulations.live.engine_app import admin_app, engine_app
+from simulations.live.live_profiles import live_profile_named
 
 HOST = "127.0.0.1"
 
@@ -180,7 +180,7 @@ def main(
     """Be an LLM serving engine, but for the model: OpenAI API, native metrics, the timing of a profile."""
     drain = DrainSettings(options.pop("lame_duck_s"), options.pop("drain_s"))
     try:
-        chosen = profile_named(profile)
+        chosen = live_profile_named(profile)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--profile") from None
     settings = EngineSettings(profile=chosen, model=model or chosen.model, **options)
