@@ -119,10 +119,9 @@ class SqlAudit:
             BadInput: If there is no such database, it cannot be read, or it is not an audit log.
         """
         remedy = "name the file that --audit wrote, or the audit.url of the settings"
-        url = str(place) if "://" in str(place) else f"sqlite:///{place}"
-        path, shown = sqlite_file(url), redacted(str(place))
+        path, shown = sqlite_file(str(place)) if "://" in str(place) else Path(place), redacted(str(place))
         try:
-            engine = engine_of(url) if path is None else _reading_engine(path, shown, remedy)
+            engine = engine_of(str(place)) if path is None else _reading_engine(path, shown, remedy)
         except (SQLAlchemyError, ImportError) as error:
             raise BadInput(f"not an audit log: {redacted(str(error))}", shown, remedy) from None
         try:
