@@ -37,6 +37,8 @@ SUB_COMMANDS = {
     "run": SubCommand("controller.cli:run", "Watch a fleet, decide every tick, and do what the settings allow."),
     "live": SubCommand("simulations.live.cli:live", "Run a real fleet on this machine, steered by the daemon."),
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
+    "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
+    "bench": SubCommand("controller.bench:bench", "Measure how fast Foresail is on this machine."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
 }
 

@@ -14,6 +14,7 @@ from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sql
 from controller.adapters.live_platform import LivePlatform
 from controller.adapters.log_notifier import LogNotifier
 from controller.adapters.prometheus import PrometheusSource
+from controller.adapters.prometheus_history import HistoryReader, at_step, read_history
 from controller.adapters.prometheus_http import PrometheusHttp
 from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
@@ -25,6 +26,7 @@ from controller.settings import Settings
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
+from policies.fleet import PoolKey
 from policies.memory import PolicyMemory
 
 History: TypeAlias = Callable[[float], Mapping[str, LoadSeries]]
@@ -55,12 +57,10 @@ def world_of(settings: Settings) -> World:
     """Return the world that ``settings`` name.
 
     Raises:
-        BadInput: If they name no metrics store or no platform, or a certificate is not there.
+        BadInput: If they name no platform, or a certificate is not there.
     """
-    if settings.prometheus is None or settings.platform is None:
-        absent = [name for name in ("prometheus", "platform") if getattr(settings, name) is None]
-        what = f"the settings say nothing under {' and '.join(absent)}"
-        raise BadInput(what, "", "say where to look and what to act on")
+    if settings.platform is None:
+        raise BadInput("the settings say nothing under platform", "", "say what to act on")
     elapsed = SystemClock().elapsed
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)
@@ -73,7 +73,22 @@ def world_of(settings: Settings) -> World:
         metrics.close()
         platform.close()
 
-    return World(metrics, platform, platform, LogNotifier(), close=close)
+    return World(metrics, platform, platform, LogNotifier(), recorded_load(store, settings), close)
+
+
+def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
+    """Return what reads the load of our pools' models from the store, as far back as forecasters are shown.
+
+    It is read in the steps of forecasts: a tick's worth of detail would be four times the answer, for nothing.
+    """
+    pools = [PoolKey.parse(key) for key in settings.policy.pools]
+    step_s, kept_s = settings.forecast.step_s, settings.forecast.kept_s
+
+    def read(until: float) -> Mapping[str, LoadSeries]:
+        reader = HistoryReader(store, settings.prometheus, pools, until, kept_s, step_s)
+        return at_step(read_history(reader), settings.policy.tick_s)
+
+    return read
 
 
 def audit_log(settings: AuditSettings) -> SqlAudit:

@@ -45,7 +45,7 @@ class Chores:
         self._cadence.every("tick", self._live.tick_s, self._live.ticker.tick, "tick", at_once)
         self._at("reload", daemon.reload_check_s, self._reload, at_once=False)
         self._at("champion", daemon.model_refresh_s, self._refresh_champion, at_once=at_once)
-        self._at("history", HISTORY_RETRY_S, self._fill_history, at_once=at_once)
+        self._at("history", HISTORY_RETRY_S, self._fill_history, "slow", at_once=at_once)
         self._at("retention", RETENTION_EVERY_S, self._prune, at_once=at_once)
         self._schedule_retraining()
 
@@ -136,7 +136,7 @@ class Chores:
     def _schedule_retraining(self) -> None:
         retrain = self._live.settings.daemon.retrain
         if retrain.command:
-            self._at("retrain", retrain.every_s, self._retrain, "retrain", at_once=False)
+            self._at("retrain", retrain.every_s, self._retrain, "slow", at_once=False)
         else:
             self._cadence.drop("retrain")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -209,15 +207,9 @@ def _run_once(settings: Settings, as_json: bool) -> int:
 
 def _run_on(source: SettingsFile, settings: Settings) -> int:
     import foresail
-    from controller.daemon import Daemon
+    from controller.daemon import Daemon, run_to_the_end
 
-    daemon = Daemon(source, settings, version=foresail.__version__)
-    code = daemon.run()
-    if daemon.abandoned:
-        # The thread of a tick that hangs would keep the interpreter from ending.
-        logging.shutdown()
-        os._exit(code)
-    return code
+    return run_to_the_end(Daemon(source, settings, version=foresail.__version__))
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """What does ``foresail run`` do all year: ticks in rhythm, chores beside them, signals, and a watch on itself.
 
-Threads: the main one waits for signals and watches the age of the loop; one runs ticks, one chores, one a retraining
-command, one answers probes. Whatever a chore finds out reaches the loop between two ticks.
+Threads: the main one waits for signals and watches the age of the loop; one runs ticks, one chores, one what takes
+minutes (history, retraining), one answers probes. Whatever a chore finds out reaches the loop between two ticks.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 from collections.abc import Mapping
 from queue import Empty, SimpleQueue
@@ -182,6 +184,18 @@ class Daemon:
     def _skipped(self, name: str) -> None:
         if name == "tick":
             self._telemetry.skipped()
+
+
+def run_to_the_end(daemon: Daemon) -> int:
+    """Run ``daemon`` and return its exit code, or end the process with it: the thread of a tick that hangs would not.
+
+    A request that such a tick has sent may still take effect; the next daemon finds out.
+    """
+    code = daemon.run()
+    if daemon.abandoned:
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def run_once(settings: Settings, world: WorldOf = world_of, clock: Clock | None = None) -> str:

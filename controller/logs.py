@@ -55,14 +55,21 @@ def without_secrets(_: object, __: str, line: Line) -> Line:
     return {name: _clean(value) for name, value in line.items()}
 
 
+def _in_order(_: object, __: str, line: Line) -> Line:
+    """Begin with what every line has: when, how bad, what."""
+    first = {name: line[name] for name in ("timestamp", "level", "event") if name in line}
+    return {**first, **line}
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return redacted(value)[:MAX_TEXT]
+        # Cut twice: a URL that the first cut shortened could look as if it held no secret, and goes with the second.
+        return redacted(value[: 2 * MAX_TEXT])[:MAX_TEXT]
     if isinstance(value, dict):
         return {name: _clean(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(item) for item in value]
-    return value if isinstance(value, int | float | bool | None) else redacted(str(value))[:MAX_TEXT]
+    return value if isinstance(value, int | float | bool | None) else _clean(str(value))
 
 
 def start_logging(elapsed: Callable[[], float], repeat_s: float, level: str = "info", to: TextIO | None = None) -> None:
@@ -79,6 +86,7 @@ def start_logging(elapsed: Callable[[], float], repeat_s: float, level: str = "i
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
         without_secrets,
+        _in_order,
         renderer,
     ]
     writer = logging.StreamHandler(stream)

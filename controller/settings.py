@@ -43,11 +43,12 @@ class Settings(BaseModel):
     policy: PolicySettings = Field(default_factory=PolicySettings, description="How decisions are made.")
     forecast: ForecastSettings = Field(default_factory=ForecastSettings, description="How load is forecast.")
     modes: ModeSettings = Field(default_factory=ModeSettings, description="What may be done without a human.")
+    prometheus: PrometheusSettings = Field(
+        default_factory=PrometheusSettings, description="Where measurements come from."
+    )
     registry: RegistrySettings = Field(default_factory=RegistrySettings, description="Where trained models are kept.")
     audit: AuditSettings = Field(default_factory=AuditSettings, description="Where every decision is recorded.")
     daemon: DaemonSettings = Field(default_factory=DaemonSettings, description="How the daemon itself behaves.")
-
-    prometheus: PrometheusSettings | None = Field(None, description="Where measurements come from; null for nowhere.")
     platform: PlatformSettings | None = Field(None, description="Where replicas live; null where nothing is to be run.")
 
     @model_validator(mode="after")

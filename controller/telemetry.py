@@ -82,7 +82,7 @@ class Telemetry:
     def configure(self, settings: TelemetrySettings, policy: PolicySettings) -> None:
         """Publish as ``settings`` say, of the pools that ``policy`` manages."""
         self._scores = ForecastScores(settings.forecast_leads_s, settings.forecast_levels, policy.tick_s / 2)
-        accelerators = {key: pool.profile.gpu for key, pool in policy.pools.items()}
+        accelerators = {key: pool.profile.gpu.upper() for key, pool in policy.pools.items()}
         self._series.configure(settings, accelerators, policy.guardrails.max_metrics_age_s)
 
     @property

@@ -65,6 +65,22 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 @click.command()
 @_DATA
+@click.option("--prometheus", "url", metavar="URL", help="Train on the load that this metrics store has recorded.")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Settings file: its prometheus section says where the store is, as whom it is asked and which labels hold.",
+)
+@click.option(
+    "--history-s",
+    type=click.FloatRange(3600.0),
+    default=15 * 86400.0,
+    show_default=True,
+    metavar="S",
+    help="How far back the store is read.",
+)
 @click.option("--model", default="lstm_quantile", show_default=True, help="lstm_quantile or lstm_reference.")
 @click.option("--step-s", type=float, metavar="S", help="Step of the model.  [default: that of the controller]")
 @click.option("--lead-time-s", type=float, default=120.0, show_default=True, metavar="S",
@@ -78,7 +94,10 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
     from simulations.progress import progress_bar
 
     settings = _training_settings(_train_values(options), options["overrides"])
-    histories = _histories(files, settings.step_s, may_draw=True)
+    if options["url"] or options["config"]:
+        histories = _recorded_by(options["url"], options["config"], settings.step_s, options["history_s"])
+    else:
+        histories = _histories(files, settings.step_s, may_draw=True)
     settings = _on_recorded_channels(settings, histories, options["overrides"])
     clock = SystemClock()
     with _registry_as_input():
@@ -289,6 +308,14 @@ def _histories(files: Sequence[str], step_s: float | None, may_draw: bool) -> li
     if len(set(names)) < len(names):
         raise BadInput("two files have the same name", "--data", "name each once, and rename one of the others")
     return histories
+
+
+def _recorded_by(url: str | None, config: Path | None, step_s: float, span_s: float) -> list[History]:
+    from simulations.progress import progress_bar
+    from training.live_history import histories_in_prometheus
+
+    with progress_bar("reading the metrics store") as show:
+        return histories_in_prometheus(url, config, step_s, span_s, lambda share: show(share, "offered load"))
 
 
 def _training_settings(said: Mapping[str, Any], overrides: Sequence[str]) -> TrainingSettings:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controller.adapters.fleet_queries import SAMPLED_AT, TARGETS, Asked, Part, subject_labels
+from controller.adapters.fleet_queries import RARE, SAMPLED_AT, TARGETS, Asked, Part, subject_labels
 from controller.adapters.metric_names import Source
 from controller.adapters.prometheus_http import Row
 from controller.adapters.prometheus_settings import PrometheusSettings
@@ -177,7 +177,7 @@ def _of_engine(
         values = aligned(index, labels_of(rows, settings.replica_label), values_of(rows))
         values = notes.refuse(signal, names, values, impossible(signal, values))
         columns[column(signal, part)] = values
-    for signal in ("failed_requests_total", "aborted_requests_total"):
+    for signal in RARE:
         columns[signal] = np.nan_to_num(columns[signal])
     return identities, sampled_at, columns
 

@@ -20,8 +20,6 @@ SAMPLED_AT = "sampled_at"
 
 Part = Literal["", "sum", "count", "p95", "buckets"]
 
-# The first of these that an engine reports tells when it was scraped: all its series are from the same scrape.
-_HEARTBEATS = ("running_requests", "queued_requests", "received_requests_total", "steps_total", "output_tokens_total")
 _PER_REPLICA = (
     "running_requests",
     "queued_requests",
@@ -34,6 +32,9 @@ _PER_REPLICA = (
     "aborted_requests_total",
     "received_requests_total",
 )
+RARE = ("failed_requests_total", "aborted_requests_total")
+"""Of these only what is not zero is asked for."""
+
 _PER_SUBJECT = ("received_requests_total", "retried_requests_total", "held_requests")
 _PER_ENDPOINT = ("in_flight_requests", "answered_requests_total")
 _LENGTHS = ("prompt_length_tokens", "output_length_tokens")
@@ -113,7 +114,7 @@ def history_grouping(source: Source, settings: PrometheusSettings) -> Grouping:
 
 def _grouping(source: Source, settings: PrometheusSettings, by: tuple[str, ...]) -> Grouping:
     present = (settings.replica_label,) if source.names.scope == "replica" else ()
-    return Grouping(by, source.names.repeated_labels, settings.match, present)
+    return Grouping(by, source.repeated_labels, settings.match, present)
 
 
 def _of_replicas(source: Source, settings: PrometheusSettings) -> Iterator[tuple[Asked, str]]:
@@ -123,7 +124,7 @@ def _of_replicas(source: Source, settings: PrometheusSettings) -> Iterator[tuple
     yield from _figures(source, _PER_REPLICA, each)
     if "tpot_seconds" in source.matched:
         yield from _parts(source, "tpot_seconds", each)
-    if "ttft_seconds" in source.matched:
+    if "ttft_seconds" in source.matched and source.series <= settings.replica_ttft_up_to:
         query = promql.quantile(0.95, source.matched["ttft_seconds"], each, settings.latency_window_s)
         yield Asked(source.name, "ttft_seconds", "p95"), query
 
@@ -177,13 +178,8 @@ def limit_of(signal: str, objective: ServiceObjective) -> float:
     return objective.ttft_s if signal == "ttft_seconds" else objective.tpot_s
 
 
-def heartbeat(source: Source) -> str:
-    """Return the signal that tells when a source was scraped."""
-    return next(signal for signal in (*_HEARTBEATS, *source.matched) if signal in source.matched)
-
-
 def _sampled_at(source: Source, grouping: Grouping) -> tuple[Asked, str]:
-    signal = heartbeat(source)
+    signal = source.heartbeat
     part = "_count" if signals()[signal].kind == "histogram" else ""
     return Asked(source.name, SAMPLED_AT), promql.sampled_at(source.matched[signal], grouping, part)
 
@@ -191,8 +187,8 @@ def _sampled_at(source: Source, grouping: Grouping) -> tuple[Asked, str]:
 def _figures(source: Source, wanted: Sequence[str], grouping: Grouping) -> Iterator[tuple[Asked, str]]:
     for signal in wanted:
         if signal in source.matched:
-            across = signals()[signal].across
-            yield Asked(source.name, signal), promql.figure(source.matched[signal], grouping, across)
+            query = promql.figure(source.matched[signal], grouping, signals()[signal].across)
+            yield Asked(source.name, signal), f"({query}) > 0" if signal in RARE else query
 
 
 def _parts(source: Source, signal: str, grouping: Grouping, window_s: float = 0.0) -> Iterator[tuple[Asked, str]]:

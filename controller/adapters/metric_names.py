@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controller.adapters import promql
 from controller.adapters.prometheus_http import PrometheusHttp
 from controller.adapters.promql import Grouping
-from controller.adapters.series_rows import labels_of
+from controller.adapters.series_rows import labels_of, values_of
 from controller.signals.catalogue import Candidate, MetricNames, Scope, catalogue, signals
 
 # An address of a few thousand characters passes every proxy.
 _NAMES_PER_QUERY = 40
+_HEARTBEATS = ("running_requests", "queued_requests", "received_requests_total", "steps_total", "output_tokens_total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,26 @@ class Source:
         names: That file.
         matched: Per signal the candidates that exist, best first; only signals that have one.
         bounds: Per histogram signal the ``le`` of the best candidate as they are written, ascending.
+        ranked: Whether any series has one of the labels of ranks that repeat a figure.
+        series: Series of its heartbeat: about as many as there are replicas.
     """
 
     name: str
     names: MetricNames
     matched: Mapping[str, tuple[Candidate, ...]]
     bounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ranked: bool = True
+    series: int = 0
+
+    @property
+    def repeated_labels(self) -> tuple[str, ...]:
+        """Labels of ranks that repeat a figure, if there are any: to look for them costs the store some time."""
+        return self.names.repeated_labels if self.ranked else ()
+
+    @property
+    def heartbeat(self) -> str:
+        """Signal that tells when a replica or gateway was scraped: all series of a target are from the same scrape."""
+        return next(signal for signal in (*_HEARTBEATS, *self.matched) if signal in self.matched)
 
     @property
     def unmatched(self) -> tuple[str, ...]:
@@ -49,7 +64,8 @@ def probe(client: PrometheusHttp, at: float | None, match: Mapping[str, str]) ->
     for name, names in catalogue().items():
         matched = {signal: found for signal in names.signals if (found := _existing(names, signal, existing))}
         if matched:
-            sources.append(Source(name, names, matched, _bounds(client, at, matched, grouping)))
+            source = Source(name, names, matched, _bounds(client, at, matched, grouping))
+            sources.append(_counted(client, at, source, grouping))
     return tuple(sources)
 
 
@@ -86,6 +102,19 @@ def _bounds(
             found = labels_of(client.instant(query, at), "le")
             bounds[signal] = tuple(sorted((le for le in found if _is_number(le)), key=float))
     return bounds
+
+
+def _counted(client: PrometheusHttp, at: float | None, source: Source, grouping: Grouping) -> Source:
+    """Return ``source`` with how many series it has, and whether ranks repeat them."""
+    best = source.matched[source.heartbeat][0]
+    shown = _told_by(source.heartbeat, best)
+    series = client.instant(f"count({promql.selector(best, grouping, shown)})", at)
+    ranked = [
+        label
+        for label in source.names.repeated_labels
+        if client.instant(f"count({promql.selector(best, grouping, shown, [promql.present(label)])})", at)
+    ]
+    return replace(source, ranked=bool(ranked), series=int(values_of(series).sum()))
 
 
 def _is_number(text: str) -> bool:

@@ -19,6 +19,7 @@ from controller.adapters import fleet_answers
 from controller.adapters.fleet_answers import Answers, Notes, ReplicaTable, Target, column
 from controller.adapters.fleet_queries import (
     GATEWAYS,
+    RARE,
     SAMPLED_AT,
     Asked,
     counters,
@@ -50,6 +51,7 @@ class PrometheusSource:
 
     Attributes:
         sources: Engines and gateways found, with the names that matched.
+        targets: Where replicas were scraped at the last look.
         took_s: What the last look took, in seconds, by phase: ``query`` until all answers were there as rows, ``parse``
             from there.
     """
@@ -72,9 +74,11 @@ class PrometheusSource:
         self._gateway = GatewayView(settings)
         self._tpot = ScrapeMeans()
         self._lengths: dict[str, tuple[float, float]] = {}
+        self._windowed: dict[Asked, tuple[float, Sequence[Row]]] = {}
         self._probed_at = -math.inf
         self._incomplete = False
         self.sources: tuple[Source, ...] = ()
+        self.targets: Sequence[Target] = ()
         self.took_s: dict[str, float] = {}
 
     def close(self) -> None:
@@ -96,7 +100,7 @@ class PrometheusSource:
         if first:
             primed, _ = self._ask(counters(self.sources, self._settings), at - PRIMED_S)
             self._understood(primed, Notes())
-        answers, notes = self._ask(self._queries(), at)
+        answers, notes = self._looked_at(at)
         answered = self._elapsed()
         metrics = self._understood(answers, notes)
         self.took_s = {"query": answered - started, "parse": self._elapsed() - answered}
@@ -125,6 +129,23 @@ class PrometheusSource:
                 self._settings.url,
                 "are they scraped, and does prometheus.match fit? `foresail doctor` lists what is looked for",
             )
+
+    def _looked_at(self, at: float) -> tuple[Answers, Notes]:
+        """Return what is known as of ``at``: figures over a window may be some time old, all others are asked for."""
+        asked = self._queries()
+        recent = {
+            what: (asked_at, rows)
+            for what, (asked_at, rows) in self._windowed.items()
+            if what in asked and 0 <= at - asked_at < self._settings.means_refresh_s
+        }
+        answers, notes = self._ask({what: query for what, query in asked.items() if what not in recent}, at)
+        windowed = [(what, rows) for what, rows in answers.rows.items() if what.window_s]
+        # All of them are new at the first look: from then on they take turns, so that no tick pays for all.
+        oldest_s = 0.0 if self._windowed else self._settings.means_refresh_s
+        ages = np.linspace(0.0, oldest_s, len(windowed)).tolist()
+        recent |= {what: (at - age, rows) for (what, rows), age in zip(windowed, ages, strict=True)}
+        self._windowed = recent
+        return Answers(at, {**{what: rows for what, (_, rows) in recent.items()}, **answers.rows}), notes
 
     def _queries(self) -> dict[Asked, str]:
         objectives: set[ServiceObjective] = {self._policy.objective, *self._policy.objectives.values()}
@@ -167,7 +188,7 @@ class PrometheusSource:
     def _understood(self, answers: Answers, notes: Notes) -> FleetMetrics:
         at = answers.at
         engines = of_scope(self.sources, "replica")
-        targets = fleet_answers.targets(answers, self._settings)
+        self.targets = targets = fleet_answers.targets(answers, self._settings)
         table = fleet_answers.replicas(answers, engines, targets, self._settings, notes)
         subjects = Subjects(self._settings, fleet_answers.model_names(self._known_pools(targets, table)))
         models = [m or subjects.by_pool.get(pool, "") for m, pool in zip(table.models, table.pools, strict=True)]
@@ -211,7 +232,8 @@ class PrometheusSource:
                 gone.append(f"series:{source.name} (none is left)")
                 continue
             for what, rows in answers.rows.items():
-                if what.source == source.name and not what.window_s and not what.part and not rows:
+                plain = not (what.window_s or what.part or what.signal in RARE)
+                if what.source == source.name and plain and not rows:
                     gone.append(f"{what.signal}:{source.name} (gone)")
         silent = [*self._engine_rates.silent, *self._gateway.silent]
         gone += [f"replica:{name} (silent)" for name in silent[:_NAMED]]

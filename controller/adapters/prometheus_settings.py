@@ -94,8 +94,20 @@ class PrometheusSettings(BaseModel):
     means_window_s: float = Field(
         300.0, gt=0, description="Window over which mean prompt and output lengths are taken, in seconds."
     )
+    means_refresh_s: float = Field(
+        60.0,
+        ge=0,
+        description="Age in seconds from which figures over a window (mean lengths, attainment) are asked for anew: "
+        "they move slowly, and are what costs the server most.",
+    )
     latency_window_s: float = Field(
         60.0, gt=0, description="Window over which the TTFT of a single replica is taken, in seconds."
+    )
+    replica_ttft_up_to: int = Field(
+        1000,
+        ge=0,
+        description="Replicas up to which the TTFT of single ones is asked for: it reads every bucket of each (5 s of "
+        "the server's time for 10,000), and only people look at it.",
     )
     prompt_tokens_prior: float = Field(
         1000.0, gt=0, description="Prompt tokens per request assumed until the first requests have told."

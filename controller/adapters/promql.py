@@ -13,10 +13,13 @@ matched, each replica's best one is taken (``or on``), so that a fleet in the mi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from controller.signals.catalogue import Candidate
+
+Change = Literal["increase", "delta"]
 
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")
@@ -45,7 +48,7 @@ class Grouping:
     def matchers(self) -> list[str]:
         """Return the matchers that every selector carries."""
         given = [f"{label(name)}={quoted(value)}" for name, value in sorted((self.match or {}).items())]
-        return [*given, *(f'{label(name)}!=""' for name in self.present)]
+        return [*given, *map(present, self.present)]
 
 
 def quoted(text: str) -> str:
@@ -65,6 +68,11 @@ def label(name: str) -> str:
     return name
 
 
+def present(name: str) -> str:
+    """Return the matcher of series that have a label."""
+    return f'{label(name)}!=""'
+
+
 def one_of(values: Iterable[str]) -> str:
     """Return the quoted regular expression that matches exactly ``values``."""
     return quoted("|".join(_SPECIAL.sub(r"\\\1", value) for value in values))
@@ -78,7 +86,12 @@ def selector(candidate: Candidate, grouping: Grouping, name: str = "", extra: Se
 
 
 def figure(
-    candidates: Sequence[Candidate], grouping: Grouping, across: str, part: str = "", over_s: float | None = None
+    candidates: Sequence[Candidate],
+    grouping: Grouping,
+    across: str,
+    part: str = "",
+    over_s: float | None = None,
+    change: Change = "increase",
 ) -> str:
     """Return one figure per group, of each the first candidate that has it.
 
@@ -87,14 +100,19 @@ def figure(
         grouping: What there is one figure for.
         across: ``sum`` or ``max``: how series of a group become one figure.
         part: ``_sum``, ``_count`` for a part of a histogram.
-        over_s: For a counter: its growth over that many seconds up to the evaluation, resets aside.
+        over_s: If given, the change over that many seconds up to the evaluation instead of the figure itself.
+        change: ``increase`` of a counter, resets aside, or ``delta`` of a gauge.
     """
-    return _first(grouping, [_figure(candidate, grouping, across, part, over_s) for candidate in candidates])
+
+    def aggregated(series: str) -> str:
+        return _aggregated(series, grouping, across, over_s, change)
+
+    return _first(grouping, [_figure(candidate, grouping, part, aggregated) for candidate in candidates])
 
 
-def _figure(candidate: Candidate, grouping: Grouping, across: str, part: str, over_s: float | None) -> str:
+def _figure(candidate: Candidate, grouping: Grouping, part: str, aggregated: Callable[[str], str]) -> str:
     def of(name: str) -> str:
-        return _aggregated(selector(candidate, grouping, name + part), grouping, across, over_s)
+        return aggregated(selector(candidate, grouping, name + part))
 
     text = of(candidate.name)
     for name in candidate.plus:  # a statistic that is always zero may be left out of an exposition
@@ -141,8 +159,8 @@ def present_names(names: Iterable[str], grouping: Grouping) -> str:
     return f"count by (__name__) ({{{','.join([f'__name__=~{one_of(sorted(names))}', *grouping.matchers()])}}})"
 
 
-def _aggregated(series: str, grouping: Grouping, across: str, over_s: float | None) -> str:
-    text = series if over_s is None else f"increase({series}[{seconds(over_s)}])"
+def _aggregated(series: str, grouping: Grouping, across: str, over_s: float | None, change: Change = "increase") -> str:
+    text = series if over_s is None else f"{change}({series}[{seconds(over_s)}])"
     if grouping.repeated:
         text = f"max without ({','.join(map(label, grouping.repeated))}) ({text})"
     return f"{across} by ({','.join(map(label, grouping.by))}) ({text})"

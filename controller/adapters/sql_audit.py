@@ -11,7 +11,6 @@ it. An intent without an outcome is what a crash between the two leaves.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from controller.adapters.audit_store import (
     lock,
     make_table,
 )
+from controller.adapters.record_text import packed, record_in
 from controller.errors import AuditError, BadInput
 from controller.ports import ActResult, ActsRecord, TickRecord
 from controller.redaction import redacted
@@ -39,7 +39,7 @@ from policies.wire import canonical_json
 __all__ = ["FIRST_HASH", "AuditEntry", "Chain", "SqlAudit", "kind_of", "kind_of_acts"]
 
 PAGE_ROWS = 500
-MAX_RECORD_BYTES = 16 * 1024 * 1024  # a thousand replicas of a hundred models take about two
+MAX_RECORD_BYTES = 64 * 1024 * 1024  # ten thousand replicas of a thousand models take about twenty
 APPEND_TRIES = 5  # another writer may have taken the next number in between
 OUTCOME_KINDS = ("acted", "failed", "held")
 DECISION_KINDS = ("quiet", "intended")
@@ -306,7 +306,7 @@ def _text_of(record: TickRecord | ActsRecord) -> str:
         raise AuditError(f"the record cannot be written as text: {error}") from error
     if len(text) > MAX_RECORD_BYTES:
         raise AuditError(f"a record of {len(text):,} bytes is too large for the audit log", remedy="split the fleet")
-    return text
+    return packed(text)
 
 
 def _fault(row: sql.Row[Any], number: int, previous: str) -> str:
@@ -322,11 +322,9 @@ def _fault(row: sql.Row[Any], number: int, previous: str) -> str:
 
 def _entry(row: sql.Row[Any]) -> AuditEntry:
     try:
-        record = json.loads(row.record)
+        record = record_in(row.record)
     except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise AuditError(f"row {row.number} of the audit log holds no record", remedy="verify the chain")
+        raise AuditError(f"row {row.number} of the audit log holds no record", remedy="verify the chain") from None
     return AuditEntry(str(row.number), row.at, row.kind, record, row.hash)
 
 

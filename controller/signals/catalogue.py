@@ -55,6 +55,13 @@ class Candidate(BaseModel):
     other_than: Mapping[str, tuple[str, ...]] = Field(default_factory=dict, alias="except")
     times: float = 1.0
 
+    @property
+    def shown(self) -> str:
+        """Its name as people read it, with what narrows it down."""
+        narrowed = [f"{label}={'|'.join(values)}" for label, values in self.where.items()]
+        narrowed += [f"{label}!={'|'.join(values)}" for label, values in self.other_than.items()]
+        return self.name + (f"{{{','.join(narrowed)}}}" if narrowed else "")
+
     def named_with(self, prefix: str) -> Candidate:
         """Return this candidate with ``prefix`` before each of its names."""
         plus, over = tuple(prefix + name for name in self.plus), self.over and prefix + self.over

@@ -50,6 +50,7 @@ def test_the_wheel_holds_the_packages_and_the_command_line_and_nothing_else(whee
     metadata = {name for name in wheel_names if name.startswith("foresail-")}
     assert wheel_names - metadata == {"foresail.py"}.union(*(files_of(package) for package in PACKAGES))
     assert any(name.endswith("licenses/LICENSE") for name in metadata)
+    assert {"controller/signals/signals.yaml", "controller/signals/vllm.yaml"} <= wheel_names
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
@@ -108,7 +109,7 @@ def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
     names = {"PyYAML": "yaml", "mlflow-skinny": "mlflow"}
     extras = project["project"]["optional-dependencies"]
     lines = [*project["project"]["dependencies"], *extras["ray"], *extras["live"]]
-    declared = {names.get(needed.name, needed.name.lower()) for needed in map(Requirement, lines)}
+    declared = {names.get(needed.name, needed.name.lower().replace("-", "_")) for needed in map(Requirement, lines)}
     ours = {*PACKAGES, "foresail"}
     imports = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
     files = [ROOT / "foresail.py", *(f for package in PACKAGES for f in (ROOT / package).rglob("*.py"))]

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import sqlite3
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -20,7 +21,10 @@ from typing import get_args
 import numpy as np
 import psycopg
 import pytest
+import sqlalchemy as sql
+import zstandard
 
+from controller.adapters.record_text import MOST_CHARS, record_in
 from controller.adapters.sql_audit import FIRST_HASH, PAGE_ROWS, SqlAudit
 from controller.errors import AuditError, BadInput
 from controller.ports import ActResult, ActsRecord, Outcome, TickRecord
@@ -390,6 +394,35 @@ def test_a_record_that_is_too_large_is_refused(log: SqlAudit, monkeypatch: pytes
     with pytest.raises(AuditError, match="too large"):
         log.append(quiet_tick(0.0))
     assert len(log) == 0
+
+
+def test_a_large_record_is_packed_and_reads_back_as_any_other(log: SqlAudit, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = busy_tick(120.0)
+    monkeypatch.setattr("controller.adapters.record_text.PACKED_FROM_CHARS", 1000)
+    entry = log.read(log.append(record))
+    assert entry is not None
+    assert entry.record == json.loads(canonical_json(record))
+    with log.engine.connect() as connection:
+        stored = connection.execute(sql.text("SELECT record FROM audit")).scalar_one()
+    assert stored.startswith("zstd:")
+    assert len(stored) < 0.7 * len(canonical_json(record))
+    assert log.verify().intact
+
+
+@pytest.mark.parametrize("stored", ["zstd:", "zstd:!!", "zstd:AAAA", "zstd:KLUv/QBYAQAA", "[]", "zstd:" + "A" * 400])
+def test_a_forged_packed_record_is_an_audit_error(file: Path, stored: str) -> None:
+    log = written(file)
+    tamper(file, lambda c: c.execute("UPDATE audit SET record = ? WHERE number = 3", (stored,)))
+    with pytest.raises(AuditError, match="holds no record"):
+        log.read("3")
+    assert log.verify().broken_at == "3"
+    log.close()
+
+
+def test_a_packed_record_that_would_fill_the_memory_is_refused() -> None:
+    bomb = zstandard.ZstdCompressor().compress(b" " * (MOST_CHARS + 1))
+    with pytest.raises(ValueError, match="impossible size"):
+        record_in("zstd:" + b64encode(bomb).decode())
 
 
 def write_ten(url: str) -> None:

@@ -1,7 +1,7 @@
-"""A world for a real daemon: the simulator's fleet in a process of its own, on a clock that runs faster than the wall.
+"""A world for a real daemon: the simulator's fleet in a process of its own, on a clock faster than the wall's.
 
-The world goes on while daemons come, are killed and come again. It writes down every write and page that reaches it, and
-it is slow to do and slow to answer, so that a kill at a random instant often falls between the two.
+The world goes on while daemons come, are killed and come again. It writes down every write and page that reaches it,
+and it can be slow to do and slow to answer, so that a kill at a random instant often falls between the two.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MODEL = "small"
 KEY = PoolKey(MODEL, "l40s")
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["controller.daemon", "forecasting.last_value", "simulations.fleet", "tests.builders_daemon"]
+    ["controller.daemon", "forecasting.last_value", "simulations.fleet", "tests.live.daemon_world"]
 )
 
 
@@ -72,6 +72,7 @@ class RecordingWorld:
         self._clock, self._lock = FastClock(started_at), threading.Lock()
         self._rng, self._slow_s = np.random.default_rng(seed), slow_s
         self.down = False
+        self._gate, self._open, self._held = "", threading.Event(), 0
         self.writes: list[Write] = []
         self.pages: list[Page] = []
         settings = FleetSettings(epoch_at=EPOCH_AT)
@@ -93,7 +94,7 @@ class RecordingWorld:
 
     def write(self, act: str, pool: PoolKey, *arguments: Any) -> None:
         """Do it, late, and answer later still."""
-        time.sleep(self._rng.uniform(0, self._slow_s))
+        self._pass("before")
         try:
             with self._now() as fleet:
                 known = {p.key: p for p in fleet.cluster.pools()}[pool]
@@ -110,7 +111,23 @@ class RecordingWorld:
                     raise
                 self.writes.append(Write(act, subject, wanted, before, done=changes))
         finally:
-            time.sleep(self._rng.uniform(0, self._slow_s))
+            self._pass("after")
+
+    def hold(self, where: str) -> None:
+        """Let every write wait ``before`` it takes effect, or ``after`` that, until it is let go (an empty word)."""
+        self._gate = where
+        self._open.set()
+        self._open = threading.Event()
+
+    def held(self) -> int:
+        """Return how many writes have come to the gate so far."""
+        return self._held
+
+    def _pass(self, where: str) -> None:
+        time.sleep(self._rng.uniform(0, self._slow_s))
+        if self._gate == where:
+            self._held += 1
+            self._open.wait(30)
 
     def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
         with self._now() as fleet:
@@ -146,7 +163,7 @@ class _Manager(BaseManager):
 
 
 _Manager.register("world", exposed=("pools", "read", "weights", "write", "set_weights", "page", "inject", "take_down",
-                                    "seen"))  # fmt: skip
+                                    "seen", "hold", "held"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -247,7 +264,7 @@ def run_daemon(file: Path, address: WorldAddress, log: Path) -> None:
     """Be a daemon; called in a process of its own, in the main thread."""
     import sys
 
-    from controller.daemon import Daemon
+    from controller.daemon import Daemon, run_to_the_end
     from controller.logs import start_logging
     from controller.reload import SettingsFile
 
@@ -256,9 +273,7 @@ def run_daemon(file: Path, address: WorldAddress, log: Path) -> None:
     source = SettingsFile(file)
     settings = source.load()
     start_logging(time.perf_counter, settings.daemon.log_repeat_s)
-    daemon = Daemon(source, settings, address.ports, FastClock(address.started_at), PACE)
-    code = daemon.run()
-    sys.exit(code)
+    sys.exit(run_to_the_end(Daemon(source, settings, address.ports, FastClock(address.started_at), PACE)))
 
 
 def daemon_process(file: Path, address: WorldAddress, log: Path) -> BaseProcess:

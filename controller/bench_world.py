@@ -1,0 +1,142 @@
+"""What stands around the loop when only the loop is measured: a fleet that does not move, and stopwatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+
+from controller.bench_exposition import replica_name, workload_name
+from controller.forecasts import ForecastSettings, LoadForecasts
+from controller.ports import ActsRecord, TickRecord
+from forecasting.forecast import LoadForecast
+from forecasting.forecaster import FallbackForecaster
+from forecasting.last_value import LastValueForecaster
+from forecasting.series import LoadSeries
+from policies.decide import Foresail
+from policies.decisions import Decision, Page
+from policies.fleet import Demand, FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.memory import PolicyMemory
+from policies.placement import PoolSettings
+from policies.profile_catalogue import profile_named
+from policies.settings import PolicySettings
+
+_OLD_S = 86_400.0
+_DAY_S = 86_400.0
+_PROFILE = "llama-3.1-8b-l40s-tp1"
+
+Timed = Callable[[str], AbstractContextManager[None]]
+
+
+class StillFleet:
+    """``Cluster`` and ``Router`` of a fleet that has been up for a day and never changes; nothing is written to it."""
+
+    def __init__(self, workloads: int, replicas: int, at: float) -> None:
+        keys = [PoolKey(workload_name(number), f"p{number:04d}") for number in range(workloads)]
+        since = at - _OLD_S
+        members: list[list[ReplicaState]] = [[] for _ in keys]
+        for number in range(replicas):
+            members[number % workloads].append(ReplicaState(replica_name(number), Phase.READY, since, since))
+        self._pools = tuple(
+            PoolState(key, tuple(found), len(found), gpus_per_replica=1, usd_per_replica_hour=1.0)
+            for key, found in zip(keys, members, strict=True)
+        )
+        most = 4 * max(len(found) for found in members)
+        pool = PoolSettings(profile=profile_named(_PROFILE), min_replicas=1, max_replicas=most)
+        self.policy = PolicySettings(pools={str(key): pool for key in keys})
+        self.models = [key.model for key in keys]
+        self._weights = {key.model: {key: 1.0} for key in keys}
+
+    def pools(self) -> tuple[PoolState, ...]:
+        """Return every pool."""
+        return self._pools
+
+    def weights(self, model: str) -> Mapping[PoolKey, float]:
+        """Return all of a model's traffic on its only pool."""
+        return self._weights[model]
+
+    def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
+        """Refuse: everything is only observed."""
+        raise AssertionError("nothing is written while ticks are measured")
+
+    def cordon(self, pool: PoolKey, replica: str) -> None:
+        """Refuse: everything is only observed."""
+        raise AssertionError("nothing is written while ticks are measured")
+
+    uncordon = restart = roll_back = cordon
+
+    def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
+        """Refuse: everything is only observed."""
+        raise AssertionError("nothing is written while ticks are measured")
+
+
+class NoAudit:
+    """Keeps nothing."""
+
+    def append(self, record: TickRecord) -> str:
+        """Keep nothing of it."""
+        return "none"
+
+    def settle(self, outcome: ActsRecord) -> None:
+        """Keep nothing of it."""
+
+
+class NoNotifier:
+    """Tells nobody."""
+
+    def page(self, page: Page, at: float) -> None:
+        """Tell nobody."""
+
+    def recommend(self, subject: str, what: str, at: float) -> None:
+        """Tell nobody."""
+
+
+class TimedForecasts(LoadForecasts):
+    """The loop's forecasts with the daemon's default forecaster, timed."""
+
+    def __init__(
+        self, timed: Timed, tick_s: float, settings: ForecastSettings, before: Mapping[str, LoadSeries]
+    ) -> None:
+        super().__init__(FallbackForecaster((LastValueForecaster(),)), tick_s, settings, before)
+        self._timed = timed
+
+    def learn(self, fleet: FleetState) -> Mapping[str, Demand]:
+        """Do it, and note how long it took."""
+        with self._timed("forecast"):
+            return super().learn(fleet)
+
+    def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
+        """Do it, and note how long it took."""
+        with self._timed("forecast"):
+            return super().forecast(model, horizon_s)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPolicy:
+    """The policy of this project, timed."""
+
+    timed: Timed
+    settings: PolicySettings
+    name: str = "foresail"
+
+    def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
+        """Do it, and note how long it took."""
+        with self.timed("decide"):
+            return Foresail(self.settings).decide(fleet, forecasts, memory)
+
+
+def load_before(models: list[str], at: float, step_s: float, span_s: float) -> dict[str, LoadSeries]:
+    """Return a day like any other, as often as it fits, for every model; nothing for a span under a step."""
+    steps = int(span_s // step_s)
+    if not steps:
+        return {}
+    rng = np.random.default_rng(0)
+    hours = np.arange(steps) * step_s / _DAY_S
+    before = {}
+    for number, model in enumerate(models):
+        mean = 10.0 * (1.0 + number % 7) * (1.0 + 0.5 * np.sin(2 * np.pi * (hours + number / len(models))))
+        rates = rng.poisson(mean * step_s) / step_s
+        before[model] = LoadSeries(at - steps * step_s, step_s, rates[:, None] * np.array([1.0, 900.0, 220.0]))
+    return before
