@@ -16,7 +16,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from controller.errors import BadInput
@@ -187,10 +187,14 @@ class EmulatedEngine:
         for kind in tuple(self._faults):
             self._end_fault(kind)
 
-    def exposition(self, accept: str) -> tuple[str, bytes]:
-        """Return content type and body of ``/metrics`` in the format that the scraper accepts."""
-        encoder, content_type = choose_encoder(accept)
-        return content_type, encoder(self._registry if self._frozen is None else self._frozen)
+    def exposition(self) -> tuple[str, bytes]:
+        """Return content type and body of ``/metrics``, always as Prometheus text.
+
+        To a Prometheus 2 that asks for OpenMetrics, prometheus_client 0.22 and later writes ``vllm:`` as ``vllm_``
+        (its issue 1177). Deployments show both names; here the native ones are wanted.
+        """
+        body = generate_latest(self._registry if self._frozen is None else self._frozen)
+        return CONTENT_TYPE_PLAIN_0_0_4, body
 
     def state(self) -> dict[str, Any]:
         """Return what tests and people may want to know, ready for JSON."""

@@ -37,6 +37,7 @@ _KEEP_ALIVE_S = 3_900
 connection that closes as it sends."""
 
 _BACKLOG = 2_048
+_PARENT_LOOKED_FOR_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,12 @@ def listening(port: int, option: str) -> socket.socket:
     return sock
 
 
-async def run(settings: EngineSettings, serving: socket.socket, admin: socket.socket, drain: DrainSettings) -> int:
-    """Serve until told to stop; return the exit code."""
+async def run(
+    settings: EngineSettings, serving: socket.socket, admin: socket.socket, drain: DrainSettings, *, orphaned: bool
+) -> int:
+    """Serve until told to stop; return the exit code. Unless it may be ``orphaned``, it goes with its parent."""
     engine = EmulatedEngine(settings, _exit_now)
+    watching = None if orphaned else asyncio.create_task(_end_with_parent())
     stopped = asyncio.Event()
 
     def stop() -> None:
@@ -120,6 +124,8 @@ async def run(settings: EngineSettings, serving: socket.socket, admin: socket.so
         _exit_now(code)
     servers[1].should_exit = True
     await tasks[1]
+    if watching is not None:
+        watching.cancel()
     return code
 
 
@@ -131,6 +137,14 @@ async def _drain(engine: EmulatedEngine, lame_duck_s: float, server: uvicorn.Ser
     engine.refusing = True
     server.should_exit = True
     await asyncio.shield(task)
+
+
+async def _end_with_parent() -> None:
+    """End the process when whoever started it is gone, however it went: nothing is left behind on the machine."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(_PARENT_LOOKED_FOR_S)
+    _exit_now(1)
 
 
 def _exit_now(code: int) -> None:
@@ -159,7 +173,10 @@ def _say(event: str, **more: Any) -> None:
               help="Still take requests for so long after SIGTERM.")  # fmt: skip
 @click.option("--drain-s", type=click.FloatRange(min=0, min_open=True), default=DrainSettings().drain_s,
               show_default=True, help="Cut what still streams so long after SIGTERM.")  # fmt: skip
-def main(profile: str, model: str | None, port: int, admin_port: int, **options: Any) -> None:
+@click.option("--stop-with-parent", is_flag=True, help="Exit at once when the process that started it is gone.")
+def main(
+    profile: str, model: str | None, port: int, admin_port: int, stop_with_parent: bool, **options: Any
+) -> None:  # fmt: skip
     """Be an LLM serving engine, but for the model: OpenAI API, native metrics, the timing of a profile."""
     drain = DrainSettings(options.pop("lame_duck_s"), options.pop("drain_s"))
     try:
@@ -173,7 +190,7 @@ def main(profile: str, model: str | None, port: int, admin_port: int, **options:
         raise click.UsageError(str(error)) from None
     gc.collect()
     gc.freeze()  # what was imported is never garbage; without it each full collection would walk all of it
-    sys.exit(asyncio.run(run(settings, serving, admin, drain)))
+    sys.exit(asyncio.run(run(settings, serving, admin, drain, orphaned=not stop_with_parent)))
 
 
 if __name__ == "__main__":

@@ -112,11 +112,11 @@ class _Surface:
         """Answer 200 when ready, 503 while starting or draining."""
         return Response(status_code=200 if self._engine.healthy else 503)
 
-    async def metrics(self, request: Request) -> Response:
+    async def metrics(self, _: Request) -> Response:
         """Answer a scrape; an engine that is still loading has none."""
         if self._engine.phase is EnginePhase.STARTING:
             return Response("the model is still loading\n", 503, media_type="text/plain")
-        content_type, body = self._engine.exposition(request.headers.get("accept", ""))
+        content_type, body = self._engine.exposition()
         return Response(body, headers={"content-type": content_type})
 
     def _refused(self, path: str, error: ApiError) -> Response:

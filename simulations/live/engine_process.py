@@ -79,7 +79,7 @@ def engine_process(*options: str) -> Iterator[EngineProcess]:
     Raises:
         ActuationError: If it ends before it listens; what it said is in the message.
     """
-    command: Sequence[str] = (sys.executable, "-m", "simulations.live.engine", *options)
+    command: Sequence[str] = (sys.executable, "-m", "simulations.live.engine", "--stop-with-parent", *options)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process:  # noqa: S603 - our own program
         try:
             assert process.stdout is not None  # noqa: S101 - it is a pipe

@@ -60,7 +60,7 @@ class SglangMetrics:
         self._kinds: dict[bool, _Requests] = {}
         self._realtime = {"prefill_compute": 0, "decode": 0}
         self._forward_s = {"extend": 0.0, "decode": 0.0}
-        self._aborted = 0
+        self._aborted = self._first_tokens = 0
         self._token_gaps = Histogram(TOKEN_BOUNDS_S)
         self._queued = Histogram(QUEUE_BOUNDS_S)
         self._prompt_lengths, self._output_lengths = Histogram(LENGTH_BOUNDS), Histogram(LENGTH_BOUNDS)
@@ -68,6 +68,7 @@ class SglangMetrics:
 
     def first_token(self, request: TimedRequest, at: float) -> None:
         """Count the time to it, and how long it queued."""
+        self._first_tokens += 1
         self._kind(request).ttft.observe(at - request.arrived_at)
         self._queued.observe(request.admitted_at - request.arrived_at)
 
@@ -78,7 +79,8 @@ class SglangMetrics:
     def step_ended(self, took_s: float, prefilled_tokens: int, prompts_done: int, output_tokens: int) -> None:
         """Count what it computed and how long that took."""
         self._realtime["prefill_compute"] += prefilled_tokens
-        self._realtime["decode"] += output_tokens
+        self._realtime["decode"] += output_tokens - self._first_tokens  # a first token is the prefill's
+        self._first_tokens = 0
         self._forward_s["extend" if prefilled_tokens else "decode"] += took_s
         self._tokens_per_s = output_tokens / took_s if took_s > 0 else 0.0
 
