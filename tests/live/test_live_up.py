@@ -71,7 +71,10 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_a_short_load_is_served_and_told_and_nothing_is_left(tmp_path: Path) -> None:
-    with live_up(tmp_path, "--duration", "10", "--lead-time-s", "3") as process:
+    trace = tmp_path / "trace.csv"
+    rows = "".join(f"{0.2 * n:.1f},200,30\n" for n in range(60))
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    with live_up(tmp_path, "--trace", str(trace), "--speed", "2", "--lead-time-s", "3") as process:
         where = address(tmp_path, process)
         pids = children_of(process.pid)
         assert len(pids) >= 7  # Envoy, Prometheus, daemon, player, three engines
@@ -80,9 +83,9 @@ def test_a_short_load_is_served_and_told_and_nothing_is_left(tmp_path: Path) -> 
         printed, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     report = json.loads(printed)
-    assert report["requests"] == report["completed"] > 5
+    assert report["requests"] == report["completed"] == 60
     assert report["errors"] == {}
-    assert report["slo_attainment_ratio"] > 0.5
+    assert report["slo_attainment_ratio"] > 0.5  # machines that run tests are busy
     assert 0 < report["gpu_hours"] < 1
     assert report["acts"].get("weights done", 0) + report["acts"].get("scale done", 0) > 0
     assert json.loads((tmp_path / "summary.json").read_text()) == report

@@ -81,10 +81,11 @@ def test_an_engine_that_exits_is_started_again_in_place_whatever_its_code(world:
 
 def test_an_injected_kill_ends_the_process_and_backs_off_longer_each_time(world: RunningPlatform) -> None:
     waits = []
-    for _ in range(3):
+    for kills in range(1, 4):
         pid = pid_of(world, "west-0")
         world.do(world.platform.inject(WEST, "west-0", {"kind": "kill"}))
-        world.until(lambda pid=pid: not alive(pid))  # type: ignore[misc]  # bound on purpose
+        world.until(lambda kills=kills: the_replica(world, "west-0", WEST).restarts == kills)  # type: ignore[misc]  # bound on purpose
+        assert not alive(pid)
         world.settle()
         failed = [event for event in world.platform.events if event.what == "failed"][-1]
         assert "exit code -9" in failed.detail
