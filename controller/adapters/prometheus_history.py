@@ -45,14 +45,20 @@ class HistoryReader:
         last_at: float,
         span_s: float,
         step_s: float,
+        longest_piece_s: float = math.inf,
     ) -> None:
-        """Read ``span_s`` seconds up to ``last_at`` in steps of ``step_s``; nothing is asked yet."""
+        """Read ``span_s`` seconds up to ``last_at`` in steps of ``step_s``; nothing is asked yet.
+
+        Pieces are at most ``longest_piece_s`` long; the first is an hour, its size tells how long others may be.
+        """
         self._client, self._settings, self.step_s = client, settings, step_s
         self._pools = [(key.model, key.pool) for key in pools]
         self._steps = max(1, math.floor(span_s / step_s))
-        self._start_at = math.floor(last_at) - self._steps * step_s
+        self._last_at = float(math.floor(last_at))
+        self._start_at = self._last_at - self._steps * step_s
         self._left = self._steps
-        self._points = max(_FEWEST_POINTS, min(self._steps, math.ceil(_FIRST_PIECE_S / step_s)))
+        self._most_points = int(min(MAX_POINTS - 1, max(_FEWEST_POINTS, longest_piece_s / step_s)))
+        self._points = max(_FEWEST_POINTS, min(self._most_points, math.ceil(_FIRST_PIECE_S / step_s)))
         self._values: dict[str, FloatArray] = {}
         self._sources: tuple[Source, ...] = ()
         self._subjects = Subjects(settings, {})
@@ -82,7 +88,7 @@ class HistoryReader:
             return True
         self._left = first
         allowed = self._settings.max_response_bytes / _BYTES_PER_POINT / max(1, series)
-        self._points = int(min(MAX_POINTS - 1, max(_FEWEST_POINTS, 0.5 * allowed)))
+        self._points = int(min(self._most_points, max(_FEWEST_POINTS, 0.5 * allowed)))
         return self._left > 0
 
     def loads(self) -> dict[str, LoadSeries]:
@@ -91,18 +97,18 @@ class HistoryReader:
         for model, values in self._values.items():
             seen = np.flatnonzero(np.isfinite(values[:, REQUESTS]))
             if len(seen):
-                start_at = self._start_at + seen[0] * self.step_s
+                start_at = self._start_at + float(seen[0]) * self.step_s
                 found[model] = LoadSeries(start_at, self.step_s, values[seen[0] :])
         return found
 
     def _look_around(self) -> None:
-        self._sources = probe(self._client, None, self._settings.match)
+        self._sources = probe(self._client, self._last_at, self._settings.match)
         if not self._sources:
             raise ObservationError(
                 "there is no series of any known engine or gateway", self._settings.url, "see `foresail doctor`"
             )
         labels = (self._settings.model_label, self._settings.pool_label)
-        seen = keys_of(self._client.instant(targets_query(self._settings)), labels)
+        seen = keys_of(self._client.instant(targets_query(self._settings), self._last_at), labels)
         known = {(model, pool) for model, pool in [*self._pools, *seen] if model and pool}
         self._subjects = Subjects(self._settings, model_names(sorted(known)))
 
