@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.adapters.sql_audit import AuditEntry, SqlAudit
-from controller.errors import AuditError
+from controller.errors import AuditError, BadInput
 from controller.ports import ActResult, TickRecord
 from policies.wire_reader import read_back
 from simulations.live_state import Tally, ViewState, advance
@@ -44,7 +44,7 @@ class AuditWatch:
             if self._log is None:
                 self._log = SqlAudit.open_existing(self._file)
             newest = self._log.recent(_MOST_ENTRIES)
-        except AuditError:
+        except (AuditError, BadInput):  # not there yet, or busy
             return
         fresh = sorted((entry for entry in newest if int(entry.id) > self._last), key=lambda entry: int(entry.id))
         outcomes = {str(e.record["intent"]): e for e in fresh if "intent" in e.record}

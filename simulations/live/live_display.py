@@ -40,7 +40,8 @@ class ClientLine:
         errors = ", ".join(f"{count} {kind}" for kind, count in figures.errors.items()) or "none"
         return (
             f"clients: {_number(self.requests_per_s, '.1f')} answers/s   "
-            f"p95 TTFT {_number(figures.ttft_p95_s, '.2f')} s, TPOT {_number(1000 * tpot_s, '.0f')} ms   {figures.completed:,} completed   errors {errors}"
+            f"p95 TTFT {_number(figures.ttft_p95_s, '.2f')} s, TPOT {_number(1000 * tpot_s, '.0f')} ms   "
+            f"{figures.completed:,} completed   errors {errors}"
         )
 
 

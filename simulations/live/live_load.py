@@ -12,6 +12,9 @@ from simulations.trace_views import scaled, sliced
 DURATION_S = 480.0
 """Length of the ramp in seconds: trough to peak and half-way back."""
 
+MOST_OUTPUT_TOKENS = 600
+"""Longest answer of the default load: a run ends with its last answer, and 2,048 tokens take two minutes."""
+
 _DAY_S = 900.0
 _FROM_HOUR = 5.0
 
@@ -37,14 +40,18 @@ def default_load(seed: int, scale: float = 1.0, duration_s: float | None = None)
     return sliced(scaled(trace, scale, seed), _FROM_HOUR / 24.0 * _DAY_S, length_s)
 
 
-def write_trace(trace: Trace, file: Path) -> int:
-    """Write the requests of ``trace`` as CSV, and return how many there are."""
+def write_trace(trace: Trace, file: Path, most_output_tokens: int = MOST_OUTPUT_TOKENS) -> int:
+    """Write the requests of ``trace`` as CSV, no answer longer than said, and return how many there are."""
     count = 0
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(("arrival_s", "prompt_tokens", "output_tokens"))
         for batch in trace.batches():
-            columns = (batch.arrival_s.round(4).tolist(), batch.prompt_tokens.tolist(), batch.output_tokens.tolist())
+            columns = (
+                batch.arrival_s.round(4).tolist(),
+                batch.prompt_tokens.tolist(),
+                batch.output_tokens.clip(max=most_output_tokens).tolist(),
+            )
             writer.writerows(zip(*columns, strict=True))
             count += len(batch)
     return count

@@ -72,8 +72,11 @@ class LiveFiles:
         """Make the folder, and remove what an earlier stack recorded in it.
 
         Raises:
-            BadInput: If it cannot be written.
+            BadInput: If it cannot be written, or another stack runs in it.
         """
+        if (pid := self._running()) is not None:
+            what = f"another live stack runs in this folder (process {pid})"
+            raise BadInput(what, f"--out {self.folder}", "stop it with Ctrl-C, or name another folder")
         olds = [self.audit.with_name(self.audit.name + end) for end in ("", "-wal", "-shm", ".lock")]
         olds += [self.requests, self.summary, self.load, self.token, self.address, self.kill_switch]
         try:
@@ -82,6 +85,15 @@ class LiveFiles:
                 old.unlink(missing_ok=True)
         except OSError as error:
             raise BadInput(error.strerror or str(error), f"--out {self.folder}", "name a folder to write to") from None
+
+    def _running(self) -> int | None:
+        """Return the process of the stack that runs here; None when there is none."""
+        try:
+            pid = int(json.loads(self.address.read_text())["pid"])
+            os.kill(pid, 0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return pid
 
 
 class LiveStack:
@@ -166,23 +178,25 @@ class LiveStack:
         await self._until_open(client)
         self.prometheus = await self._kept("prometheus", lambda: server.start(self.supervisor))
         self.daemon = await self._kept("daemon", lambda: self._start_daemon(client, status_port))
-        files.address.write_text(
-            json.dumps(
-                {
-                    "platform": f"http://127.0.0.1:{api_port}",
-                    "gateway": self.envoy.url,
-                    "gateway_admin": self.envoy.admin_url,
-                    "prometheus": server.url,
-                    "daemon": f"http://127.0.0.1:{status_port}",
-                    "model": options.model,
-                    "pid": os.getpid(),
-                },
-                indent=2,
-            )
-        )
         if options.player:
             self.player = await self._start_player()
             self._stack.push_async_callback(self.player.stop, 3.0)
+        self._tell_address(server.url, api_port, status_port)
+
+    def _tell_address(self, prometheus: str, api_port: int, status_port: int) -> None:
+        """Write where everything listens; whoever finds the file finds everything up."""
+        addresses = {
+            "platform": f"http://127.0.0.1:{api_port}",
+            "gateway": self.envoy.url,
+            "gateway_admin": self.envoy.admin_url,
+            "prometheus": prometheus,
+            "daemon": f"http://127.0.0.1:{status_port}",
+            "model": self.options.model,
+            "pid": os.getpid(),
+        }
+        draft = self.files.address.with_suffix(".new")
+        draft.write_text(json.dumps(addresses, indent=2) + "\n")
+        draft.rename(self.files.address)
 
     def _write_settings(self, prometheus: str, api_port: int, status_port: int, written: Mapping[str, Any]) -> None:
         """Write the daemon's settings, and check them now: what is wrong in them is the user's to know at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from controller.errors import ActuationError, BadInput, StalePlan
 from policies.fleet import Phase, PoolKey, ReplicaState
+from simulations.live.envoy_config import HEADER
 from simulations.live.live_pool import EngineSlot
 from simulations.live.platform import first_shares
 from tests.builders_platform import MODEL, RunningPlatform, a_command, a_template
@@ -79,10 +81,11 @@ def test_an_engine_that_exits_is_started_again_in_place_whatever_its_code(world:
 
 def test_an_injected_kill_ends_the_process_and_backs_off_longer_each_time(world: RunningPlatform) -> None:
     waits = []
-    for _ in range(3):
+    for kills in range(1, 4):
         pid = pid_of(world, "west-0")
         world.do(world.platform.inject(WEST, "west-0", {"kind": "kill"}))
-        world.until(lambda pid=pid: not alive(pid))  # type: ignore[misc]  # bound on purpose
+        world.until(lambda kills=kills: the_replica(world, "west-0", WEST).restarts == kills)  # type: ignore[misc]  # bound on purpose
+        assert not alive(pid)
         world.settle()
         failed = [event for event in world.platform.events if event.what == "failed"][-1]
         assert "exit code -9" in failed.detail
@@ -101,6 +104,39 @@ def test_scaling_down_lets_streams_end_and_counts_no_error(world: RunningPlatfor
         reader.join()
     assert ["".join(pieces) for pieces in got] == ["hi" * 10] * 6
     assert not any(event.what == "drain deadline" for event in world.platform.events)
+
+
+def test_six_hundred_streams_see_no_error_while_the_pool_shrinks_and_grows(tmp_path: Path) -> None:
+    wanted, pieces, at_a_time = 600, 5, 60
+    seen: list[str] = []
+
+    async def read(gateway: httpx.AsyncClient, more: asyncio.Semaphore) -> None:
+        async with more, gateway.stream("GET", f"/stream/{pieces}") as answer:
+            seen.append("".join([text async for text in answer.aiter_text()]) if answer.status_code == 200 else "")
+
+    async def load(url: str) -> None:
+        more = asyncio.Semaphore(at_a_time)
+        limits = httpx.Limits(max_connections=2 * at_a_time)
+        async with httpx.AsyncClient(
+            base_url=url, headers={HEADER: MODEL}, timeout=60.0, trust_env=False, limits=limits
+        ) as gateway:
+            await asyncio.gather(*(read(gateway, more) for _ in range(wanted)))
+
+    with RunningPlatform(tmp_path, [a_template(4)], drain_deadline_s=30.0) as world:
+        reader = threading.Thread(target=lambda: asyncio.run(load(world.envoy.url)))
+        reader.start()
+        world.until(lambda: len(seen) > 20)
+        shrunk = 0
+        while reader.is_alive():
+            for replicas in (1, 4):
+                world.do(world.platform.scale(EAST, replicas, world.platform.pools()[0].version))
+                world.settle()
+                shrunk += replicas == 1 and reader.is_alive()
+        reader.join()
+        drained = sum(event.what == "gone" for event in world.platform.events)
+    assert shrunk >= 2
+    assert drained >= 3 * shrunk
+    assert seen == ["hi" * pieces] * wanted
 
 
 def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
