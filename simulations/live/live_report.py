@@ -69,7 +69,7 @@ class LiveReport:
 
     def write(self, files: LiveFiles) -> None:
         """Write it as JSON into the folder of the run."""
-        write_whole(files.summary, json.dumps(self.as_json(), indent=2, allow_nan=False) + "\n")
+        write_whole({files.summary: json.dumps(self.as_json(), indent=2, allow_nan=False) + "\n"})
 
 
 def counted(events: Sequence[PlatformEvent]) -> Counter[str]:
