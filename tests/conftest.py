@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import live_times
 from tests.builders_postgres import PostgresServer, missing_binaries, postgres_server
 
 RECORDED_TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
@@ -41,3 +42,13 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip(why_not)
     with postgres_server() as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what the live tests measured."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    properties = [told for report in reports if report.when == "call" for told in report.user_properties]
+    if figures := live_times.collected(properties):
+        terminalreporter.write_sep("=", "measured by the live tests")
+        terminalreporter.write_line(live_times.table(figures))
+        live_times.write(figures)

@@ -42,6 +42,10 @@ from policies.slo import ServiceObjective
 PRIMED_S = 30.0
 """How long before its first look the counters are read once, so that the first look already has rates."""
 
+_FIRST_PROBE_S = 5.0
+"""Names are looked up again after this long, then after twice that and so on, until the interval of the settings is
+reached: a daemon that begins with its fleet may come before the first scrape of the gateway, or of a pool."""
+
 _SOONEST_PROBE_S = 30.0
 _NAMED = 5
 
@@ -76,6 +80,7 @@ class PrometheusSource:
         self._lengths: dict[str, tuple[float, float]] = {}
         self._windowed: dict[Asked, tuple[float, Sequence[Row]]] = {}
         self._probed_at = -math.inf
+        self._probe_after_s = min(_FIRST_PROBE_S, settings.probe_interval_s)
         self._incomplete = False
         self.sources: tuple[Source, ...] = ()
         self.targets: Sequence[Target] = ()
@@ -117,13 +122,15 @@ class PrometheusSource:
             )
 
     def _look_up_names(self, at: float) -> None:
-        """Find out which names exist: at first, from time to time, and soon after some have vanished."""
+        """Find out which names exist: at first, often at the beginning, and soon after some have vanished."""
         since_s = abs(at - self._probed_at)
-        if since_s >= self._settings.probe_interval_s or (self._incomplete and since_s >= _SOONEST_PROBE_S):
+        if since_s >= self._probe_after_s or (self._incomplete and since_s >= _SOONEST_PROBE_S):
             found = probe(self._client, at, self._settings.match)
+            if self.sources:
+                self._probe_after_s = min(2.0 * self._probe_after_s, self._settings.probe_interval_s)
             self.sources, self._probed_at = found or self.sources, at
         if not self.sources:
-            self._probed_at = -math.inf
+            self._probed_at = -math.inf  # looked up again at the next look
             raise ObservationError(
                 "there is no series of any known engine or gateway",
                 self._settings.url,
@@ -195,6 +202,7 @@ class PrometheusSource:
         engine_arrivals = self._engine_arrivals(table, models, at, targets)
         seen = self._gateway.look(answers, of_scope(self.sources, "gateway"), subjects, targets, notes)
         self._note_vanished(answers, notes)
+        self._incomplete |= bool(self._strangers(targets, table))
         expected = {key.model for key in self._pools} | {*models} | {target.model for target in targets} - {""}
         fresh = {m for m, age in zip(models, at - table.sampled_at, strict=True) if age <= self._settings.stale_after_s}
         demand = self._demand(answers, subjects, expected - {""}, engine_arrivals, seen.arrivals, notes)
@@ -223,6 +231,11 @@ class PrometheusSource:
         received, none = columns["received_requests_total"], np.full(len(table), np.nan)
         counted = Counted(table.names, models, table.sampled_at, received, none, np.asarray(ended), inside)
         return self._engine_rates.update(counted, at, {target.replica for target in targets}.__contains__)
+
+    def _strangers(self, targets: Iterable[Target], table: ReplicaTable) -> set[str]:
+        """Return replicas of our pools that are scraped and of which no name that was looked up is known."""
+        ours = {(key.model, key.pool) for key in self._pools}
+        return {t.replica for t in targets if t.up and (t.model, t.pool) in ours} - {*table.names}
 
     def _note_vanished(self, answers: Answers, notes: Notes) -> None:
         """Note what was there when names were looked up and is not now, and have them looked up again soon."""

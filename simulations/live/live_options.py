@@ -82,6 +82,7 @@ class LiveOptions:
         config: Settings file whose policy is laid over that of the live stack; ``overrides`` are laid over both.
         player: Whether there is a load player; without one the stack runs until it is interrupted.
         most_replicas: Hard cap over all pools.
+        restart_backoff_s: How long the platform waits before it starts an engine that exited again, at first.
     """
 
     out: Path
@@ -98,6 +99,7 @@ class LiveOptions:
     player: bool = True
     scrape_interval_s: float = 2.0
     most_replicas: int = 12
+    restart_backoff_s: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:

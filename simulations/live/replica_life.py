@@ -118,6 +118,8 @@ class ReplicaLife:
         if replica.leaving.is_set():
             return
         self._enter(Phase.READY)
+        if first:  # it did not wait its turn: how soon it was there says nothing of those asked for later
+            replica.requested_at = replica.since_at
         replica.ready.set()
         await self._around.publish()
         await self._unless_leaving(replica.child.wait())

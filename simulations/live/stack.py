@@ -169,7 +169,7 @@ class LiveStack:
         self.envoy.prepare(first_shares(self._templates))
         self.gateway = await self._kept("envoy", lambda: self.envoy.start(self.supervisor))
         machine = Machine(self.supervisor, self._ports, client, self._clock, self._environment)
-        rules = PlatformRules(most_replicas=options.most_replicas)
+        rules = PlatformRules(most_replicas=options.most_replicas, restart_backoff_s=options.restart_backoff_s)
         self.platform = Platform(self._templates, rules, machine, self.envoy, server.scrape, self._record)
         await enter(self.platform)
         self._stack.callback(self._forget_address)

@@ -1,0 +1,165 @@
+"""Do real daemons and a real metrics store go down and come back without an act too many, or one too few?"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import yaml
+
+from tests.builders_stack import RunningStack, running_stack, steady
+from tests.live_times import Measured
+
+OUTAGE_S = 60.0
+POOL = "engines"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    with running_stack(tmp_path_factory.mktemp("outages"), f"{POOL}=emulated-small,max=4") as running:
+        yield running
+
+
+def kill_daemon(stack: RunningStack) -> int:
+    """Kill it with -9 and return its process id once it is gone; it is not begun again."""
+    service = stack.stack.daemon
+
+    async def kill() -> int:
+        child = service.child
+        assert child is not None
+        child.signal(signal.SIGKILL)
+        await child.wait()
+        await service.stop()
+        return child.pid
+
+    return stack.do(kill())
+
+
+def done_writes(stack: RunningStack) -> list[tuple[int, int]]:
+    """Return ``(version, replicas)`` of every scaling that the audit log has as done, oldest first."""
+    done = []
+    for tick in stack.ticks(5_000):
+        outcomes = {r["subject"]: r["outcome"] for r in tick.results if r["act"] == "scale"}
+        for plan in tick.decision.get("scaling", ()):
+            if outcomes.get(str(stack.key(POOL))) == "done":
+                done.append((plan["version"], plan["desired"]))
+    return done
+
+
+def check_that_log_and_platform_agree(stack: RunningStack) -> None:
+    """Each version of the pool was written once, by an act on record, and none on record is missing."""
+    pool, done = stack.pool(POOL), done_writes(stack)
+    assert [version for version, _ in done] == list(range(1, pool.version)), stack.story(120.0)
+    assert not done or done[-1][1] == pool.desired, stack.story(120.0)
+    assert all(tick.settled for tick in stack.ticks(5_000)[:-1]), stack.story(120.0)
+    grown = sum(max(0, wanted - had) for (_, wanted), (_, had) in zip(done, [(0, 1), *done], strict=False))
+    restarts = [tick for tick in stack.ticks(5_000) if any(r["act"] == "restart" for r in tick.results)]
+    assert len(stack.events(0.0, "pending")) == 1 + grown + len(restarts), stack.story(120.0)
+
+
+def set_bounds(stack: RunningStack, least: int, most: int) -> None:
+    """Let the operator change the pool's bounds in the settings file of the running daemon."""
+    file = stack.stack.files.settings
+    tree = yaml.safe_load(file.read_text())
+    tree["policy"]["pools"][str(stack.key(POOL))].update(min_replicas=least, max_replicas=most)
+    draft = file.with_suffix(".new")
+    draft.write_text(yaml.safe_dump(tree, sort_keys=False))
+    draft.rename(file)
+
+
+def test_a_daemon_killed_in_the_middle_of_a_scale_up_goes_on_where_it_was(
+    stack: RunningStack, measured: Measured
+) -> None:
+    version, began_at = stack.pool(POOL).version, stack.now
+    load = stack.play(steady(5.0, 30.0, 800, 40))
+    asked_at = stack.until(lambda: stack.pool(POOL).version > version, "more replicas are asked for")
+    child = stack.stack.daemon.child
+    assert child is not None
+    child.signal(signal.SIGKILL)
+    assert any(r.starting for r in stack.pool(POOL).replicas)
+    tick = stack.until_tick(lambda t: t.at > asked_at + 1.0 and bool(t.decision), "it decides again", asked_at)
+    served_at = stack.settle()
+    load.wait()
+    measured.note("killed after the load came", asked_at - began_at)
+    measured.note("decides again after", tick.at - asked_at)
+    measured.note("all that was asked for serves after", served_at - asked_at)
+    measured.note("requests that failed", len(load.errors()), "")
+    assert stack.stack.daemon.restarts == 1
+    assert not load.errors(), measured
+    check_that_log_and_platform_agree(stack)
+
+
+def test_a_daemon_killed_at_random_repeats_and_loses_nothing(stack: RunningStack, measured: Measured) -> None:
+    rng = random.Random(7)
+    found: Counter[str] = Counter()
+    down_s = []
+    for turn, wanted in enumerate((3, 1, 4, 2, 3, 1)):
+        version, newest = stack.pool(POOL).version, stack.ticks(1)[-1].entry.id
+        set_bounds(stack, wanted, wanted)
+        if turn % 2:  # as soon as it has written, before it can say so
+            stack.until(lambda version=version: stack.pool(POOL).version > version, "a write")  # type: ignore[misc]  # bound on purpose
+        else:  # as soon as it has said what it is about to do
+            stack.until(lambda newest=newest: announced(stack, newest), "an intent")  # type: ignore[misc]  # bound on purpose
+        stack.pause(rng.uniform(0.0, 0.02))
+        kill_daemon(stack)
+        killed_at = stack.now
+        last = stack.ticks(1)[-1]
+        found["between intent and outcome" if not last.settled else "after the outcome"] += 1
+        stack.do(stack.stack.daemon.begin())
+        stack.until(lambda: bool(stack.ticks(1, killed_at)), "the next daemon ticks")  # noqa: B023 - waited for here
+        down_s.append(stack.now - killed_at)
+        stack.until(lambda wanted=wanted: stack.pool(POOL).desired == wanted, "what was asked for")  # type: ignore[misc]  # bound on purpose
+    stack.settle()
+    for when, count in found.items():
+        measured.note(f"kills {when}", count, "")
+    measured.note("longest until the next tick", max(down_s))
+    check_that_log_and_platform_agree(stack)
+    set_bounds(stack, 1, 4)
+
+
+def announced(stack: RunningStack, newest: str) -> bool:
+    """Whether an act was announced after the row ``newest``."""
+    last = stack.ticks(1)[-1]
+    return int(last.entry.id) > int(newest) and bool(last.decision.get("scaling"))
+
+
+def test_a_minute_without_prometheus_changes_nothing_and_is_survived(stack: RunningStack, measured: Measured) -> None:
+    heavy, light = stack.play(steady(5.0, 120.0, 800, 40)), stack.play(steady(0.5, 150.0, 200, 40))
+    stack.until(lambda: len(stack.serving(POOL)) >= 3 and stack.stack.platform.settled(), "enough replicas for the load")
+    daemon = stack.stack.daemon.child
+    assert daemon is not None
+    status = stack.status_url
+    stack.do(stack.stack.prometheus.stop())
+    stopped_at = stack.now
+    blind = stack.until_tick(lambda t: bool(t.entry.record.get("error")), "a tick that sees nothing", stopped_at)
+    before, shares = stack.pool(POOL), stack.stack.platform.shares(stack.options.model)
+    heavy.stop()  # whoever trusts what was last seen would keep the replicas, whoever takes nothing for zero would not
+    assert httpx.get(f"{status}/readyz", trust_env=False).status_code == 503
+    stack.until(lambda: stack.now >= stopped_at + OUTAGE_S, "a minute is over", OUTAGE_S + 10.0)
+    assert httpx.get(f"{status}/healthz", trust_env=False).status_code == 200
+    what = stack.story(OUTAGE_S + 20.0)
+    assert stack.pool(POOL).version == before.version, what
+    assert {r.life for r in stack.pool(POOL).replicas} == {r.life for r in before.replicas}, what
+    assert stack.stack.platform.shares(stack.options.model) == shares, what
+    assert not stack.events(blind.at), what
+    acted = [tick for tick in stack.ticks(since_at=blind.at) if tick.decision or tick.results]
+    assert not acted, what
+
+    began_at = stack.now
+    stack.do(stack.stack.prometheus.begin())
+    seen = stack.until_tick(lambda t: bool(t.decision.get("memory")) and not t.entry.record["error"], "it sees", began_at)
+    acted_at = stack.until(lambda: stack.pool(POOL).desired < before.desired, "the load that went is noticed", 90.0)
+    light.stop()
+    measured.note("first tick that knew it was blind after", blind.at - stopped_at)
+    measured.note("acts while it was blind", len(acted), "")
+    measured.note("first decision after Prometheus was back", seen.at - began_at)
+    measured.note("first shrinking after that", acted_at - began_at)
+    measured.note("requests that failed", len(light.errors()) + len(heavy.errors()), "")
+    assert stack.stack.daemon.child is daemon, "the daemon did not live through it"
+    assert not light.errors(), measured
+    assert not heavy.errors(), measured
+    assert not stack.events(began_at, "cordoned", "failed"), stack.story()
