@@ -20,7 +20,7 @@ from policies.diagnosis import (
     answers_with_errors,
     confirmed,
 )
-from policies.disruption import DisruptionSettings, why_no_restart, why_not_now
+from policies.disruption import DisruptionSettings, last_healthy, why_no_restart, why_not_now
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory, CordonMemory, ReplicaMemory
@@ -190,7 +190,8 @@ class Ladder:
             | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica)}
         )
         left = sum(r.serving and other not in out for other, r in replicas) - 1
-        floor = self.settings.serving_floor(len(replicas), self.min_replicas.get(model, 0))
+        healthy = last_healthy(self.fleet, model, self.seen.memory.keys())
+        floor = self.settings.serving_floor(healthy, self.min_replicas.get(model, 0))
         if left < floor:
             self.waiting.add(name)
             self._note("serving floor", diagnosis, f"{left} would be left serving, {floor} must; one more is asked for")

@@ -181,7 +181,7 @@ def daemon_settings(options: LiveOptions, places: LivePlaces, written: Mapping[s
             "anomaly": {
                 "frozen_after_s": max(10, 5 * scrape_s),
                 "max_metrics_age_s": max(10, 4 * scrape_s),
-                "failing": {"half_life_s": 15, "look_back_s": 60, "max_age_s": max(10, 4 * scrape_s)},
+                "failing": {"max_age_s": max(10, 4 * scrape_s)},
             },
             "healing": {"restart_frozen_after_s": 15, "drain_deadline_s": 20, "cooldown_s": 30},
             "failover": {"return_after_s": 20},
