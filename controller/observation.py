@@ -138,6 +138,7 @@ def _unambiguous(seen: FleetMetrics, pools: Sequence[PoolState]) -> FleetMetrics
         replicas={name: told for name, told in seen.replicas.items() if name not in shared},
         in_flight={name: told for name, told in seen.in_flight.items() if name not in shared},
         answered={name: told for name, told in seen.answered.items() if name not in shared},
+        failed_answers={name: told for name, told in seen.failed_answers.items() if name not in shared},
         missing=(
             *seen.missing,
             *(f"ambiguous:{p.key.replica(r.id)}" for p in pools for r in p.replicas if r.id in shared),
@@ -153,6 +154,7 @@ def _with_metrics(pool: PoolState, seen: FleetMetrics, at: float) -> PoolState:
             metrics=_believed(seen.replicas.get(r.id), r, at),
             in_flight_requests=_count(seen.in_flight, r.id),
             answered_requests_total=_count(seen.answered, r.id),
+            failed_answers_total=_count(seen.failed_answers, r.id),
         )
         for r in pool.replicas
     )

@@ -26,7 +26,8 @@ class Clock(Protocol):
 class FleetMetrics:
     """What the metrics store had to say. A missing key was not observed.
 
-    ``replicas``, ``in_flight`` and ``answered`` (see ``ReplicaState``) are by replica id, the others by model.
+    ``replicas``, ``in_flight``, ``answered`` and ``failed_answers`` (see ``ReplicaState``) are by replica id, the
+    others by model.
     """
 
     replicas: Mapping[str, ReplicaMetrics] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class FleetMetrics:
     gateway_queued: Mapping[str, float] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     answered: Mapping[str, float] = field(default_factory=dict)
+    failed_answers: Mapping[str, float] = field(default_factory=dict)
 
 
 class MetricSource(Protocol):

@@ -5,6 +5,8 @@ other end of the wire, requests wait and none ended; no exporter of an engine ca
 the engine's counters. ``peers``: replicas that share load and scraping go on; that clears the load and the metrics
 store, but not the one exporter that ``progress`` was read from, so those two alone convict nobody.
 
+That an engine answers with errors is told in ``failing``.
+
 The gateway's witness is its count of answers. Where it has none, its gauge of requests in flight can only acquit: each
 fall means that something ended. A gauge that does not fall says little while new requests come in.
 """
@@ -19,6 +21,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.decisions import Anomaly
+from policies.failing import FailingSettings, count_answers, failing
 from policies.fleet import FleetState, Phase, PoolState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
@@ -48,6 +51,9 @@ class AnomalySettings(BaseModel):
     min_peers: int = Field(4, ge=2, description="Fewer reporting peers give no median worth comparing with.")
     slow_scrapes: int = Field(4, ge=1, description="Scrapes within the look-back that must agree (k of n).")
     look_back_s: float = Field(120.0, gt=0, description="Look-back of the k-of-n rule, in seconds.")
+    failing: FailingSettings = Field(
+        default_factory=FailingSettings, description="When a replica fails requests that its peers answer."
+    )
     overdue_ratio: float = Field(
         2.0, gt=1, description="A start longer than this many times the pool's p90 lead time is overdue."
     )
@@ -83,7 +89,11 @@ def watch(
     """Return anomalies of every replica, and memory of those that exist or were seen ``keep_vanished_s`` ago."""
     present = {pool.key.replica(r.id): r for pool in fleet.pools for r in pool.replicas}
     vanished = {n: m for n, m in memory.items() if n not in present and _recent(m, fleet.at, settings.keep_vanished_s)}
-    seen = {name: known for name, r in present.items() if (known := remember(fleet.at, r, memory.get(name)))}
+    seen = {
+        name: count_answers(known, fleet.at, r, settings.failing)
+        for name, r in present.items()
+        if (known := remember(fleet.at, r, memory.get(name)))
+    }
     fresh = frozenset(name for name, m in seen.items() if _recent(m, fleet.at, settings.max_metrics_age_s))
     found: list[Anomaly] = []
     for pool in fleet.pools:
@@ -91,6 +101,8 @@ def watch(
         found += _frozen(fleet.at, pool, seen, fresh, settings)
         slow, seen = _slow(fleet.at, pool, seen, settings)
         found += slow
+    failed, seen = failing(fleet, seen, settings.failing)
+    found += failed
     return Watch(tuple(found), {**vanished, **seen}, fresh)
 
 

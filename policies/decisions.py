@@ -53,8 +53,8 @@ class TrafficPlan:
 class Anomaly:
     """One family of evidence against one replica.
 
-    ``family`` is ``progress``, ``peers``, ``gateway``, ``exporter``, ``platform`` or ``latency``; ``score`` is 1 at the
-    firing threshold.
+    ``family`` is ``progress``, ``peers``, ``gateway``, ``exporter``, ``platform``, ``latency``, ``answers``,
+    ``errors`` or ``cohort``; ``score`` is 1 at the firing threshold.
     """
 
     family: str

@@ -21,6 +21,7 @@ class Cause:
 
 HANG = Cause("F1", "engine hangs, process alive")
 EXITED = Cause("F2", "engine exited")
+ERRORS = Cause("F2", "engine answers with errors, process alive")
 START_OVERDUE = Cause("F4", "start does not finish")
 STRAGGLER = Cause("F8", "one slow replica")
 EXPORTER = Cause("F13", "its metrics stand still, it does not")
@@ -35,6 +36,8 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis
     ===========================================  ==========================  =======
     platform: FAILED                             engine exited               F2
     platform: starting for too long              start does not finish       F4
+    answers and cohort                           engine answers with errors  F2
+    errors and cohort, where no gateway tells    the same, unconfirmed       F2
     progress and gateway                         engine hangs                F1
     progress and peers, where no gateway tells   engine hangs, unconfirmed   F1
     exporter                                     its metrics stand still     F13
@@ -44,6 +47,8 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis
 
     Where a gateway reports, its word is needed for a hang. Where none does, the engine's exporter is the only witness,
     since peers say nothing of that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it.
+    The same goes for an engine that says of itself that it fails. Errors that all replicas answer with alike are those
+    of clients, of what they all depend on, or of a revision: no cause is named for them here.
     """
     by_replica: dict[tuple[PoolKey, str], list[Anomaly]] = {}
     for anomaly in anomalies:
@@ -54,8 +59,15 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis
 
 
 def confirmed(diagnosis: Diagnosis) -> bool:
-    """Return whether more than the engine's own metrics speaks for a hang."""
+    """Return whether more than the engine's own metrics speaks for a hang, or for errors."""
+    if answers_with_errors(diagnosis):
+        return "answers" in diagnosis.families
     return diagnosis.cause != HANG.code or "gateway" in diagnosis.families
+
+
+def answers_with_errors(diagnosis: Diagnosis) -> bool:
+    """Return whether the engine is said to fail requests while its process lives: the other F2 is one that exited."""
+    return diagnosis.cause == ERRORS.code and "cohort" in diagnosis.families
 
 
 def _diagnose_one(replica: ReplicaState, evidence: Sequence[Anomaly]) -> Diagnosis:
@@ -78,11 +90,16 @@ def _cause(replica: ReplicaState, families: AbstractSet[str]) -> Cause:
         return EXITED
     if "platform" in families and replica.starting:
         return START_OVERDUE
-    if "exporter" in families:
+    if "exporter" in families and "answers" not in families:
         return EXPORTER
     witness = "peers" if math.isnan(replica.in_flight_requests) else "gateway"
     if {"progress", witness} <= families:
         return HANG
+    counts_errors = "errors" if math.isnan(replica.failed_answers_total) else "answers"
+    if {"cohort", counts_errors} <= families:
+        return ERRORS
+    if "exporter" in families:
+        return EXPORTER
     if {"latency", "peers"} <= families:
         return STRAGGLER
     return UNKNOWN

@@ -29,7 +29,11 @@ class DisruptionSettings(BaseModel):
     )
     breaker_min_sick: int = Field(2, ge=1, description="The breaker needs at least this many sick replicas.")
     floor_ratio: float = Field(
-        0.5, ge=0, le=1, description="Healing never leaves fewer serving replicas than this share of those present."
+        0.5,
+        ge=0,
+        le=1,
+        description="Healing never leaves fewer serving replicas than this share of those that are or were healthy: what "
+        "starts for the first time counts once it serves, or growing would stand in the way of healing.",
     )
     cooldown_s: float = Field(
         300.0, ge=0, description="Quiet time after a restart in the same pool before the next; doubles per attempt."
@@ -41,9 +45,25 @@ class DisruptionSettings(BaseModel):
         """Return whether ``sick`` of ``present`` replicas are too many to be single failures (invariant I3)."""
         return sick >= self.breaker_min_sick and sick >= self.breaker_ratio * present
 
-    def serving_floor(self, present: int, min_replicas: int) -> int:
+    def serving_floor(self, healthy: int, min_replicas: int) -> int:
         """Return how many replicas of a model must go on serving while others are under repair (invariant I1)."""
-        return max(min_replicas, math.ceil(self.floor_ratio * present - 1e-9))
+        return max(min_replicas, math.ceil(self.floor_ratio * healthy - 1e-9))
+
+
+def last_healthy(fleet: FleetState, model: str, known: Collection[str]) -> int:
+    """Return how many replicas of ``model`` are or lately were healthy, those that are sick now included.
+
+    Args:
+        fleet: What is there.
+        model: Which replicas.
+        known: Names of replicas that were scraped lately, also of those that are gone: what a lost node took with it
+            counts until it is forgotten.
+    """
+    pools = fleet.pools_of(model)
+    present = {p.key.replica(r.id): r for p in pools for r in p.replicas}
+    began = sum(not r.starting or r.restarts > 0 for r in present.values())
+    gone = sum(name not in present and any(name.startswith(f"{p.key}/") for p in pools) for name in known)
+    return min(len(present), began + gone)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,8 @@ class ReplicaMetrics:
     """What one engine said of itself at its last scrape. NaN means that it was scraped but gave no such value.
 
     Counters (``*_total``) only grow, except that a restarted engine begins again at zero.
-    Latencies are over the requests that finished in the scrape window; NaN when none did.
+    Latencies are over the requests that finished in the scrape window; NaN when none did. ``failed_requests_total``
+    are those that the engine could not serve through a fault of its own; what it refused is not among them.
     """
 
     observed_at: float
@@ -101,7 +102,7 @@ class ReplicaMetrics:
     prompt_tokens_total: float
     output_tokens_total: float
     finished_requests_total: float
-    failed_requests_total: float = 0.0
+    failed_requests_total: float = math.nan
     ttft_p95_s: float = math.nan
     tpot_mean_s: float = math.nan
 
@@ -118,6 +119,8 @@ class ReplicaState:
             Known to exist whatever the engine says of itself.
         answered_requests_total: Responses of this life that the gateway saw end as they should; those that a client, a
             time-out or an error cut short do not count. NaN where no gateway counts them.
+        failed_answers_total: Responses with which it owned up to an error of its own, as the gateway saw them (500, 502
+            or 504 from the replica itself; not 4xx, nor 503, which says busy). NaN where no gateway counts them.
         metrics: None when it has never been scraped in this life.
     """
 
@@ -132,6 +135,7 @@ class ReplicaState:
     in_flight_requests: float = math.nan
     metrics: ReplicaMetrics | None = None
     answered_requests_total: float = math.nan
+    failed_answers_total: float = math.nan
 
     @property
     def life(self) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from policies.anomaly import Watch
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
-from policies.diagnosis import EXPORTER, UNKNOWN
+from policies.diagnosis import EXPORTER, UNKNOWN, answers_with_errors
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase
 from policies.ladder import Ladder, LadderSettings
@@ -60,6 +60,8 @@ def heal(
 
     hang       cordon at once; restart when frozen for ``restart_frozen_after_s``; uncordon when it moves again; where
                only its own metrics speak against it, cordon as if it were slow and leave the rest to a human
+    errors     as if it were slow, but that it does not come back by itself: nothing shows that it works while nothing
+               comes in; where only its own count speaks against it, it is not restarted and a human is told
     slow       cordon once enough others serve; restart when empty or after ``drain_deadline_s``; uncordon when it
                keeps up again
     exited     the platform restarts it; restart it ourselves only when that takes too long
@@ -81,6 +83,7 @@ def heal(
     ladder = Ladder(fleet, seen, lead_times, floors, settings, actions, cordons)
     ours = [d for d in diagnoses if str(d.pool) in least]
     stopped = _stopped_models(ours, ladder)
+    ladder.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
     for model in fleet.models:
         sick = [d for d in ours if d.pool.model == model and d.cause != UNKNOWN.code]
         if model not in stopped:

@@ -10,8 +10,17 @@ from pydantic import Field
 
 from policies.anomaly import Watch
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, RestartReplica, UncordonReplica
-from policies.diagnosis import EXITED, EXPORTER, HANG, START_OVERDUE, STRAGGLER, confirmed
-from policies.disruption import DisruptionSettings, why_no_restart, why_not_now
+from policies.diagnosis import (
+    ERRORS,
+    EXITED,
+    EXPORTER,
+    HANG,
+    START_OVERDUE,
+    STRAGGLER,
+    answers_with_errors,
+    confirmed,
+)
+from policies.disruption import DisruptionSettings, last_healthy, why_no_restart, why_not_now
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory, CordonMemory, ReplicaMemory
@@ -49,6 +58,7 @@ class Ladder:
         pages: What a human should know, told already or not.
         waiting: Replicas that stay in traffic until there are enough others.
         hung: Replicas that serve nothing although the platform calls them READY.
+        failing: Replicas that answer with errors: no help to whatever is taken out of traffic beside them.
     """
 
     fleet: FleetState
@@ -63,6 +73,7 @@ class Ladder:
     pages: list[Page] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
     hung: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
 
     def climb(self, diagnosis: Diagnosis) -> None:
         """Take the next rung for one diagnosis."""
@@ -74,18 +85,12 @@ class Ladder:
         match diagnosis.cause:
             case HANG.code if confirmed(diagnosis):
                 self._treat_hung(pool, replica, diagnosis)
-            case HANG.code:
-                self._cordon_with_care(pool, replica, diagnosis)
-                self._page(name, diagnosis, "no gateway confirms it, so that it is not restarted")
-            case STRAGGLER.code:
-                self._cordon_with_care(pool, replica, diagnosis)
+            case HANG.code | STRAGGLER.code:
+                self._take_out(pool, replica, diagnosis)
+            case ERRORS.code if answers_with_errors(diagnosis):
+                self._take_out(pool, replica, diagnosis)
             case EXITED.code:
-                patience_s = self.settings.failed_patience_ratio * self.lead_times[str(pool.key)].p90_s
-                if self.fleet.at - replica.since_at >= patience_s:
-                    self._restart(pool, replica, diagnosis)
-                else:
-                    detail = "it restarts what exits; a second restart would delay it"
-                    self._note("left to the platform", diagnosis, detail)
+                self._leave_to_platform(pool, replica, diagnosis)
             case START_OVERDUE.code:
                 self._restart_overdue(pool, replica, diagnosis)
             case EXPORTER.code:
@@ -125,10 +130,16 @@ class Ladder:
         """Restart a cordoned replica that has had its time; only time in which it was scraped counts."""
         at, name, deadline_s = self.fleet.at, pool.key.replica(replica.id), self.settings.drain_deadline_s
         out = f"out of traffic for {at - cordon.at:.0f} s"
-        if cordon.cause == STRAGGLER.code:
-            slow = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, ("latency", "peers"), f"slow, {out}")
+        if cordon.cause == ERRORS.code and math.isnan(replica.failed_answers_total):
+            failed = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, ("errors",), f"it failed requests, {out}")
+            self._note("restart withheld", failed, "no gateway counts its answers")
+        elif cordon.cause in _STILL_SERVING:
+            families, what = _STILL_SERVING[cordon.cause]
+            poor = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, families, f"{what}, {out}")
             if _empty(replica) or at - cordon.at >= deadline_s:
-                self._restart(pool, replica, slow)
+                self._restart(pool, replica, poor)
+            else:
+                self._note("restart pending", poor, f"restarted when empty, or after {deadline_s:.0f} s")
         elif name not in sick:  # else its diagnosis has just been dealt with
             silent = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, ("progress",), f"no step, {out}")
             if doubt := _doubt(replica, cordon, known):
@@ -152,15 +163,35 @@ class Ladder:
             patience_s = self.settings.restart_frozen_after_s
             self._note("restart pending", diagnosis, f"restarted if it stands still for {patience_s:.0f} s")
 
+    def _leave_to_platform(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
+        """It restarts what exits; only when that takes too long do we."""
+        patience_s = self.settings.failed_patience_ratio * self.lead_times[str(pool.key)].p90_s
+        if self.fleet.at - replica.since_at >= patience_s:
+            self._restart(pool, replica, diagnosis)
+        else:
+            self._note("left to the platform", diagnosis, "it restarts what exits; a second restart would delay it")
+
+    def _take_out(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
+        """Take it out of traffic, with care; what only its own metrics say is for a human to judge further."""
+        self._cordon_with_care(pool, replica, diagnosis)
+        if not confirmed(diagnosis):
+            name = pool.key.replica(replica.id)
+            self._page(name, diagnosis, "no gateway confirms it, so that it is not restarted")
+
     def _cordon_with_care(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
         """It may still serve, so that it goes only when enough others do and nothing else is under repair."""
         model, name = pool.key.model, pool.key.replica(replica.id)
         if replica.cordoned or replica.phase is not Phase.READY:
             return
         replicas = [(p.key.replica(r.id), r) for p in self.fleet.pools_of(model) for r in p.replicas]
-        out = self.hung | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica)}
+        out = (
+            self.hung
+            | self.failing - {name}
+            | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica)}
+        )
         left = sum(r.serving and other not in out for other, r in replicas) - 1
-        floor = self.settings.serving_floor(len(replicas), self.min_replicas.get(model, 0))
+        healthy = last_healthy(self.fleet, model, self.seen.memory.keys())
+        floor = self.settings.serving_floor(healthy, self.min_replicas.get(model, 0))
         if left < floor:
             self.waiting.add(name)
             self._note("serving floor", diagnosis, f"{left} would be left serving, {floor} must; one more is asked for")
@@ -214,11 +245,11 @@ class Ladder:
             self.actions.append(ActionMemory(replica.id, "restart", pool.key.model, key, at, deadline_at))
 
     def _under_repair(self, besides: str) -> set[tuple[str, str]]:
-        """Return ``(model, name)`` of restarts not yet verified, and of slow replicas out of traffic (I2)."""
+        """Return ``(model, name)`` of restarts not yet verified, and of replicas out of traffic that served (I2)."""
         repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
-        slow = {name for name, cordon in self.cordons.items() if cordon.cause == STRAGGLER.code}
+        out = {name for name, cordon in self.cordons.items() if cordon.cause in _STILL_SERVING}
         there = {(p.key.model, p.key.replica(r.id)) for p in self.fleet.pools for r in p.replicas}
-        repairs |= {(model, name) for model, name in there if name in slow}
+        repairs |= {(model, name) for model, name in there if name in out}
         return {repair for repair in repairs if repair[1] != besides}
 
     def _find(self, diagnosis: Diagnosis) -> tuple[PoolState, ReplicaState]:
@@ -233,10 +264,22 @@ class Ladder:
         self.reasons.append(Reason(rule, diagnosis.subject, 0, 0, f"{diagnosis.cause} {diagnosis.sentence}; {detail}"))
 
 
+_STILL_SERVING = {
+    STRAGGLER.code: (("latency", "peers"), "slow"),
+    ERRORS.code: (("answers", "cohort"), "it failed requests"),
+}
+"""Causes for which a replica is taken out of traffic although it serves; with the evidence, as it is told later."""
+
+
 def _recovered(cordon: CordonMemory, known: ReplicaMemory) -> bool:
-    """A new life is a fresh start; else a hung engine must have worked, a slow one must keep up with its peers."""
+    """A new life is a fresh start; else a hung engine must have worked, a slow one must keep up with its peers.
+
+    One that answered with errors has no chance to show that it would not: nothing comes in.
+    """
     if known.life != cordon.life:
         return True
+    if cordon.cause == ERRORS.code:
+        return False
     if cordon.cause == STRAGGLER.code:
         return not known.slow_at
     if known.answered_at is not None and known.answered_at > cordon.at:

@@ -60,6 +60,39 @@ class PoolMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerMemory:
+    """What one witness, the gateway or the engine itself, counted of a replica's answers.
+
+    Attributes:
+        answered_total, failed_total: As last told.
+        told_at: When that was.
+        ended_at: When an answer, good or failed, was last seen among them; None when never.
+        answered, failed: Growth, of which half counts after each half-life.
+        worse_at: Looks, within the look-back, at which it failed far more than its peers.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    answered_total: Total
+    failed_total: Total
+    told_at: float
+    ended_at: float | None = None
+    answered: Total = 0.0
+    failed: Total = 0.0
+    worse_at: tuple[float, ...] = ()
+
+    @property
+    def ended(self) -> float:
+        """Answers that count now, good or failed."""
+        return self.answered + self.failed
+
+    @property
+    def failed_ratio(self) -> float:
+        """Share of them that failed; 0 when there are none."""
+        return self.failed / self.ended if self.ended > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaMemory:
     """What is remembered of one life of a replica while it is watched.
 
@@ -76,6 +109,7 @@ class ReplicaMemory:
         answered_at: When that count was last seen to grow; None when never.
         fell_at: When ``in_flight`` was last seen to fall while no answers were counted, so that something ended,
             answered or given up; None when never.
+        by_gateway, by_itself: Its answers as the gateway and as its engine counted them; None when never.
     """
 
     __pydantic_config__ = _STRICT
@@ -94,6 +128,8 @@ class ReplicaMemory:
     answered_total: Total | None = None
     answered_at: float | None = None
     fell_at: float | None = None
+    by_gateway: AnswerMemory | None = None
+    by_itself: AnswerMemory | None = None
 
     @property
     def progress_at(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from policies.decisions import Reason
-from policies.memory import ActionMemory, PolicyMemory, PoolMemory, ReplicaMemory
+from policies.memory import ActionMemory, AnswerMemory, PolicyMemory, PoolMemory, ReplicaMemory
 
 Counts = tuple[tuple[float, int], ...]
 
@@ -51,6 +51,19 @@ def _replica(known: ReplicaMemory, by_s: float) -> ReplicaMemory:
         slow_at=tuple(at - by_s for at in known.slow_at),
         answered_at=_back(known.answered_at, by_s),
         fell_at=_back(known.fell_at, by_s),
+        by_gateway=_answers(known.by_gateway, by_s),
+        by_itself=_answers(known.by_itself, by_s),
+    )
+
+
+def _answers(known: AnswerMemory | None, by_s: float) -> AnswerMemory | None:
+    if known is None:
+        return None
+    return replace(
+        known,
+        told_at=known.told_at - by_s,
+        ended_at=_back(known.ended_at, by_s),
+        worse_at=tuple(at - by_s for at in known.worse_at),
     )
 
 

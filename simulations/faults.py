@@ -14,6 +14,7 @@ KIND@SECONDS[:KEY=VALUE,...], seconds after the start; kinds and their keys:
      crash          pool, replica             the engine exits, the platform starts it again in place
      hang           pool, replica, running    the engine stops stepping; running=zero empties its running gauge
      slow           pool, replica, factor (3), duration    steps take factor times as long
+     errors         pool, replica, share (1), duration     that share of its requests is answered with a 500
      node-loss      pool, replica             the node of that replica is gone with all replicas on it
      metrics-loss   duration                  the metrics store does not answer
      metrics-loss   pool, replica, duration   that replica cannot be scraped
@@ -62,6 +63,16 @@ class SlowDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """Of the requests that one replica gets, ``share`` is answered with a 500 at once, evenly spread (F2)."""
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+    share: float = 1.0
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLoss:
     """The node of the target is gone with all replicas on it (F11)."""
 
@@ -95,7 +106,7 @@ class ExporterFreeze:
     duration_s: float = math.inf
 
 
-Fault: TypeAlias = Crash | Hang | SlowDown | NodeLoss | MetricsLoss | MetricsFreeze | ExporterFreeze
+Fault: TypeAlias = Crash | Hang | SlowDown | Errors | NodeLoss | MetricsLoss | MetricsFreeze | ExporterFreeze
 
 
 def parse_fault(spec: str) -> Fault:
@@ -159,6 +170,13 @@ def _slow(at_s: float, options: _Options) -> SlowDown:
     return SlowDown(at_s, options.target(), factor, options.duration_s())
 
 
+def _errors(at_s: float, options: _Options) -> Errors:
+    share = options.number("share", 1.0, least=0.0, exclusive=True)
+    if share > 1.0:
+        raise _bad(options.spec, f"share must be at most 1, got {options.values['share']!r}")
+    return Errors(at_s, options.target(), share, options.duration_s())
+
+
 def _metrics_loss(at_s: float, options: _Options) -> MetricsLoss:
     targeted = "replica" in options.values or "pool" in options.values
     return MetricsLoss(at_s, options.target() if targeted else None, options.duration_s())
@@ -172,6 +190,7 @@ _KINDS: Mapping[str, tuple[frozenset[str], Callable[[float, _Options], Fault]]] 
     "crash": (frozenset({"pool", "replica"}), lambda at_s, options: Crash(at_s, options.target())),
     "hang": (frozenset({"pool", "replica", "running"}), _hang),
     "slow": (frozenset({"pool", "replica", "factor", "duration"}), _slow),
+    "errors": (frozenset({"pool", "replica", "share", "duration"}), _errors),
     "node-loss": (frozenset({"pool", "replica"}), lambda at_s, options: NodeLoss(at_s, options.target())),
     "metrics-loss": (frozenset({"pool", "replica", "duration"}), _metrics_loss),
     "metrics-freeze": (frozenset({"duration"}), lambda at_s, options: MetricsFreeze(at_s, options.duration_s())),

@@ -16,6 +16,7 @@ from simulations.clock import EventQueue, VirtualClock
 from simulations.cluster import SimulatedCluster
 from simulations.faults import (
     Crash,
+    Errors,
     ExporterFreeze,
     Fault,
     Hang,
@@ -183,7 +184,10 @@ class SimulatedFleet:
             self._strike_replica(fault, replica, at)
 
     def _strike_replica(
-        self, fault: Crash | Hang | SlowDown | NodeLoss | MetricsLoss | ExporterFreeze, replica: FleetReplica, at: float
+        self,
+        fault: Crash | Hang | SlowDown | Errors | NodeLoss | MetricsLoss | ExporterFreeze,
+        replica: FleetReplica,
+        at: float,
     ) -> None:
         match fault:
             case Crash():
@@ -196,6 +200,8 @@ class SimulatedFleet:
                 replica.slow_down(fault.factor)
                 if math.isfinite(fault.duration_s):
                     self._events.plan(at + fault.duration_s, partial(_recover, replica, fault.factor))
+            case Errors():
+                replica.fail_requests(fault.share, at + fault.duration_s)
             case MetricsLoss():
                 replica.scrape_lost_until = at + fault.duration_s
             case ExporterFreeze():

@@ -133,7 +133,8 @@ class FleetReplica:
         in_traffic: Whether the gateway may send it new requests.
         stamp: See ``router.LeastOutstanding``.
         replaces: The replica of another revision that drains when this one is READY.
-        finished_total: Requests of this life that it answered, as its engine and the gateway both count them.
+        finished_total, failed_total: Requests of this life that it answered, and that it answered with an error of its
+            own, as its engine and the gateway both count them.
         recent_ttft_s: As an engine counts it: from its own queue on, taken at the first token; since the last scrape.
         recent_tpot_s: Of the requests completed since then.
         exporter_stuck_until: Until then each scrape of this life says what the one before said.
@@ -164,7 +165,10 @@ class FleetReplica:
         self.in_traffic = False
         self.stamp = 0
         self.finished_total = 0
-        self.refused_total = 0
+        self.failed_total = 0
+        self._failing_share = 0.0
+        self._failing_until = -math.inf
+        self._failures_due = 0.0
         self.recent_ttft_s: deque[float] = deque(maxlen=_MOST_RECENT)
         self.recent_tpot_s: deque[float] = deque(maxlen=_MOST_RECENT)
         self.scrape_lost_until = -math.inf
@@ -178,12 +182,12 @@ class FleetReplica:
     def begin_life(self, life: EngineLife) -> None:
         """Let a fresh engine serve; its counters begin at zero."""
         self.life = life
-        self.finished_total = self.refused_total = 0
+        self.finished_total = self.failed_total = 0
 
     def end_life(self) -> None:
         """Let the engine, if there is one, be gone, and void what was planned for this life."""
         self.lives += 1
-        self.exporter_stuck_until = -math.inf
+        self.exporter_stuck_until = self._failing_until = -math.inf
         if self.life is not None:
             self.life.ended = True
             self.life = None
@@ -194,6 +198,19 @@ class FleetReplica:
         """Let the engine stop stepping, if it runs."""
         if self.life is not None:
             self.life.hang(running_shown)
+
+    def fail_requests(self, share: float, until: float) -> None:
+        """Answer that share of what this life gets with an error until then."""
+        self._failing_share, self._failing_until, self._failures_due = share, until, 0.0
+
+    def fails_next(self, at: float) -> bool:
+        """Return whether the request that comes now is answered with an error; it counts as having come."""
+        if at >= self._failing_until:
+            return False
+        self._failures_due += self._failing_share
+        fails = self._failures_due >= 1.0 - 1e-9
+        self._failures_due -= fails
+        return fails
 
     def slow_down(self, factor: float) -> None:
         """Let every step take ``factor`` times as long, on top of what slows it already."""

@@ -168,8 +168,12 @@ class Gateway:
             request.held_until = math.inf
             self._held.pop(request, None)
         request.replica = replica
-        if not replica.life.engine.fits(request):
-            replica.refused_total += 1
+        if not replica.life.engine.fits(request):  # a 4xx: the client's fault
+            self._end(request, RequestStatus.FAILED, at)
+            return
+        if replica.fails_next(at):
+            replica.failed_total += 1
+            self._serving[request.pool].touch(replica)  # another's turn among equals
             self._end(request, RequestStatus.FAILED, at)
             return
         replica.in_flight[request] = None

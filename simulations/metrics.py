@@ -33,6 +33,7 @@ class _GatewayScrape:
     held: int
     in_flight: Mapping[str, float]
     answered: Mapping[str, float]
+    failed: Mapping[str, float]
 
 
 class SimulatedMetrics:
@@ -118,6 +119,7 @@ class SimulatedMetrics:
             held=gateway.held_requests,
             in_flight={replica.id: float(len(replica.in_flight)) for replica in alive},
             answered={replica.id: float(replica.finished_total) for replica in alive},
+            failed={replica.id: float(replica.failed_total) for replica in alive},
         )
         self._scrapes.append(scrape)
         windows_s = max(self._settings.output_tokens_window_s, self._objective.window_s)
@@ -139,7 +141,7 @@ class SimulatedMetrics:
         visible = [scrape for scrape in self._scrapes if scrape.at + self._settings.scrape_delay_s <= at]
         oldest_useful = at - self._settings.scrape_delay_s - 2 * self._settings.scrape_interval_s
         if not visible or visible[-1].at < oldest_useful:
-            signals = ("in_flight", "answered", "demand", "service", "gateway_queued")
+            signals = ("in_flight", "answered", "failed_answers", "demand", "service", "gateway_queued")
             return FleetMetrics(replicas=replicas, missing=(*missing, *(f"{s}:{self._model}" for s in signals)))
         demand = self._demand(visible)
         service = self._service(visible)
@@ -147,6 +149,7 @@ class SimulatedMetrics:
             replicas=replicas,
             in_flight=visible[-1].in_flight,
             answered=visible[-1].answered,
+            failed_answers=visible[-1].failed,
             demand={} if demand is None else {self._model: demand},
             service={} if service is None else {self._model: service},
             gateway_queued={self._model: float(visible[-1].held)},
@@ -229,7 +232,7 @@ def _sample(replica: FleetReplica, at: float) -> ReplicaMetrics | None:
         prompt_tokens_total=float(engine.prompt_tokens_total),
         output_tokens_total=float(engine.output_tokens_total),
         finished_requests_total=float(replica.finished_total),
-        failed_requests_total=float(replica.refused_total),
+        failed_requests_total=float(replica.failed_total),
         ttft_p95_s=ttft_p95_s,
         tpot_mean_s=tpot_mean_s,
     )

@@ -64,7 +64,7 @@ class Target:
 class ReplicaTable:
     """All replicas of all engines: position by position name, pool, model and ``float64[N]`` per signal.
 
-    A signal that an engine does not report is NaN; failed and aborted requests are zero where none has been told.
+    A signal that an engine does not report is NaN; of one that reports failed or aborted requests, none told is zero.
     """
 
     names: Sequence[str]
@@ -177,8 +177,8 @@ def _of_engine(
         values = aligned(index, labels_of(rows, settings.replica_label), values_of(rows))
         values = notes.refuse(signal, names, values, impossible(signal, values))
         columns[column(signal, part)] = values
-    for signal in RARE:
-        columns[signal] = np.nan_to_num(columns[signal])
+        if signal in RARE:
+            columns[signal] = np.nan_to_num(columns[signal])
     return identities, sampled_at, columns
 
 
@@ -209,7 +209,7 @@ def by_endpoint(answers: Answers, source: Source, settings: PrometheusSettings, 
 
 
 _SUBJECT_SIGNALS = ("received_requests_total", "retried_requests_total", "held_requests")
-_ENDPOINT_SIGNALS = ("in_flight_requests", "answered_requests_total")
+_ENDPOINT_SIGNALS = ("in_flight_requests", "answered_requests_total", "failed_answers_total")
 
 
 def _of_gateway(

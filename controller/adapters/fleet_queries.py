@@ -32,11 +32,11 @@ _PER_REPLICA = (
     "aborted_requests_total",
     "received_requests_total",
 )
-RARE = ("failed_requests_total", "aborted_requests_total")
+RARE = ("failed_requests_total", "aborted_requests_total", "failed_answers_total")
 """Of these only what is not zero is asked for."""
 
 _PER_SUBJECT = ("received_requests_total", "retried_requests_total", "held_requests")
-_PER_ENDPOINT = ("in_flight_requests", "answered_requests_total")
+_PER_ENDPOINT = ("in_flight_requests", "answered_requests_total", "failed_answers_total")
 _LENGTHS = ("prompt_length_tokens", "output_length_tokens")
 _CACHE = ("cached_prompt_tokens_total", "looked_up_prompt_tokens_total", "prompt_tokens_total")
 _LENGTHS_FROM_TOTALS = ("prompt_tokens_total", "output_tokens_total", "finished_requests_total")

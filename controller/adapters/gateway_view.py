@@ -22,12 +22,13 @@ _APART = "\x00"
 
 @dataclass(slots=True)
 class GatewayFigures:
-    """What gateways say at one look; ``queued`` is by model, ``in_flight`` and ``answered`` by replica."""
+    """What gateways say at one look; ``queued`` is by model, what follows it by replica."""
 
     arrivals: Arrivals = field(default_factory=Arrivals)
     queued: dict[str, float] = field(default_factory=dict)
     in_flight: dict[str, float] = field(default_factory=dict)
     answered: dict[str, float] = field(default_factory=dict)
+    failed_answers: dict[str, float] = field(default_factory=dict)
 
 
 class GatewayView:
@@ -74,7 +75,14 @@ class GatewayView:
             ends = fleet_answers.by_endpoint(answers, source, self._settings, notes)
             replica_of = _replica_names(source, replica_at)
             seen.in_flight = {**_summed(ends, "in_flight_requests", fresh, replica_of), **seen.in_flight}
-            seen.answered = {**_summed(ends, "answered_requests_total", fresh, replica_of), **seen.answered}
+            answered = _summed(ends, "answered_requests_total", fresh, replica_of)
+            seen.answered = {**answered, **seen.answered}
+            if answers.of(source, "failed_answers_total") is not None:
+                none_failed = dict.fromkeys(
+                    answered, 0.0
+                )  # a gateway that counts them shows no series before the first
+                failed = _summed(ends, "failed_answers_total", fresh, replica_of)
+                seen.failed_answers = {**none_failed, **failed, **seen.failed_answers}
         self.addresses = frozenset(addresses | ({*self.silent} & (scraped or set())))
         return seen
 

@@ -210,6 +210,7 @@ class PrometheusSource:
             replicas=self._replica_metrics(table),
             in_flight=seen.in_flight,
             answered=seen.answered,
+            failed_answers=seen.failed_answers,
             demand=demand,
             service=self._service(answers, subjects, fresh | {*seen.arrivals.requests_per_s}),
             gateway_queued=seen.queued,
@@ -226,7 +227,8 @@ class PrometheusSource:
         self, table: ReplicaTable, models: Sequence[str], at: float, targets: Sequence[Target]
     ) -> Arrivals:
         columns = table.columns
-        ended = sum(columns[f"{outcome}_requests_total"] for outcome in ("finished", "failed", "aborted"))
+        cut_short = sum(np.nan_to_num(columns[f"{outcome}_requests_total"]) for outcome in ("failed", "aborted"))
+        ended = columns["finished_requests_total"] + cut_short
         inside = columns["running_requests"] + np.nan_to_num(columns["queued_requests"])
         received, none = columns["received_requests_total"], np.full(len(table), np.nan)
         counted = Counted(table.names, models, table.sampled_at, received, none, np.asarray(ended), inside)

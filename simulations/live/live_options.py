@@ -180,7 +180,11 @@ def daemon_settings(options: LiveOptions, places: LivePlaces, written: Mapping[s
             "stabilization": {"down_window_s": 30, "unforecast_down_window_s": 60},
             "guardrails": {"up_window_s": 5, "down_window_s": 15, "max_metrics_age_s": max(10, 4 * scrape_s)},
             "traffic": {"slow_start_s": 10},
-            "anomaly": {"frozen_after_s": max(10, 5 * scrape_s), "max_metrics_age_s": max(10, 4 * scrape_s)},
+            "anomaly": {
+                "frozen_after_s": max(10, 5 * scrape_s),
+                "max_metrics_age_s": max(10, 4 * scrape_s),
+                "failing": {"max_age_s": max(10, 4 * scrape_s)},
+            },
             "healing": {"restart_frozen_after_s": 15, "drain_deadline_s": 20, "cooldown_s": 30},
             "failover": {"return_after_s": 20},
         },

@@ -27,6 +27,7 @@ from policies.fleet import (
     ReplicaState,
     ServiceLevel,
 )
+from policies.disruption import last_healthy
 from policies.guardrails import GuardrailSettings, bound, spend_within
 from policies.lead_time import lead_time
 from policies.memory import (
@@ -479,7 +480,8 @@ class Checked:
             out = hung | {c.replica for c in cordons}
             left = sum(r.serving and r.id not in out for r in mine)
             least = sum(self.given.pools[str(p.key)].min_replicas for p in fleet.pools_of(model))
-            assert not slow or left >= healing.serving_floor(len(mine), least)  # I1
+            healthy = last_healthy(fleet, model, decision.memory.replicas.keys())
+            assert not slow or left >= healing.serving_floor(healthy, least)  # I1
         for restart in restarts:
             state, one = replicas[restart.replica]
             assert one.phase is not Phase.DRAINING
