@@ -75,7 +75,7 @@ class PrometheusSource:
         self._tpot = ScrapeMeans()
         self._lengths: dict[str, tuple[float, float]] = {}
         self._windowed: dict[Asked, tuple[float, Sequence[Row]]] = {}
-        self._probed_at = -math.inf
+        self._probed_at = self._began_at = -math.inf
         self._incomplete = False
         self.sources: tuple[Source, ...] = ()
         self.targets: Sequence[Target] = ()
@@ -117,10 +117,16 @@ class PrometheusSource:
             )
 
     def _look_up_names(self, at: float) -> None:
-        """Find out which names exist: at first, from time to time, and soon after some have vanished."""
+        """Find out which names exist: at first, from time to time, and soon after some have vanished.
+
+        Some come with the first request, such as a gateway's count of answers: the younger this source, the sooner it
+        looks again, so that they are found before twice the time is over that they took to come.
+        """
         since_s = abs(at - self._probed_at)
-        if since_s >= self._settings.probe_interval_s or (self._incomplete and since_s >= _SOONEST_PROBE_S):
+        patience_s = 0.0 if self._incomplete else abs(at - self._began_at) / 2.0
+        if since_s >= min(self._settings.probe_interval_s, max(_SOONEST_PROBE_S, patience_s)):
             found = probe(self._client, at, self._settings.match)
+            self._began_at = self._began_at if self.sources else at
             self.sources, self._probed_at = found or self.sources, at
         if not self.sources:
             self._probed_at = -math.inf

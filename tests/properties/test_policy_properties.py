@@ -17,6 +17,7 @@ from controller.ports import TickRecord
 from forecasting.forecast import LoadForecast
 from policies.decide import Foresail, decide
 from policies.decisions import CordonReplica, Decision, RestartReplica, UncordonReplica
+from policies.disruption import last_healthy
 from policies.fleet import (
     Demand,
     FleetState,
@@ -27,7 +28,6 @@ from policies.fleet import (
     ReplicaState,
     ServiceLevel,
 )
-from policies.disruption import last_healthy
 from policies.guardrails import GuardrailSettings, bound, spend_within
 from policies.lead_time import lead_time
 from policies.memory import (
