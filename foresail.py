@@ -7,17 +7,25 @@ torch, MLflow or matplotlib.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import NamedTuple
 
-import click
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
-from controller.errors import BadInput, ForesailError
+try:
+    import errno
+    import os
+    from collections.abc import Sequence
+    from importlib import import_module
+    from typing import NamedTuple
+
+    import click
+
+    from controller.errors import BadInput, ForesailError
+except KeyboardInterrupt:  # whoever is that quick needs no traceback either
+    sys.exit(INTERRUPTED)
 
 __version__ = "0.1.0"
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class SubCommand(NamedTuple):
@@ -34,6 +42,8 @@ SUB_COMMANDS = {
     "train": SubCommand("training.cli:train", "Fit forecasters to a load history and register them."),
     "backtest": SubCommand("training.cli:backtest", "Score forecasters on the past, as it would have looked then."),
     "promote": SubCommand("training.cli:promote", "Make a registered model the champion."),
+    "run": SubCommand("controller.cli:run", "Watch a fleet, decide every tick, and do what the settings allow."),
+    "live": SubCommand("simulations.live.cli:live", "Run a real fleet on this machine, steered by the daemon."),
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
     "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
     "bench": SubCommand("controller.bench:bench", "Measure how fast Foresail is on this machine."),
@@ -71,12 +81,23 @@ def commands() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 ok, 1 failed, 2 bad input, 130 interrupted.
 
-    An exception outside ``ForesailError`` is a bug and keeps its traceback.
+    An exception outside ``ForesailError`` is a bug and keeps its traceback, unless nothing more can be written. A
+    reader that leaves early, such as ``head``, ends the command without a word.
     """
     try:
         code = commands.main(args=arguments, prog_name="foresail", standalone_mode=False)
-    except click.Abort:
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()
+    except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except OSError as error:
+        if error.errno not in _NO_ROOM | {errno.EPIPE}:
+            raise
+        _give_up_stdout()
+        if error.errno != errno.EPIPE:
+            remedy = "make room there, or send it elsewhere"
+            click.echo(f"foresail: error: the output cannot be written: {error.strerror}\n  -> {remedy}", err=True)
+        return FAILED
     except click.ClickException as error:
         error.show()
         return BAD_INPUT
@@ -84,6 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"foresail: error: {error}", err=True)
         return BAD_INPUT if isinstance(error, BadInput) else FAILED
     return code if isinstance(code, int) else 0
+
+
+def _give_up_stdout() -> None:
+    """Let what is still buffered for stdout go nowhere: at the end Python would try, and fail, to write it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

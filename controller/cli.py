@@ -1,4 +1,4 @@
-"""What can be asked of settings and of the audit log on the command line: ``config`` and ``explain``."""
+"""What can be asked of settings, of the audit log and of the daemon: ``config``, ``explain`` and ``run``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from controller.errors import BadInput, ForesailError
 if TYPE_CHECKING:
     from controller.adapters.sql_audit import AuditEntry, Chain, SqlAudit
     from controller.explain import Section
+    from controller.reload import SettingsFile
+    from controller.settings import Settings
 
 FAILED = 1
 LISTED = 20
@@ -67,40 +69,58 @@ def schema() -> None:
 
 @click.command()
 @click.argument("entry_id", metavar="[ID|last]", required=False)
-@click.option("--audit", type=click.Path(path_type=Path), required=True, help="File of the audit log.")
+@click.option("--audit", "place", metavar="FILE|URL", help="Audit log: a SQLite file, or the URL of a database.")
+@click.option(
+    "-c", "--config", "settings_file", type=click.Path(path_type=Path), help="Settings of which audit.url is read."
+)
 @click.option(
     "--all", "quiet_too", is_flag=True, help="List ticks in which nothing was to be done, or all was held, as well."
 )
 @click.option("--verify", is_flag=True, help="Check every row of the chain, not only the newest.")
 @as_json
-def explain(entry_id: str | None, audit: Path, quiet_too: bool, verify: bool, as_json: bool) -> int:
+def explain(
+    entry_id: str | None, place: str | None, settings_file: Path | None, quiet_too: bool, verify: bool, as_json: bool
+) -> int:
     """Say what was seen, forecast, decided, refused and done in one tick, and why; without an ID, list ticks."""
     from controller.adapters.sql_audit import SqlAudit
+    from controller.redaction import redacted
 
-    log = SqlAudit.open_existing(audit)
+    audit = _audit_place(place, settings_file)
+    log, shown = SqlAudit.open_existing(audit), redacted(audit)
     try:
         chain = log.verify(None if verify else CHECKED_ROWS)
         if entry_id is None:
             _list_entries(log, chain, quiet_too, as_json)
         else:
-            _explain_entry(_whole(log, _entry_named(log, entry_id, audit)), chain, as_json)
+            _explain_entry(_whole(log, _entry_named(log, entry_id, shown)), chain, as_json)
     finally:
         log.close()
     if not chain.intact:
         raise ForesailError(
             f"the chain is broken at {chain.broken_at}: {chain.what}",
-            str(audit),
+            shown,
             "somebody changed the audit log; believe nothing from there on",
         )
     return 0
 
 
-def _entry_named(log: SqlAudit, entry_id: str, audit: Path) -> AuditEntry:
+def _audit_place(place: str | None, settings_file: Path | None) -> str:
+    """Return where the audit log is, by name or by settings."""
+    if place is not None:
+        return place
+    if settings_file is None:
+        raise click.UsageError("Give --audit FILE, or -c FILE with the settings of the daemon.")
+    from controller.settings import load_settings
+
+    return load_settings(settings_file).audit.url
+
+
+def _entry_named(log: SqlAudit, entry_id: str, audit: str) -> AuditEntry:
     entry = log.read(entry_id)
     if entry is None:
         newest = log.read("last")
-        remedy = f"ids go from 1 to {newest.id}" if newest else "no tick has been recorded yet"
-        raise BadInput(f"there is no tick {entry_id!r}", str(audit), remedy)
+        remedy = f"ids go from {log.first_number} to {newest.id}" if newest else "no tick has been recorded yet"
+        raise BadInput(f"there is no tick {entry_id!r}", audit, remedy)
     return entry
 
 
@@ -152,6 +172,47 @@ def _explain_entry(entry: AuditEntry, chain: Chain, as_json: bool) -> None:
     click.echo(_chain_text(chain))
 
 
+@click.command()
+@click.option("-c", "--config", "file", type=click.Path(path_type=Path), help="Settings file; watched for changes.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a setting over the file; repeatable.")
+@click.option("--once", is_flag=True, help="Run one tick, print its record as explain does, and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: print JSON for machines.")
+def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) -> int:
+    """Watch a fleet, decide every tick, and do what the modes in the settings allow: by default nothing but look."""
+    from controller.adapters.system_clock import SystemClock
+    from controller.logs import start_logging
+    from controller.reload import SettingsFile
+
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once; the daemon's log is JSON wherever it is no terminal.")
+    source = SettingsFile(file, overrides)
+    settings = source.load()
+    level = "warning" if once else settings.daemon.log_level
+    start_logging(SystemClock().elapsed, settings.daemon.log_repeat_s, level)
+    return _run_once(settings, as_json) if once else _run_on(source, settings)
+
+
+def _run_once(settings: Settings, as_json: bool) -> int:
+    from controller.adapters.sql_audit import SqlAudit
+    from controller.daemon import run_once
+
+    entry_id = run_once(settings)
+    log = SqlAudit.open_existing(settings.audit.url)
+    try:
+        entry = _whole(log, _entry_named(log, entry_id, ""))
+        _explain_entry(entry, log.verify(CHECKED_ROWS), as_json)
+    finally:
+        log.close()
+    return 0 if entry.record.get("decision") else FAILED
+
+
+def _run_on(source: SettingsFile, settings: Settings) -> int:
+    import foresail
+    from controller.daemon import Daemon, run_to_the_end
+
+    return run_to_the_end(Daemon(source, settings, version=foresail.__version__))
+
+
 @contextmanager
 def _readable(what: str) -> Iterator[None]:
     """Turn a record of another shape into a message: only one that was changed by hand has it."""
@@ -164,13 +225,15 @@ def _readable(what: str) -> Iterator[None]:
 
 
 def _chain_json(chain: Chain) -> dict[str, Any]:
-    return {"intact": chain.intact, "rows_checked": chain.rows, "broken_at": chain.broken_at, "what": chain.what}
+    told = {"intact": chain.intact, "rows_checked": chain.rows, "broken_at": chain.broken_at, "what": chain.what}
+    return {**told, "rows_pruned": chain.pruned} if chain.pruned else told
 
 
 def _chain_text(chain: Chain) -> str:
     if not chain.intact:
         return f"CHAIN BROKEN at {chain.broken_at}: {chain.what}."
-    return f"Chain intact ({chain.rows:,} newest rows checked), head {chain.head[:12]}."
+    pruned = f", {chain.pruned:,} rows before them pruned" if chain.pruned else ""
+    return f"Chain intact ({chain.rows:,} newest rows checked{pruned}), head {chain.head[:12]}."
 
 
 def _show(sections: Sequence[Section]) -> None:

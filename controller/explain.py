@@ -30,6 +30,8 @@ def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
     """Return what ``entry`` records, in the order in which a tick goes: seen, forecast, decided, done, and why."""
     record = entry.record
     decision: Json = record.get("decision") or {}
+    if entry.kind == "pruned":
+        return (Section(f"Row {entry.id} at {instant(entry.at)}", note=_pruned(record)),)
     title = f"Tick {entry.id} at {instant(entry.at)}"
     before = (Section("Before this", note=record["gap"]),) if record.get("gap") else ()
     if not record.get("fleet"):
@@ -190,6 +192,8 @@ def _summary(entry: AuditEntry) -> str:
     """Return what a tick was about, in one line."""
     record = entry.record
     decision: Json = record.get("decision") or {}
+    if entry.kind == "pruned":
+        return _pruned(record)
     if record.get("error") and not decision:
         return str(record["error"]).splitlines()[0]
     plans = _plans(decision).rows
@@ -198,6 +202,12 @@ def _summary(entry: AuditEntry) -> str:
     parts += [f"({count} {outcome})" for outcome, count in sorted(outcomes.items())]
     parts += ["(intended, outcome unknown)"] if entry.kind == "intended" else []
     return "; ".join(parts) or "nothing to do"
+
+
+def _pruned(record: Json) -> str:
+    where = f"kept in {record['archive']}" if record.get("archive") else "kept nowhere"
+    ages = f"{instant(record['oldest_at'])} to {instant(record['newest_at'])}"
+    return f"rows {record['first']} to {record['last']} ({ages}) pruned for their {record['why']}, {where}"
 
 
 def _verb(type_name: str) -> str:

@@ -25,18 +25,22 @@ class ForecastSettings(BaseModel):
 
     step_s: float = Field(
         60.0,
-        gt=0,
+        ge=1,
+        le=86400,
         description="Step of the load that forecasters see, in seconds; a whole multiple of the tick. Requests live "
         "for tens of seconds, so peaks much shorter than a minute need no replica of their own.",
     )
     kept_s: float = Field(
         15 * 86400.0,
         gt=0,
-        description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes.",
+        le=92 * 86400,
+        description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes. It is held in "
+        "memory, 48 bytes a tick.",
     )
     demand_window_s: float = Field(
         60.0,
         gt=0,
+        le=86400,
         description="Window over which present demand is averaged, in seconds: a single scrape is noise. A jump that "
         "is more than noise counts at once.",
     )
@@ -119,6 +123,30 @@ class LoadHistory:
         end_at = 0.0 if math.isnan(self._end_at) else self._end_at
         return LoadSeries(end_at - len(rows) * self.step_s, self.step_s, rows).resampled(factor * self.step_s)
 
+    def recorded(self) -> LoadSeries:
+        """Return all that is kept, as it was appended."""
+        return self.series(self.step_s)
+
+    def recall(self, earlier: LoadSeries) -> None:
+        """Put the part of ``earlier`` from before the first row in front of it; what lies between is a gap.
+
+        Raises:
+            ValueError: If ``earlier`` has another step.
+        """
+        if abs(earlier.step_s - self.step_s) > 1e-9 * self.step_s:
+            raise ValueError(f"history has steps of {earlier.step_s} s, the tick is {self.step_s} s")
+        own = self.recorded()
+        rows = earlier.values
+        if len(own):
+            before = (own.start_at - earlier.start_at) / self.step_s  # steps from one start to the other
+            known = earlier.values[: max(0, round(before))]
+            gap = min(self._kept, max(0, round(before) - len(known)))
+            rows = np.concatenate([known, np.full((gap, len(CHANNELS)), np.nan), own.values])
+        end_at = own.end_at if len(own) else earlier.end_at
+        whole = LoadSeries(end_at - len(rows) * self.step_s, self.step_s, rows)
+        fresh = LoadHistory(self.step_s, self._kept * self.step_s, whole)
+        self._rows, self._count, self._end_at = fresh._rows, fresh._count, fresh._end_at
+
     def recent(self, window_s: float) -> Demand | None:
         """Return present demand (``forecasting.present``); None when the newest step was not observed."""
         present = present_load(self._rows[max(0, self._count - self._kept) : self._count], self.step_s, window_s)
@@ -159,6 +187,17 @@ class LoadForecasts:
                 now = fleet.demand.get(model, demand)
                 recent[model] = replace(demand, cached_prompt_ratio=now.cached_prompt_ratio)
         return recent
+
+    def recorded(self) -> Mapping[str, LoadSeries]:
+        """Return the load of each model as far as it is kept, in steps of a tick."""
+        return {model: history.recorded() for model, history in self._histories.items()}
+
+    def recall(self, before: Mapping[str, LoadSeries]) -> None:
+        """Add load that was recorded before this object learned anything, such as from a store of metrics."""
+        for model, earlier in before.items():
+            if model not in self._histories:
+                self._histories[model] = LoadHistory(self._tick_s, self.settings.kept_s)
+            self._histories[model].recall(earlier)
 
     def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
         """Return the forecast of ``model`` to at least ``horizon_s`` ahead; None when none can be trusted."""

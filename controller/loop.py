@@ -5,13 +5,14 @@ The daemon runs this object on the real clock, the simulator runs the same objec
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 from controller.actuation import Actuator
 from controller.errors import ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.observation import observe
-from controller.ports import ActResult, AuditLog, Sources, TickRecord
+from controller.ports import ActResult, AuditLog, PhaseTimer, Sources, TickPhase, TickRecord
 from controller.recording import Recorder
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, Page, Policy
@@ -35,8 +36,14 @@ class ControlLoop:
     ) -> None:
         """Start from ``memory``, an earlier run's checkpoint, or from nothing."""
         self._sources, self._recorder, self._actuator = sources, Recorder(audit), actuator
-        self._forecasts, self._horizon, self._policy = forecasts, horizon, policy
+        self.forecasts, self._horizon, self._policy = forecasts, horizon, policy
         self.memory = memory or PolicyMemory()
+        self.time_phase: PhaseTimer = _untimed
+
+    def follow(self, predecessor: ControlLoop) -> None:
+        """Go on where a loop stopped that this one replaces: with its memory, and with what it still has to record."""
+        self.memory, self._recorder = predecessor.memory, predecessor._recorder
+        self.time_phase = predecessor.time_phase
 
     def tick(self) -> TickRecord:
         """Run one tick and return its record.
@@ -48,23 +55,26 @@ class ControlLoop:
         look = self._sources
         record = TickRecord(look.clock.now(), None, {}, None)
         try:
-            fleet = observe(record.at, look.metrics, look.cluster, look.router)
+            with self.time_phase("observe"):
+                fleet = observe(record.at, look.metrics, look.cluster, look.router)
             record = replace(record, fleet=fleet)
             decision, record = self._decided(fleet, record)
         except ObservationError as error:
-            return self._recorder.announce(replace(record, error=str(error)))[0]
+            return self._announced(replace(record, error=str(error)))[0]
         except Exception as bug:
-            self._recorder.announce(replace(record, error=_named(bug)))
+            self._announced(replace(record, error=_named(bug)))
             raise
-        record, entry_id = self._recorder.announce(record)
+        record, entry_id = self._announced(record)
         return self._acted(decision, record, entry_id)
 
     def _decided(self, fleet: FleetState, record: TickRecord) -> tuple[Decision, TickRecord]:
         """Return what is to be done about ``fleet``, and ``record`` with that and all that it was made from."""
-        fleet = replace(fleet, demand=self._forecasts.learn(fleet))
-        forecasts = self._forecast(fleet)
-        notes = self._forecasts.notes
-        decision = self._policy.decide(fleet, forecasts, self.memory)
+        with self.time_phase("forecast"):
+            fleet = replace(fleet, demand=self.forecasts.learn(fleet))
+            forecasts = self._forecast(fleet)
+            notes = self.forecasts.notes
+        with self.time_phase("decide"):
+            decision = self._policy.decide(fleet, forecasts, self.memory)
         return decision, replace(
             record,
             fleet=fleet,
@@ -81,33 +91,43 @@ class ControlLoop:
         results: list[ActResult] = []
         error = ""
         try:
-            for result in self._actuator.carry_out(decision, withheld):
-                results.append(result)  # noqa: PERF402 - what is known when one of them raises must be kept
+            with self.time_phase("act"):
+                for result in self._actuator.carry_out(decision, withheld):
+                    results.append(result)  # noqa: PERF402 - what is known when one of them raises must be kept
         except BaseException as unforeseen:
             error = _named(unforeseen)
             raise
         finally:
-            self.memory = _settled(decision, tuple(results))
+            self.memory = memory_after(decision, tuple(results))
             if entry_id and record.acts_planned:
-                record = self._recorder.settle(record, entry_id, results, error)
+                with self.time_phase("record"):
+                    record = self._recorder.settle(record, entry_id, results, error)
         return replace(record, results=tuple(results))
+
+    def _announced(self, record: TickRecord) -> tuple[TickRecord, str]:
+        with self.time_phase("record"):
+            return self._recorder.announce(record)
 
     def _forecast(self, fleet: FleetState) -> dict[str, LoadForecast]:
         forecasts = {}
         for model in fleet.models:
             reach_s = self._horizon.reach_s(fleet.pools_of(model), self.memory)
-            forecast = self._forecasts.forecast(model, reach_s)
+            forecast = self.forecasts.forecast(model, reach_s)
             if forecast is not None:
                 forecasts[model] = forecast
         return forecasts
 
 
-def _settled(decision: Decision, results: tuple[ActResult, ...]) -> PolicyMemory:
+def memory_after(decision: Decision, results: tuple[ActResult, ...]) -> PolicyMemory:
     """Return the decision's memory without what was held; what failed may have happened and stays on record."""
     held = {(r.act, r.subject) for r in results if r.outcome == "held"}
     not_paged = {r.subject for r in results if r.act == "page" and r.outcome != "done"}
     pages = [p for p in decision.remediations if isinstance(p, Page) and p.subject in not_paged]
     return unlearn(decision.memory, held, [(page.subject, page.cause) for page in pages])
+
+
+def _untimed(_: TickPhase) -> nullcontext[None]:
+    return nullcontext()
 
 
 def _named(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -124,6 +125,10 @@ class ModelRegistry(Protocol):
         """Let ``alias`` name ``version``."""
         ...
 
+
+TickPhase: TypeAlias = Literal["observe", "forecast", "decide", "act", "record"]
+PhaseTimer: TypeAlias = Callable[[TickPhase], AbstractContextManager[None]]
+"""What the loop goes through in each phase of a tick, for whoever wants to know how long it took."""
 
 Act: TypeAlias = Literal["cordon", "uncordon", "restart", "page", "weights", "scale"]
 Outcome: TypeAlias = Literal["done", "held", "failed"]

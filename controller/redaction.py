@@ -6,7 +6,8 @@ import re
 from urllib.parse import unquote
 
 _HIDDEN = "***"
-_URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^\s'"<>]*)""")
+# A bound on the scheme, or a long run of letters would be searched again from each of them.
+_URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]{0,31}:/{1,2})([^\s'"<>]*)""")
 _NAME = re.compile(r"[^:/?#@&=]+")
 _PARAMETER = re.compile(r"([?&;#]|^)([^=&;?#]+)=([^&;#]*)")
 _SECRET = re.compile(r"pass|pwd|token|secret|key|credential|signature|auth|\bsig\b", re.IGNORECASE)

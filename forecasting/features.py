@@ -30,6 +30,9 @@ WEEK_S = 7 * DAY_S
 OFFSET_RATIO = 0.1
 # Log changes beyond e^6 = 400 times carry no shape any more.
 CLIP = 6.0
+MAX_LEADS, MAX_LEAD_STEPS = 64, 4096
+MAX_LEVEL_STEPS = 64
+MAX_SEASONS, MAX_SEASON_S = 4, 60 * WEEK_S
 HARMONICS = (1, 2)
 
 
@@ -43,7 +46,7 @@ class NetSpec(BaseModel):
     context_steps: int = Field(64, ge=8, le=4096, description="Steps of history that the encoder reads.")
     lead_steps: tuple[int, ...] = Field(
         min_length=1,
-        max_length=64,
+        max_length=MAX_LEADS,
         description="Leads that are answered, in steps, ascending; between them answers are interpolated. "
         "A reference_lstm has exactly one, the lead time.",
     )
@@ -57,12 +60,14 @@ class NetSpec(BaseModel):
     level_steps: int = Field(
         1,
         ge=1,
-        le=64,
+        le=MAX_LEVEL_STEPS,
         description="Steps averaged to the last level, from which changes are measured; noise of "
         "short steps asks for about a minute of them.",
     )
     periods_s: tuple[float, ...] = Field(
-        (DAY_S, WEEK_S), max_length=4, description="Seasons in seconds whose previous turn is shown when recorded."
+        (DAY_S, WEEK_S),
+        max_length=MAX_SEASONS,
+        description="Seasons in seconds whose previous turn is shown when recorded.",
     )
     calendar: bool = Field(True, description="Whether the phase within each of periods_s (UTC) is shown.")
     channels: tuple[str, ...] = Field(
@@ -72,8 +77,8 @@ class NetSpec(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         leads, levels = self.lead_steps, self.levels
-        if leads[0] < 1 or any(b <= a for a, b in pairwise(leads)) or leads[-1] > 4096:
-            raise ValueError(f"lead_steps must ascend from 1 or more to 4096 or less, got {leads}")
+        if leads[0] < 1 or any(b <= a for a, b in pairwise(leads)) or leads[-1] > MAX_LEAD_STEPS:
+            raise ValueError(f"lead_steps must ascend from 1 or more to {MAX_LEAD_STEPS} or less, got {leads}")
         if not (levels[0] > 0 and levels[-1] < 1) or any(b <= a for a, b in pairwise(levels)):
             raise ValueError(f"levels must ascend inside (0, 1), got {levels}")
         if self.kind == "reference_lstm" and (len(leads) != 1 or len(self.hidden) != 2):
@@ -84,7 +89,7 @@ class NetSpec(BaseModel):
             raise ValueError(f"hidden layers have 1 to 1024 units, got {self.hidden}")
         if self.level_steps > self.context_steps:
             raise ValueError(f"level_steps {self.level_steps} exceed context_steps {self.context_steps}")
-        if any(not WEEK_S * 60 >= period >= self.step_s * (leads[-1] + self.level_steps) for period in self.periods_s):
+        if any(not MAX_SEASON_S >= period >= self.step_s * (leads[-1] + self.level_steps) for period in self.periods_s):
             raise ValueError(f"periods_s must exceed the longest lead and stay under 60 weeks, got {self.periods_s}")
         unknown = set(self.channels) - set(CHANNELS)
         if unknown or len(set(self.channels)) != len(self.channels):

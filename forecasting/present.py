@@ -16,11 +16,12 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
 
     It is the mean over ``window_s``, unless the load has jumped: then the newest steps alone say how far for certain,
     and what they say less ``SURE_SIGMAS`` standard errors is taken where that is more. The mean of a minute would
-    need the whole minute to say that the load doubled, while replicas take minutes to start. A fall is never taken
-    from fewer steps: giving up late is cheap.
+    need the whole minute to say that the load doubled, while replicas take minutes to start. A fall, of the tokens
+    neither, is never taken from fewer steps: giving up late is cheap.
 
     The error of one step is that of its neighbours (median absolute difference over ``NOISE_STEPS``), and at least
-    that of Poisson arrivals.
+    that of Poisson arrivals and the scatter of the newest steps themselves: a single wild scrape is no longer believed
+    once another follows it.
 
     Args:
         rows: Rates per second, ``float64[T, C]``, the newest last; NaN where not observed.
@@ -37,16 +38,17 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
     if not len(rows) or np.isnan(rows[-1]).any():
         return None
     window = max(1, round(window_s / step_s))
-    present: FloatArray = np.nanmean(rows[-window:], axis=0)
-    sure = present[REQUESTS]
+    mean: FloatArray = np.nanmean(rows[-window:], axis=0)
+    present, sure = mean, mean[REQUESTS]
     noise = _noise(rows[:, REQUESTS])
     for steps in range(1, min(window, len(rows))):
         newest = np.nanmean(rows[-steps:], axis=0)
-        rate = newest[REQUESTS]
-        error = max(noise, np.sqrt(rate / step_s)) / np.sqrt(steps)
+        rate, observed = newest[REQUESTS], np.isfinite(rows[-steps:, REQUESTS]).sum()
+        scatter = float(np.nanstd(rows[-steps:, REQUESTS]))
+        error = max(noise, scatter, np.sqrt(rate / step_s)) / np.sqrt(observed)
         if rate - SURE_SIGMAS * error > sure:
             sure = rate - SURE_SIGMAS * error
-            present = newest * (sure / rate)
+            present = np.maximum(mean, newest * (sure / rate))
     return present
 
 

@@ -64,6 +64,9 @@ def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Dema
     cache holds only ``m`` sequences, ``r*O*base/(1 - r*w) = m`` gives ``r = m / (O*base + m*w)`` instead. Only
     the rates' proportions in ``shape`` matter. Prefix-cache hits take away prefill, never decode.
 
+    Lengths beyond the KV cache, which no engine takes, count as filling it: where next to no requests are expected, the
+    ratio of two forecast rates can be anything.
+
     An objective faster than an empty step cannot be met at any load; the answer is then the load at twice the
     empty step time, which is where adding replicas stops helping.
 
@@ -72,8 +75,8 @@ def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Dema
     """
     if shape.requests_per_s <= 0 or efficiency <= 0:
         raise ValueError("capacity needs a token shape with requests and a positive efficiency")
-    prompt = shape.prompt_tokens_per_s / shape.requests_per_s
-    output = max(1.0, shape.output_tokens_per_s / shape.requests_per_s)
+    prompt = min(shape.prompt_tokens_per_s / shape.requests_per_s, float(profile.kv_cache_tokens))
+    output = min(max(1.0, shape.output_tokens_per_s / shape.requests_per_s), float(profile.kv_cache_tokens))
     fresh = prompt * (1.0 - shape.cached_prompt_ratio)
     held = prompt + output / 2.0
     prefill_s = (profile.prefill_per_token_s + profile.prefill_per_token2_s * fresh) * (1.0 - shape.cached_prompt_ratio)

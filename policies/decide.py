@@ -24,6 +24,7 @@ from policies.healing import Course, heal
 from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolSettings
+from policies.progress import taking_prompts
 from policies.scaling import steer_margin
 from policies.set_back import follow_clock
 from policies.settings import PolicySettings
@@ -37,7 +38,7 @@ __all__ = ["Foresail", "PolicySettings", "decide"]
 
 @dataclass(slots=True)
 class _Draft:
-    """What has been decided so far in this tick."""
+    """What has been decided so far in this tick, and which models are ``incomplete`` or ``taking_prompts``."""
 
     reasons: list[Reason] = field(default_factory=list)
     pools: dict[str, PoolMemory] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class _Draft:
     traffic: list[TrafficPlan] = field(default_factory=list)
     failovers: list[FailOver] = field(default_factory=list)
     incomplete: frozenset[str] = frozenset()
+    taking_prompts: frozenset[str] = frozenset()
 
 
 def decide(
@@ -61,6 +63,7 @@ def decide(
     lead_times = {key: lead_time(known, settings.lead_time) for key, known in draft.pools.items()}
 
     seen = watch(fleet, memory.replicas, lead_times, settings.anomaly)
+    draft.taking_prompts = taking_prompts(fleet, seen.memory, seen.fresh)
     diagnoses = diagnose(fleet, seen.anomalies)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
     course = heal(fleet, diagnoses, seen, memory, lead_times, least, settings.healing)
@@ -145,7 +148,8 @@ def _decide_model(
     draft.reasons += failover.reasons
 
     incomplete = "one of its pools is not listed" if model in draft.incomplete else ""
-    blind = incomplete or guardrails.blind_spot(fleet, model, settings.guardrails)
+    busy = model in draft.taking_prompts
+    blind = incomplete or guardrails.blind_spot(fleet, model, settings.guardrails, taking_prompts=busy)
     if demand is None:
         sized = hold(fleet, model, options, blind, draft.pools, settings)
     else:

@@ -174,8 +174,8 @@ class PoolState:
     owner: str = ""
 
     def __post_init__(self) -> None:
-        if self.desired < 0 or self.gpus_per_replica < 0 or self.usd_per_replica_hour < 0:
-            raise ValueError(f"pool {self.key}: desired, GPUs and price cannot be negative")
+        if self.desired < 0 or self.gpus_per_replica < 0 or not 0 <= self.usd_per_replica_hour < math.inf:
+            raise ValueError(f"pool {self.key}: desired, GPUs and price cannot be negative, nor the price unknown")
         ids = [replica.id for replica in self.replicas]
         if len(set(ids)) != len(ids):
             raise ValueError(f"pool {self.key}: replica ids repeat")
@@ -248,7 +248,11 @@ class FleetState:
         return tuple(sorted((p for p in self.pools if p.key.model == model), key=lambda p: p.key))
 
     def coverage_ratio(self, model: str, max_age_s: float) -> float:
-        """Share of the model's serving replicas scraped within ``max_age_s``; 1 when none is expected to report."""
-        expected = [r for p in self.pools_of(model) for r in p.serving]
-        fresh = [r for r in expected if r.metrics is not None and self.at - r.metrics.observed_at <= max_age_s]
+        """Share of the model's serving replicas that reported within ``max_age_s``; 1 when none is expected to.
+
+        A scrape without the queue is no report: an engine whose metrics were renamed must not look like an idle one.
+        """
+        expected = [r.metrics for p in self.pools_of(model) for r in p.serving]
+        reports = [m for m in expected if m is not None and not math.isnan(m.queued_requests)]
+        fresh = [m for m in reports if self.at - m.observed_at <= max_age_s]
         return len(fresh) / len(expected) if expected else 1.0

@@ -12,6 +12,9 @@ from policies.fleet import FleetState, PoolKey, PoolState
 from policies.memory import PoolMemory
 from policies.placement import PoolSettings
 
+JITTER_RATIO = 0.1
+"""Share of the up window by which a tick may come early: growth must not wait another tick for a few milliseconds."""
+
 
 class GuardrailSettings(BaseModel):
     """Limits that hold for every decision."""
@@ -57,10 +60,18 @@ def cap_prediction(
     return cap, (Reason("predictive cap", model, predicted, cap, detail),)
 
 
-def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings) -> str:
-    """Return why ``model`` must not shrink for want of data; empty when it is well observed."""
+def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings, *, taking_prompts: bool = False) -> str:
+    """Return why ``model`` must not shrink for want of data; empty when it is well observed.
+
+    A load of zero while its engines are ``taking_prompts`` comes from counters that stand still, not from clients.
+    """
     if model not in fleet.demand:
         return "offered load is not observed"
+    if taking_prompts and fleet.demand[model].requests_per_s <= 0:
+        return "no load is said to be offered, but its engines take in prompts"
+    pools = fleet.pools_of(model)
+    if (desired := sum(pool.desired for pool in pools)) and not any(pool.replicas for pool in pools):
+        return f"none of its {desired} replicas is listed"
     coverage = fleet.coverage_ratio(model, settings.max_metrics_age_s)
     if coverage < settings.min_coverage_ratio:
         return f"only {coverage:.0%} of the serving replicas report"
@@ -78,7 +89,7 @@ def bound(
     """Return ``desired`` within the pool's rate limits and bounds; bounds win over rate limits."""
     reasons: list[Reason] = []
     counts = (*(memory.desired or ((at, pool.desired),)), (at, pool.desired))
-    lowest = min(n for _, n in _within(counts, at, settings.up_window_s))
+    lowest = min(n for _, n in _within(counts, at, settings.up_window_s * (1.0 - JITTER_RATIO)))
     highest = max(n for _, n in _within(counts, at, settings.down_window_s))
     most = max(int(lowest * (1.0 + settings.up_ratio)), lowest + settings.up_replicas)
     least = int(highest * (1.0 - settings.down_ratio))

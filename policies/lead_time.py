@@ -18,6 +18,7 @@ class LeadTimeSettings(BaseModel):
     default_s: float = Field(
         300.0,
         gt=0,
+        le=86400,
         description="Assumed lead time in seconds until enough starts were observed; 5 min suits 70B models.",
     )
     enough_starts: int = Field(3, ge=1, description="Observed starts after which the measured quantiles replace it.")
@@ -25,6 +26,7 @@ class LeadTimeSettings(BaseModel):
     longest_s: float = Field(
         3600.0,
         gt=0,
+        le=86400,
         description="A longer time from requested to READY, in seconds, is not a start: the replica was READY before "
         "and came back, or it waited for a GPU.",
     )

@@ -21,8 +21,8 @@ class PoolSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: EngineProfile = Field(description="A profile's name from the catalogue, or a whole profile.")
-    min_replicas: int = Field(1, ge=0, description="Never fewer than this, whatever the load.")
-    max_replicas: int = Field(64, ge=0, description="Never more than this, whatever the load.")
+    min_replicas: int = Field(1, ge=0, le=10_000, description="Never fewer than this, whatever the load.")
+    max_replicas: int = Field(64, ge=0, le=10_000, description="Never more than this, whatever the load.")
     efficiency_ratio: float | None = Field(
         None, gt=0, le=1.5, description="Overrides capacity.efficiency_ratio where this pool was load-tested."
     )

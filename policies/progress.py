@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
-from policies.fleet import ReplicaMetrics, ReplicaState
+from policies.fleet import FleetState, ReplicaMetrics, ReplicaState
 from policies.memory import ReplicaMemory
+
+PROBE_TOKENS_PER_S = 10.0
+"""Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
 
 
 def remember(at: float, replica: ReplicaState, before: ReplicaMemory | None) -> ReplicaMemory | None:
@@ -20,6 +24,12 @@ def remember(at: float, replica: ReplicaState, before: ReplicaMemory | None) -> 
         return None
     told = _after_gateway(before, at, replica)
     return told if seen is None else _after_scrape(told, replica, seen)
+
+
+def taking_prompts(fleet: FleetState, memory: Mapping[str, ReplicaMemory], fresh: Set[str]) -> frozenset[str]:
+    """Return the models of which an engine took in more than probes between its last two scrapes: somebody calls it."""
+    busy = {name for name in fresh if (memory[name].prompt_tokens_per_s or 0.0) > PROBE_TOKENS_PER_S}
+    return frozenset(p.key.model for p in fleet.pools if any(p.key.replica(r.id) in busy for r in p.replicas))
 
 
 def stood_s(known: ReplicaMemory, at: float) -> float:

@@ -28,16 +28,25 @@ class ScalingSettings(BaseModel):
         "docs/benchmarks.md has the figures.",
     )
     headroom_ratio: float = Field(
-        0.2,
+        0.22,
         ge=0,
         le=1,
         description="Spare capacity on top of what is forecast: bursts shorter than a forecast step and uneven routing "
-        "are in neither the forecast nor a load test at constant concurrency. A fifth costs less than the same "
-        "attainment bought with a higher quantile.",
+        "are in neither the forecast nor a load test at constant concurrency. It costs less than the same attainment "
+        "bought with a higher quantile.",
+    )
+    growth_tolerance_ratio: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="A forecast that asks for no more than this share above what there is starts nothing: on the crest "
+        "of noise a replica would be asked for and called off again, a lead time of loading for nothing. What already "
+        "burns is never put off. HPA's tolerance is 0.1.",
     )
     backlog_clear_s: float = Field(
         60.0,
         gt=0,
+        le=86400,
         description="Time within which a backlog should be gone once replicas asked for now serve, in seconds. Every "
         "request waits until then, so that a shorter time misses fewer and costs more replicas for a while.",
     )
@@ -53,8 +62,10 @@ class ScalingSettings(BaseModel):
     burn_rate: float = Field(
         3.0,
         gt=1,
+        le=10_000,
         description="Error-budget burn over the objective's window at which a replica is added whatever the forecast "
-        "says; 3 ignores single slow requests.",
+        "says; 3 ignores single slow requests. If every request misses, it is 1 / (1 - attainment): 100 at 99 %, and "
+        "what is above that never happens.",
     )
     margin_step_ratio: float = Field(
         0.02, ge=0, le=0.5, description="Capacity margin added per window in which the attainment target was missed."
@@ -73,7 +84,7 @@ class ScalingSettings(BaseModel):
 
     @property
     def level(self) -> float:
-        """Covered quantile of the demand peak."""
+        """Covered quantile of the demand, of what is coming and of the peak until then."""
         return self.missed_to_idle_cost_ratio / (self.missed_to_idle_cost_ratio + 1.0)
 
 
@@ -82,18 +93,28 @@ class Need:
     """How much capacity is wanted, in replicas of the reference pool, not rounded.
 
     Attributes:
+        now: What the present asks for, forecast or not.
         grow_to: Fewer than this would miss load that a replica asked for now can still serve.
         keep: More than this are of no use before they could be had again.
-        forecast: Whether a forecast was used; without one both are the same.
+        forecast: Whether a forecast was used; without one the last two are the same.
     """
 
+    now: float
     grow_to: float
     keep: float
     forecast: bool
 
-    def settled(self, have: float) -> float:
-        """Return what to have: ``have`` when it lies between the two, else the nearer one."""
-        return min(max(have, self.grow_to), self.keep)
+    def settled(self, have: float, tolerance_ratio: float = 0.0) -> float:
+        """Return what to have: ``have`` when it lies between the two, else the nearer one.
+
+        What is coming counts once it is more than ``tolerance_ratio`` above ``have``, what the present asks for always.
+
+        >>> need = Need(now=9.0, grow_to=10.5, keep=12.0, forecast=True)
+        >>> [need.settled(have, 0.08) for have in (8.0, 9.5, 10.0, 13.0)]
+        [10.5, 10.5, 10.0, 12.0]
+        """
+        worth_it = self.grow_to > have * (1.0 + tolerance_ratio)
+        return min(max(have, self.grow_to if worth_it else self.now), self.keep)
 
 
 def peak_demand(forecast: LoadForecast, level: float, until_at: float) -> Demand:
@@ -197,8 +218,9 @@ def clearing(
 ) -> float:
     """Return the replicas after which a backlog is gone ``clear_s`` after those asked for now serve.
 
-    Until then the load goes on as it is, and whoever is starting helps from its own end of the lead time on. Nothing
-    that serves or starts is given up before the backlog is gone.
+    Until then the load goes on as it is, and whoever is starting helps from its own end of the lead time on, which is
+    at most a lead time away, whatever the clocks say. Nothing that serves or starts is given up before the backlog is
+    gone.
 
     Args:
         needed: Replicas that the load alone needs.
@@ -214,7 +236,7 @@ def clearing(
     32.0
     """
     until_s = lead_time_s + clear_s
-    helps_s = sum(until_s - max(0.0, lead_time_s - age_s) for age_s in started_s)
+    helps_s = sum(until_s - min(lead_time_s, max(0.0, lead_time_s - age_s)) for age_s in started_s)
     missing_s = needed * until_s + backlog_s - serving * until_s - helps_s
     return serving + len(started_s) + max(0.0, missing_s) / clear_s
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from policies.anomaly import AnomalySettings
 from policies.capacity import CapacitySettings
 from policies.failover import FailoverSettings
+from policies.fleet import PoolKey, Role
 from policies.guardrails import GuardrailSettings
 from policies.healing import HealingSettings
 from policies.lead_time import LeadTimeSettings
@@ -25,9 +26,15 @@ class PolicySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tick_s: float = Field(
-        15.0, gt=0, description="Time between decisions, in seconds; also the step of the load history."
+        15.0,
+        ge=1,
+        le=3600,
+        description="Time between decisions, in seconds; also the step of the load history. Metrics change with each "
+        "scrape, some ten seconds apart: a shorter tick sees nothing new. A fleet left alone for an hour is static.",
     )
-    plan_expiry_s: float = Field(30.0, gt=0, description="Age in seconds from which a plan is no longer carried out.")
+    plan_expiry_s: float = Field(
+        30.0, gt=0, le=86400, description="Age in seconds from which a plan is no longer carried out."
+    )
     objective: ServiceObjective = Field(default_factory=ServiceObjective, description="Objective of every model.")
     objectives: Mapping[str, ServiceObjective] = Field(
         default_factory=dict, description="Objective of single models, by model name, instead of the common one."
@@ -46,6 +53,15 @@ class PolicySettings(BaseModel):
     anomaly: AnomalySettings = Field(default_factory=AnomalySettings, description="When a replica looks wrong.")
     healing: HealingSettings = Field(default_factory=HealingSettings, description="What is done about it.")
     failover: FailoverSettings = Field(default_factory=FailoverSettings, description="When a pool is given up for now.")
+
+    @field_validator("pools")
+    @classmethod
+    def _pools_that_can_be_sized(cls, pools: Mapping[str, PoolSettings]) -> Mapping[str, PoolSettings]:
+        for name in pools:
+            if PoolKey.parse(name).role is not Role.UNIFIED:
+                # Taken for one more pool of its model, it would get a share of whole requests.
+                raise ValueError(f"{name} serves only a part of a request: pools of that kind are not sized yet")
+        return pools
 
     def objective_of(self, model: str) -> ServiceObjective:
         """Return the objective that holds for ``model``."""

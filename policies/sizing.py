@@ -103,10 +103,12 @@ def needed_by(
     reactive, burning = reactive_replicas(fleet, model, one, settings.objective_of(model), outlook.lead_time_s, scaling)
     margin, spare = 1.0 + margin_ratio, scaling.unforecast_headroom_ratio
     if outlook.coming is None or outlook.peak is None:
-        wanted = reactive * (margin + spare)
+        # For the load to grow into; what burns has said already what puts it out.
+        load = replicas_needed(demand, one) if (demand := fleet.demand.get(model)) else 0.0
+        wanted = max(load * (margin + spare), reactive)
         detail = f"no forecast can be trusted: the present and {margin + spare - 1.0:.0%} more"
         reason = Reason("reactive only", model, round(reactive, 2), round(wanted, 2), detail)
-        return Need(wanted, wanted, forecast=False), (*burning, reason)
+        return Need(reactive, wanted, wanted, forecast=False), (*burning, reason)
     margin += scaling.headroom_ratio
     serving = sum(len(o.state.serving) for o in options)
     grow_to, capped = guardrails.cap_prediction(
@@ -123,7 +125,7 @@ def needed_by(
         f"{one.demand.requests_per_s:.2f} requests/s per replica, headroom {margin - 1.0:.0%}"
     )
     reason = Reason("predictive target", model, round(grow_to, 2), round(keep, 2), detail)
-    return Need(grow_to, keep, forecast=True), (*burning, *(capped or also_capped), reason)
+    return Need(reactive, grow_to, keep, forecast=True), (*burning, *(capped or also_capped), reason)
 
 
 def size(
@@ -137,12 +139,12 @@ def size(
     """Turn a need into a count per pool. ``why_not`` says why nothing may shrink; empty when it may."""
     one = _reference(options)
     have = sum(max(0, o.state.desired - o.lost) * _worth(o, one) for o in options if not o.failing)
-    wanted = need.settled(have)
+    wanted, put_off = _worth_a_start(need, have, options, settings)
     placed, why = place(wanted, one, options)
     spare = settings.stabilization.tolerance_replicas if wanted > 0 else 0.0
     roomy, _ = place(wanted + spare, one, options)
     starting = on_their_way((o.state for o in options), at, settings.stabilization)
-    sized = Sized(reasons=list(why))
+    sized = Sized(reasons=[*put_off, *why])
     for option in options:
         pool, name = option.state, str(option.state.key)
         count, memory, why = stabilize(
@@ -187,6 +189,18 @@ def hold(
         sized.memory[name] = memory
         sized.desired[pool.key] = count
     return sized
+
+
+def _worth_a_start(
+    need: Need, have: float, options: Sequence[PoolOption], settings: PolicySettings
+) -> tuple[float, tuple[Reason, ...]]:
+    """Return the replicas to have, in those of the reference pool, and why they are fewer than what is coming."""
+    tolerance = settings.scaling.growth_tolerance_ratio
+    wanted, without = need.settled(have, tolerance), need.settled(have)
+    if wanted >= without:
+        return wanted, ()
+    detail = f"no more than {tolerance:.0%} above what there is"
+    return wanted, (Reason("growth tolerance", options[0].state.key.model, round(without, 2), wanted, detail),)
 
 
 def _reference(options: Sequence[PoolOption]) -> CapacityModel:

@@ -25,7 +25,10 @@ class StabilizationSettings(BaseModel):
         "HPA because the forecast of the peak already covers the lead time.",
     )
     unforecast_down_window_s: float = Field(
-        300.0, ge=0, description="The same while there is no forecast to trust, in seconds: what HPA waits."
+        300.0,
+        ge=0,
+        description="The same while there is no forecast to trust, and for what was there when Foresail came: whoever "
+        "sized it may have known more. In seconds; what HPA waits.",
     )
     tolerance_replicas: float = Field(
         0.2, ge=0, lt=1, description="Spare, in replicas, that must be left after shrinking; stops 2-1-2 flapping."
@@ -49,8 +52,9 @@ def stabilize(
     """Return the replicas to ask for, the memory with this target added, and why a smaller target is held.
 
     Growing passes at once. Shrinking stops at ``roomy``, what the pool would need with ``tolerance_replicas`` more
-    load, and at the largest target of the window, which is longer without a ``forecast``. While ``starting`` replicas
-    of the model are on their way, in whichever pool, only such are called off, none that serves.
+    load, and at the largest target of the window, which is longer without a ``forecast`` and until a whole longer
+    window was watched. While ``starting`` replicas of the model are on their way, in whichever pool, only such are
+    called off, none that serves.
     """
     target = whole_replicas(needed)
     if target < pool.desired:
@@ -61,7 +65,9 @@ def stabilize(
     if target >= pool.desired:
         return target, memory, ()
     reasons: list[Reason] = []
-    window_s = settings.down_window_s if forecast else settings.unforecast_down_window_s
+    window_s = settings.down_window_s
+    if not forecast or at - memory.targets[0][0] < settings.unforecast_down_window_s:
+        window_s = settings.unforecast_down_window_s
     highest = min(pool.desired, max(n for _, n in _recent(memory.targets, at, window_s)))
     if highest > target:
         detail = f"the last {window_s:g} s asked for up to {highest}"

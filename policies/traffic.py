@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,10 +43,13 @@ def weigh(
     """Return the weight of every pool of ``model`` (they sum to one) and why they move.
 
     A pool without a serving replica, or given up for now, gets nothing, at once; other moves are bounded by
-    ``max_step_ratio``, and there are none with ``hold``. Where no pool can take traffic, the weights stay as they are:
-    there is no better place. A pool that is not among ``options`` keeps its share.
+    ``max_step_ratio``, and there are none with ``hold``. Where no pool can take traffic, or a weight could not be read,
+    the weights stay as they are: there is no better place, or no step from what is not known. A pool that is not among
+    ``options`` keeps its share.
     """
     current = {p.key: p.weight for p in fleet.pools_of(model)}
+    if any(math.isnan(weight) for weight in current.values()):
+        return current, ()
     room = {o.state.key: 0.0 if o.failing else ready_headroom(o, fleet.at, settings) for o in options}
     total, share = sum(room.values()), 1.0 - sum(w for key, w in current.items() if key not in room)
     strange = len(room) < len(current) and sum(current.values()) <= 0  # shares of others that cannot be known

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import numpy as np
 
 from policies.fleet import PoolKey
+from policies.wire import TYPE_KEY
 
 _V = TypeVar("_V")
 
@@ -35,7 +36,7 @@ def read_back(kind: type[_V], written: object) -> _V:
 def _read(kind: Any, written: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return None if written is None else _read(next(a for a in arguments if a is not NoneType), written)
+        return None if written is None else _read(_member(arguments, written), written)
     if origin is Literal:
         return arguments[arguments.index(written)]
     if origin is tuple:
@@ -46,6 +47,14 @@ def _read(kind: Any, written: Any) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         return {_read(arguments[0], key): _read(arguments[1], item) for key, item in written.items()}
     return _read_plain(kind, written)
+
+
+def _member(arguments: tuple[Any, ...], written: Any) -> Any:
+    """Return which member of a union was written: the class that it names, or the only one that can be."""
+    members = [a for a in arguments if a is not NoneType]
+    if len(members) == 1:
+        return members[0]
+    return {member.__name__: member for member in members}[written[TYPE_KEY]]
 
 
 def _read_plain(kind: type[Any], written: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,8 @@ from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
+from policies.slo import ServiceObjective
+from simulations.benchmark import OutOfReach
 from simulations.faults import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.peers.clairvoyant import ClairvoyantSettings
@@ -49,7 +52,10 @@ class SimulationSettings(BaseModel):
         default_factory=_default_pools, description="Pools by key (model/pool/role), all of one model."
     )
     lead_time_s: float = Field(
-        120.0, gt=0, description="Median time from a replica being asked for to READY, in seconds."
+        120.0,
+        gt=0,
+        le=86400,
+        description="Median time from a replica being asked for to READY, in seconds.",
     )
     initial_replicas: int | None = Field(
         None, ge=0, description="READY replicas of each pool at the start; none sizes them for the first five minutes."
@@ -134,9 +140,10 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
         parse_fault(spec)
     try:
         pools = load_tested(settings.pools, objective, trace)
-    except ValueError as error:
-        raise BadInput(str(error), "load test", "relax the objective or choose a faster engine profile") from None
+    except OutOfReach as error:
+        raise BadInput(str(error), "load test", _remedy(error, objective)) from None
     load = known_load(trace)
+    _check_faults(settings.faults, trace, load)
     first = first_replicas(load, objective, pools)
     if settings.initial_replicas is not None:
         first = {pool.key: settings.initial_replicas for pool in pools}
@@ -146,3 +153,24 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
     tested = {str(pool.key): pool.settings for pool in pools}
     policy = settings.policy.model_copy(update={"pools": tested, "lead_time": lead_time})
     return Case(trace, settings, load, pools, first, policy, before)
+
+
+def _remedy(missed: OutOfReach, objective: ServiceObjective) -> str:
+    """Return which options give an objective that can be kept."""
+    if missed.within_reach is None:
+        return "choose an engine profile with more GPU memory (--profile), or a trace with shorter requests"
+    relaxed = missed.within_reach
+    options = [f"--ttft-s {relaxed.ttft_s:g}"] if relaxed.ttft_s != objective.ttft_s else []
+    options += [f"--tpot-s {relaxed.tpot_s:g}"] if relaxed.tpot_s != objective.tpot_s else []
+    return f"give {' '.join(options)}, which it can keep, or choose a faster engine profile (--profile)"
+
+
+def _check_faults(specs: Sequence[str], trace: Trace, load: LoadSeries) -> None:
+    """Refuse faults after the last arrival: the run ends there, and they would go unnoticed."""
+    late = [(spec, at_s) for spec in specs if (at_s := parse_fault(spec).at_s) > load.end_at]
+    # The load is known in whole steps; whether a fault comes after the last request takes a closer look.
+    ends_s = max((float(batch.arrival_s[-1]) for batch in trace.batches()), default=0.0) if late else math.inf
+    for spec, at_s in late:
+        if at_s > ends_s:
+            what = f"it would come {at_s:g} s after the start, and the last request arrives after {ends_s:g} s"
+            raise BadInput(what, f"fault {spec!r}", "give an earlier instant, or replay more of the trace")

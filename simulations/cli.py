@@ -13,23 +13,36 @@ import click
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _positive(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    """Refuse what is not a finite number above 0."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise click.BadParameter(f"{value:g} is not more than 0.")
+def _positive(most: float = math.inf, unit: str = "") -> Callable[[click.Context, click.Parameter, Any], float | None]:
+    """Return what refuses all but finite numbers above 0 and at most ``most``."""
+    upto = "" if math.isinf(most) else f" and at most {most:,g}{unit}"
+
+    def checked(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+        if value is not None and not (math.isfinite(value) and 0 < value <= most):
+            raise click.BadParameter(f"{value:g} is not a finite number more than 0{upto}.")
+        return value
+
+    return checked
+
+
+def _share(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is not between 0 and 1."""
+    if value is not None and not 0 < value < 1:
+        raise click.BadParameter(f"{value:g} is not a share between 0 and 1, both excluded, such as 0.99.")
     return value
 
 
+_DAY_S, _HOUR_S = 86400, 3600
 _FILE = click.Path(path_type=Path)
 
 # What is replayed, in the order of the help page.
 _TRACE_OPTIONS = (
-    click.option("--scale", type=float, default=1.0, callback=_positive, show_default=True, metavar="K",
+    click.option("--scale", type=float, default=1.0, callback=_positive(), show_default=True, metavar="K",
                  help="Multiply the load by K."),
     click.option("--start", "start_s", type=click.FloatRange(min=0), metavar="S",
                  help="Begin S seconds into the trace; what came before is the load history.  [default: 0; an hour "
                       "before the flash crowd of generated load]"),
-    click.option("--duration", "duration_s", type=float, callback=_positive, metavar="S",
+    click.option("--duration", "duration_s", type=float, callback=_positive(), metavar="S",
                  help="Replay S seconds; to the end if not given, two hours of generated load."),
     click.option("--trace-model", metavar="NAME",
                  help="Replay only requests for this model (for a load series: the column that counts them)."),
@@ -37,7 +50,7 @@ _TRACE_OPTIONS = (
                  help="Request lengths drawn for a load series."),
     click.option("--arrivals", default="poisson", show_default=True, metavar="NAME",
                  help="How requests drawn from a load series arrive: poisson or gamma (bursty)."),
-    click.option("--arrival-cv", type=float, callback=_positive, default=3.0, show_default=True, metavar="CV",
+    click.option("--arrival-cv", type=float, callback=_positive(), default=3.0, show_default=True, metavar="CV",
                  help="Burstiness of gamma arrivals."),
 )  # fmt: skip
 
@@ -45,18 +58,18 @@ _TRACE_OPTIONS = (
 _RUN_OPTIONS = (
     click.option("--profile", "profiles", multiple=True, metavar="NAME",
                  help="Engine profile of the pool; repeat for several pools.  [default: llama-3.1-70b-a100-tp4]"),
-    click.option("--lead-time-s", type=float, callback=_positive, default=120.0, show_default=True, metavar="S",
+    click.option("--lead-time-s", type=float, callback=_positive(_DAY_S, " (a day)"), default=120.0, show_default=True,
+                 metavar="S",
                  help="Median time from asking for a replica to READY."),
-    click.option("--ttft-s", type=float, callback=_positive, metavar="S",
+    click.option("--ttft-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",
                  help="Objective for the time to first token.  [default: 2]"),
-    click.option("--tpot-s", type=float, callback=_positive, metavar="S",
+    click.option("--tpot-s", type=float, callback=_positive(_HOUR_S, " (an hour)"), metavar="S",
                  help="Objective for the time per output token.  [default: 0.1]"),
-    click.option("--attainment", "attainment_ratio", metavar="R",
-                 type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    click.option("--attainment", "attainment_ratio", type=float, callback=_share, metavar="R",
                  help="Share of requests that must meet both.  [default: 0.99]"),
-    click.option("--min", "min_replicas", type=click.IntRange(min=0), metavar="N",
+    click.option("--min", "min_replicas", type=click.IntRange(0, 10_000), metavar="N",
                  help="Fewest replicas of a pool.  [default: 1]"),
-    click.option("--max", "max_replicas", type=click.IntRange(min=1), metavar="N",
+    click.option("--max", "max_replicas", type=click.IntRange(1, 10_000), metavar="N",
                  help="Most replicas of a pool.  [default: 64]"),
     click.option("--initial", "initial_replicas", type=click.IntRange(min=0), metavar="N",
                  help="Replicas of a pool at the start; sized for the first five minutes if not given."),
@@ -135,21 +148,24 @@ def compare(
     from simulations.comparison import as_json as everything
     from simulations.comparison import facts_of, run_all, summarised
     from simulations.options import jobs_of, policies_named
+    from simulations.output_places import check_folder, refusing
     from simulations.progress import progress_bar
-    from simulations.report import check_folder, html_report, write_whole
+    from simulations.report import html_report, write_whole
     from simulations.tables import comparison_table
 
     jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options)
-    check_folder(out)
+    check_folder(out, "--out", ("report.html", "compare.json"))
     with progress_bar(f"{len(jobs)} runs") as show:
         reports = run_all(jobs, workers, lambda done: show(done / len(jobs), f"{done} done"))
     rows, facts = summarised(reports), facts_of(jobs)
     content = everything(reports, rows, facts)
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "report.html", html_report(reports, rows, jobs[0].settings.policy.objective, facts))
-    write_whole(out / "compare.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    figures = json.dumps(content, indent=2, allow_nan=False)
+    page = html_report(reports, rows, jobs[0].settings.policy.objective, facts)
+    with refusing(f"--out {out}", "name a folder with room for it"):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole({out / "report.html": page, out / "compare.json": figures + "\n"})
     if as_json:
-        click.echo(json.dumps(content, indent=2, allow_nan=False))
+        click.echo(figures)
     else:
         Console().print(comparison_table(rows, reports))
         click.echo(f"report: {out / 'report.html'}   figures: {out / 'compare.json'}")

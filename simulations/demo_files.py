@@ -10,7 +10,7 @@ from pathlib import Path
 from controller.adapters.registry_store import RegistrySettings, check_store
 from controller.errors import BadInput, RegistryError
 from controller.ports import ActsRecord, AuditLog, TickRecord
-from simulations.report import check_folder
+from simulations.output_places import check_folder
 
 
 @dataclass(frozen=True, slots=True)

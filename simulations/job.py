@@ -6,21 +6,30 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from controller.adapters.system_clock import SystemClock
 from controller.errors import BadInput
 from controller.ports import AuditLog
 from forecasting.forecaster import Forecaster
 from forecasting.series import LoadSeries
-from simulations.case import LEAD_TIME_P90_RATIO, SimulationSettings, prepare
+from simulations.case import LEAD_TIME_P90_RATIO, Case, SimulationSettings, prepare
 from simulations.generator import GeneratedTrace
 from simulations.runner import Tick, replay
 from simulations.scorecard import Curves, Scorecard, TimelinePoint
 from simulations.trace import Trace
-from simulations.trace_files import open_trace
+from simulations.trace_files import RequestFile, open_trace
+from simulations.trace_limits import Part, check_amount, check_left
 from simulations.trace_load import load_before
 from simulations.trace_views import scaled, sliced
+
+
+class OpenTrace(NamedTuple):
+    """A part of a trace, the load before it, and how many failed requests a recording has in it that are left out."""
+
+    trace: Trace
+    before: LoadSeries | None
+    left_out_requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +50,16 @@ class TraceChoice:
     arrivals: str = "poisson"
     arrival_cv: float = 3.0
 
-    def open(self, settings: SimulationSettings) -> tuple[Trace, LoadSeries | None]:
-        """Return the trace, and the load before it where it begins later than the file.
+    def open(self, settings: SimulationSettings) -> OpenTrace:
+        """Return the trace, the load before it where it begins later than the file, and what was left out.
 
         The virtual clock shows what the trace's own clock did (``on_the_clock_of``), so that hours and weekdays are
         those that a model was trained on. The history is what the daemon would read from its metrics store at the
         start: in steps of a tick, up to the kept span, ending when the run begins.
 
         Raises:
-            BadInput: If there is no such trace, or nothing in the part that is asked for.
+            BadInput: If there is no such trace, a row of it is wrong, or there is nothing or too much in the part that
+                is asked for.
         """
         opened = open_trace(
             self.path,
@@ -60,13 +70,19 @@ class TraceChoice:
             arrival_cv=self.arrival_cv,
         )
         start_s, duration_s = self.part_of(opened)
+        part = sliced(opened, start_s, duration_s)
+        stop_s = math.inf if duration_s is None else start_s + duration_s
+        tick_s, kept_s = settings.policy.tick_s, settings.forecast.kept_s
+        check_amount(opened, Part(start_s, stop_s, kept_s, self.scale, tick_s))
+        failed = opened.failed_between(start_s, stop_s) if isinstance(opened, RequestFile) else 0
         whole = scaled(opened, self.scale, settings.seed)
-        trace = sliced(whole, start_s, duration_s)
+        trace = part if whole is opened else sliced(whole, start_s, duration_s)
+        check_left(trace, self.scale)
         if start_s <= 0:
-            return trace, None
-        before = load_before(whole, start_s, settings.policy.tick_s, settings.forecast.kept_s)
+            return OpenTrace(trace, None, failed)
+        before = load_before(whole, start_s, tick_s, kept_s)
         began_at = on_the_clock_of(trace, settings).fleet.epoch_at - len(before) * before.step_s
-        return trace, LoadSeries(began_at, before.step_s, before.values)
+        return OpenTrace(trace, LoadSeries(began_at, before.step_s, before.values), failed)
 
     def part_of(self, trace: Trace) -> tuple[float, float | None]:
         """Return where in ``trace`` to begin and for how long to go on (None: to the end), in seconds."""
@@ -81,6 +97,7 @@ class RunReport:
     """What is kept of a run: a scorecard, curves for the report, and where it came from.
 
     Attributes:
+        left_out_requests: Failed requests of the recording (no output tokens) in the part that was replayed.
         replica_requests_per_s: Load that one replica of each pool sustained in the load test, by pool key text.
     """
 
@@ -92,10 +109,12 @@ class RunReport:
     timeline: tuple[TimelinePoint, ...]
     curves: Curves
     replica_requests_per_s: dict[str, float]
+    left_out_requests: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return what was replayed and the scorecard, ready for ``json.dumps``."""
-        return {"trace": self.trace, "generated": self.generated, "seed": self.seed, **self.scorecard.as_json()}
+        facts = {"trace": self.trace, "generated": self.generated, "left_out_requests": self.left_out_requests}
+        return {**facts, "seed": self.seed, **self.scorecard.as_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,29 +126,42 @@ class Job:
     settings: SimulationSettings
     model_dir: Path | None = None
 
+    def check(self) -> None:
+        """Make sure that it can be done, up to its first tick.
+
+        Raises:
+            BadInput: If the trace, the model or the settings cannot be used.
+        """
+        _, _, case = self._set_up()
+        case.fleet(case.first)
+
     def run(self, audit: AuditLog | None = None, on_tick: Callable[[Tick], None] | None = None) -> RunReport:
         """Do it.
 
         Raises:
             BadInput: If the trace, the model or the settings cannot be used.
         """
-        trace, before = self.trace.open(self.settings)
-        forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
-        case = prepare(trace, on_the_clock_of(trace, self.settings), before)
+        opened, forecasters, case = self._set_up()
         stopwatch = SystemClock()
         began_s = stopwatch.elapsed()
         result = replay(case, self.policy, forecasters, audit, on_tick)
         wall_s = stopwatch.elapsed() - began_s
         return RunReport(
             trace=self.trace.name,
-            described=trace.describe(),
-            generated=trace.generated,
+            described=opened.trace.describe(),
+            generated=opened.trace.generated,
             seed=self.settings.seed,
             scorecard=replace(result.scorecard, wall_s=wall_s),
             timeline=result.timeline,
             curves=result.curves,
             replica_requests_per_s={str(pool.key): pool.requests_per_s for pool in case.pools},
+            left_out_requests=opened.left_out_requests,
         )
+
+    def _set_up(self) -> tuple[OpenTrace, tuple[Forecaster, ...], Case]:
+        opened = self.trace.open(self.settings)
+        forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
+        return opened, forecasters, prepare(opened.trace, on_the_clock_of(opened.trace, self.settings), opened.before)
 
 
 def on_the_clock_of(trace: Trace, settings: SimulationSettings) -> SimulationSettings:

@@ -61,7 +61,7 @@ class Paper:
         return _ASCII if self.ascii_only else _UNICODE
 
 
-def screen(view: ViewState, paper: Paper) -> Text:
+def screen(view: ViewState, paper: Paper, ahead_s: float = AHEAD_S) -> Text:
     """Return ``view`` in exactly ``paper.height`` lines of at most ``paper.width`` characters.
 
     Of a paper smaller than 60 x 16 the upper left corner is used.
@@ -75,7 +75,7 @@ def screen(view: ViewState, paper: Paper) -> Text:
     lines = [
         _header(view, wide),
         _rule(_legend(view, wide), wide),
-        *load_plot(view, wide.width, plot_rows, AHEAD_S, wide.ascii_only),
+        *load_plot(view, wide.width, plot_rows, ahead_s, wide.ascii_only),
         _rule(_replica_legend(wide), wide),
         *_pool_lines(view, wide),
         _tally(view),

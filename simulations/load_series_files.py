@@ -18,6 +18,8 @@ RATE = "rate"
 PROMPTS = ("prompt_tokens", "input_tokens")
 OUTPUTS = ("output_tokens",)
 _MOST_STEPS = 10_000_000
+_MOST = 1e15
+"""Most requests or tokens of a step. What is more is another column, or a slip."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +74,7 @@ def read_series(table: TableFile, column: str) -> SeriesFile:
     columns = _columns(table, names)
     step_s, place = _steps(table, columns[TIME])
     amount = columns[column]
-    _refuse(table, column, amount, (amount < 0) | np.isinf(amount), "is not an amount >= 0")
+    _refuse(table, column, amount, (amount < 0) | (amount > _MOST), f"is not an amount from 0 to {_MOST:g}")
     rates = np.where(amount == 0, np.nan, amount) if column == RATE else amount / step_s
     if not (rates > 0).any():
         raise BadInput("the series has no request in any step", f"{table.path} column {column}", "give another column")
@@ -124,8 +126,8 @@ def _steps(table: TableFile, at_s: Float64) -> tuple[float, Float64]:
 def _mean_tokens(table: TableFile, name: str, tokens: Float64, requests: Float64, place: Float64) -> Float64:
     """Return tokens per request on the grid."""
     some = requests > 0
-    bad = some & ~((tokens >= requests * (1 - 1e-9)) & np.isfinite(tokens))
-    _refuse(table, name, tokens, bad, "is not at least one token per request of this step")
+    bad = some & ~((tokens >= requests * (1 - 1e-9)) & (tokens <= _MOST))
+    _refuse(table, name, tokens, bad, f"is not at least one token per request of this step, and at most {_MOST:g}")
     mean = float(tokens[some].sum() / requests[some].sum())
     on_grid = np.full(int(place[-1]) + 1, mean)
     on_grid[place[some]] = tokens[some] / requests[some]

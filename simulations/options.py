@@ -119,11 +119,14 @@ def model_folder(model_dir: Path | None, model: str | None, registry: RegistrySe
         return model_dir
     if model_dir is not None:
         raise BadInput("two models are given", "--model and --model-dir", "give one of them")
+    name, at_sign, alias = model.partition("@")
+    if not name.strip() or (at_sign and not alias.strip()):
+        what = "no version or alias is named after the @" if name.strip() else "no model is named"
+        raise BadInput(what, f"--model {model!r}", "write NAME, NAME@ALIAS or NAME@VERSION, or leave --model out")
     from controller.adapters.mlflow_registry import MlflowRegistry
 
-    name, _, alias = model.partition("@")
     try:
-        return MlflowRegistry.open(registry).fetch(name, alias or "champion")
+        return MlflowRegistry.open(registry, writes=False).fetch(name, alias or "champion")
     except RegistryError as error:
         raise BadInput(error.what, error.where or f"--model {model}", error.remedy) from None
 
@@ -194,7 +197,8 @@ def _pool(profile_name: str, options: RunOptions) -> tuple[str, PoolSettings]:
     least = bounds["min_replicas"].default if options.min_replicas is None else options.min_replicas
     most = bounds["max_replicas"].default if options.max_replicas is None else options.max_replicas
     if least > most:
-        raise BadInput(f"the minimum of {least} replicas is more than the maximum of {most}", "--min and --max")
+        what = f"the minimum of {least} replicas is more than the maximum of {most}"
+        raise BadInput(what, "--min and --max", f"give --min {most} or less, or --max {least} or more")
     try:
         profile = profile_named(profile_name)
     except ValueError as error:

@@ -136,11 +136,6 @@ class SimulatedPool:
         held = math.fsum(at - r.placed_at for r in self.replicas.values() if not math.isnan(r.placed_at))
         return self._paid_gpu_s + held * self.spec.profile.gpus
 
-    @property
-    def placed_replicas(self) -> int:
-        """Replicas that hold GPUs now."""
-        return self._placed
-
     # What can be done
 
     def scale(self, replicas: int, version: int, retire_first: tuple[str, ...], at: float) -> None:

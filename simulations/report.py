@@ -11,7 +11,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from controller.errors import BadInput
 from policies.slo import ServiceObjective
 from simulations.comparison import SummaryRow
 from simulations.job import RunReport
@@ -62,34 +61,25 @@ def html_report(
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Make sure, before hours are spent, that files can be written to ``folder``; nothing is made yet.
+def write_whole(texts: Mapping[Path, str]) -> None:
+    """Write each text to its path: all of them or none, also when something fails midway.
 
     Raises:
-        BadInput: If they cannot.
+        OSError: If one cannot be written.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise BadInput(f"{existing} is not a folder", f"--out {folder}", "name a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise BadInput(f"{existing} cannot be written", f"--out {folder}", "name a folder that can, or change its mode")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``: all of it or nothing, also when something fails midway.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    draft = Path(name)
+    drafts: dict[Path, Path] = {}
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.chmod(0o644)
-        draft.replace(path)
+        for path, text in texts.items():
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            drafts[path] = Path(name)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            drafts[path].chmod(0o644)
+        for path, draft in drafts.items():
+            draft.replace(path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
         raise
 
 

@@ -15,6 +15,8 @@ from simulations.case import SimulationSettings
 _PARTS = ("static", "hpa", "clairvoyant", "fleet")
 """Parts of ``SimulationSettings`` that ``--set`` reaches beside those of the settings file."""
 
+_EXAMPLES = {"faults": "crash@600", "set": "policy.scaling.burn_rate=4"}
+
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -91,6 +93,9 @@ def _checked(model: type[_M], values: Mapping[str, Any], where: str, part: str) 
         if first["type"] == "extra_forbidden":
             known = ", ".join(f"{part}.{name}" if part else name for name in model.model_fields)
             raise BadInput(f"{key}: there is no such setting", where, f"known here: {known}") from None
+        if first["type"] == "tuple_type":
+            what = f"{key}: must be a list, not {first['input']!r}"
+            raise BadInput(what, where, f"write for example {key}: [{_EXAMPLES.get(key, '...')}]") from None
         described = model.model_fields.get(str(first["loc"][0])) if first["loc"] else None
         remedy = (described.description or "") if described else ""
         raise BadInput(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}", where, remedy) from None

@@ -33,7 +33,7 @@ class FleetSettings(BaseModel):
     restart_backoff_reset_s: float = Field(
         600.0, gt=0, description="Seconds of serving after which a crash counts as the first again (kubelet's rule)."
     )
-    scrape_interval_s: float = Field(15.0, gt=0, description="Seconds between scrapes of one target.")
+    scrape_interval_s: float = Field(15.0, ge=0.1, le=3600, description="Seconds between scrapes of one target.")
     scrape_delay_s: float = Field(1.0, ge=0, description="Seconds from a scrape until a query returns it.")
     gateway_scrape_phase_s: float | None = Field(
         None,

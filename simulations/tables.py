@@ -67,7 +67,7 @@ def scorecard_table(report: RunReport, objective: ServiceObjective) -> Renderabl
     rows = {
         "trace": report.described + (", generated" if report.generated else ""),
         "requests": f"{card.requests:,}: {card.completed:,} completed, {card.failed:,} failed, "
-        f"{card.dropped_in_flight:,} dropped in flight",
+        f"{card.dropped_in_flight:,} dropped in flight" + left_out(report),
         "within the objective": f"{percent(card.slo_attainment_ratio)} "
         f"(TTFT {objective.ttft_s:g} s, TPOT {objective.tpot_s:g} s; target {percent(objective.attainment_ratio)})",
         "TTFT": f"P50 {seconds(card.ttft_p50_s)}, P95 {seconds(card.ttft_p95_s)}, P99 {seconds(card.ttft_p99_s)}",
@@ -84,12 +84,19 @@ def scorecard_table(report: RunReport, objective: ServiceObjective) -> Renderabl
     return Group(table, *violations([report]))
 
 
+def left_out(report: RunReport) -> str:
+    """Return how many failed requests of the recording are not replayed; nothing when there are none."""
+    count = report.left_out_requests
+    return f"; {count:,} that failed in the recording (no output tokens) left out" if count else ""
+
+
 def comparison_table(rows: Sequence[SummaryRow], reports: Sequence[RunReport]) -> RenderableType:
     """Return a table per trace with a line per policy; with several seeds the mean, then the least and the most."""
     parts: list[RenderableType] = []
     for trace in dict.fromkeys(row.trace for row in rows):
         mine = [row for row in rows if row.trace == trace]
-        title = Text(f"{trace}, mean of {mine[0].runs} seeds" if mine[0].runs > 1 else trace)
+        gone = next((left_out(report) for report in reports if report.trace == trace), "")
+        title = Text((f"{trace}, mean of {mine[0].runs} seeds" if mine[0].runs > 1 else trace) + gone)
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         table.add_column("policy", no_wrap=True, vertical="bottom")
         headings = [heading for heading, _, _ in FIGURES]

@@ -20,6 +20,9 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 BATCH_REQUESTS = 65_536
 """Most requests in one batch: some 2 MB, so that a trace of any length passes through little memory."""
 
+LONGEST_S = 1e8
+"""Longest a trace may be, in seconds: three years. What is later is another unit or a slip, and would run for ever."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestBatch:

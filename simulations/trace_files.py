@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from controller.errors import BadInput
 from simulations.arrivals import ArrivalProcess, arrivals_named
 from simulations.generator import GeneratedTrace, GeneratorSettings
@@ -38,11 +40,11 @@ class RequestFile:
         self.name = table.path.name
         self._table, self._form, self._only_model = table, form, only_model
         self._failed = 0
-        first = RequestRows(table, form, None)
+        self._rows = RequestRows(table, form, None)
         # Also looks at the first rows now, so that a hopeless file is refused before anything is set up.
-        if next(iter(first), None) is None:
+        if next(iter(self._rows), None) is None:
             raise BadInput("the file has columns but no rows", str(table.path), "export or download the trace again")
-        self.begins_at = first.begins_at
+        self.begins_at = self._rows.begins_at
 
     def describe(self) -> str:
         """Return one line; how many failed requests were left out is known after one full pass."""
@@ -53,13 +55,17 @@ class RequestFile:
             parts.append(f"{self._failed} failed requests (0 output tokens) left out")
         return ", ".join(parts)
 
+    def failed_between(self, start_s: float, stop_s: float) -> int:
+        """Return how many failed requests were left out between two instants, as far as the latest pass has read."""
+        return sum(int(np.sum((start_s <= at_s) & (at_s < stop_s))) for at_s in self._rows.failed_at)
+
     def batches(self) -> Iterator[RequestBatch]:
         """Yield all requests anew.
 
         Raises:
             BadInput: Naming the row that is wrong; or when no request is left to replay.
         """
-        rows = RequestRows(self._table, self._form, self._only_model)
+        rows = self._rows = RequestRows(self._table, self._form, self._only_model)
         hashed = self._form.block_hashes in self._table.columns
         empty = True
         for batch in rebatched(rows, _HASHED_BATCH_REQUESTS if hashed else BATCH_REQUESTS):
@@ -71,7 +77,7 @@ class RequestFile:
 
     def _nothing_left(self, rows: RequestRows) -> BadInput:
         path = str(self._table.path)
-        if self._only_model is not None and rows.models:
+        if self._only_model is not None and rows.models and not rows.failed:
             seen = ", ".join(sorted(rows.models))
             return BadInput(f"no request for model {self._only_model!r}", path, f"models in the file: {seen}")
         if rows.failed:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from controller.errors import BadInput
-from simulations.trace import Bool, Float64, Hashes, Int32, Int64, RequestBatch
+from simulations.trace import LONGEST_S, Bool, Float64, Hashes, Int32, Int64, RequestBatch
 from simulations.trace_pieces import Piece
 from simulations.trace_tables import TableFile
 
@@ -89,6 +89,8 @@ REQUEST_FORMATS = (FORESAIL, AZURE, BURSTGPT, MOONCAKE)
 class RequestRows:
     """One pass over the requests of a file: converts and checks piece after piece.
 
+    ``failed_at`` has the arrivals of the failed requests that were left out so far, in seconds.
+
     Args:
         table: The file.
         form: Its format.
@@ -96,7 +98,7 @@ class RequestRows:
     """
 
     def __init__(self, table: TableFile, form: RequestFormat, only_model: str | None) -> None:
-        self.failed = 0
+        self.failed_at: list[Float64] = []
         self.models: dict[str, int] = {}
         self._table, self._form, self._only_model = table, form, only_model
         self._types = form.types(table.columns)
@@ -112,6 +114,11 @@ class RequestRows:
             return 0.0
         return float(self._origin) / _NS_PER_S if self._form.per_s is None else float(self._origin)
 
+    @property
+    def failed(self) -> int:
+        """How many failed requests were left out so far."""
+        return sum(len(each) for each in self.failed_at)
+
     def __iter__(self) -> Iterator[RequestBatch]:
         """Yield the requests; raises BadInput naming the first row that is wrong."""
         for piece in self._table.pieces(self._types):
@@ -121,13 +128,15 @@ class RequestRows:
         form = self._form
         arrival_s = self._arrivals(piece)
         output = piece.numbers(form.output)
-        kept: Bool = output != 0 if form.zero_output_is_failure else np.ones(len(piece), dtype=np.bool_)
-        self.failed += len(piece) - int(kept.sum())
-        prompt_tokens = _tokens(piece, form.prompt, piece.numbers(form.prompt), kept)
-        output_tokens = _tokens(piece, form.output, output, kept)
+        served: Bool = output != 0 if form.zero_output_is_failure else np.ones(len(piece), dtype=np.bool_)
+        prompt_tokens = _tokens(piece, form.prompt, piece.numbers(form.prompt), served)
+        output_tokens = _tokens(piece, form.output, output, served)
         model = self._model_codes(piece) if form.model in self._types else None
+        wanted: Bool = np.ones(len(piece), dtype=np.bool_)
         if self._only_model is not None and model is not None:
-            kept &= model == self.models.get(self._only_model, -1)
+            wanted = model == self.models.get(self._only_model, -1)
+        self.failed_at.append(arrival_s[wanted & ~served])
+        kept = wanted & served
         batch = RequestBatch(
             arrival_s,
             prompt_tokens,
@@ -156,6 +165,10 @@ class RequestRows:
                 self._origin = arrival[0] if self._origin is None else self._origin
                 arrival = arrival - self._origin
         self._check_order(piece, arrival)
+        if arrival[-1] > LONGEST_S:
+            row = int((arrival > LONGEST_S).argmax())
+            what = f"{arrival[row]:g} s after the beginning is too late: a trace lasts at most {LONGEST_S:,.0f} s"
+            raise BadInput(what, piece.where(row, column), f"give arrivals {_arrival_unit(self._form)}")
         return arrival
 
     def _check_order(self, piece: Piece, arrival: Float64) -> None:
@@ -187,10 +200,17 @@ class RequestRows:
 _ROW_REMEDY = "correct the row, or remove it"
 
 
+def _arrival_unit(form: RequestFormat) -> str:
+    if form.per_s is None:
+        return "of one recording"
+    unit = "seconds" if form.per_s == 1 else "milliseconds"
+    return f"in {unit}" if form.from_first else f"in {unit} since the beginning"
+
+
 def _tokens(piece: Piece, column: str, tokens: Float64, kept: Bool) -> Int32:
     """Return whole tokens; rows not ``kept`` are 1."""
     good = (tokens >= 1) & (tokens <= _MOST_TOKENS) & (tokens == np.floor(tokens))
-    _refuse(piece, column, tokens, kept & ~good, "is not a whole number of tokens >= 1")
+    _refuse(piece, column, tokens, kept & ~good, f"is not a whole number of tokens from 1 to {_MOST_TOKENS:,}")
     return np.where(good, tokens, 1).astype(np.int32)
 
 

@@ -23,8 +23,8 @@ from simulations.trace_pieces import Piece, place_of
 
 Kind: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
-_HEAD_BYTES = 1 << 18
 _TEXT_BLOCK_BYTES = 1 << 20
+_HEAD_BYTES = _TEXT_BLOCK_BYTES
 _PARQUET_BUFFER_BYTES = 1 << 18
 _ZONE_AT_END = re.compile(r"\d(Z|[+-]\d\d:?\d\d)$")
 _CSV_BAD_CELL = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to \S+: (.*)")
@@ -133,9 +133,16 @@ def open_table(path: Path) -> TableFile:
     if "\0" in lines[0] or "\ufffd" in lines[0]:
         what = "this is neither Parquet nor text"
         raise BadInput(what, str(path), "give Parquet, CSV with a header line, or JSON lines (gzip, bzip2, zstd)")
+    if len(start) == _HEAD_BYTES and b"\n" not in start:
+        what = f"the first line is longer than {_HEAD_BYTES:,} bytes"
+        raise BadInput(what, str(path), "give one row per line, and end each line")
     if lines[0].lstrip().startswith("{"):
         return TableFile(path, _keys(path, lines[0]), "jsonl")
-    columns, *first = csv.reader(io.StringIO("\n".join(lines)))
+    try:
+        columns, *first = csv.reader(io.StringIO("\n".join(lines)))
+    except csv.Error as error:
+        what = f"this is neither Parquet nor JSON lines, and no CSV: {error}"
+        raise BadInput(what, f"{path}:1", "give Parquet, CSV with a header line, or one JSON object per line") from None
     cells = dict(zip(columns, first[0], strict=False)) if first else {}
     return TableFile(
         path, _distinct(path, columns), "csv", tuple(name for name in cells if _ZONE_AT_END.search(cells[name]))
@@ -152,7 +159,7 @@ def _distinct(path: Path, columns: list[str]) -> tuple[str, ...]:
 def _keys(path: Path, line: str) -> tuple[str, ...]:
     try:
         return tuple(json.loads(line))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         what = f"not a readable JSON line ({error})"
         raise BadInput(what, place_of(path, "jsonl", 0), "write one JSON object per line") from None
 

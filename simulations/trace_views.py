@@ -19,6 +19,9 @@ and what the controller sees are scrapes some ten seconds apart, so five seconds
 the bursts as they are.
 """
 
+MOST_COPIES = 10_000
+"""Most copies of recorded requests: each has its own random numbers, and a larger service its own trace."""
+
 _COPY_BITS = 40
 
 
@@ -115,7 +118,7 @@ class _Scaled:
         whole = math.floor(self._factor)
         share = self._factor - whole
         copies = [_Copy(number, 1.0, self._seed) for number in range(whole)]
-        copies += [_Copy(whole, share, self._seed)] if share > 1e-12 else []
+        copies += [_Copy(whole, share, self._seed)] if share > 1e-12 or not whole else []
         # Each piece becomes about a batch, whatever the factor.
         pieces = rebatched(self._trace.batches(), max(BATCH_REQUESTS // len(copies), 1))
         return rebatched(_merged(pieces, copies))

@@ -119,8 +119,8 @@ class DrawnTrace:
         self._curves_begin_at = curves_begin_at
         self._key = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
         # By the peak of the whole curve and not of the window: every window has to see the same blocks.
-        peak = sum(client.curve.peak for client in self.clients)
-        self._block_s = min(max(_BLOCK_REQUESTS / max(peak, 1e-9), _SHORTEST_BLOCK_S), _LONGEST_BLOCK_S)
+        fill_s = _BLOCK_REQUESTS / max(self.peak_requests_per_s, 1e-9)
+        self._block_s = min(max(fill_s, _SHORTEST_BLOCK_S), _LONGEST_BLOCK_S)
 
     @property
     def begins_at(self) -> float:
@@ -131,6 +131,15 @@ class DrawnTrace:
     def duration_s(self) -> float:
         """Length of the window."""
         return self.window_s[1] - self.window_s[0]
+
+    @property
+    def peak_requests_per_s(self) -> float:
+        """The largest rate of the curves, in the window or not, if all clients had theirs at once."""
+        return sum(client.curve.peak for client in self.clients)
+
+    def expected_requests(self, start_s: float, stop_s: float) -> float:
+        """Return how many requests are expected between two instants of the window."""
+        return self._expected_between(self.window_s[0] + start_s, self.window_s[0] + stop_s)
 
     def describe(self) -> str:
         """Return one line on where it comes from."""
@@ -153,7 +162,7 @@ class DrawnTrace:
         if last <= first:
             what = f"the slice from {start_s:g} s is empty: the trace is {self.duration_s:g} s long"
             raise BadInput(what, self.name, "start the slice before the end")
-        if not self._expected_requests(first, last):
+        if not self._expected_between(first, last):
             what = f"no request arrives between {start_s:g} s and {start_s + last - first:g} s"
             raise BadInput(what, self.name, "choose another slice: the series has a gap or no load there")
         return self._like(self.clients, (first, last))
@@ -180,7 +189,7 @@ class DrawnTrace:
         steps = len(edges_s) - 1
         if not steps:
             return LoadSeries(start_s, step_s, np.zeros((0, 3)))
-        if self._expected_requests(float(edges_s[0]), float(edges_s[-1])) <= _COUNTED_REQUESTS:
+        if self._expected_between(float(edges_s[0]), float(edges_s[-1])) <= _COUNTED_REQUESTS:
             requests = self._like(self.clients, (float(edges_s[0]), float(edges_s[-1]))).batches()
             return self._series(start_s, step_s, counted(requests, step_s, steps) * step_s)
         first = round(edges_s[0] * 1e3)
@@ -203,7 +212,7 @@ class DrawnTrace:
         prompt, output = (np.concatenate(each) for each in zip(*lengths, strict=True))
         return prompt, output
 
-    def _expected_requests(self, first_s: float, last_s: float) -> float:
+    def _expected_between(self, first_s: float, last_s: float) -> float:
         """Return how many requests are expected between two instants of the curves."""
         ends_s = np.array([first_s, last_s])
         return float(sum(np.diff(client.curve.expected(ends_s))[0] for client in self.clients))

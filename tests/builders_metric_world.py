@@ -173,4 +173,4 @@ class WrittenWorld:
                 answered = float((arrivals + SERVICE_S <= at).sum())
                 endpoint = {**cluster, "envoy_endpoint_address": self._address(name)}
                 yield "envoy_cluster_endpoint_rq_active", endpoint, len(arrivals) - answered
-                yield "envoy_cluster_endpoint_rq_success", endpoint, answered
+                yield "envoy_gateway_requests_ended", {**endpoint, "flags": "-", "code": "200"}, answered

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.builders_postgres import PostgresServer, missing_binaries, postgres_server
 
 RECORDED_TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 
@@ -28,3 +31,13 @@ def recorded_traces() -> Path:
     if not RECORDED_TRACES.is_dir():
         pytest.skip(f"no recorded traces beside the checkout ({RECORDED_TRACES.name} folder absent)")
     return RECORDED_TRACES
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; the test is skipped where it is not installed."""
+    why_not = missing_binaries()
+    if why_not:
+        pytest.skip(why_not)
+    with postgres_server() as server:
+        yield server

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from controller.errors import BadInput
-from forecasting.features import DAY_S, WEEK_S
+from forecasting.features import DAY_S, MAX_LEAD_STEPS, MAX_LEADS, WEEK_S
 from forecasting.forecaster import Forecaster
 from forecasting.last_value import LastValueForecaster
 from forecasting.seasonal_naive import SeasonalNaiveForecaster
 from training.backtest import Examination
-from training.settings import TrainingSettings, lead_grid
+from training.settings import MAX_STEP_S, MIN_STEP_S, TrainingSettings, lead_grid
 
 
 def _exponential_smoothing() -> Forecaster:
@@ -44,16 +44,40 @@ class Candidate:
 
 
 def models_named(text: str) -> tuple[str, ...]:
-    """Return the models in ``a,b,c``, or all of them for ``all``, without repeats.
+    """Return the models in ``a,b,c``, or all of them for ``all``.
 
     Raises:
-        BadInput: If one is unknown.
+        BadInput: If one is unknown or named twice.
     """
-    names = MODELS if text.strip() == "all" else tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    names = MODELS if text.strip() == "all" else tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in MODELS:
             raise BadInput(f"there is no model {name!r}", "--models", f"known: {', '.join(MODELS)}, or all")
+    if len(set(names)) < len(names):
+        raise BadInput("a model is named twice", f"--models {text}", "name each once")
     return names
+
+
+def check_nets(exam: Examination, names: Sequence[str]) -> None:
+    """Refuse a step or leads that a net among ``names`` could not be fitted to, before anything is.
+
+    Raises:
+        BadInput: If the step is too short or too long, or the leads are too far ahead or too many.
+    """
+    nets = [name for name in names if name in NETS]
+    if not nets:
+        return
+    step_s, longest = exam.history.series.step_s, exam.lead_steps[-1]
+    if not MIN_STEP_S <= step_s <= MAX_STEP_S:
+        what = f"{exam.history.name} has steps of {step_s:g} s, and a net takes {MIN_STEP_S:g} to {MAX_STEP_S:g}"
+        raise BadInput(what, "--step-s", f"give a multiple that does, or leave {', '.join(nets)} out")
+    if longest > MAX_LEAD_STEPS:
+        what = f"a lead of {longest:,} steps of {step_s:g} s is more than the {MAX_LEAD_STEPS:,} that a net answers"
+        raise BadInput(what, "--lead-s", f"give at most {MAX_LEAD_STEPS * step_s:g}, or leave {', '.join(nets)} out")
+    asked = len(lead_grid(longest, exam.lead_steps))
+    if asked > MAX_LEADS:
+        what = f"with those in between they are {asked} leads, more than the {MAX_LEADS} that a net answers"
+        raise BadInput(what, "--lead-s", f"give fewer leads, or leave {', '.join(nets)} out")
 
 
 def prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from training.trainer import EpochScore, FittedNet
 
 FAILED = 1
+_LONGEST_LEAD_S = 60 * 7 * 86_400
+_OPTION_OF = {"periods_s": "--season-s"}
 
 _M = TypeVar("_M", bound="BaseModel")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -94,6 +96,7 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
     from simulations.progress import progress_bar
 
     settings = _training_settings(_train_values(options), options["overrides"])
+    registry = _checked(RegistrySettings, {"store": store})
     if options["url"] or options["config"]:
         histories = _recorded_by(options["url"], options["config"], settings.step_s, options["history_s"])
     else:
@@ -103,9 +106,9 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
     with _registry_as_input():
         from training.tracking import CHALLENGER, CHAMPION, Tracker, track_and_register
 
-        # Opened before the fit: nobody wants to hear after two minutes that there is nowhere to put the result.
-        tracker = Tracker.open(RegistrySettings(store=store), clock.now)
         check_name(name)
+        # Opened before the fit: nobody wants to hear after two minutes that there is nowhere to put the result.
+        tracker = Tracker.open(registry, clock.now)
         with progress_bar(f"fitting {settings.model}") as show:
             fitted = _fitted(histories, settings, clock, show)
         with progress_bar("judging on the test part") as show:
@@ -138,17 +141,19 @@ def backtest(
     files: tuple[str, ...], models: str, step_s: float | None, forecasts: Path | None, as_json: bool, **options: Any
 ) -> int:
     """Score forecasters at past instants of the newest 30 % of each series; nets are fitted on the part before."""
+    from simulations.output_places import check_file, refusing
     from training.candidates import models_named
-    from training.forecasts_file import check_writable, write_forecasts
+    from training.forecasts_file import write_forecasts
 
     names, leads_s = models_named(models), _leads(options["lead_s"])
     settings = _training_settings(_fit_values(options), options["overrides"])
     if forecasts is not None:
-        check_writable(forecasts)
+        check_file(forecasts, "--forecasts")
     histories = _histories(files, step_s, may_draw=False)
     rows, tables = _backtested(histories, names, leads_s, options["origins"], settings, forecasts is not None)
     if forecasts is not None:
-        write_forecasts(forecasts, tables)
+        with refusing(f"--forecasts {forecasts}", "name a file in a folder with room for it"):
+            write_forecasts(forecasts, tables)
     if as_json:
         print_json([asdict(row) for row in rows])
     else:
@@ -180,8 +185,9 @@ def promote(
         raise BadInput("--force needs a reason", "--force", "say in a few words why the verdict does not count")
     said = {"tolerance": options["tolerance"], "held_out_ratio": options["held_out_ratio"]}
     settings = _checked(GateSettings, said | {"lead_s": _leads(options["lead_s"])})
+    registry = _checked(RegistrySettings, {"store": store})
     with _registry_as_input():
-        return _promoted(files, name, wanted, RegistrySettings(store=store), settings, force, as_json)
+        return _promoted(files, name, wanted, registry, settings, force, as_json)
 
 
 def _fit_values(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,7 +283,7 @@ def _backtested(
     """Return the scores of all models on all histories, and every forecast as tables where they are to be kept."""
     from simulations.progress import progress_bar
     from training.backtest import ask, default_leads_s, examination, score
-    from training.candidates import BASELINE, PLAIN, prepare
+    from training.candidates import BASELINE, PLAIN, check_nets, prepare
     from training.forecasts_file import forecasts_table
 
     clock, rows, tables = SystemClock(), [], []
@@ -286,6 +292,7 @@ def _backtested(
             exam = examination(history, leads_s or default_leads_s(history.series.step_s), origins)
         except ValueError as error:
             raise BadInput(str(error), "--data", "give a longer history or shorter leads") from error
+        check_nets(exam, names)
         last_value = ask(exam, BASELINE, PLAIN[BASELINE](), clock.elapsed)
         for name in names:
             with progress_bar(f"{history.name}: {name}") as show:
@@ -331,27 +338,27 @@ def _training_settings(said: Mapping[str, Any], overrides: Sequence[str]) -> Tra
             values[key] = json.loads(value)
         except ValueError:
             values[key] = value
-    return _checked(TrainingSettings, values)
+    return _checked(TrainingSettings, values, by_set=values.keys() - said.keys())
 
 
-def _checked(model: type[_M], values: Mapping[str, Any]) -> _M:
-    """Return ``values`` as a ``model``; the first thing that is wrong is told with its key and what it takes."""
+def _checked(model: type[_M], values: Mapping[str, Any], by_set: Collection[str] = ()) -> _M:
+    """Return ``values`` as a ``model``; the first thing that is wrong is told with its option and what it takes."""
     from pydantic import ValidationError
 
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
+        key = str(first["loc"][0])
         what = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             known = ", ".join(model.model_fields)
             raise BadInput(f"there is no setting {key!r}", "--set", f"known: {known}") from None
-        field = model.model_fields.get(key)
-        remedy = (field.description or "") if field else "a horizon covers at least the lead time"
-        where = f"--{key.replace('_', '-')}" if key else "--horizon-s"
+        where = f"--set {key}" if key in by_set else _OPTION_OF.get(key, f"--{key.replace('_', '-')}")
         shown = f"{what[:1].lower()}{what[1:]}"
-        raise BadInput(f"{shown}, got {first['input']!r}" if key else shown, where, remedy) from None
+        if first["type"] != "value_error":
+            shown += f", got {first['input']!r}"
+        raise BadInput(shown, where, model.model_fields[key].description or "") from None
 
 
 def _leads(text: str) -> tuple[float, ...]:
@@ -359,8 +366,9 @@ def _leads(text: str) -> tuple[float, ...]:
         leads = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         leads = (math.nan,)
-    if any(not (math.isfinite(lead) and lead > 0) for lead in leads):
-        raise BadInput(f"{text!r} is no list of leads", "--lead-s", "give seconds > 0, such as 120,300")
+    if any(not 0 < lead <= _LONGEST_LEAD_S for lead in leads):
+        remedy = f"give seconds > 0 such as 120,300, each at most {_LONGEST_LEAD_S} (60 weeks)"
+        raise BadInput(f"{text!r} is no list of leads", "--lead-s", remedy)
     return leads
 
 

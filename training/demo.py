@@ -106,7 +106,7 @@ def run_demo(settings: DemoSettings, out: Path, watched_s: float, as_json: bool)
         "files": {name: str(where) for name, where in left.items()},
     }
     text = json.dumps(summary, indent=2, allow_nan=False)
-    write_whole(files.summary, text + "\n")
+    write_whole({files.summary: text + "\n"})
     if as_json:
         click.echo(text)
         return

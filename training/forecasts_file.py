@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controller.errors import BadInput
 from forecasting.forecast import DEFAULT_LEVELS
 from training.backtest import ASKED_LEVELS, Answers, Examination
 
@@ -26,18 +24,6 @@ SCHEMA = pa.schema(
         ("kind", pa.dictionary(pa.int32(), pa.string())),
     ]
 )
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a place that the table could not be written to, before hours are spent on it.
-
-    Raises:
-        BadInput: If its folder is missing or not writable, or it is a folder itself.
-    """
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder", "--forecasts", "give a file name that ends in .parquet")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"cannot write into {path.parent}", "--forecasts", "give a file in a folder that you may write")
 
 
 def forecasts_table(exam: Examination, answers: Answers) -> pa.Table:

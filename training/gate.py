@@ -21,7 +21,7 @@ from training.history import History
 class GateSettings(BaseModel):
     """How a challenger is judged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lead_s: tuple[float, ...] = Field(
         (120.0, 300.0), min_length=1, description="Leads judged, in seconds: around a start-up and a slow one."
@@ -37,7 +37,7 @@ class GateSettings(BaseModel):
         "same history with another seed differ by about that.",
     )
     max_origins: int = Field(
-        500, ge=10, description="Most origins per history; more sharpen the verdict and take longer."
+        500, ge=10, le=1_000_000, description="Most origins per history; more sharpen the verdict and take longer."
     )
 
 

@@ -19,6 +19,7 @@ from simulations.trace_files import GENERATED, open_trace
 from simulations.trace_load import load_series
 from simulations.trace_tables import TableFile, open_table
 from simulations.trace_views import sliced
+from training.settings import MAX_STEP_S, MIN_STEP_S
 
 DEFAULT_STEP_S = 15.0
 
@@ -65,7 +66,7 @@ def load_history(
 
     Args:
         path: The file; or ``simulations.trace_files.GENERATED``, for the days before the one that is replayed.
-        step_s: Length of a step; None takes the file's own, or 15 s for a request trace.
+        step_s: Length of a step, from a second to a week; None takes the file's own, or 15 s for a request trace.
         model: Only the requests of this model; for a load series the column that counts them.
         token_shape: Mean tokens of a request where the file has none (``simulations.token_shapes``).
         seed: For steps that are drawn.
@@ -75,8 +76,9 @@ def load_history(
     Raises:
         BadInput: If the file is missing, empty, of no known format or has a wrong row, or the step does not fit.
     """
-    if step_s is not None and not (np.isfinite(step_s) and step_s > 0):
-        raise BadInput(f"a step cannot be {step_s:g} s long", "--step-s", "give seconds > 0")
+    if step_s is not None and not MIN_STEP_S <= step_s <= MAX_STEP_S:
+        remedy = f"give from {MIN_STEP_S:g} to {MAX_STEP_S:g} (a week)"
+        raise BadInput(f"a step cannot be {step_s:g} s long", "--step-s", remedy)
     if str(path) == GENERATED:
         return _generated(float(step_s or DEFAULT_STEP_S), seed)
     shape = token_shape_named(token_shape)

@@ -3,50 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from itertools import pairwise
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from forecasting.features import DAY_S, WEEK_S, NetSpec
+from forecasting.features import (
+    DAY_S,
+    MAX_LEAD_STEPS,
+    MAX_LEADS,
+    MAX_LEVEL_STEPS,
+    MAX_SEASON_S,
+    MAX_SEASONS,
+    WEEK_S,
+    NetSpec,
+)
 from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.series import CHANNELS, LoadSeries
 from training.dataset import Split
 
 REFERENCE_HIDDEN = (128, 64)
+MIN_STEP_S, MAX_STEP_S = 1.0, WEEK_S
+_MOST = 1_000_000_000  # of windows and epochs: more than any history holds, and still a number that torch takes
+
+Season = Annotated[float, Field(gt=0, le=MAX_SEASON_S)]
+Units = Annotated[int, Field(ge=1, le=1024)]
 
 
 class TrainingSettings(BaseModel):
     """What to fit and how long to try."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: Literal["lstm_quantile", "lstm_reference"] = Field(
         "lstm_quantile", description="The quantile net, or the reference stack LSTM(128) -> LSTM(64) -> Dense(1)."
     )
-    step_s: float = Field(15.0, gt=0, description="Length of a step in seconds; that of the control loop's tick.")
-    lead_time_s: float = Field(120.0, gt=0, description="Time from replica requested to ready, in seconds.")
+    step_s: float = Field(
+        15.0,
+        ge=MIN_STEP_S,
+        le=MAX_STEP_S,
+        description="Length of a step in seconds, from a second to a week; that of the control loop's tick.",
+    )
+    lead_time_s: float = Field(
+        120.0,
+        gt=0,
+        description=f"Time from replica requested to ready, in seconds; at most {MAX_LEAD_STEPS:,} steps.",
+    )
     horizon_s: float = Field(
-        300.0, gt=0, description="How far ahead is forecast, in seconds; lead time plus room for it to grow."
+        300.0,
+        gt=0,
+        description="How far ahead is forecast, in seconds; lead time plus room for it to grow, at most "
+        f"{MAX_LEAD_STEPS:,} steps.",
     )
     lead_steps: tuple[int, ...] = Field(
-        (), description="Leads that the quantile net answers, in steps; by default a grid that widens by a third."
+        (),
+        max_length=MAX_LEADS,
+        description="Leads that the quantile net answers, in steps, ascending from 1; by default a grid that widens by "
+        "a third.",
     )
     context_steps: int = Field(48, ge=8, le=4096, description="Steps of history that the net reads.")
-    hidden: tuple[int, ...] = Field((32,), description="LSTM units per layer of the quantile net.")
+    hidden: tuple[Units, ...] = Field(
+        (32,), min_length=1, max_length=4, description="LSTM units per layer of the quantile net."
+    )
     head: int = Field(64, ge=1, le=1024, description="Units in the hidden layer of the quantile heads.")
-    periods_s: tuple[float, ...] = Field(
-        (DAY_S, WEEK_S), description="Seasons in seconds; one that the training part does not hold twice is dropped."
+    periods_s: tuple[Season, ...] = Field(
+        (DAY_S, WEEK_S),
+        max_length=MAX_SEASONS,
+        description=f"Up to {MAX_SEASONS} different seasons in seconds, each at most 60 weeks; one that the training "
+        "part does not hold twice is dropped.",
     )
     channels: tuple[str, ...] = Field(CHANNELS, min_length=1, description="Channels that examples are taken from.")
     validation_ratio: float = Field(0.15, gt=0, lt=0.5, description="Share of the history that stops the fit.")
     test_ratio: float = Field(0.15, ge=0, lt=0.8, description="Newest share of the history, only ever judged on.")
-    batch: int = Field(128, ge=1, description="Windows per gradient step.")
+    batch: int = Field(128, ge=1, le=65_536, description="Windows per gradient step.")
     max_epochs: int = Field(30, ge=1, le=1000, description="Most passes over the training windows.")
-    max_windows: int = Field(60_000, ge=100, description="Most training windows kept; more are thinned evenly.")
-    max_windows_per_epoch: int = Field(4_000, ge=100, description="Windows drawn anew for each epoch.")
+    max_windows: int = Field(
+        60_000, ge=100, le=_MOST, description="Most training windows kept; more are thinned evenly."
+    )
+    max_windows_per_epoch: int = Field(4_000, ge=100, le=_MOST, description="Windows drawn anew for each epoch.")
     min_windows_per_epoch: int = Field(
-        2_000, ge=1, description="Windows of an epoch at the least; a short history is passed over several times."
+        2_000,
+        ge=1,
+        le=1_000_000,
+        description="Windows of an epoch at the least; a short history is passed over several times.",
     )
     learning_rate: float = Field(3e-3, gt=0, description="Highest learning rate of the schedule.")
     weight_decay: float = Field(
@@ -61,17 +101,59 @@ class TrainingSettings(BaseModel):
         0.98, ge=0, lt=1, description="Weight of the past in the moving average of weights that is kept as the model."
     )
     peak_weight: float = Field(1.0, ge=0, description="What the peak's pinball loss counts against the values'.")
-    patience: int = Field(6, ge=1, description="Epochs without a validation loss better by 0.1 % before the fit ends.")
+    patience: int = Field(
+        6, ge=1, le=1000, description="Epochs without a validation loss better by 0.1 % before the fit ends."
+    )
     max_fit_s: float = Field(120.0, gt=0, description="Time budget of a fit, in seconds of the wall clock.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the first weights and of the order of windows.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.horizon_s < self.lead_time_s:
-            raise ValueError(f"horizon_s {self.horizon_s:g} is shorter than lead_time_s {self.lead_time_s:g}")
-        if self.validation_ratio + self.test_ratio >= 0.9:
-            raise ValueError("validation and test leave less than a tenth to train on")
-        return self
+    @field_validator("lead_time_s", "horizon_s")
+    @classmethod
+    def _within_reach(cls, value: float, info: ValidationInfo) -> float:
+        step_s = info.data.get("step_s")
+        if step_s is not None and value / step_s > MAX_LEAD_STEPS + 1e-9:
+            raise ValueError(
+                f"{info.field_name} {value:g} is more than {MAX_LEAD_STEPS:,} steps of {step_s:g} s: give at most "
+                f"{MAX_LEAD_STEPS * step_s:g}, or a longer step_s"
+            )
+        return value
+
+    @field_validator("horizon_s")
+    @classmethod
+    def _covers_the_lead_time(cls, value: float, info: ValidationInfo) -> float:
+        lead_time_s = info.data.get("lead_time_s")
+        if lead_time_s is not None and value < lead_time_s:
+            raise ValueError(f"horizon_s {value:g} is shorter than lead_time_s {lead_time_s:g}")
+        return value
+
+    @field_validator("lead_steps")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if value and (value[0] != 1 or value[-1] > MAX_LEAD_STEPS or any(b <= a for a, b in pairwise(value))):
+            raise ValueError(f"lead_steps must ascend from 1 to {MAX_LEAD_STEPS:,} or less")
+        return value
+
+    @field_validator("periods_s", "channels")
+    @classmethod
+    def _each_once(cls, value: tuple[object, ...], info: ValidationInfo) -> tuple[object, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"one of {info.field_name} is given twice")
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in CHANNELS]
+        if unknown:
+            raise ValueError(f"there is no channel {unknown[0]!r}, only {', '.join(CHANNELS)}")
+        return value
+
+    @field_validator("test_ratio")
+    @classmethod
+    def _leaves_some_to_learn_from(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("validation_ratio", 0.0) + value >= 0.9:
+            raise ValueError("validation_ratio and test_ratio leave less than a tenth to train on")
+        return value
 
     @property
     def horizon_steps(self) -> int:
@@ -100,7 +182,7 @@ def lead_grid(horizon_steps: int, must_have: Sequence[int] = ()) -> tuple[int, .
 
 def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: Sequence[Split]) -> NetSpec:
     """Return the net that ``settings`` ask for, without the seasons that the training parts cannot teach."""
-    level_steps = max(1, min(round(60.0 / settings.step_s), settings.context_steps))
+    level_steps = max(1, min(round(60.0 / settings.step_s), settings.context_steps, MAX_LEVEL_STEPS))
     lead = steps_covering(settings.lead_time_s, settings.step_s)
     if settings.model == "lstm_reference":
         return NetSpec(

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from controller.adapters.registry_store import RegistrySettings, check_name, check_store, sqlite_path
+from controller.adapters.registry_store import RegistrySettings, check_name, check_store, is_blank, sqlite_path
+from controller.adapters.store_draft import make_whole
 from controller.errors import RegistryError
 from controller.ports import ModelVersion
 from controller.redaction import redacted
@@ -32,15 +33,20 @@ _MIB = 1024 * 1024
 _UNREACHED = re.compile(r"Max retries exceeded.*Caused by (\w+)")
 
 
-def open_client(settings: RegistrySettings, may_create: bool) -> MlflowClient:
+def open_client(settings: RegistrySettings, may_create: bool, *, writes: bool = True) -> MlflowClient:
     """Return a client of the store, after one question that shows it answers.
 
-    A new SQLite store takes about four seconds, MLflow's own schema migrations.
+    A new SQLite store takes about four seconds, MLflow's own schema migrations. It appears when they are done.
+
+    Args:
+        settings: Which store.
+        may_create: Whether one that does not exist yet is made.
+        writes: Whether more than reading is meant; a file that can only be read is refused then.
 
     Raises:
         RegistryError: If the store cannot be opened.
     """
-    check_store(settings.store, may_create)
+    check_store(settings.store, may_create, writes=writes)
     # MLflow takes these from the environment only, and telemetry before the import; what the user has set stays.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -53,9 +59,25 @@ def open_client(settings: RegistrySettings, may_create: bool) -> MlflowClient:
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     with registry_errors(settings.store), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own use of SQLAlchemy
+        path = sqlite_path(settings.store)
+        if path is not None and is_blank(path):
+            make_whole(path, lambda: not is_blank(path), _make_tables)
         client = MlflowClient(settings.store, settings.store)
         client.search_experiments(max_results=1)
     return client
+
+
+def _make_tables(path: Path) -> None:
+    """Make MLflow's tables in the empty SQLite file ``path``, with an engine of its own that is let go of."""
+    from mlflow.store.db import utils
+    from sqlalchemy import create_engine
+
+    engine = create_engine(f"sqlite:///{path}")
+    try:
+        # Not public, and MLflow is pinned: a client would do the same, but keep the file open for as long as it lives.
+        utils._initialize_tables(engine)  # type: ignore[no-untyped-call]  # MLflow has no types here
+    finally:
+        engine.dispose()
 
 
 @contextmanager
@@ -99,9 +121,9 @@ class MlflowRegistry:
         self._settings = settings
 
     @classmethod
-    def open(cls, settings: RegistrySettings, may_create: bool = False) -> MlflowRegistry:
-        """Return the registry of the store; raises RegistryError if it cannot be opened."""
-        return cls(open_client(settings, may_create), settings)
+    def open(cls, settings: RegistrySettings, may_create: bool = False, *, writes: bool = True) -> MlflowRegistry:
+        """Return the registry of the store; raises RegistryError if it cannot be opened, see ``open_client``."""
+        return cls(open_client(settings, may_create, writes=writes), settings)
 
     def fetch(self, name: str, alias_or_version: str) -> Path:
         """Return a local copy of the artifact, made anew from the store on every call.
@@ -113,7 +135,7 @@ class MlflowRegistry:
             run_id = self._run_of(found)
             self._check_size(run_id, f"{name} version {found.version}")
             cache = self._settings.cache_folder
-            cache.mkdir(parents=True, exist_ok=True)
+            _make_cache(cache)
             with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as scratch:
                 fetched = Path(self._client.download_artifacts(run_id, ARTIFACT_PATH, scratch))
                 return _settle(fetched, cache / f"{name}-{found.version}-{run_id[:8]}")
@@ -205,6 +227,17 @@ class MlflowRegistry:
     def _errors(self) -> Iterator[None]:
         with registry_errors(self._settings.store):
             yield
+
+
+def _make_cache(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        what = f"no local copy of the model can be kept in {cache}: {reason}"
+        raise RegistryError(what, "registry.cache", "set registry.cache to a folder that may be written") from error
 
 
 def _check_folder(artifact: Path, max_mib: int) -> None:

@@ -2,7 +2,8 @@
 
 One table, only ever appended to. Each row holds the canonical JSON of a record and a hash over that, over its number
 and over the hash of the row before: whoever changes, removes or inserts a row breaks the chain from there on. Rows cut
-off at the end leave a shorter, intact chain; keep the head's hash elsewhere to notice that.
+off at the end leave a shorter, intact chain; keep the head's hash elsewhere to notice that. Where the oldest rows were
+pruned, a row of the chain says so, with the hash that the rest goes on from (``audit_retention``).
 
 A tick in which something is to be done takes two rows: what is intended, written before it is done, and what became of
 it. An intent without an outcome is what a crash between the two leaves.
@@ -10,50 +11,44 @@ it. An intent without an outcome is what a crash between the two leaves.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
+from controller.adapters.audit_settings import sqlite_file
+from controller.adapters.audit_store import (
+    FIRST_HASH,
+    LOCK_WAIT_MS,
+    TABLE,
+    audit_errors,
+    engine_of,
+    hash_of,
+    insert_row,
+    lock,
+    make_table,
+)
+from controller.adapters.record_text import packed, record_in
+from controller.adapters.sqlite_reading import SQLITE_MAGIC, reading_uri, why_unreadable
 from controller.errors import AuditError, BadInput
 from controller.ports import ActResult, ActsRecord, TickRecord
 from controller.redaction import redacted
 from policies.wire import canonical_json
 
-FIRST_HASH = "0" * 64
+__all__ = ["FIRST_HASH", "AuditEntry", "Chain", "SqlAudit", "kind_of", "kind_of_acts"]
+
 PAGE_ROWS = 500
-MAX_RECORD_BYTES = 16 * 1024 * 1024  # a thousand replicas of a hundred models take about two
-LOCK_WAIT_MS = 5_000
+MAX_RECORD_BYTES = 64 * 1024 * 1024  # ten thousand replicas of a thousand models take about twenty
 APPEND_TRIES = 5  # another writer may have taken the next number in between
 OUTCOME_KINDS = ("acted", "failed", "held")
+DECISION_KINDS = ("quiet", "intended")
+PRUNED = "pruned"
 LOOKED_THROUGH = 100
-
-_TABLE = sql.Table(
-    "audit",
-    sql.MetaData(),
-    sql.Column("number", sql.BigInteger, primary_key=True, autoincrement=False),
-    sql.Column("at", sql.Float(53), nullable=False),
-    sql.Column("kind", sql.String(16), nullable=False),
-    sql.Column("record", sql.Text, nullable=False),
-    sql.Column("previous_hash", sql.String(64), nullable=False),
-    sql.Column("hash", sql.String(64), nullable=False),
-)
-
-_APPEND_ONLY = [
-    f"CREATE TRIGGER IF NOT EXISTS audit_no_{verb.lower()} BEFORE {verb} ON audit "
-    "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-    for verb in ("UPDATE", "DELETE")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ class AuditEntry:
 
     ``kind`` is ``blind`` (could not observe), ``broken`` (an error that nobody foresaw), ``quiet`` (nothing to do),
     ``intended`` (about to act), or what became of that: ``acted`` (something was done), ``failed`` (nothing was, though
-    it was tried), ``held`` (nothing was tried).
+    it was tried), ``held`` (nothing was tried). ``pruned`` says which older rows were removed.
     """
 
     id: str
@@ -74,12 +69,17 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Whether the rows are as they were written. ``broken_at`` is the first row that is not; ``head`` the last hash."""
+    """Whether the rows are as they were written.
+
+    ``broken_at`` is the first row that is not, ``head`` the last hash, ``pruned`` how many rows before the first one
+    are gone by the log's own word.
+    """
 
     rows: int
     head: str
     broken_at: str = ""
     what: str = ""
+    pruned: int = 0
 
     @property
     def intact(self) -> bool:
@@ -95,44 +95,52 @@ class SqlAudit:
         self._engine = engine
 
     @classmethod
-    def open(cls, url: str) -> SqlAudit:
-        """Open the log at ``url`` (``sqlite:///FILE``, ``sqlite://`` in memory, ``postgresql+psycopg://...``).
+    def open(cls, url: str, durable: bool = False) -> SqlAudit:
+        """Open the log at ``url`` (``sqlite:///FILE``, ``sqlite://`` in memory, ``postgresql://...``).
 
-        The table is made where there is none.
+        The table is made where there is none. Once a record is stored, no crash of this process loses it; with
+        ``durable`` none of the machine does either.
 
         Raises:
             AuditError: If the database cannot be opened or written.
         """
-        with _audit_errors("opened"):
-            engine = _engine(url)
-            _make_table(engine)
+        with audit_errors("opened"):
+            engine = engine_of(url, durable)
+            make_table(engine)
         return cls(engine)
 
     @classmethod
-    def open_existing(cls, path: Path) -> SqlAudit:
-        """Open the log in the SQLite file ``path`` for reading.
+    def open_existing(cls, place: Path | str) -> SqlAudit:
+        """Open the log in a SQLite file, or at the URL of a database, for reading.
+
+        A file is read also where neither it nor its folder may be written.
 
         Raises:
-            BadInput: If there is no such file, or it is not an audit log.
+            BadInput: If there is no such database, it cannot be read, or it is not an audit log.
         """
-        remedy = "name the file that --audit wrote"
+        remedy = "name the file that --audit wrote, or the audit.url of the settings"
+        url = str(place) if "://" in str(place) else f"sqlite:///{place}"
+        path, shown = sqlite_file(url), redacted(str(place))
         try:
-            with path.open("rb") as file:
-                magic = file.read(16)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise BadInput(f"the audit log cannot be read: {reason}", str(path), remedy) from None
-        if magic != b"SQLite format 3\x00":
-            raise BadInput("not an audit log (no SQLite database)", str(path), remedy)
-        engine = _engine(f"sqlite:///{path}")
+            engine = engine_of(url) if path is None else _reading_engine(path, shown, remedy)
+        except (SQLAlchemyError, ImportError) as error:
+            raise BadInput(f"not an audit log: {redacted(str(error))}", shown, remedy) from None
         try:
-            columns = {column["name"] for column in sql.inspect(engine).get_columns(_TABLE.name)}
+            columns = {column["name"] for column in sql.inspect(engine).get_columns(TABLE.name)}
+        except sql.exc.OperationalError as error:
+            engine.dispose()
+            raise _unreadable(error, path, shown, remedy) from None
         except SQLAlchemyError:
             columns = set()
-        if not columns >= {column.name for column in _TABLE.columns}:
+        if not columns >= {column.name for column in TABLE.columns}:
             engine.dispose()
-            raise BadInput("not an audit log (a database without its table)", str(path), remedy)
+            raise BadInput("not an audit log (a database without its table)", shown, remedy)
         return cls(engine)
+
+    @property
+    def engine(self) -> sql.Engine:
+        """The database, for what else is to be done with it: pruning, and the claim of the one writer."""
+        return self._engine
 
     def close(self) -> None:
         """Give up the connections; the log can be opened again."""
@@ -157,7 +165,7 @@ class SqlAudit:
     def _store(self, at: float, kind: str, record: TickRecord | ActsRecord) -> str:
         at = float(at)
         text = _text_of(record)
-        with _audit_errors("written"):
+        with audit_errors("written"):
             for attempt in range(APPEND_TRIES):
                 try:
                     return self._append(at, kind, text)
@@ -168,25 +176,12 @@ class SqlAudit:
 
     def _append(self, at: float, kind: str, text: str) -> str:
         with self._engine.begin() as connection:
-            _lock(connection)
-            newest = sql.select(_TABLE.c.number, _TABLE.c.hash).order_by(_TABLE.c.number.desc()).limit(1)
-            last = connection.execute(newest).one_or_none()
-            number, previous = (last.number + 1, last.hash) if last else (1, FIRST_HASH)
-            row_hash = _hash_of(previous, number, at, kind, text)
-            row = {
-                "number": number,
-                "at": at,
-                "kind": kind,
-                "record": text,
-                "previous_hash": previous,
-                "hash": row_hash,
-            }
-            connection.execute(_TABLE.insert().values(row))
-        return str(number)
+            lock(connection)
+            return str(insert_row(connection, at, kind, text))
 
     def __len__(self) -> int:
-        with _audit_errors("read"), self._engine.connect() as connection:
-            return connection.execute(sql.select(sql.func.count()).select_from(_TABLE)).scalar_one()
+        with audit_errors("read"), self._engine.connect() as connection:
+            return connection.execute(sql.select(sql.func.count()).select_from(TABLE)).scalar_one()
 
     def read(self, entry_id: str) -> AuditEntry | None:
         """Return the row with that id, ``last`` for the newest; None when there is none.
@@ -194,23 +189,23 @@ class SqlAudit:
         Raises:
             AuditError: If the database cannot be read, or the row holds no record.
         """
-        query = sql.select(_TABLE)
+        query = sql.select(TABLE)
         if entry_id == "last":
-            query = query.order_by(_TABLE.c.number.desc()).limit(1)
+            query = query.order_by(TABLE.c.number.desc()).limit(1)
         elif entry_id.isascii() and entry_id.isdigit() and len(entry_id) <= 18:
-            query = query.where(_TABLE.c.number == int(entry_id))
+            query = query.where(TABLE.c.number == int(entry_id))
         else:
             return None
-        with _audit_errors("read"), self._engine.connect() as connection:
+        with audit_errors("read"), self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
         return _entry(row) if row else None
 
     def recent(self, limit: int, kinds: tuple[str, ...] = ()) -> list[AuditEntry]:
         """Return at most ``limit`` of the newest rows, newest first, only of ``kinds`` where any are given."""
-        query = sql.select(_TABLE).order_by(_TABLE.c.number.desc()).limit(max(0, limit))
+        query = sql.select(TABLE).order_by(TABLE.c.number.desc()).limit(max(0, limit))
         if kinds:
-            query = query.where(_TABLE.c.kind.in_(kinds))
-        with _audit_errors("read"), self._engine.connect() as connection:
+            query = query.where(TABLE.c.kind.in_(kinds))
+        with audit_errors("read"), self._engine.connect() as connection:
             return [_entry(row) for row in connection.execute(query)]
 
     def outcome_of(self, intent: AuditEntry) -> AuditEntry | None:
@@ -218,19 +213,19 @@ class SqlAudit:
 
         It is the next row, but for what other writers put in between, of which ``LOOKED_THROUGH`` rows are searched.
         """
-        later = sql.select(_TABLE).where(_TABLE.c.number > int(intent.id), _TABLE.c.kind.in_(OUTCOME_KINDS))
-        query = later.order_by(_TABLE.c.number).limit(LOOKED_THROUGH)
-        with _audit_errors("read"), self._engine.connect() as connection:
+        later = sql.select(TABLE).where(TABLE.c.number > int(intent.id), TABLE.c.kind.in_(OUTCOME_KINDS))
+        query = later.order_by(TABLE.c.number).limit(LOOKED_THROUGH)
+        with audit_errors("read"), self._engine.connect() as connection:
             entries = map(_entry, connection.execute(query))
             return next((entry for entry in entries if entry.record.get("intent") == intent.id), None)
 
     def without_outcome(self, limit: int) -> list[AuditEntry]:
         """Return at most ``limit`` of the newest intents that nothing is known to have become of, newest first."""
-        following = _TABLE.alias()
-        answered = sql.exists().where(following.c.number == _TABLE.c.number + 1, following.c.kind.in_(OUTCOME_KINDS))
-        query = sql.select(_TABLE).where(_TABLE.c.kind == "intended", ~answered)
-        query = query.order_by(_TABLE.c.number.desc()).limit(max(0, limit))
-        with _audit_errors("read"), self._engine.connect() as connection:
+        following = TABLE.alias()
+        answered = sql.exists().where(following.c.number == TABLE.c.number + 1, following.c.kind.in_(OUTCOME_KINDS))
+        query = sql.select(TABLE).where(TABLE.c.kind == "intended", ~answered)
+        query = query.order_by(TABLE.c.number.desc()).limit(max(0, limit))
+        with audit_errors("read"), self._engine.connect() as connection:
             found = [_entry(row) for row in connection.execute(query)]
         return [entry for entry in found if self.outcome_of(entry) is None]
 
@@ -238,31 +233,53 @@ class SqlAudit:
         """Yield all rows, oldest first, holding one page of them at a time."""
         return map(_entry, self._rows(1))
 
+    def newest_decision(self) -> AuditEntry | None:
+        """Return the newest row that holds a decision, with the memory that it led to; None when there is none."""
+        found = self.recent(1, DECISION_KINDS)
+        return found[0] if found else None
+
     def verify(self, newest: int | None = None) -> Chain:
         """Return whether the chain is intact: all of it, or the ``newest`` rows.
 
-        A row is believed when its hash is that of what it says and of the row before it, and no number is left out.
+        A row is believed when its hash is that of what it says and of the row before it, and no number is left out,
+        but for those before the first one that a row of the chain says were pruned.
         """
-        count, number, previous = 0, 0, FIRST_HASH
         first = 1 if newest is None else max(1, self._last_number() - newest + 1)
+        count, number, previous, pruned = 0, first - 1, FIRST_HASH, 0
         for row in self._rows(first):
-            if first > 1 and count == 0:
-                number, previous = first - 1, row.previous_hash
+            if count == 0 and first > 1:
+                number, previous = row.number - 1, row.previous_hash
+            elif count == 0 and row.number > 1:
+                pruned, previous = self._pruned_before(row.number)
+                number = pruned
             count, number = count + 1, number + 1
             what = _fault(row, number, previous)
             if what:
-                return Chain(count, previous, str(row.number), what)
+                return Chain(count, previous, str(row.number), what, pruned)
             previous = row.hash
-        return Chain(count, previous)
+        return Chain(count, previous, pruned=pruned)
+
+    def _pruned_before(self, number: int) -> tuple[int, str]:
+        """Return how many rows before ``number`` were pruned, with the last one's hash; none if no row says so."""
+        for entry in self.recent(1, (PRUNED,)):
+            if entry.record.get("last") == number - 1:
+                return number - 1, str(entry.record.get("hash"))
+        return 0, FIRST_HASH
+
+    @property
+    def first_number(self) -> int:
+        """Number of the oldest row that is kept; 0 when there is none."""
+        with audit_errors("read"), self._engine.connect() as connection:
+            return connection.execute(sql.select(sql.func.min(TABLE.c.number))).scalar() or 0
 
     def _last_number(self) -> int:
-        with _audit_errors("read"), self._engine.connect() as connection:
-            return connection.execute(sql.select(sql.func.max(_TABLE.c.number))).scalar() or 0
+        with audit_errors("read"), self._engine.connect() as connection:
+            return connection.execute(sql.select(sql.func.max(TABLE.c.number))).scalar() or 0
 
     def _rows(self, first: int) -> Iterator[sql.Row[Any]]:
         while True:
-            query = sql.select(_TABLE).where(_TABLE.c.number >= first).order_by(_TABLE.c.number).limit(PAGE_ROWS)
-            with _audit_errors("read"), self._engine.connect() as connection:
+            query = sql.select(TABLE).where(TABLE.c.number >= first).order_by(TABLE.c.number).limit(PAGE_ROWS)
+            with audit_errors("read"), self._engine.connect() as connection:
                 page = connection.execute(query).all()
             yield from page
             if len(page) < PAGE_ROWS:
@@ -292,7 +309,7 @@ def _text_of(record: TickRecord | ActsRecord) -> str:
         raise AuditError(f"the record cannot be written as text: {error}") from error
     if len(text) > MAX_RECORD_BYTES:
         raise AuditError(f"a record of {len(text):,} bytes is too large for the audit log", remedy="split the fleet")
-    return text
+    return packed(text)
 
 
 def _fault(row: sql.Row[Any], number: int, previous: str) -> str:
@@ -301,70 +318,43 @@ def _fault(row: sql.Row[Any], number: int, previous: str) -> str:
         return f"row {number} is missing"
     if row.previous_hash != previous:
         return "it does not follow the row before it"
-    if row.hash != _hash_of(previous, row.number, row.at, row.kind, row.record):
+    if row.hash != hash_of(previous, row.number, row.at, row.kind, row.record):
         return "its content is not what was written"
     return ""
 
 
-def _hash_of(previous: str, number: int, at: float, kind: str, text: str) -> str:
-    return sha256(f"{previous}\n{number}\n{at!r}\n{kind}\n{text}".encode()).hexdigest()
-
-
 def _entry(row: sql.Row[Any]) -> AuditEntry:
     try:
-        record = json.loads(row.record)
+        record = record_in(row.record)
     except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise AuditError(f"row {row.number} of the audit log holds no record", remedy="verify the chain")
+        raise AuditError(f"row {row.number} of the audit log holds no record", remedy="verify the chain") from None
     return AuditEntry(str(row.number), row.at, row.kind, record, row.hash)
 
 
-def _make_table(engine: sql.Engine) -> None:
-    """Make sure of the table and its triggers, whoever else is doing the same at this moment."""
+def _reading_engine(path: Path, shown: str, remedy: str) -> sql.Engine:
+    """Return an engine that changes nothing of the file's own, such as its journal mode.
+
+    Refuses what is no SQLite database: opening it would make one.
+    """
     try:
-        with engine.begin() as connection:
-            _lock(connection)
-            connection.execute(CreateTable(_TABLE, if_not_exists=True))
-            for statement in _APPEND_ONLY if engine.dialect.name == "sqlite" else ():
-                connection.execute(sql.text(statement))
-    except (IntegrityError, ProgrammingError):
-        # PostgreSQL looks and creates in two steps: of two that do so at once, one fails and finds the table made.
-        if not sql.inspect(engine).has_table(_TABLE.name):
-            raise
+        with path.open("rb") as file:
+            magic = file.read(len(SQLITE_MAGIC))
+        uri = reading_uri(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"the audit log cannot be read: {reason}", shown, remedy) from None
+    if magic != SQLITE_MAGIC:
+        raise BadInput("not an audit log (no SQLite database)", shown, remedy)
+    return sql.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(uri, uri=True, timeout=LOCK_WAIT_MS / 1000, check_same_thread=False),
+        poolclass=QueuePool,  # for a URL without a file SQLAlchemy would take a pool of one connection per thread
+    )
 
 
-def _lock(connection: sql.Connection) -> None:
-    """Keep other writers out until the end of the transaction, where they would only find a file locked later on."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _engine(url: str) -> sql.Engine:
-    parsed = sql.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sql.create_engine(parsed, pool_pre_ping=True)
-    in_memory = parsed.database in (None, "", ":memory:")
-    # In memory every connection would be a database of its own.
-    engine = sql.create_engine(parsed, poolclass=StaticPool) if in_memory else sql.create_engine(parsed)
-    event.listen(engine, "connect", _prepare_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    """Readers beside one writer; a crash of this process loses nothing, one of the machine at most the last ticks."""
-    connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
-    with suppress(sqlite3.OperationalError):  # another opener is about to switch; the file remembers the mode
-        connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-
-
-@contextmanager
-def _audit_errors(done: str) -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise AuditError(
-            f"the audit log cannot be {done}: {redacted(reason)}", remedy="check its file or URL"
-        ) from error
+def _unreadable(error: sql.exc.OperationalError, path: Path | None, shown: str, remedy: str) -> BadInput:
+    """Return what to say of a database that does not answer."""
+    if path is None or not isinstance(error.orig, sqlite3.Error):
+        return BadInput(f"the audit log cannot be reached: {redacted(str(error.orig).splitlines()[0])}", shown, remedy)
+    what_to_do = "let whoever writes it finish, or copy it with its -wal to a folder that you may write"
+    return BadInput(f"the audit log cannot be read: {why_unreadable(path, error.orig)}", shown, what_to_do)

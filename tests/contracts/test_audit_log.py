@@ -1,6 +1,7 @@
 """Does the audit log keep every tick in order, and notice when somebody changes one?
 
-The suite runs over a SQLite file and over memory; what needs a second connection runs over the file alone.
+The suite runs over a SQLite file, over memory and over a real PostgreSQL; what needs a second connection leaves memory
+out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import multiprocessing
 import sqlite3
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -17,12 +19,17 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import psycopg
 import pytest
+import sqlalchemy as sql
+import zstandard
 
+from controller.adapters.record_text import MOST_CHARS, record_in
 from controller.adapters.sql_audit import FIRST_HASH, PAGE_ROWS, SqlAudit
 from controller.errors import AuditError, BadInput
 from controller.ports import ActResult, ActsRecord, Outcome, TickRecord
 from policies.wire import canonical_json
+from tests.builders_postgres import PostgresServer
 from tests.builders_records import blind_tick, busy_tick, quiet_tick, scaling_tick
 
 Tamper = Callable[[sqlite3.Connection], object]
@@ -33,11 +40,21 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "audit.db"
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "postgresql"])
 def log(request: pytest.FixtureRequest, file: Path) -> Iterator[SqlAudit]:
-    audit = SqlAudit.open(f"sqlite:///{file}" if request.param == "file" else "sqlite://")
+    url = {"file": f"sqlite:///{file}", "memory": "sqlite://"}.get(request.param)
+    audit = SqlAudit.open(url or request.getfixturevalue("postgres").new_database())
     yield audit
     audit.close()
+
+
+@pytest.fixture(params=["file", "postgresql"])
+def shared_url(request: pytest.FixtureRequest, file: Path) -> str:
+    """Where several can write at once."""
+    if request.param == "file":
+        return f"sqlite:///{file}"
+    url: str = request.getfixturevalue("postgres").new_database()
+    return url
 
 
 def written(file: Path, ticks: int = 5) -> SqlAudit:
@@ -128,8 +145,8 @@ def test_a_reopened_log_continues_the_chain(file: Path) -> None:
     again.close()
 
 
-def test_two_writers_at_once_lose_nothing_and_keep_one_chain(file: Path) -> None:
-    logs = [SqlAudit.open(f"sqlite:///{file}") for _ in range(2)]
+def test_two_writers_at_once_lose_nothing_and_keep_one_chain(shared_url: str) -> None:
+    logs = [SqlAudit.open(shared_url) for _ in range(2)]
     failures: list[Exception] = []
 
     def write(log: SqlAudit) -> None:
@@ -220,6 +237,39 @@ def test_rows_cut_off_at_the_end_show_in_the_head_alone(file: Path) -> None:
     log.close()
 
 
+def test_a_log_in_postgresql_refuses_changes_and_reads_by_url(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    log = SqlAudit.open(url)
+    log.append(quiet_tick(0.0))
+    for statement in ("UPDATE audit SET at = 1", "DELETE FROM audit", "TRUNCATE audit"):
+        with psycopg.connect(url) as connection, pytest.raises(psycopg.Error, match="append-only"):
+            connection.execute(statement.encode())
+    reader = SqlAudit.open_existing(url)
+    assert (len(reader), reader.verify().intact) == (1, True)
+    reader.close()
+    log.close()
+
+
+def test_connections_that_the_server_dropped_are_made_anew(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    log = SqlAudit.open(url)
+    log.append(quiet_tick(0.0))
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        connection.execute(
+            b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'foresail'"
+        )
+    assert log.append(quiet_tick(15.0)) == "2"
+    assert log.verify().intact
+    log.close()
+
+
+def test_a_postgresql_that_cannot_be_read_is_named_without_its_password(postgres: PostgresServer) -> None:
+    for url in (postgres.new_database(), postgres.url("nowhere"), postgres.url().replace("s3cret", "wr0ng")):
+        with pytest.raises(BadInput, match="audit log") as caught:
+            SqlAudit.open_existing(url)
+        assert "-of-the-test" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a database", b"SQLite format 3\x00" + b"\x00" * 200])
 def test_a_file_that_is_no_audit_log_is_refused_and_left_alone(file: Path, content: bytes) -> None:
     file.write_bytes(content)
@@ -242,10 +292,15 @@ def test_a_missing_file_is_refused_and_not_made(file: Path) -> None:
     assert not file.exists()
 
 
-@pytest.mark.parametrize("url", ["sqlite:////nowhere/at/all/audit.db", "nonsense", "nosuchdatabase://host/db"])
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:////nowhere/at/all/audit.db", "nonsense", "nosuchdatabase://host/db", "mysql://host/db",
+     "postgresql://me:s3cret@127.0.0.1:1/db"],
+)  # fmt: skip
 def test_a_database_that_cannot_be_opened_says_so(url: str) -> None:
-    with pytest.raises(AuditError, match="cannot be opened"):
+    with pytest.raises(AuditError, match="cannot be opened") as caught:
         SqlAudit.open(url)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_log_that_has_vanished_is_an_audit_error_not_a_crash(file: Path) -> None:
@@ -354,6 +409,35 @@ def test_a_record_that_is_too_large_is_refused(log: SqlAudit, monkeypatch: pytes
     assert len(log) == 0
 
 
+def test_a_large_record_is_packed_and_reads_back_as_any_other(log: SqlAudit, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = busy_tick(120.0)
+    monkeypatch.setattr("controller.adapters.record_text.PACKED_FROM_CHARS", 1000)
+    entry = log.read(log.append(record))
+    assert entry is not None
+    assert entry.record == json.loads(canonical_json(record))
+    with log.engine.connect() as connection:
+        stored = connection.execute(sql.text("SELECT record FROM audit")).scalar_one()
+    assert stored.startswith("zstd:")
+    assert len(stored) < 0.7 * len(canonical_json(record))
+    assert log.verify().intact
+
+
+@pytest.mark.parametrize("stored", ["zstd:", "zstd:!!", "zstd:AAAA", "zstd:KLUv/QBYAQAA", "[]", "zstd:" + "A" * 400])
+def test_a_forged_packed_record_is_an_audit_error(file: Path, stored: str) -> None:
+    log = written(file)
+    tamper(file, lambda c: c.execute("UPDATE audit SET record = ? WHERE number = 3", (stored,)))
+    with pytest.raises(AuditError, match="holds no record"):
+        log.read("3")
+    assert log.verify().broken_at == "3"
+    log.close()
+
+
+def test_a_packed_record_that_would_fill_the_memory_is_refused() -> None:
+    bomb = zstandard.ZstdCompressor().compress(b" " * (MOST_CHARS + 1))
+    with pytest.raises(ValueError, match="impossible size"):
+        record_in("zstd:" + b64encode(bomb).decode())
+
+
 def write_ten(url: str) -> None:
     log = SqlAudit.open(url)
     for i in range(10):
@@ -361,12 +445,14 @@ def write_ten(url: str) -> None:
     log.close()
 
 
-def test_openers_of_a_new_file_at_once_all_get_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["file", "postgresql"])
+def test_openers_of_a_new_log_at_once_all_get_in(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(4, mp_context=spawned) as pool:
         list(pool.map(abs, range(8)))  # all processes are up before the race begins
-        for number in range(12):
-            url = f"sqlite:///{tmp_path / f'{number}.db'}"
+        for number in range(12 if kind == "file" else 3):
+            new = f"sqlite:///{tmp_path / f'{number}.db'}"
+            url = new if kind == "file" else request.getfixturevalue("postgres").new_database()
             list(pool.map(write_ten, [url] * 4))
             log = SqlAudit.open(url)
             assert (log.verify().intact, len(log)) == (True, 40)

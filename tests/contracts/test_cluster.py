@@ -5,7 +5,9 @@ An implementation is a ``ClusterWorld``: a cluster with one pool of three READY 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -15,6 +17,7 @@ from controller.ports import Cluster
 from policies.fleet import Phase, PoolKey, PoolState
 from simulations.fleet import SimulatedFleet
 from tests.builders_fleet import a_fleet, a_key, a_pool
+from tests.builders_platform import RunningPlatform, a_template
 
 
 class ClusterWorld(Protocol):
@@ -44,12 +47,39 @@ class SimulatedWorld:
         return {replica.id for replica in pool.serving}
 
 
-WORLDS: dict[str, Callable[[], ClusterWorld]] = {"simulated": SimulatedWorld}
+class LiveWorld:
+    """Real processes behind the HTTP API; replicas are PENDING long enough to be seen so."""
+
+    def __init__(self, running: RunningPlatform) -> None:
+        self.running = running
+        self.cluster: Cluster = running.adapter
+        self.key = running.templates[0].key
+
+    def wait(self, seconds: float) -> None:
+        if seconds:
+            self.running.settle()
+
+    def serving_at_gateway(self) -> set[str]:
+        return self.running.serving_at_gateway(self.key)
+
+
+@contextmanager
+def a_live_world(folder: Path) -> Iterator[ClusterWorld]:
+    template = a_template(3, placement_s=0.4, revisions=("1", "2"), stable_revision="1")
+    with RunningPlatform(folder, [template]) as running:
+        yield LiveWorld(running)
+
+
+WORLDS: dict[str, Callable[[Path], AbstractContextManager[ClusterWorld]]] = {
+    "simulated": lambda _: nullcontext(SimulatedWorld()),
+    "live": a_live_world,
+}
 
 
 @pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest) -> ClusterWorld:
-    return WORLDS[request.param]()
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClusterWorld]:
+    with WORLDS[request.param](tmp_path) as made:
+        yield made
 
 
 def the_pool(world: ClusterWorld) -> PoolState:

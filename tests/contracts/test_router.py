@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +20,7 @@ from controller.errors import ActuationError, ObservationError
 from controller.ports import Router
 from policies.fleet import PoolKey
 from tests.builders_fleet import MODEL, a_batch, a_fleet, a_key, a_pool
+from tests.builders_platform import RunningPlatform, a_template
 
 
 class RouterWorld(Protocol):
@@ -48,13 +51,44 @@ class SimulatedWorld:
         return Counter((self.east, self.west)[pool] for pool in took)
 
 
-WORLDS: dict[str, Callable[[], RouterWorld]] = {"simulated": SimulatedWorld}
+class LiveWorld:
+    """A real Envoy behind the HTTP API; who answered is counted by Envoy."""
+
+    def __init__(self, running: RunningPlatform) -> None:
+        self.running = running
+        self.router: Router = running.adapter
+        self.east, self.west = (template.key for template in running.templates)
+        self.model = self.east.model
+
+    def send(self, requests: int) -> Counter[PoolKey]:
+        before = self.running.answered()
+        with self.running.gateway() as gateway:
+            assert {gateway.get("/now").status_code for _ in range(requests)} == {200}
+        self.running.until(lambda: (self.running.answered() - before).total() == requests)
+        pools = {"east-0": self.east, "west-0": self.west}
+        sent: Counter[PoolKey] = Counter()
+        for replica, count in (self.running.answered() - before).items():
+            sent[pools[replica]] += count
+        return sent
+
+
+@contextmanager
+def a_live_world(folder: Path) -> Iterator[RouterWorld]:
+    with RunningPlatform(folder, [a_template(1, "east"), a_template(1, "west")]) as running:
+        yield LiveWorld(running)
+
+
+WORLDS: dict[str, Callable[[Path], AbstractContextManager[RouterWorld]]] = {
+    "simulated": lambda _: nullcontext(SimulatedWorld()),
+    "live": a_live_world,
+}
 SPREAD = 60  # four standard deviations of a random choice among 1,000; a smooth one is exact
 
 
 @pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest) -> RouterWorld:
-    return WORLDS[request.param]()
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RouterWorld]:
+    with WORLDS[request.param](tmp_path) as made:
+        yield made
 
 
 def test_shares_sum_to_one_and_name_every_pool(world: RouterWorld) -> None:

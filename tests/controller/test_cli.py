@@ -114,6 +114,25 @@ def test_a_reader_that_goes_away_is_not_an_error() -> None:
     assert run.stdout.splitlines()[0] == "{"
 
 
+@pytest.mark.parametrize("command", ["config schema", "--help"])
+def test_output_without_room_is_said_to_be(command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "foresail", *command.split()],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("foresail: error: the output cannot be written: No space left on device\n  -> ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_while_libraries_are_imported_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    command, path = [sys.executable, "-m", "foresail", "--help"], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # ---- config
 
 

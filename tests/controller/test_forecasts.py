@@ -216,3 +216,32 @@ def test_a_record_from_before_is_where_learning_starts() -> None:
     assert loads.forecast(MODEL, 60.0) is not None
     loads.learn(fleet(at=AT + 15.0))
     assert len(echo.asked[0][0]) == 1
+
+
+def test_recalled_load_goes_before_the_first_row_with_a_gap_where_nothing_is_known() -> None:
+    kept = history(5.0, None, 7.0)
+    earlier = LoadSeries(AT - 15.0 * 6, 15.0, np.full((3, 3), 2.0))
+    kept.recall(earlier)
+    found = kept.series(15.0)
+    assert [None if math.isnan(rate) else rate for rate in rates(found)] == [2.0, 2.0, 2.0, None, None, 5.0, None, 7.0]
+    assert found.end_at == AT + 30.0
+    kept.append(AT + 45.0, demand(8.0))
+    assert rates(kept.series(15.0))[-1] == 8.0
+
+
+def test_recalled_load_never_replaces_what_was_seen_and_stays_in_bounds() -> None:
+    kept = history(5.0, 6.0, kept_s=150.0)
+    kept.recall(LoadSeries(AT - 15.0 * 100, 15.0, np.full((200, 3), 2.0)))
+    assert rates(kept.series(15.0)) == [2.0] * 8 + [5.0, 6.0]
+    kept.recall(LoadSeries(AT + 600.0, 15.0, np.full((4, 3), 9.0)))
+    assert rates(kept.series(15.0)) == [2.0] * 8 + [5.0, 6.0]
+    with pytest.raises(ValueError, match="steps of 60"):
+        kept.recall(LoadSeries(AT, 60.0, np.zeros((1, 3))))
+
+
+def test_load_can_be_recalled_before_anything_was_seen() -> None:
+    loads = LoadForecasts(FallbackForecaster(()), 15.0, ForecastSettings())
+    loads.recall({MODEL: LoadSeries(AT - 45.0, 15.0, np.full((3, 3), 2.0))})
+    assert len(loads.recorded()[MODEL]) == 3
+    loads.learn(fleet(at=AT + 15.0, requests_per_s=4.0))
+    assert rates(loads.recorded()[MODEL]) == [2.0, 2.0, 2.0, 4.0]

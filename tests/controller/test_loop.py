@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from controller.modes import Mode, ModeSettings
+from controller.ports import TickPhase
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
 from forecasting.last_value import LastValueForecaster
@@ -310,3 +312,27 @@ def test_fakes_start_replicas_as_a_platform_would() -> None:
     bench.tick()
     assert [r.phase for r in bench.cluster.states[KEY].replicas] == [Phase.READY, Phase.PENDING]
     assert fleet(pool([replica("x")])).pools[0].desired == 1
+
+
+def test_each_phase_of_a_tick_is_told_to_whoever_times_it() -> None:
+    bench, seen = a_bench(), []
+
+    @contextmanager
+    def timer(phase: TickPhase) -> Iterator[None]:
+        seen.append(phase)
+        yield
+
+    bench.loop.time_phase = timer
+    bench.tick()
+    assert seen[:4] == ["observe", "forecast", "decide", "record"]
+    assert seen[4:] in (["act"], ["act", "record"])
+
+
+def test_a_loop_that_replaces_another_goes_on_with_its_memory() -> None:
+    old, new = a_bench(), a_bench()
+    for _ in range(3):
+        old.tick()
+    new.loop.follow(old.loop)
+    record = new.tick()
+    assert record.decision is not None
+    assert record.decision.generation == 4

@@ -47,6 +47,34 @@ def test_a_store_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> Non
         check_store(f"sqlite:///{tmp_path}/mlflow.db", may_create=False)
 
 
+@pytest.mark.parametrize("content", [b"", "tableless"], ids=["no byte", "no table"])
+def test_an_empty_file_is_no_store_to_read_and_not_made_one(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "mlflow.db"
+    path.touch()
+    if content:
+        with sqlite3.connect(path) as database:
+            database.execute("PRAGMA user_version = 1")
+        database.close()
+    before = path.read_bytes()
+    with pytest.raises(RegistryError, match="is empty, there is no model store"):
+        open_client(RegistrySettings(store=f"sqlite:///{path}"), may_create=False)
+    assert path.read_bytes() == before
+    check_store(f"sqlite:///{path}", may_create=True)
+
+
+@pytest.mark.parametrize(
+    ("store", "expected"),
+    [
+        ("sqlite:////proc/mlflow.db", "the folder /proc cannot be written"),
+        ("sqlite:////dev/null/mlflow.db", "/dev/null is a file, not a folder"),
+        ("sqlite:///:memory:", "gone when the command ends"),
+    ],
+)
+def test_a_place_that_takes_no_store_is_refused_at_once(store: str, expected: str) -> None:
+    with pytest.raises(RegistryError, match=expected):
+        check_store(store, may_create=True)
+
+
 def test_a_folder_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="is a folder"):
         check_store(f"sqlite:///{tmp_path}", may_create=True)

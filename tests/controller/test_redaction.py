@@ -53,3 +53,8 @@ passwords = st.text(
 def test_no_password_of_any_shape_is_shown(password: str) -> None:
     secret = f"{password}XyZZy{password}"
     assert "XyZZy" not in redacted(f"postgresql://user:{secret}@db.example.org/x")
+
+
+def test_a_text_without_end_is_read_once() -> None:
+    text = "x" * 1_000_000 + "http://me:s3cret@db"
+    assert "s3cret" not in redacted(text)

@@ -62,6 +62,21 @@ def test_a_mode_that_does_not_exist_yet_is_refused_with_what_does(file: Path, ac
     assert "observe, recommend" in problem.remedy
 
 
+@pytest.mark.parametrize(
+    ("pool", "what"),
+    [
+        ("llama/a100/prefill", "serves only a part of a request"),
+        ("llama/a100/decode", "serves only a part of a request"),
+        ("llama/a100/unifed", "'unifed' is not a valid Role"),
+        ("a100", "expected model/pool/role"),
+    ],
+)
+def test_a_pool_that_could_not_be_looked_after_is_refused(file: Path, pool: str, what: str) -> None:
+    """A name that no pool has would leave the pool that was meant alone, without a word."""
+    problem = only_problem(file, f"policy:\n  pools:\n    {pool}:\n      profile: llama-3.1-8b-l40s-tp1\n")
+    assert (problem.where, what in problem.what) == (f"{file}:2:3", True)
+
+
 def test_sections_with_nothing_under_them_are_defaults(file: Path) -> None:
     file.write_text("policy:\n  scaling:\n    # burn_rate: 4\n  pools:\nmodes:\n")
     assert load_settings(file) == Settings()

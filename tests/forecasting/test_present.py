@@ -54,6 +54,25 @@ def test_all_channels_jump_together() -> None:
     np.testing.assert_allclose(present / present[0], [1.0, 300.0, 200.0])
 
 
+def test_steps_that_were_not_observed_make_no_jump_surer() -> None:
+    once = 40.0 - 3 * np.sqrt(40.0 / 15.0)
+    assert requests_per_s(rows(np.nan, np.nan, 40.0)) == pytest.approx(once)
+
+
+def test_a_wild_scrape_is_forgotten_with_the_next_one() -> None:
+    # The mean of the minute keeps a quarter of it; the two newest steps together would say 505.
+    assert requests_per_s(rows(1000.0, 10.0)) == pytest.approx((10.0 + 10.0 + 1000.0 + 10.0) / 4)
+
+
+def test_a_jump_of_short_requests_takes_no_tokens_away() -> None:
+    calm, short = [[10.0, 10_000.0, 2_000.0]] * 40, [[40.0, 400.0, 8_000.0]]
+    values = np.array(calm + short)
+    present = present_load(values, STEP_S, WINDOW_S)
+    assert present is not None
+    assert present[0] == pytest.approx(40.0 - 3 * np.sqrt(40.0 / 15.0))
+    assert (present >= values[-4:].mean(axis=0)).all()
+
+
 @pytest.mark.parametrize("values", [np.empty((0, 3)), rows(np.nan)])
 def test_load_that_is_not_observed_now_is_unknown(values: np.ndarray) -> None:
     assert present_load(values, STEP_S, WINDOW_S) is None

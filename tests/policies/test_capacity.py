@@ -57,6 +57,16 @@ def test_requests_that_cost_no_time_fill_the_batch() -> None:
     assert (one.demand.requests_per_s, one.limit) == (pytest.approx(256 / (200 * 0.02)), "sequences")
 
 
+@pytest.mark.parametrize("requests_per_s", [1e-3, 1e-9, 1e-300, 5e-324])
+def test_next_to_no_requests_with_tokens_of_their_own_do_not_ask_for_a_fleet(requests_per_s: float) -> None:
+    """The channels of a forecast are quantiles each of its own: their ratio near zero is no length of a request."""
+    squared, dust = a_profile(prefill_per_token2_s=1e-9), Demand(requests_per_s, 500.0, 50.0)
+    one = capacity_of(squared, OBJECTIVE, dust, 1.0)
+    # A prompt as long as the KV cache takes 1e-4 + 1e-9 x 1e6 = 0.0011 s per token.
+    assert one.prefill_s_per_token <= 0.0011 + 1e-12
+    assert replicas_needed(dust, one) < 10.0
+
+
 def test_an_objective_faster_than_an_empty_step_still_gives_a_finite_answer() -> None:
     one = capacity_of(a_profile(), ServiceObjective(tpot_s=0.001), demand(), 1.0)
     assert one.demand.requests_per_s == pytest.approx((1 - 0.5) / 0.2)

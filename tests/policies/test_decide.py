@@ -145,6 +145,21 @@ def test_a_pool_scales_to_zero_when_nothing_is_expected() -> None:
     assert awaited.scaling == ()
 
 
+@pytest.mark.parametrize(("prompts_per_tick", "ends_at"), [(1500.0, 8), (100.0, 1), (0.0, 1)])
+def test_load_that_is_said_to_be_zero_while_engines_take_prompts_is_not_believed(
+    prompts_per_tick: float, ends_at: int
+) -> None:
+    """A gateway whose counters stand still looks like one that nobody calls."""
+    count, memory, given = 8, PolicyMemory(), settings(stabilization=AT_ONCE)
+    for tick in range(24):
+        at = AT + 15.0 * tick
+        seen = metrics(at, steps_total=at, prompt_tokens_total=1e5 + prompts_per_tick * tick)
+        state = pool([replica(f"a{i}", metrics=seen) for i in range(count)])
+        decision = decided(fleet(state, at=at, requests_per_s=8.0 if tick == 0 else 0.0), memory=memory, given=given)
+        count, memory = desired(decision) or count, decision.memory
+    assert count == ends_at
+
+
 def settled_count(requests_per_s: float, least: int) -> int:
     """Return what a pool of eight ends at under steady load."""
     count, memory, given = 8, PolicyMemory(), settings(least=least)

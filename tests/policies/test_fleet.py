@@ -58,7 +58,10 @@ def test_starting_is_on_the_way_to_ready() -> None:
     assert ([r.id for r in state.serving], [r.id for r in state.starting]) == (["a"], ["b"])
 
 
-@pytest.mark.parametrize("change", [{"desired": -1}, {"gpus_per_replica": -1}, {"usd_per_replica_hour": -0.01}])
+@pytest.mark.parametrize(
+    "change",
+    [{"desired": -1}, {"gpus_per_replica": -1}, {"usd_per_replica_hour": -0.01}, {"usd_per_replica_hour": math.nan}],
+)
 def test_a_pool_has_no_negative_figures(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="cannot be negative"):
         replace(pool(1), **change)  # type: ignore[arg-type]
@@ -100,6 +103,11 @@ def test_coverage_counts_serving_replicas_that_reported_lately() -> None:
     ]
     assert fleet(pool(some)).coverage_ratio(MODEL, 60.0) == 0.5
     assert fleet(pool(0)).coverage_ratio(MODEL, 60.0) == 1.0
+
+
+def test_a_scrape_that_does_not_say_how_many_requests_wait_is_no_report() -> None:
+    mute = replica("mute", metrics=metrics(queued_requests=math.nan))
+    assert fleet(pool([mute, replica("told")])).coverage_ratio(MODEL, 60.0) == 0.5
 
 
 def test_an_objective_takes_both_times() -> None:

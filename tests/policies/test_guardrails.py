@@ -49,6 +49,8 @@ def test_shrinking_is_limited_to_half_per_minute() -> None:
 def test_the_limits_span_the_window_and_not_the_tick() -> None:
     grown = PoolMemory(desired=((AT - 16.0, 1), (AT - 10.0, 4), (AT - 5.0, 8)))
     assert bounded(20, has=8, memory=grown) == 8  # 4 ten seconds ago: 8 is as far as this quarter of a minute goes
+    early = PoolMemory(desired=((AT - 29.9, 1), (AT - 14.9, 8)))
+    assert bounded(20, has=8, memory=early) == 16  # a tick that comes a little early is the next tick
     shrunk = PoolMemory(desired=((AT - 30.0, 8), (AT - 15.0, 4)))
     assert bounded(1, has=4, memory=shrunk) == 4
 
@@ -97,6 +99,12 @@ def test_idle_is_no_blind_spot() -> None:
 def test_too_few_reporting_replicas_are_a_blind_spot(ages_s: tuple[float, ...], blind: bool) -> None:
     replicas = [replica(f"a{i}", metrics=metrics(AT - age_s)) for i, age_s in enumerate(ages_s)]
     assert bool(blind_spot(fleet(pool(replicas)), MODEL, SETTINGS)) is blind
+
+
+def test_a_model_of_whose_replicas_none_is_listed_is_a_blind_spot() -> None:
+    unlisted = pool(0, KEY, desired=8)
+    assert "none of its 8 replicas is listed" in blind_spot(fleet(unlisted), MODEL, SETTINGS)
+    assert blind_spot(fleet(unlisted, pool(1, OTHER)), MODEL, SETTINGS) == ""
 
 
 def test_a_fleet_from_which_no_report_is_expected_is_not_blind() -> None:

@@ -77,8 +77,15 @@ def test_what_is_coming_is_the_step_that_holds_the_instant(after_s: float, rate:
 
 
 def test_a_need_leaves_alone_what_lies_between() -> None:
-    need = Need(grow_to=3.0, keep=5.0, forecast=True)
+    need = Need(now=1.0, grow_to=3.0, keep=5.0, forecast=True)
     assert [need.settled(have) for have in (1.0, 4.0, 9.0)] == [3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize(("now", "have", "wanted"), [(8.0, 9.7, 9.7), (8.0, 9.6, 10.4), (10.1, 9.7, 10.1)])
+def test_a_forecast_a_little_above_what_there_is_starts_nothing_but_a_present_need_does(
+    now: float, have: float, wanted: float
+) -> None:
+    assert Need(now, grow_to=10.4, keep=12.0, forecast=True).settled(have, 0.08) == wanted
 
 
 def test_a_window_with_starting_replicas_teaches_nothing_about_capacity() -> None:
@@ -142,6 +149,12 @@ def test_more_work_never_asks_for_fewer_and_clears_in_time(
     new = answer - serving - len(started_s)
     done_s = serving * 180.0 + sum(180.0 - max(0.0, 120.0 - age_s) for age_s in started_s) + new * 60.0
     assert done_s >= needed * 180.0 + backlog_s - 1e-6
+
+
+def test_whoever_seems_to_be_asked_for_in_the_future_counts_as_asked_for_now() -> None:
+    """The platform's clock is ahead of ours, or ours was set back."""
+    now = clearing(20.0, 100.0, 8, [0.0] * 24, 120.0, 60.0)
+    assert clearing(20.0, 100.0, 8, [-3600.0] * 24, 120.0, 60.0) == now
 
 
 def test_requests_that_wait_at_the_gateway_count_as_backlog() -> None:

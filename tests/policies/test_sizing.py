@@ -22,6 +22,7 @@ from tests.builders import (
     demand,
     fleet,
     forecast,
+    metrics,
     option,
     pool,
     pool_settings,
@@ -75,20 +76,30 @@ def outlook(coming: float, peak: float) -> Outlook:
 
 def test_without_a_forecast_there_is_headroom_to_grow_into() -> None:
     nothing = Outlook(demand(), None, None, 60.0, "")
-    assert needed(nothing, headroom=0.3) == Need(pytest.approx(2.6), pytest.approx(2.6), forecast=False)
+    assert needed(nothing, headroom=0.3) == Need(2.0, pytest.approx(2.6), pytest.approx(2.6), forecast=False)
     assert needed(nothing, margin=0.1, headroom=0.3).grow_to == pytest.approx(2.8)
 
 
+def test_a_backlog_that_those_on_their_way_will_clear_gets_no_headroom_on_top() -> None:
+    """Else each tick would ask for a share more than the last, up to the most that there may be."""
+    given = settings(scaling=ScalingSettings(unforecast_headroom_ratio=0.3))
+    serving = [replica(f"a{i}", metrics=metrics(queued_requests=50.0)) for i in range(3)]
+    starting = [replica(f"s{i}", Phase.LOADING, requested_at=AT - 30.0) for i in range(9)]
+    state = fleet(pool([*serving, *starting]))
+    need, why = needed_by(state, MODEL, Outlook(demand(), None, None, 60.0, ""), [option()], 0.0, given)
+    assert (need.grow_to, "backlog" in {reason.rule for reason in why}) == (12.0, True)
+
+
 def test_with_a_forecast_growth_follows_what_comes_and_keeping_the_peak() -> None:
-    assert needed(outlook(12.0, 20.0)) == Need(3.0, 5.0, forecast=True)
+    assert needed(outlook(12.0, 20.0)) == Need(2.0, 3.0, 5.0, forecast=True)
 
 
 def test_what_is_forecast_gets_its_own_headroom() -> None:
-    assert needed(outlook(12.0, 20.0), headroom=0.2) == Need(pytest.approx(3.3), pytest.approx(5.5), forecast=True)
+    assert needed(outlook(12.0, 20.0), headroom=0.2) == Need(2.0, pytest.approx(3.3), pytest.approx(5.5), forecast=True)
 
 
 def test_the_present_is_a_floor_under_both() -> None:
-    assert needed(outlook(1.0, 2.0)) == Need(2.0, 2.0, forecast=True)
+    assert needed(outlook(1.0, 2.0)) == Need(2.0, 2.0, 2.0, forecast=True)
 
 
 def test_the_margin_is_for_what_is_forecast() -> None:
@@ -96,7 +107,7 @@ def test_the_margin_is_for_what_is_forecast() -> None:
 
 
 def test_a_forecast_gone_mad_is_capped() -> None:
-    assert needed(outlook(4e6, 4e9)) == Need(9.0, 9.0, forecast=True)  # three replicas serve
+    assert needed(outlook(4e6, 4e9)) == Need(2.0, 9.0, 9.0, forecast=True)  # three replicas serve
 
 
 def sized(need: Need, *options: PoolOption, why_not: str = "", memory: dict[str, PoolMemory] = LOW) -> list[int]:
@@ -105,13 +116,20 @@ def sized(need: Need, *options: PoolOption, why_not: str = "", memory: dict[str,
 
 
 def need(grow_to: float, keep: float | None = None) -> Need:
-    return Need(grow_to, grow_to if keep is None else keep, forecast=True)
+    return Need(0.0, grow_to, grow_to if keep is None else keep, forecast=True)
 
 
 def test_what_lies_between_both_needs_stays() -> None:
     assert sized(need(3.0, 6.0), option(pool(4))) == [4]
     assert sized(need(3.0, 6.0), option(pool(1))) == [3]
     assert sized(need(3.0, 5.5), option(pool(9))) == [6]
+
+
+def test_growth_that_is_hardly_more_waits_and_says_so() -> None:
+    found = size(AT, need(20.9, 30.0), [option(pool(20))], "", LOW, SETTINGS)
+    assert found.desired[KEY] == 20
+    assert [(r.rule, r.before, r.after) for r in found.reasons] == [("growth tolerance", 20.9, 20.0)]
+    assert sized(need(21.1, 30.0), option(pool(20))) == [22]
 
 
 def test_lost_replicas_are_no_capacity_to_keep() -> None:

@@ -65,6 +65,16 @@ def test_the_window_is_longer_while_there_is_no_forecast_to_trust() -> None:
     assert (answer(True), answer(False)) == (2, 5)
 
 
+def test_what_was_there_when_foresail_came_is_kept_for_the_longer_window_whatever_the_forecast() -> None:
+    settings = StabilizationSettings(down_window_s=30.0, unforecast_down_window_s=300.0)
+    memory, kept = PoolMemory(), []
+    for tick in range(23):
+        at = AT + 15.0 * tick
+        count, memory, _ = stabilize(1.0, 1.2, pool(6), memory, at, settings, starting=0, forecast=True)
+        kept.append(count)
+    assert kept == [6] * 20 + [2] * 3  # 300 s are 20 ticks, and from then on it is 30 s
+
+
 def test_the_first_tick_ever_gives_nothing_up() -> None:
     count, _, rules = stable(1.0, pool(10), PoolMemory())
     assert (count, rules) == (10, ["stabilization"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,6 +100,13 @@ def test_first_weights_are_left_to_others_where_a_pool_is_not_ours() -> None:
     mine = (one(KEY, 2, 0.0),)
     state = fleet(mine[0].state, pool(1, THIRD, weight=0.0))
     assert weigh(state, MODEL, mine, SETTINGS) == ({KEY: 0.0, THIRD: 0.0}, ())
+
+
+@pytest.mark.parametrize("shares", [(math.nan, math.nan), (1.0, math.nan)])
+def test_shares_that_cannot_be_read_are_not_written(shares: tuple[float, float]) -> None:
+    options = (one(KEY, 6, shares[0]), one(OTHER, 2, shares[1]))
+    after, reasons = weigh(fleet(*(o.state for o in options)), MODEL, options, SETTINGS)
+    assert ([str(weight) for weight in after.values()], reasons) == ([str(share) for share in shares], ())
 
 
 @pytest.mark.parametrize(("age_s", "share"), [(0.0, 0.3), (30.0, 0.65), (60.0, 1.0), (9e9, 1.0), (-5.0, 0.3)])

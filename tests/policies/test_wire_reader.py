@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 import pytest
 
 from forecasting.forecast import LoadForecast
+from policies.decisions import Decision
 from policies.fleet import FleetState, Phase
 from policies.memory import CordonMemory, PolicyMemory, PoolMemory
 from policies.wire import canonical_json
 from policies.wire_reader import read_back
 from tests.builders import AT, KEY, MODEL, fleet, forecast, metrics, pool, replica, service
+from tests.builders_records import decision_of
 
 
 def written(value: object) -> object:
@@ -68,3 +70,12 @@ def test_fixed_words_and_annotated_types_come_back() -> None:
     assert read_back(Versioned, {"version": 1, "added later": 5}) == Versioned(1)
     with pytest.raises(ValueError, match="not in tuple"):
         read_back(Versioned, {"version": 3})
+
+
+def test_a_decision_comes_back_with_each_remedy_as_what_it_was() -> None:
+    decision = decision_of(AT, 1, acts=True)
+    assert len({type(remedy) for remedy in decision.remediations}) > 2
+    assert read_back(Decision, written(decision)) == decision
+    stranger = {**written(decision), "remediations": [{"type": "Reboot"}]}  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="Reboot"):
+        read_back(Decision, stranger)

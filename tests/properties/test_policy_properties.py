@@ -416,7 +416,7 @@ def test_a_healthy_fleet_seen_through_a_bad_window_is_left_alone(
 @given(st.lists(st.sampled_from(("missing", "stale", "nan")), min_size=6, max_size=6), st.floats(0.0, 30.0))
 def test_a_fleet_that_cannot_be_seen_never_shrinks(how: list[str], rate: float) -> None:
     nothing = dict.fromkeys(("running_requests", "queued_requests", "steps_total", "output_tokens_total"), math.nan)
-    forms = {"missing": None, "stale": metrics(AT - 3600.0), "nan": metrics(AT - 3600.0, **nothing)}
+    forms = {"missing": None, "stale": metrics(AT - 3600.0), "nan": metrics(AT, **nothing)}
     state = pool([replica(f"a{i}", metrics=forms[form]) for i, form in enumerate(how)])
     little = PoolMemory(targets=((AT - 500.0, 0), (AT - 60.0, 0)))
     decision = decide(fleet(state, requests_per_s=rate), {}, PolicyMemory(pools={str(KEY): little}), policy_settings())

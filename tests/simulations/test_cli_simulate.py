@@ -64,7 +64,7 @@ def test_without_a_trace_generated_load_is_replayed_and_said_to_be(run: Run) -> 
 @pytest.mark.parametrize("policy", ["foresail", "hpa", "static", "clairvoyant"])
 def test_json_is_all_of_stdout_and_has_every_field(run: Run, trace: Path, policy: str) -> None:
     card = simulated(run, "--trace", trace, "--policy", policy)
-    assert tuple(card) == ("trace", "generated", "seed", *Scorecard.__slots__)
+    assert tuple(card) == ("trace", "generated", "left_out_requests", "seed", *Scorecard.__slots__)
     assert card["policy"] == policy
     assert card["requests"] == 1800
     assert card["completed"] == 1800
@@ -203,37 +203,54 @@ def refused(run: Run, trace: Path, *arguments: object, command: str = "simulate"
         (("--policy", "magic"), ("'magic'", "foresail, hpa, static, clairvoyant")),
         (("--profile", "gpt-9"), ("'gpt-9'", "--profile", "llama-3.1-70b-a100-tp4")),
         (("--profile", "llama-3.1-70b-a100-tp4", "--profile", "llama-3.1-8b-h100-tp1"), ("different models",)),
-        (("--min", "5", "--max", "2"), ("5", "2", "--min and --max")),
+        (("--min", "5", "--max", "2"), ("5", "2", "--min and --max", "give --min 2 or less, or --max 5 or more")),
+        (("--max", "20000"), ("--max", "20000")),
         (("--initial", "9", "--max", "4"), ("9", "1 to 4", "--initial")),
         (("--initial", "0"), ("0", "1 to 64", "--initial")),
         (("--lead-time-s", "0"), ("--lead-time-s", "0")),
         (("--lead-time-s", "-5"), ("--lead-time-s", "-5")),
         (("--lead-time-s", "nan"), ("--lead-time-s", "nan")),
+        (("--lead-time-s", "1e300"), ("--lead-time-s", "1e+300", "at most 86,400")),
         (("--ttft-s", "inf"), ("--ttft-s", "inf")),
         (("--attainment", "1"), ("--attainment", "1")),
+        (("--attainment", "nan"), ("--attainment", "nan", "between 0 and 1")),
         (("--seed", "-1"), ("--seed", "-1")),
         (("--scale", "0"), ("--scale", "0")),
         (("--scale", "-2"), ("--scale", "-2")),
+        (("--scale", "inf"), ("--scale", "inf is not a finite number")),
+        (("--scale", "1e9"), ("1,800,000,000,000 requests", "at most 50,000,000", "--scale")),
+        (("--scale", "20000"), ("copied at most 10,000 times",)),
+        (("--scale", "1e-9"), ("no request is left", "1e-09", "--scale")),
+        (("--scale", "1e-300", "--start", "60"), ("no request is left", "1e-300")),
         (("--start", "9999"), ("9999", "slice")),
         (("--start", "-1"), ("--start", "-1")),
         (("--duration", "0"), ("--duration", "0")),
         (("--fault", "quake@60"), ("'quake'", "crash")),
         (("--fault", "crash@60:pool=nowhere"), ("'nowhere'",)),
+        (("--fault", "crash@181"), ("crash@181", "the last request arrives after 179.")),
+        (("--fault", "crash@1e300"), ("crash@1e300", "the last request arrives after 179.")),
         (("--set", "policy.magic=1"), ("policy.magic", "there is no such setting")),
         (("--set", "hpa.magic=1"), ("hpa.magic", "there is no such setting", "hpa.target_ratio")),
         (("--set", "hpa.target_ratio=-1"), ("hpa.target_ratio", "greater than 0")),
         (("--set", "hpa.target_ratio"), ("hpa.target_ratio", "key=value")),
         (("--set", "forecast.step_s=20"), ("forecast.step_s", "whole multiple")),
         (("--set", "policy.tick_s=0"), ("policy.tick_s",)),
+        (("--set", "policy.tick_s=1e-6"), ("policy.tick_s", ">= 1")),
+        (("--set", "policy.tick_s=1e12", "--set", "forecast.step_s=1e12"), ("policy.tick_s", "<= 3600")),
+        (("--set", "policy.scaling.burn_rate=1e300"), ("policy.scaling.burn_rate", "<= 10000")),
+        (("--set", "policy.lead_time.default_s=1e300"), ("policy.lead_time.default_s", "<= 86400")),
         (("--token-shape", "poetry", "--policy", "hpa"), ("'poetry'", "chat")),
         (("--arrivals", "never", "--policy", "hpa"), ("'never'", "poisson")),
         (("--trace-model", "gpt-9", "--policy", "hpa"), ("gpt-9",)),
-        (("--ttft-s", "0.0001", "--policy", "hpa"), ("TTFT", "objective")),
+        (("--ttft-s", "0.0001", "--policy", "hpa"), ("TTFT", "give --ttft-s 0.", "--profile")),
         (("--config", "nowhere.yaml"), ("nowhere.yaml",)),
         (("--scenario", "nowhere.yaml"), ("nowhere.yaml",)),
         (("--model-dir", "nowhere"), ("nowhere",)),
         (("--model-dir", "nowhere", "--model", "m"), ("--model and --model-dir",)),
         (("--model", "m", "--set", "registry.store=sqlite:////nowhere/at/all.db"), ("nowhere",)),
+        (("--model", ""), ("no model is named", "NAME@ALIAS")),
+        (("--model", "@"), ("no model is named", "NAME@ALIAS")),
+        (("--model", "m@"), ("'m@'", "NAME@ALIAS")),
         (("--audit", "nowhere/audit.sqlite"), ("--audit nowhere/audit.sqlite",)),
     ],
 )
@@ -250,6 +267,43 @@ def test_a_missing_or_empty_trace_is_refused(run: Run, tmp_path: Path) -> None:
     empty = tmp_path / "empty.csv"
     empty.write_text("")
     assert "empty" in refused(run, empty)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "words"),
+    [
+        ((0, 1e-9), (), ("no request is left",)),
+        ((6e9, 1), (), ("6,000,000,001 requests", "at most 50,000,000")),
+        ((600, 600), ("--scale", "1e300"), ("1.2e+303 requests",)),
+        ((1e18, 1), (), (":2 column requests", "1e+18", "1e+15")),
+    ],
+)
+def test_a_load_series_of_too_much_or_nothing_is_refused(
+    run: Run, tmp_path: Path, lines: tuple[float, ...], options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    path = tmp_path / "load.csv"
+    path.write_text("t,requests\n" + "".join(f"{60 * step},{load}\n" for step, load in enumerate(lines)))
+    message = refused(run, path, *options)
+    for word in words:
+        assert word in message
+
+
+def test_a_load_series_of_ages_is_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "load.csv"
+    path.write_text("t,requests\n0,10\n1e15,10\n")
+    assert "at most 2,500,000 ticks" in refused(run, path)
+
+
+def test_requests_that_failed_in_the_recording_are_counted(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "burst.csv"
+    rows = ("0,A,300,20", "10,A,300,0", "70,A,300,20", "80,A,300,0", "81,B,300,0", "90,A,300,20")
+    path.write_text("Timestamp,Model,Request tokens,Response tokens\n" + "\n".join(rows) + "\n")
+    assert simulated(run, "--trace", path)["left_out_requests"] == 3
+    assert simulated(run, "--trace", path, "--start", "60", "--trace-model", "A")["left_out_requests"] == 1
+    assert simulated(run, "--trace", path, "--duration", "5")["left_out_requests"] == 0
+    code, out, _ = run("simulate", "--trace", path, "--start", "60", *QUICK)
+    assert code == 0
+    assert "2 that failed in the recording" in " ".join(out.split())
 
 
 def test_a_row_that_is_wrong_is_refused_and_leaves_no_audit(run: Run, tmp_path: Path) -> None:
@@ -271,7 +325,7 @@ def test_an_audit_file_that_is_there_is_not_added_to(run: Run, trace: Path, tmp_
     [
         ("faults: [quake@60]\n", ("'quake'",)),
         ("magic: 1\n", ("magic", "description, faults, set")),
-        ("faults: crash@60\n", ("faults",)),
+        ("faults: crash@60\n", ("must be a list, not 'crash@60'", "faults: [crash@600]")),
         ("- a list\n", ("not a scenario",)),
         ("faults: [\n", ("scenario.yaml",)),
         ("set: [policy.magic=1]\n", ("policy.magic",)),
@@ -310,6 +364,7 @@ def test_bad_comparisons_are_refused(
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(run: Run, trace: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "is not a folder" in refused(run, trace, "--out", tmp_path / "file" / "out", command="compare")
+    assert "cannot be written" in refused(run, trace, "--out", "/proc/foresail", command="compare")
 
 
 def test_one_trace_twice_is_refused_and_two_of_one_name_are_told_apart(run: Run, trace: Path, tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def test_the_tally_ends_where_the_scorecard_does() -> None:
     assert 0.9 * card.requests < tally.requests <= card.requests
     assert tally.attainment_ratio == pytest.approx(card.slo_attainment_ratio, abs=0.02)
     assert 0.95 * card.gpu_hours < tally.gpu_hours <= card.gpu_hours
-    assert tally.dropped == card.dropped_in_flight
+    # The drain of the hung engine may reach its deadline within that tick.
+    assert 0 < tally.dropped <= card.dropped_in_flight
 
 
 def test_both_faults_are_diagnosed_and_mended() -> None:

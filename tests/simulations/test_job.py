@@ -48,7 +48,7 @@ def write_model(folder: Path, step_s: float = 60.0, leads: tuple[int, ...] = (1,
 
 
 def test_a_slice_begins_at_zero_with_the_load_before_it_as_history(ramp: Path) -> None:
-    trace, before = TraceChoice(ramp, "ramp", start_s=600.0, duration_s=120.0).open(quick_settings())
+    trace, before, _ = TraceChoice(ramp, "ramp", start_s=600.0, duration_s=120.0).open(quick_settings())
     batches = list(trace.batches())
     assert batches[0].arrival_s[0] == 0.5
     assert sum(len(batch) for batch in batches) == 120
@@ -65,14 +65,14 @@ def test_a_trace_from_its_beginning_has_no_history(ramp: Path) -> None:
 def test_generated_load_is_replayed_around_its_flash_crowd_after_the_days_before_it() -> None:
     settings = quick_settings()
     choice = TraceChoice(Path(GENERATED), GENERATED)
-    trace, before = choice.open(settings)
+    trace, before, _ = choice.open(settings)
     assert trace.generated
     load = load_series(trace, 60.0).values[:, 0]
     assert len(load) == 120
     assert load[65:75].mean() > 1.8 * load[50:60].mean()  # an hour before the crowd, then the crowd
     assert before is not None
     assert before.end_at == (14 * 24 + 13) * 3600.0
-    later, _ = TraceChoice(Path(GENERATED), GENERATED, start_s=0.0, duration_s=60.0).open(settings)
+    later, *_ = TraceChoice(Path(GENERATED), GENERATED, start_s=0.0, duration_s=60.0).open(settings)
     assert sum(len(batch) for batch in later.batches()) < 60 * load.min()  # a Monday's first minute: the trough
 
 
@@ -82,7 +82,7 @@ def test_a_run_shows_the_hours_that_a_model_was_trained_on(tmp_path: Path) -> No
     path.write_text("t,rate\n" + "".join(f"{begins_at + 60 * step},{1 + step % 7}\n" for step in range(60)))
     trained_on = load_history(path, 60.0).series
     settings = quick_settings()
-    trace, before = TraceChoice(path, "load", start_s=1800.0).open(settings)
+    trace, before, _ = TraceChoice(path, "load", start_s=1800.0).open(settings)
     assert trained_on.start_at == begins_at
     assert before is not None
     assert before.end_at == on_the_clock_of(trace, settings).fleet.epoch_at == begins_at + 1800.0
@@ -91,7 +91,7 @@ def test_a_run_shows_the_hours_that_a_model_was_trained_on(tmp_path: Path) -> No
 
 
 def test_the_history_is_scaled_like_the_trace(ramp: Path) -> None:
-    _, before = TraceChoice(ramp, "ramp", scale=3.0, start_s=600.0).open(quick_settings())
+    _, before, _ = TraceChoice(ramp, "ramp", scale=3.0, start_s=600.0).open(quick_settings())
     assert before is not None
     assert before.values[:, 0].mean() == pytest.approx(3.0, rel=0.02)  # copies are jittered by seconds across the cut
 

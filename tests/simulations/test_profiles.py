@@ -10,7 +10,7 @@ import pytest
 
 from policies.profile_catalogue import CATALOGUE, profile_named
 from policies.slo import ServiceObjective
-from simulations.benchmark import sustained_load
+from simulations.benchmark import OutOfReach, sustained_load
 from tests.builders_fleet import a_profile
 
 CHAT_PROMPT = np.array([200, 800, 1_200, 3_000], dtype=np.int32)
@@ -111,6 +111,26 @@ def test_an_objective_out_of_reach_is_refused_in_words() -> None:
     objective = ServiceObjective(ttft_s=2.0, tpot_s=0.001)
     with pytest.raises(ValueError, match=r"cannot keep TTFT 2 s and TPOT 0\.001 s"):
         sustained_load(profile_named("llama-3.1-70b-a100-tp4"), objective, CHAT_PROMPT, CHAT_OUTPUT, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("ttft_s", "tpot_s", "relaxed"),
+    [(1e-4, 0.1, {"ttft_s"}), (2.0, 1e-4, {"tpot_s"}), (1e-4, 1e-4, {"ttft_s", "tpot_s"})],
+)
+def test_the_objective_that_is_said_to_be_within_reach_is(ttft_s: float, tpot_s: float, relaxed: set[str]) -> None:
+    profile, objective = profile_named("llama-3.1-70b-a100-tp4"), ServiceObjective(ttft_s=ttft_s, tpot_s=tpot_s)
+    with pytest.raises(OutOfReach) as caught:
+        sustained_load(profile, objective, CHAT_PROMPT, CHAT_OUTPUT, seed=0)
+    within = caught.value.within_reach
+    assert within is not None
+    assert {name for name in ("ttft_s", "tpot_s") if getattr(within, name) != getattr(objective, name)} == relaxed
+    assert sustained_load(profile, within, CHAT_PROMPT, CHAT_OUTPUT, seed=0).requests_per_s > 0
+
+
+def test_requests_that_fit_no_replica_are_said_to() -> None:
+    with pytest.raises(OutOfReach, match="none of these requests fits the KV cache") as caught:
+        sustained_load(a_profile(), ServiceObjective(), np.full(1, 10**9, np.int32), np.ones(1, np.int32), seed=0)
+    assert caught.value.within_reach is None
 
 
 def test_a_load_test_needs_pairs_of_lengths() -> None:

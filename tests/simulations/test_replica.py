@@ -283,3 +283,32 @@ def test_counting_gives_the_same_schedule_as_looking_at_each_sequence(
             break
     assert len(done) == len(requests)
     assert engine.output_tokens_total == sum(output for _, _, output in requests)
+
+
+def test_withheld_blocks_count_as_used_and_preempt_what_no_longer_fits() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(kv_cache_tokens=160))
+    first, second = EngineRequest(60, 30), EngineRequest(60, 30)
+    engine.submit(first)
+    engine.submit(second)
+    run_steps(engine, 2)
+    engine.withhold(6)  # of 10 blocks, 8 of which are held
+    engine.begin_step()
+    assert (engine.runs(first), engine.runs(second), engine.preemptions_total) == (True, False, 1)
+    engine.end_step()
+    assert engine.kv_cache_ratio == 1.0
+    engine.withhold(0)
+    run_steps(engine, 60)
+    assert (first.generated, second.generated, engine.free_blocks) == (30, 30, engine.total_blocks)
+    with pytest.raises(ValueError, match="11 blocks"):
+        engine.withhold(11)
+
+
+def test_generated_tokens_are_known_while_a_request_runs_waits_and_after_it_ended() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile())
+    request = EngineRequest(100, 3)
+    engine.submit(request)
+    seen = [engine.generated_by(request)]
+    for _ in range(3):
+        run_steps(engine, 1)
+        seen.append(engine.generated_by(request))
+    assert seen == [0, 1, 2, 3]

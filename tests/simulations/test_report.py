@@ -12,11 +12,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from controller.errors import BadInput
 from policies.slo import ServiceObjective
 from simulations.comparison import as_json, summarised
 from simulations.job import RunReport
-from simulations.report import _table, check_folder, html_report, trace_plots, write_whole
+from simulations.report import _table, html_report, trace_plots, write_whole
 from simulations.scorecard import CURVE_LEVELS, Curves, Scorecard, TimelinePoint
 from simulations.tables import comparison_table, scorecard_table
 
@@ -120,24 +119,12 @@ def test_a_run_without_any_latency_can_be_plotted() -> None:
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
-    target = tmp_path / "report.html"
-    write_whole(target, "first")
+    target, other = tmp_path / "report.html", tmp_path / "compare.json"
+    write_whole({target: "first"})
     with pytest.raises(UnicodeEncodeError):
-        write_whole(target, "second \ud800")
+        write_whole({target: "second", other: "second \ud800"})
     assert target.read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        with pytest.raises(BadInput, match="is not a folder"):
-            check_folder(folder)
-
-
-def test_checking_a_folder_makes_nothing(tmp_path: Path) -> None:
-    check_folder(tmp_path / "a" / "b")
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---- tables and JSON

@@ -257,6 +257,40 @@ def test_a_bad_mooncake_line_is_named(tmp_path: Path, line: str) -> None:
     assert refusal(path).where.startswith(f"{path}:3")
 
 
+@pytest.mark.parametrize("late", ["1e300", "1e15", "1.7e9"])
+def test_an_arrival_after_ages_is_named(tmp_path: Path, late: str) -> None:
+    path = write_text(tmp_path / "t.csv", *FORESAIL, f"{late},1,1")
+    error = refusal(path)
+    assert error.where == f"{path}:5 column arrival_s"
+    assert "at most 100,000,000 s" in error.what
+
+
+def test_too_many_tokens_say_how_many_there_may_be(tmp_path: Path) -> None:
+    assert "from 1 to 2,147,483,647" in refusal(write_text(tmp_path / "t.csv", *FORESAIL, "9,3e9,1")).what
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('["' + "x" * 200_000 + '"]', "no CSV: field larger than field limit"),
+        ('{"x": "' + "x" * 2_000_000 + '"}', "longer than 1,048,576 bytes"),
+        ('{"x":' + "[" * 100_000, "not a readable JSON line"),
+        ('{"x":' + "1" * 5_000 + "}", "not a readable JSON line"),
+    ],
+    ids=["no object", "too long", "too deep", "too many digits"],
+)
+def test_a_first_line_that_cannot_be_looked_at_is_refused(tmp_path: Path, line: str, what: str) -> None:
+    path = write_text(tmp_path / "t.jsonl", line)
+    error = refusal(path)
+    assert what in error.what
+    assert str(path) in error.where
+
+
+def test_a_long_first_line_is_read(tmp_path: Path) -> None:
+    long = MOONCAKE[0].replace("[0, 1, 2]", str(list(range(100_000))))
+    assert all_requests(open_trace(write_text(tmp_path / "m.jsonl", long, MOONCAKE[1]))).arrival_s.tolist() == [0, 3.5]
+
+
 def test_wrong_column_types_in_parquet_are_named(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "t.parquet", arrival_s=["soon"], prompt_tokens=[1], output_tokens=[1])
     assert "arrival_s" in refusal(path).where

@@ -18,8 +18,8 @@ from forecasting.last_value import LastValueForecaster
 from forecasting.series import CHANNELS, REQUESTS, LoadSeries
 from tests.builders_training import Stopwatch, a_history, a_wave, of_rates, small_settings
 from training.backtest import ASKED_LEVELS, Examination, Score, ask, default_leads_s, examination, score
-from training.candidates import BASELINE, MODELS, PLAIN, models_named, prepare, settings_for
-from training.forecasts_file import check_writable, forecasts_table, write_forecasts
+from training.candidates import BASELINE, MODELS, PLAIN, check_nets, models_named, prepare, settings_for
+from training.forecasts_file import forecasts_table, write_forecasts
 from training.history import History
 
 
@@ -53,6 +53,22 @@ def an_exam(**options: object) -> Examination:
 def scores_of(exam: Examination, forecaster: object) -> list[Score]:
     last_value = ask(exam, BASELINE, LastValueForecaster(0.0), Stopwatch())
     return score(exam, ask(exam, "m", forecaster, Stopwatch()), last_value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("leads", "step_s", "expected"),
+    [
+        ([5000], 60.0, "more than the 4,096"),
+        (list(range(1, 80)), 60.0, "more than the 64"),
+        ([2], 0.5, "steps of 0.5 s"),
+    ],
+)
+def test_what_no_net_answers_is_refused_before_one_is_fitted(leads: list[int], step_s: float, expected: str) -> None:
+    history = History("wave", a_wave(30_000, step_s), CHANNELS)
+    exam = examination(history, [lead * step_s for lead in leads], 5)
+    check_nets(exam, ["ets"])
+    with pytest.raises(BadInput, match=expected):
+        check_nets(exam, ["ets", "lstm_quantile"])
 
 
 def test_the_first_origin_has_seen_all_but_the_newest_30_percent() -> None:
@@ -162,7 +178,9 @@ def test_unknown_models_are_refused_with_the_known_ones() -> None:
         models_named("ets,lstm_quantil")
     assert "lstm_quantile" in str(caught.value)
     assert models_named("all") == MODELS
-    assert models_named("ets, last_value,ets") == ("ets", "last_value")
+    assert models_named("ets, last_value") == ("ets", "last_value")
+    with pytest.raises(BadInput, match="named twice"):
+        models_named("ets, last_value,ets")
 
 
 @pytest.mark.parametrize("model", list(PLAIN))
@@ -214,10 +232,3 @@ def test_every_forecast_can_be_written_in_rows_and_units_of_the_source(tmp_path:
     one = frame[(frame.kind == "max") & (frame.lead == 4) & (frame.level == 0.95)].sort_values("origin")
     np.testing.assert_allclose(one.value, answers.peaks[:, 1, ASKED_LEVELS.index(0.95)] * 30.0)
     assert [p.name for p in tmp_path.iterdir()] == ["f.parquet"]
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot write into"):
-        check_writable(tmp_path / "absent" / "f.parquet")
-    with pytest.raises(BadInput, match="is a folder"):
-        check_writable(tmp_path)

@@ -180,10 +180,33 @@ def test_a_backtest_reads_well_on_eighty_columns(
         (("train", "--max-fit-s", "0"), "Time budget"),
         (("train", "--step-s", "-1"), "step"),
         (("train", "--seed", "-1"), "seed"),
+        (("train", "--max-fit-s", "inf"), "finite"),
+        (("train", "--step-s", "1e-9"), "from a second to a week"),
+        (("train", "--step-s", "1e300"), "from a second to a week"),
+        (("train", "--lead-time-s", "inf"), "--lead-time-s: input should be a finite number"),
+        (("train", "--lead-time-s", "1e9"), "--lead-time-s: lead_time_s 1e+09 is more than 4,096 steps of 60 s"),
+        (("train", "--horizon-s", "1e300"), "--horizon-s: horizon_s 1e+300 is more than 4,096 steps of 60 s"),
+        (("train", "--horizon-s", "nan"), "--horizon-s: input"),
+        (("train", "--season-s", "nan"), "--season-s: input"),
+        (("train", "--season-s", "0"), "greater than 0"),
+        (("train", "--season-s", "-3600"), "greater than 0"),
+        (("train", "--season-s", "1e300"), "at most 60 weeks"),
+        (("train", "--season-s", "3600", "--season-s", "3600"), "given twice"),
+        (("train", "--set", "hidden=[0]"), "--set hidden"),
+        (("train", "--set", "lead_steps=[5,2]"), "must ascend"),
+        (("train", "--set", 'channels=["requests"]'), "no channel 'requests'"),
+        (("train", "--set", "test_ratio=0.79"), "less than a tenth"),
+        (("train", "--store", ""), "--store"),
         (("train", "--set", "epochs=3"), "max_epochs"),
         (("train", "--set", "seed=3"), "option of its own"),
         (("train", "--name", "../x"), "cannot be the name"),
         (("backtest", "--models", "ets,profet"), "last_value"),
+        (("backtest", "--models", "ets,ets"), "named twice"),
+        (("backtest", "--step-s", "1e-9"), "a step cannot be 1e-09 s long"),
+        (("backtest", "--step-s", "nan"), "a step cannot be nan s long"),
+        (("backtest", "--season-s", "inf"), "--season-s"),
+        (("backtest", "--max-fit-s", "nan"), "--max-fit-s"),
+        (("backtest", "--lead-s", "1e300"), "at most"),
         (("backtest", "--lead-s", "120,x"), "is no list of leads"),
         (("backtest", "--lead-s", "0"), "is no list of leads"),
         (("backtest", "--step-s", "15"), "whole multiple"),
@@ -192,6 +215,10 @@ def test_a_backtest_reads_well_on_eighty_columns(
         (("promote", "--name", "nobody"), "known versions: none"),
         (("promote", "--force", " "), "needs a reason"),
         (("promote", "--tolerance", "-1"), "tolerance"),
+        (("promote", "--tolerance", "nan"), "tolerance"),
+        (("promote", "--held-out-ratio", "inf"), "held-out-ratio"),
+        (("promote", "--lead-s", ","), "--lead-s"),
+        (("promote", "--store", ""), "--store"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_a_remedy(
@@ -201,6 +228,17 @@ def test_what_cannot_be_used_is_named_with_a_remedy(
     said = refusal(capsys, arguments[0], "--data", data, *stored, *arguments[1:])
     assert expected in said
     assert "->" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--step-s", "1e-9"), ("--lead-time-s", "1e9"), ("--season-s", "nan"), ("--data", "/absent.csv"), ("--name", "/")],
+)
+def test_what_train_refuses_makes_no_store(
+    capsys: pytest.CaptureFixture[str], data: str, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    refusal(capsys, "train", "--data", data, "--store", f"sqlite:///{tmp_path}/mlflow.db", *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_little_history_says_how_much_is_needed(

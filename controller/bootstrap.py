@@ -1,0 +1,142 @@
+"""How do the parts come together? From settings to a control loop with everything it reaches, one function per part.
+
+This is the only place that knows which adapter stands behind which port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from controller.actuation import Actuator
+from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
+from controller.adapters.live_platform import LivePlatform
+from controller.adapters.log_notifier import LogNotifier
+from controller.adapters.prometheus import PrometheusSource
+from controller.adapters.prometheus_history import HistoryReader, at_step, read_history
+from controller.adapters.prometheus_http import PrometheusHttp
+from controller.adapters.sql_audit import SqlAudit
+from controller.adapters.system_clock import SystemClock
+from controller.errors import AuditError, BadInput, ObservationError
+from controller.forecasts import Horizon, LoadForecasts
+from controller.loop import ControlLoop
+from controller.ports import AuditLog, Clock, Cluster, MetricSource, Notifier, Router, Sources
+from controller.settings import Settings
+from forecasting.forecaster import FallbackForecaster
+from forecasting.series import LoadSeries
+from policies.decide import Foresail
+from policies.fleet import PoolKey
+from policies.memory import PolicyMemory
+
+History: TypeAlias = Callable[[float], Mapping[str, LoadSeries]]
+"""Returns the load of each model recorded until an instant, in steps of a tick; raises ObservationError."""
+
+
+def no_history(_: float) -> Mapping[str, LoadSeries]:
+    """Return nothing: there is no store to ask."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them."""
+
+    metrics: MetricSource
+    cluster: Cluster
+    router: Router
+    notifier: Notifier
+    history: History = no_history
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+WorldOf: TypeAlias = Callable[[Settings], World]
+
+
+def world_of(settings: Settings) -> World:
+    """Return the world that ``settings`` name.
+
+    Raises:
+        BadInput: If they name no platform, or a certificate is not there.
+    """
+    if settings.platform is None:
+        raise BadInput("the settings say nothing under platform", "", "say what to act on")
+    elapsed = SystemClock().elapsed
+    try:
+        store = PrometheusHttp(settings.prometheus, elapsed)
+    except ObservationError as error:
+        raise BadInput(error.what, error.where, error.remedy) from None
+    metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
+    platform = LivePlatform(settings.platform)
+
+    def close() -> None:
+        metrics.close()
+        platform.close()
+
+    return World(metrics, platform, platform, LogNotifier(), recorded_load(store, settings), close)
+
+
+def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
+    """Return what reads the load of our pools' models from the store, as far back as forecasters are shown.
+
+    It is read in the steps of forecasts: a tick's worth of detail would be four times the answer, for nothing.
+    """
+    pools = [PoolKey.parse(key) for key in settings.policy.pools]
+    step_s, kept_s = settings.forecast.step_s, settings.forecast.kept_s
+
+    def read(until: float) -> Mapping[str, LoadSeries]:
+        reader = HistoryReader(store, settings.prometheus, pools, until, kept_s, step_s)
+        return at_step(read_history(reader), settings.policy.tick_s)
+
+    return read
+
+
+def audit_log(settings: AuditSettings) -> SqlAudit:
+    """Open the audit log; the folder of the default one is made.
+
+    Raises:
+        AuditError: If it cannot be opened or written.
+    """
+    path = sqlite_file(settings.url)
+    if path is not None and settings.url == DEFAULT_AUDIT:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AuditError(
+                f"the folder of the audit log cannot be made: {error.strerror}", str(path.parent), "set audit.url"
+            ) from None
+    return SqlAudit.open(settings.url, durable=True)
+
+
+def kill_switch(settings: Settings) -> Callable[[], bool]:
+    """Return what says whether the kill switch is on; it raises OSError where that cannot be told."""
+    path = settings.daemon.kill_switch
+
+    def on() -> bool:
+        return path.exists()
+
+    return on
+
+
+def control_loop(
+    settings: Settings,
+    world: World,
+    audit: AuditLog,
+    clock: Clock,
+    killed: Callable[[], bool],
+    chain: FallbackForecaster,
+    before: Mapping[str, LoadSeries] | None = None,
+    memory: PolicyMemory | None = None,
+) -> ControlLoop:
+    """Return the loop: the object that the simulator runs, over the ports of ``world``."""
+    policy = settings.policy
+    actuator = Actuator(clock, world.cluster, world.router, world.notifier, settings.modes, killed)
+    return ControlLoop(
+        Sources(clock, world.metrics, world.cluster, world.router),
+        audit,
+        actuator,
+        LoadForecasts(chain, policy.tick_s, settings.forecast, before),
+        Horizon(policy.lead_time, policy.tick_s),
+        Foresail(policy),
+        memory,
+    )

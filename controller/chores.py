@@ -1,0 +1,153 @@
+"""What is looked after beside the ticks: settings, the model that forecasts, history, the log's size, retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from controller.adapters.audit_retention import Retention
+from controller.adapters.sql_audit import SqlAudit
+from controller.cadence import Cadence, Lane
+from controller.errors import ForesailError, RegistryError
+from controller.live_loop import LiveLoop
+from controller.reload import SettingsFile
+from controller.retrain import Retraining
+from controller.telemetry import Telemetry
+
+RETENTION_EVERY_S = 600.0
+HISTORY_RETRY_S = 60.0
+CHORES = ("reload", "champion", "history", "retention")
+
+
+class Chores:
+    """Does each chore at its interval; what goes wrong in one is told, and concerns neither the ticks nor the others.
+
+    Attributes:
+        refused: Why the settings file as it is now is not in use; empty when it is.
+    """
+
+    def __init__(
+        self, live: LiveLoop, file: SettingsFile, audit: SqlAudit, telemetry: Telemetry, cadence: Cadence
+    ) -> None:
+        self.refused = ""
+        self._live, self._file, self._audit = live, file, audit
+        self._telemetry, self._cadence = telemetry, cadence
+        self._retraining = Retraining()
+        self._told_to_reload = False
+        self._history_known = False
+        self._log = structlog.get_logger("foresail.chores")
+
+    def schedule(self, at_once: bool = False) -> None:
+        """Set the ticks and every chore to the intervals of the settings in use, first after that or ``at_once``."""
+        daemon = self._live.settings.daemon
+        self._cadence.every("tick", self._live.tick_s, self._live.ticker.tick, "tick", at_once)
+        self._at("reload", daemon.reload_check_s, self._reload, at_once=False)
+        self._at("champion", daemon.model_refresh_s, self._refresh_champion, at_once=at_once)
+        self._at("history", HISTORY_RETRY_S, self._fill_history, "slow", at_once=at_once)
+        self._at("retention", RETENTION_EVERY_S, self._prune, at_once=at_once)
+        self._schedule_retraining()
+
+    def reload_now(self) -> None:
+        """Read the settings file again, changed or not."""
+        self._told_to_reload = True
+        self._cadence.soon("reload")
+
+    def all_soon(self) -> None:
+        """Do everything that has an interval now: the schedule may have lost the time."""
+        for name in ("tick", *CHORES):
+            self._cadence.soon(name)
+
+    def stop(self) -> None:
+        """End what takes long."""
+        self._retraining.stop()
+
+    def _at(self, name: str, every_s: float, work: Callable[[], str], lane: Lane = "chores", *, at_once: bool) -> None:
+        self._cadence.every(name, every_s, partial(self._do, name, work), lane, at_once)
+
+    def _do(self, name: str, work: Callable[[], str]) -> None:
+        try:
+            result = work()
+        except ForesailError as error:
+            result = "failed"
+            self._log.warning("a chore failed", chore=name, why=str(error), repeat_key=f"{name} {error}")
+        except Exception:  # noqa: BLE001 - a bug beside the loop must not end it
+            result = "failed"
+            self._log.exception("a chore ended in an error that nobody foresaw", chore=name, repeat_key=name)
+        self._telemetry.chore_done(name, result)
+
+    def _reload(self) -> str:
+        """Use other settings if there are any that can be used; keep the old ones otherwise, and say why."""
+        if not (self._told_to_reload or self._file.changed()):
+            return "nothing"
+        self._told_to_reload = False
+        old = self._live.settings
+        try:
+            new = self._file.reload(old)
+            self._live.replace(new)
+        except ForesailError as error:
+            self.refused = str(error)
+            self._telemetry.reloaded("refused", current=False)
+            self._log.error("settings refused, the old ones stay in use", why=self.refused, repeat_key=self.refused)
+            return "failed"
+        self.refused = ""
+        self._telemetry.reloaded("applied", current=True)
+        self._log.info("settings applied", modes=dict(new.modes), tick_s=new.policy.tick_s)
+        if new.policy.tick_s != old.policy.tick_s:
+            self._history_known = False
+            self._cadence.soon("history")
+        if new.daemon != old.daemon or new.policy.tick_s != old.policy.tick_s:
+            self._live.ticker.at_next_tick(self.schedule)
+        return "done"
+
+    def _refresh_champion(self) -> str:
+        champion = self._live.champion
+        try:
+            model = champion.news()
+        except ImportError as error:
+            raise RegistryError(f"a part of the program is not installed: {error.name}") from error
+        if model is None:
+            return "nothing"
+        self._live.use(model)
+        self._log.info("a new champion forecasts", model=model.name, version=champion.version)
+        return "done"
+
+    def _fill_history(self) -> str:
+        """Read recorded load once there is a loop to learn from it."""
+        if self._history_known or self._live.ticker.loop is None:
+            return "nothing"
+        found = self._live.fill_history()
+        self._history_known = True
+        return "done" if found else "nothing"
+
+    def _prune(self) -> str:
+        gone = Retention(self._audit.engine, self._live.settings.audit).prune(self._live.now)
+        for segment in gone:
+            self._log.info(
+                "pruned the audit log",
+                rows=f"{segment.first} to {segment.last}",
+                why=segment.why,
+                archive=segment.archive or "none",
+                repeat_key=f"pruned {segment.last}",
+            )
+        return "done" if gone else "nothing"
+
+    def _schedule_retraining(self) -> None:
+        retrain = self._live.settings.daemon.retrain
+        if retrain.command:
+            self._at("retrain", retrain.every_s, self._retrain, "slow", at_once=False)
+        else:
+            self._cadence.drop("retrain")
+
+    def _retrain(self) -> str:
+        settings = self._live.settings.daemon.retrain
+        self._log.info("retraining", command=list(settings.command))
+        result = self._retraining.run(settings)
+        if result.code != 0:
+            what = "ended by us" if result.code is None else f"exit code {result.code}"
+            self._log.error("retraining failed", result=what, output=result.tail)
+            return "failed"
+        self._log.info("retraining done", output=result.tail)
+        self._cadence.soon("champion")
+        return "done"

@@ -1,0 +1,174 @@
+"""Which loop ticks now, with which parts, and how is it replaced without a tick seeing half of each?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from controller.adapters.sql_audit import SqlAudit
+from controller.bootstrap import WorldOf, control_loop, kill_switch
+from controller.champion import Champion, chain_of
+from controller.checkpoint import Resumption, resume
+from controller.loop import ControlLoop
+from controller.ports import Clock
+from controller.settings import Settings
+from controller.telemetry import Telemetry
+from controller.ticker import Stopwatch, Ticker
+from forecasting.forecaster import Forecaster
+
+
+class LiveLoop:
+    """The loop of a running daemon. Changes are made by chores, and take effect between two ticks.
+
+    Attributes:
+        settings: Those in use.
+        champion: Watches for the model that forecasts.
+        ticker: Runs the ticks.
+        pace: Seconds of the fleet's clock per second of the machine.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        world: WorldOf,
+        audit: SqlAudit,
+        telemetry: Telemetry,
+        clock: Clock,
+        stopwatch: Stopwatch,
+        pace: float = 1.0,
+    ) -> None:
+        self.settings, self.pace = settings, pace
+        self._world_of, self._audit, self._telemetry, self._clock = world, audit, telemetry, clock
+        self._world, self._model = world(settings), None
+        self.champion = _champion(settings)
+        self.ticker = Ticker(self._begin, telemetry, stopwatch)
+        self._forbidden = threading.Event()
+        telemetry.configure(settings.daemon.telemetry, settings.policy)
+
+    _model: Forecaster | None
+
+    @property
+    def now(self) -> float:
+        """Instant of the fleet's clock."""
+        return self._clock.now()
+
+    @property
+    def tick_s(self) -> float:
+        """Seconds of the machine between two ticks."""
+        return self.settings.policy.tick_s / self.pace
+
+    def replace(self, settings: Settings) -> None:
+        """Go on with ``settings`` from the next tick on, with the memory and the load history of the present loop.
+
+        Raises:
+            BadInput: If the world that they name cannot be used; then nothing changes.
+        """
+        world = self._world_of(settings)
+        asked = settings.registry, settings.daemon.model_name, settings.forecast.step_s
+        used = self.settings.registry, self.settings.daemon.model_name, self.settings.forecast.step_s
+
+        def change() -> None:
+            old, self._world, self.settings = self._world, world, settings
+            if asked != used:
+                self._model, self.champion = None, _champion(settings)
+            if self.ticker.loop is not None:
+                self.ticker.loop = self._successor(self.ticker.loop)
+            self._telemetry.configure(settings.daemon.telemetry, settings.policy)
+            old.close()
+
+        self.ticker.at_next_tick(change)
+
+    def use(self, model: Forecaster) -> None:
+        """Let ``model`` forecast from the next tick on."""
+
+        def change() -> None:
+            self._model = model
+            if self.ticker.loop is not None:
+                self.ticker.loop.forecasts.forecaster = chain_of(model)
+
+        self.ticker.at_next_tick(change)
+
+    def fill_history(self) -> bool:
+        """Read the load recorded before the daemon began, for the next tick; return whether there was any.
+
+        Raises:
+            ObservationError: If it cannot be read now.
+        """
+        before = self._world.history(self._clock.now())
+
+        def change() -> None:
+            if self.ticker.loop is not None:
+                self.ticker.loop.forecasts.recall(before)
+
+        self.ticker.at_next_tick(change)
+        return bool(before)
+
+    def forbid_writes(self) -> None:
+        """Write nothing more to the world, whatever is decided."""
+        self._forbidden.set()
+
+    def close(self) -> None:
+        """Give up the connections to the world."""
+        self._world.close()
+
+    def _successor(self, old: ControlLoop) -> ControlLoop:
+        """Return the loop for the settings of now; with another tick the history has another step and is read anew."""
+        recorded = {m: s for m, s in old.forecasts.recorded().items() if s.step_s == self.settings.policy.tick_s}
+        loop = control_loop(
+            self.settings, self._world, self._audit, self._clock, self._killed(), chain_of(self._model), recorded
+        )
+        loop.follow(old)
+        return loop
+
+    def _begin(self) -> ControlLoop:
+        """Return a loop that goes on where the last controller stopped."""
+        found = resume(
+            self._audit,
+            self._world.cluster,
+            self._world.router,
+            self.settings.modes,
+            self._clock.now,
+            lambda wait_s: self._forbidden.wait(wait_s / self.pace),
+            self.settings.daemon.resume_grace_s,
+        )
+        _tell(found)
+        chain = chain_of(self._model)
+        return control_loop(
+            self.settings, self._world, self._audit, self._clock, self._killed(), chain, memory=found.memory
+        )
+
+    def _killed(self) -> Callable[[], bool]:
+        switch = kill_switch(self.settings)
+        return lambda: self._forbidden.is_set() or switch()
+
+
+def _champion(settings: Settings) -> Champion:
+    return Champion(settings.registry, settings.daemon.model_name, settings.forecast.step_s)
+
+
+def _tell(found: Resumption) -> None:
+    """Log where the last controller stopped, and what it left open."""
+    log = structlog.get_logger("foresail.resume")
+    if found.refused:
+        log.error("memory is lost; beginning from nothing", why=found.refused)
+    event = "resumed" if found.entry_id else "began from nothing: no decision is on record"
+    log.info(event, row=found.entry_id, generation=found.memory.generation)
+    for result in found.found_out:
+        log.warning(
+            "an act had no outcome on record",
+            act=result.act,
+            subject=result.subject,
+            outcome=result.outcome,
+            found=result.detail,
+            repeat_key=f"{found.entry_id} {result}",
+        )
+    for page in found.unsure_pages:
+        log.error(
+            "a page may not have been delivered",
+            subject=page.subject,
+            cause=page.cause,
+            message=page.message,
+            repeat_key=f"{found.entry_id} {page}",
+        )

@@ -1,0 +1,61 @@
+"""Has the settings file changed, and can what it says now be used without a restart?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from controller.errors import BadSetting
+from controller.settings import Settings, load_settings
+from controller.yaml_source import MAX_BYTES
+
+_FIXED: dict[str, Callable[[Settings], object]] = {
+    "audit.url": lambda settings: settings.audit.url,
+    "daemon.status": lambda settings: settings.daemon.status,
+}
+
+
+class SettingsFile:
+    """One settings file and the overrides laid over it."""
+
+    def __init__(self, path: Path | None, overrides: Sequence[str] = ()) -> None:
+        """``path`` is None for defaults and overrides alone, which never change."""
+        self.path, self._overrides = path, tuple(overrides)
+        self._seen = self._digest()
+
+    def load(self) -> Settings:
+        """Return what it says now.
+
+        Raises:
+            BadSettings: If anything in it is wrong.
+        """
+        self._seen = self._digest()
+        return load_settings(self.path, self._overrides)
+
+    def reload(self, used: Settings) -> Settings:
+        """Return what it says now, for use in place of ``used``.
+
+        Raises:
+            BadSetting: If anything in it is wrong, or cannot change while the daemon runs.
+        """
+        wanted = self.load()
+        fixed = [key for key, of in _FIXED.items() if of(wanted) != of(used)]
+        if fixed:
+            what = f"{' and '.join(fixed)} cannot change while the daemon runs"
+            raise BadSetting(what, str(self.path), "change it back, or restart the daemon")
+        return wanted
+
+    def changed(self) -> bool:
+        """Whether its content differs from what was last loaded, whether or not that could be used."""
+        return self._digest() != self._seen
+
+    def _digest(self) -> str:
+        """Return what names the content: a link that was moved to another file, as Kubernetes does, counts as well."""
+        if self.path is None:
+            return ""
+        try:
+            with self.path.open("rb") as file:
+                return sha256(file.read(MAX_BYTES + 1)).hexdigest()
+        except OSError as error:
+            return f"unreadable: {error.errno}"

@@ -1,0 +1,197 @@
+"""How is an emulated engine started and stopped: ``python -m simulations.live.engine --profile P --port N ...``.
+
+One JSON line per event on standard output, the first when both ports listen. SIGTERM drains: ``/health`` turns 503 at
+once, requests are still taken for ``--lame-duck-s`` (the routers have yet to hear of it), then the port closes, streams
+are finished, and the process exits with 0; with 1 when ``--drain-s`` is over and streams had to be cut. A second signal
+exits at once. Exit code 2: an option cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import uvicorn
+from starlette.types import ASGIApp
+
+from controller.adapters.system_clock import SystemClock
+from controller.errors import BadInput, ForesailError
+from simulations.live.emulated_engine import FLAVOURS, EmulatedEngine, EnginePhase, EngineSettings
+from simulations.live.engine_app import admin_app, engine_app
+from simulations.live.live_profiles import live_profile_named
+
+HOST = "127.0.0.1"
+
+_KEEP_ALIVE_S = 3_900
+"""Longer than a gateway keeps an idle connection (Envoy: an hour), so that the gateway closes it and never meets a
+connection that closes as it sends."""
+
+_BACKLOG = 2_048
+_PARENT_LOOKED_FOR_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSettings:
+    """How an engine goes.
+
+    Attributes:
+        lame_duck_s: For how long requests are still taken after SIGTERM.
+        drain_s: Seconds after SIGTERM by which it is gone, streams finished or not.
+    """
+
+    lame_duck_s: float = 1.0
+    drain_s: float = 120.0
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """Return a server on the event loop that runs, without logs, for ``serve(sockets=[...])``."""
+    config = uvicorn.Config(
+        app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False, date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S, backlog=_BACKLOG,
+    )  # fmt: skip
+    return _Server(config)
+
+
+def listening(port: int, option: str) -> socket.socket:
+    """Return a socket that listens on that port of the loopback device; 0 takes a free one.
+
+    Raises:
+        BadInput: If the port is taken.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((HOST, port))
+    except OSError as error:
+        sock.close()
+        raise BadInput(f"port {port}: {error.strerror}", option, "choose another port, or 0 for a free one") from None
+    sock.listen(_BACKLOG)
+    return sock
+
+
+async def run(
+    settings: EngineSettings, serving: socket.socket, admin: socket.socket, drain: DrainSettings, *, orphaned: bool
+) -> int:
+    """Serve until told to stop; return the exit code. Unless it may be ``orphaned``, it goes with its parent."""
+    engine = EmulatedEngine(settings, _exit_now)
+    watching = None if orphaned else asyncio.create_task(_end_with_parent())
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        if stopped.is_set():
+            _exit_now(128 + signal.SIGTERM)
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    servers = server_of(engine_app(engine)), server_of(admin_app(engine))
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[sock]))
+        for server, sock in zip(servers, (serving, admin), strict=True)
+    ]
+    ports = {"port": serving.getsockname()[1], "admin_port": admin.getsockname()[1]}
+    _say("listening", id=settings.id, model=settings.model, profile=settings.profile.name, **ports)
+    await stopped.wait()
+    _say("draining", open_answers=engine.open_answers)
+    code = 0
+    try:
+        async with asyncio.timeout(drain.drain_s):
+            await _drain(engine, drain.lame_duck_s, servers[0], tasks[0])
+    except TimeoutError:
+        code = 1
+    _say("stopped", cut=engine.open_answers)
+    if code:
+        _exit_now(code)
+    servers[1].should_exit = True
+    await tasks[1]
+    if watching is not None:
+        watching.cancel()
+    return code
+
+
+async def _drain(engine: EmulatedEngine, lame_duck_s: float, server: uvicorn.Server, task: asyncio.Task[None]) -> None:
+    started = engine.phase is not EnginePhase.STARTING
+    engine.drain()
+    if started:
+        await asyncio.sleep(lame_duck_s)
+    engine.refusing = True
+    server.should_exit = True
+    await asyncio.shield(task)
+
+
+async def _end_with_parent() -> None:
+    """End the process when whoever started it is gone, however it went: nothing is left behind on the machine."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        await asyncio.sleep(_PARENT_LOOKED_FOR_S)
+    _exit_now(1)
+
+
+def _exit_now(code: int) -> None:
+    """End the process without any farewell, as a crash does; what was printed is out."""
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _say(event: str, **more: Any) -> None:
+    print(json.dumps({"at": SystemClock().now(), "event": event, **more}), flush=True)  # noqa: T201 - the output
+
+
+@click.command()
+@click.option("--id", default="engine-0", show_default=True, help="Name of the replica.")
+@click.option("--profile", default="llama-3.1-70b-a100-tp4", show_default=True, metavar="NAME", help="Engine profile.")
+@click.option("--model", metavar="NAME", help="Served model name; the profile's if not given.")
+@click.option("--flavour", type=click.Choice(list(FLAVOURS)), default="vllm", show_default=True,
+              help="Whose metrics it has.")  # fmt: skip
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Serving port; 0 takes a free one.")
+@click.option("--admin-port", type=click.IntRange(0, 65535), default=0, help="Admin port; 0 takes a free one.")
+@click.option("--start-up-s", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Loading time.")
+@click.option("--revision", default="", help="Shown in /v1/models.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="For answers that end by themselves.")
+@click.option("--crash-at-start-s", type=click.FloatRange(min=0), help="Exit with 1 so long into the start-up.")
+@click.option("--lame-duck-s", type=click.FloatRange(min=0), default=DrainSettings().lame_duck_s, show_default=True,
+              help="Still take requests for so long after SIGTERM.")  # fmt: skip
+@click.option("--drain-s", type=click.FloatRange(min=0, min_open=True), default=DrainSettings().drain_s,
+              show_default=True, help="Cut what still streams so long after SIGTERM.")  # fmt: skip
+@click.option("--stop-with-parent", is_flag=True, help="Exit at once when the process that started it is gone.")
+def main(
+    profile: str, model: str | None, port: int, admin_port: int, stop_with_parent: bool, **options: Any
+) -> None:  # fmt: skip
+    """Be an LLM serving engine, but for the model: OpenAI API, native metrics, the timing of a profile."""
+    drain = DrainSettings(options.pop("lame_duck_s"), options.pop("drain_s"))
+    try:
+        chosen = live_profile_named(profile)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--profile") from None
+    settings = EngineSettings(profile=chosen, model=model or chosen.model, **options)
+    try:
+        serving, admin = listening(port, "--port"), listening(admin_port, "--admin-port")
+    except ForesailError as error:
+        raise click.UsageError(str(error)) from None
+    gc.collect()
+    gc.freeze()  # what was imported is never garbage; without it each full collection would walk all of it
+    sys.exit(asyncio.run(run(settings, serving, admin, drain, orphaned=not stop_with_parent)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Can results be written where they are wanted? Asked before hours are spent on them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from controller.errors import BadInput
+
+
+def check_folder(folder: Path, option: str = "--out", files: Sequence[str] = ()) -> None:
+    """Make sure that ``files`` can be written to ``folder``, by writing there; what that made is gone again.
+
+    Raises:
+        BadInput: If they cannot, naming ``option``.
+    """
+    where = f"{option} {folder}"
+    with refusing(where, "name a folder that can be made and written to"):
+        missing = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
+        existing = folder.absolute() if not missing else missing[-1].parent
+        if not existing.is_dir():
+            raise BadInput(f"{existing} is not a folder", where, "name a folder")
+        for name in files:
+            _check_replaceable(folder / name, where)
+        made: list[Path] = []
+        try:
+            for path in reversed(missing):
+                path.mkdir()
+                made.append(path)
+            _write_in(folder)
+        finally:
+            for path in reversed(made):
+                with suppress(OSError):  # somebody else has put something there by now
+                    path.rmdir()
+
+
+def check_file(path: Path, option: str) -> None:
+    """Make sure that the file ``path`` can be written in a folder that exists, by writing beside it.
+
+    Raises:
+        BadInput: If it cannot, naming ``option``.
+    """
+    where = f"{option} {path}"
+    with refusing(where, "name a file in a folder that exists and can be written to"):
+        _check_replaceable(path, where)
+        if not path.parent.is_dir():
+            raise BadInput(f"cannot write into {path.parent}: there is no such folder", where, "make it first")
+        _write_in(path.parent)
+
+
+@contextmanager
+def refusing(where: str, remedy: str) -> Iterator[None]:
+    """Turn what the system says about a place into BadInput.
+
+    Raises:
+        BadInput: If something cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"cannot be written: {(error.strerror or str(error)).lower()}", where, remedy) from None
+
+
+def _check_replaceable(path: Path, where: str) -> None:
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder", where, "give a file, or remove the folder")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is not an ordinary file", where, "give a file that may be replaced")
+
+
+def _write_in(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder, prefix=".foresail-") as probe:
+        probe.write(b"?")
