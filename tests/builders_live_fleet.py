@@ -165,7 +165,7 @@ class WatchedLoop:
     def __init__(self, fleet: ScrapedFleet, clock: Clock = CLOCK, **changes: Any) -> None:
         told = {"stale_after_s": 4.0, "probe_interval_s": 3.0, "query_timeout_s": 1.0, "read_timeout_s": 3.0}
         asked = PrometheusSettings.model_validate({"url": fleet.front.url, **told, **changes})
-        policy = settings(KEY, least=1, tick_s=0.5)
+        policy = settings(KEY, least=1, tick_s=1.0)
         self.source = PrometheusSource(client_of(**asked.model_dump()), asked, policy, CLOCK.elapsed)
         members = [replace(replica(name), metrics=None) for name in NAMES]
         self.cluster = FakeCluster(FixedClock(), {KEY: pool(members, weight=0.0)})
