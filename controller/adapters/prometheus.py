@@ -137,21 +137,23 @@ class PrometheusSource:
             )
 
     def _looked_at(self, at: float) -> tuple[Answers, Notes]:
-        """Return what is known as of ``at``: figures over a window may be some time old, all others are asked for."""
+        """Return what is known as of ``at``; figures over a window may be some time old, all others are asked for."""
         asked = self._queries()
-        recent = {
-            what: (asked_at, rows)
-            for what, (asked_at, rows) in self._windowed.items()
-            if what in asked and 0 <= at - asked_at < self._settings.means_refresh_s
+        refresh_s = self._settings.means_refresh_s
+        windowed = {what for what in asked if what.window_s}
+        empty = {what.together for what in windowed if not self._windowed.get(what, (at, ()))[1]}
+        due = {
+            what.together for what in windowed if not 0 <= at - self._windowed.get(what, (-math.inf, ()))[0] < refresh_s
         }
-        answers, notes = self._ask({what: query for what, query in asked.items() if what not in recent}, at)
-        windowed = [(what, rows) for what, rows in answers.rows.items() if what.window_s]
-        # All of them are new at the first look: from then on they take turns, so that no tick pays for all.
-        oldest_s = 0.0 if self._windowed else self._settings.means_refresh_s
-        ages = np.linspace(0.0, oldest_s, len(windowed)).tolist()
-        recent |= {what: (at - age, rows) for (what, rows), age in zip(windowed, ages, strict=True)}
-        self._windowed = recent
-        return Answers(at, {**{what: rows for what, (_, rows) in recent.items()}, **answers.rows}), notes
+        kept = {what: self._windowed[what] for what in windowed if what.together not in due | empty}
+        answers, notes = self._ask({what: query for what, query in asked.items() if what not in kept}, at)
+        # All are new at the first look: from then on they take turns, so that no tick pays for all.
+        groups = sorted({what.together for what in windowed - set(kept)})
+        oldest_s = 0.0 if self._windowed else refresh_s
+        ages = dict(zip(groups, np.linspace(0.0, oldest_s, len(groups)).tolist(), strict=True))
+        new = {what: (at - ages[what.together], rows) for what, rows in answers.rows.items() if what.window_s}
+        self._windowed = kept | new
+        return Answers(at, {**{what: rows for what, (_, rows) in kept.items()}, **answers.rows}), notes
 
     def _queries(self) -> dict[Asked, str]:
         objectives: set[ServiceObjective] = {self._policy.objective, *self._policy.objectives.values()}
