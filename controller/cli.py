@@ -60,7 +60,8 @@ def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
 
 
 @config.command("schema")
-def schema() -> None:
+@as_json
+def schema(as_json: bool) -> None:  # noqa: ARG001 - it is JSON either way; the option is there on every command
     """Print the JSON Schema of a settings file: every setting with its unit, bounds and default."""
     from controller.settings import settings_schema
 

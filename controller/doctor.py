@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,12 +14,14 @@ import click
 if TYPE_CHECKING:
     from controller.adapters.fleet_answers import Target
     from controller.adapters.metric_names import Source
+    from controller.adapters.prometheus import PrometheusSource
     from controller.adapters.prometheus_http import PrometheusHttp
     from controller.explain import Section
     from controller.ports import FleetMetrics
     from controller.settings import Settings
 
 FAILED = 1
+_LOOKS, _BETWEEN_LOOKS_S = 4, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ def examine(settings: Settings) -> Findings:
     from controller.adapters.prometheus_http import PrometheusHttp
     from controller.adapters.system_clock import SystemClock
     from controller.errors import ObservationError
+    from policies.fleet import PoolKey
 
     set_on_retry_hooks(())  # a second try is no news to the person who asked
     clock, asked = SystemClock(), settings.prometheus
@@ -109,7 +113,7 @@ def examine(settings: Settings) -> Findings:
     source = PrometheusSource(client, asked, settings.policy, clock.elapsed)
     try:
         _examine_server(client, clock.now, findings)
-        metrics = source.read(clock.now())
+        metrics = _looked_at(source, clock.now, {PoolKey.parse(name).model for name in settings.policy.pools})
         _examine_signals(source.sources, findings)
         _examine_pools(settings, source.targets, metrics, findings)
         _examine_load(settings, metrics, findings)
@@ -125,6 +129,17 @@ def _examine_server(client: PrometheusHttp, now: Callable[[], float], findings: 
     server_at = client.now()
     findings.clock_ahead_s = round(server_at - (before + now()) / 2, 3)
     findings.server = client.flavour()
+
+
+def _looked_at(source: PrometheusSource, now: Callable[[], float], expected: set[str]) -> FleetMetrics:
+    """Return what the loop would see; a load that is not known yet is waited for as long as a scrape or so takes."""
+    metrics = source.read(now())
+    for _ in range(_LOOKS):
+        if expected <= set(metrics.demand):
+            break
+        threading.Event().wait(_BETWEEN_LOOKS_S)
+        metrics = source.read(now())
+    return metrics
 
 
 def _examine_signals(sources: Sequence[Source], findings: Findings) -> None:

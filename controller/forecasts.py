@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from forecasting.forecast import LoadForecast
 from forecasting.forecaster import FallbackForecaster
 from forecasting.present import present_load
-from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries
+from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries, block_means
 from policies.fleet import Demand, FleetState, PoolState
 from policies.lead_time import LeadTimeSettings, lead_time
 from policies.memory import PolicyMemory, PoolMemory
@@ -80,14 +80,13 @@ class LoadHistory:
             raise ValueError(f"history has steps of {before.step_s} s, the tick is {step_s} s")
         self.step_s = step_s
         self._kept = max(2, round(kept_s / step_s))
-        self._rows = np.full((2 * self._kept, len(CHANNELS)), np.nan)
+        self._rows = np.empty((0, len(CHANNELS)))
         self._count = 0
         self._end_at = math.nan
         if before is not None and len(before):
-            tail = before.tail(self._kept)
-            self._rows[: len(tail)] = tail.values
-            self._count = len(tail)
-            self._end_at = tail.end_at
+            self._rows = np.array(before.values[-self._kept :])
+            self._count = len(self._rows)
+            self._end_at = before.end_at
 
     def append(self, at: float, demand: Demand | None) -> None:
         """Add the step that ended at ``at``. Missed ticks before it become gaps; an early tick is ignored.
@@ -110,10 +109,19 @@ class LoadHistory:
 
     def _push(self, row: list[float]) -> None:
         if self._count == len(self._rows):
-            self._rows[: self._kept] = self._rows[-self._kept :]
-            self._count = self._kept
+            self._make_room()
         self._rows[self._count] = row
         self._count += 1
+
+    def _make_room(self) -> None:
+        """Let go of what is too old, and grow by as much as there is up to what is kept and a sixteenth of it.
+
+        A fortnight of a thousand models is two gigabytes as it is; room that is not used yet need not be among them.
+        """
+        kept = self._rows[max(0, self._count - self._kept) : self._count]
+        room = min(max(len(kept), 256), self._kept + max(self._kept // 16, 16) - len(kept))
+        self._rows = np.concatenate([kept, np.full((room, len(CHANNELS)), np.nan)])
+        self._count = len(kept)
 
     def series(self, step_s: float) -> LoadSeries:
         """Return the kept history in steps of ``step_s``, aligned so that the newest step is whole."""
@@ -121,7 +129,7 @@ class LoadHistory:
         factor = max(1, round(step_s / self.step_s))
         rows = rows[len(rows) % factor :]
         end_at = 0.0 if math.isnan(self._end_at) else self._end_at
-        return LoadSeries(end_at - len(rows) * self.step_s, self.step_s, rows).resampled(factor * self.step_s)
+        return LoadSeries(end_at - len(rows) * self.step_s, factor * self.step_s, block_means(rows, factor))
 
     def recorded(self) -> LoadSeries:
         """Return all that is kept, as it was appended."""

@@ -67,8 +67,10 @@ def _weights(
     """
     weights: dict[PoolKey, float] = {}
     missing = []
-    for model in models:
-        keys = [pool.key for pool in pools if pool.key.model == model]
+    keys_of: dict[str, list[PoolKey]] = {model: [] for model in models}
+    for pool in pools:
+        keys_of[pool.key.model].append(pool.key)
+    for model, keys in keys_of.items():
         try:
             shares = router.weights(model)
         except ObservationError:

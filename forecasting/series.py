@@ -82,8 +82,20 @@ class LoadSeries:
         if factor < 1 or abs(factor * self.step_s - step_s) > 1e-6 * step_s:
             raise ValueError(f"cannot resample steps of {self.step_s} s to {step_s} s: not a whole multiple")
         steps = len(self) // factor
-        blocks = self.values[: steps * factor].reshape(steps, factor, len(CHANNELS))
-        seen = np.isfinite(blocks).sum(axis=1)
-        total = np.nansum(blocks, axis=1)
-        means = np.divide(total, seen, out=np.full_like(total, np.nan), where=seen > 0)
-        return LoadSeries(self.start_at, step_s, means)
+        return LoadSeries(self.start_at, step_s, block_means(self.values[: steps * factor], factor))
+
+
+def block_means(rows: FloatArray, factor: int) -> FloatArray:
+    """Return the mean of every ``factor`` rows of ``float64[T, C]``, over those that were observed; NaN where none was.
+
+    ``T`` must be a multiple of ``factor``.
+    """
+    blocks = rows.reshape(-1, factor, rows.shape[1])
+    total = blocks.sum(axis=1)
+    if np.isfinite(total).all():
+        whole: FloatArray = total / factor
+        return whole
+    seen = np.isfinite(blocks).sum(axis=1)
+    observed = np.nansum(blocks, axis=1)
+    means: FloatArray = np.divide(observed, seen, out=np.full_like(observed, np.nan), where=seen > 0)
+    return means

@@ -90,8 +90,6 @@ def _cause(replica: ReplicaState, families: AbstractSet[str]) -> Cause:
         return EXITED
     if "platform" in families and replica.starting:
         return START_OVERDUE
-    if "exporter" in families and "answers" not in families:
-        return EXPORTER
     witness = "peers" if math.isnan(replica.in_flight_requests) else "gateway"
     if {"progress", witness} <= families:
         return HANG

@@ -32,8 +32,8 @@ class DisruptionSettings(BaseModel):
         0.5,
         ge=0,
         le=1,
-        description="Healing never leaves fewer serving replicas than this share of those that are or were healthy: what "
-        "starts for the first time counts once it serves, or growing would stand in the way of healing.",
+        description="Healing never leaves fewer serving replicas than this share of those that are or were healthy: "
+        "what starts for the first time counts once it serves, or growing would stand in the way of healing.",
     )
     cooldown_s: float = Field(
         300.0, ge=0, description="Quiet time after a restart in the same pool before the next; doubles per attempt."

@@ -236,20 +236,26 @@ class FleetState:
     service: Mapping[str, ServiceLevel] = field(default_factory=dict)
     gateway_queued: Mapping[str, float] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    # Made from ``pools``, since a decision asks for those of each model a dozen times; no part of what is recorded.
+    _by_model: Mapping[str, tuple[PoolState, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         keys = [pool.key for pool in self.pools]
         if len(set(keys)) != len(keys):
             raise ValueError("pool keys repeat")
+        by_model: dict[str, tuple[PoolState, ...]] = {}
+        for pool in sorted(self.pools, key=lambda p: p.key):
+            by_model[pool.key.model] = (*by_model.get(pool.key.model, ()), pool)
+        object.__setattr__(self, "_by_model", by_model)
 
     @property
     def models(self) -> tuple[str, ...]:
         """Models that have a pool, sorted."""
-        return tuple(sorted({pool.key.model for pool in self.pools}))
+        return tuple(self._by_model)
 
     def pools_of(self, model: str) -> tuple[PoolState, ...]:
         """Pools of ``model`` in key order."""
-        return tuple(sorted((p for p in self.pools if p.key.model == model), key=lambda p: p.key))
+        return self._by_model.get(model, ())
 
     def coverage_ratio(self, model: str, max_age_s: float) -> float:
         """Share of the model's serving replicas that reported within ``max_age_s``; 1 when none is expected to.

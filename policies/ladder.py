@@ -130,9 +130,9 @@ class Ladder:
         """Restart a cordoned replica that has had its time; only time in which it was scraped counts."""
         at, name, deadline_s = self.fleet.at, pool.key.replica(replica.id), self.settings.drain_deadline_s
         out = f"out of traffic for {at - cordon.at:.0f} s"
-        if cordon.cause == ERRORS.code and math.isnan(replica.failed_answers_total):
+        if cordon.cause == ERRORS.code and not replica.failed_answers_total > 0:
             failed = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, ("errors",), f"it failed requests, {out}")
-            self._note("restart withheld", failed, "no gateway counts its answers")
+            self._note("restart withheld", failed, "no gateway saw it fail")
         elif cordon.cause in _STILL_SERVING:
             families, what = _STILL_SERVING[cordon.cause]
             poor = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, families, f"{what}, {out}")

@@ -33,7 +33,8 @@ _ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=("
 def canonical_json(value: object) -> str:
     """Return the one JSON text of ``value``: ASCII, no spaces, keys sorted.
 
-    * A dataclass is an object with its class name under ``type``, since members of a union can share all fields.
+    * A dataclass is an object with its class name under ``type``, since members of a union can share all fields. Fields
+      that it makes from others (``init=False``) are left out.
     * A ``PoolKey`` is its text, also as a key; an enum member is its value; a set is a sorted list.
     * NaN is ``null``: not observed. A field holds either NaN or None for that, never both, so nothing is confused.
     * Infinity is the text ``"Infinity"`` or ``"-Infinity"``: JSON has no number for it.
@@ -75,7 +76,7 @@ def _writer_of(kind: type[Any]) -> Callable[[Any], Plain]:
     if issubclass(kind, PoolKey):
         return str
     if is_dataclass(kind):
-        return _object_writer(kind.__name__, tuple(f.name for f in fields(kind)))
+        return _object_writer(kind.__name__, tuple(f.name for f in fields(kind) if f.init))
     if issubclass(kind, BaseModel):
         return _object_writer(kind.__name__, tuple(kind.model_fields))
     for base, writer in _WRITERS:

@@ -71,7 +71,7 @@ if ! { [ -x "$venv/bin/python" ] && new_enough "$venv/bin/python" && "$venv/bin/
   "$python" -m venv --clear "$venv" # none yet, or an interrupted or stale one
 fi
 
-say "[2/3] installing Foresail and its pinned dependencies (1.5 GB on disk; minutes on the first run)"
+say "[2/3] installing Foresail and its pinned dependencies (1.7 GB on disk; minutes on the first run)"
 if [ -n "${UV_FIND_LINKS:-}" ] && [ -z "${PIP_FIND_LINKS:-}" ]; then
   export PIP_FIND_LINKS="${UV_FIND_LINKS//,/ }" # a local wheel folder that was set up for uv serves pip as well
 fi

@@ -144,7 +144,8 @@ def audit_log(path: Path | None) -> Iterator[AuditLog | None]:
     from controller.adapters.sql_audit import SqlAudit
 
     if path.exists():
-        raise BadInput("there is a file of this name already", f"--audit {path}", "name one that is to be made")
+        what = "folder" if path.is_dir() else "file"
+        raise BadInput(f"there is a {what} of this name already", f"--audit {path}", "name one that is to be made")
     try:
         log = SqlAudit.open(f"sqlite:///{path}")
     except AuditError as error:

@@ -351,6 +351,7 @@ def a_bench(
             replicas={r.id: r.metrics for r in seen if r.metrics is not None},
             in_flight={r.id: r.in_flight_requests for r in seen},
             answered={r.id: r.answered_requests_total for r in seen},
+            failed_answers={r.id: r.failed_answers_total for r in seen},
             demand={p.key.model: demand() for p in states},
         )
     )

@@ -61,6 +61,7 @@ class WrittenWorld:
         self._arrivals = self.epoch_at + np.arange(count) / requests_per_s + 0.05
         self._lives: dict[str, list[_Life]] = {name: [_Life(self.epoch_at)] for name in ("main-0", "main-1")}
         self._lost_until = self._frozen_until = -math.inf
+        self._failing_from = math.inf
         self._written: dict[str, set[tuple[tuple[str, str], ...]]] = {}
         policy = PolicySettings(pools={f"{MODEL}/{POOL}/unified": pool_settings()})
         self._sources = [
@@ -88,6 +89,10 @@ class WrittenWorld:
     def crash_a_replica(self) -> str:
         self._lives["main-1"][-1].ends_at = self._now
         self._lives["main-1"].append(_Life(self._now + RESTART_S))
+        return "main-1"
+
+    def fail_requests(self) -> str:
+        self._failing_from = self._now
         return "main-1"
 
     def lose(self, seconds: float) -> None:
@@ -170,7 +175,14 @@ class WrittenWorld:
         for name in self._lives:
             if self._life(name, at) is not None:
                 arrivals = self._served(name, at)
-                answered = float((arrivals + SERVICE_S <= at).sum())
+                ended = float((arrivals + SERVICE_S <= at).sum())
+                failed = float(((arrivals >= self._failing_from) & (arrivals + SERVICE_S <= at)).sum() // 2)
+                failed *= name == "main-1"
                 endpoint = {**cluster, "envoy_endpoint_address": self._address(name)}
-                yield "envoy_cluster_endpoint_rq_active", endpoint, len(arrivals) - answered
-                yield "envoy_gateway_requests_ended", {**endpoint, "flags": "-", "code": "200"}, answered
+                yield "envoy_cluster_endpoint_rq_active", endpoint, len(arrivals) - ended
+                yield "envoy_gateway_requests_ended", {**endpoint, "flags": "-", "code": "200"}, ended - failed
+                if failed:  # as at Envoy, there is no series before the first
+                    yield "envoy_gateway_requests_ended", {**endpoint, "flags": "-", "code": "500"}, failed
+                # What says nothing about the engine: busy, refused as the client's fault, not reached at all.
+                yield "envoy_gateway_requests_ended", {**endpoint, "flags": "-", "code": "503"}, 7.0
+                yield "envoy_gateway_requests_ended", {**endpoint, "flags": "UF", "code": "502"}, 5.0

@@ -32,7 +32,7 @@ STEPS_PER_S = 30.0
 
 @dataclass
 class Engine:
-    """One replica of the world. ``hung``, ``slowdown``, ``exporter_stuck`` and ``unscraped`` are its faults."""
+    """One replica of the world; ``hung``, ``slowdown``, ``error_ratio``, ``exporter_stuck``, ``unscraped`` ail it."""
 
     id: str
     key: PoolKey
@@ -46,9 +46,11 @@ class Engine:
     steps: float = 0.0
     tokens: float = 0.0
     finished: float = 0.0
+    failed: float = 0.0
     hung: bool = False
     says_idle: bool = False
     slowdown: float = 1.0
+    error_ratio: float = 0.0
     exporter_stuck: ReplicaMetrics | None = None
     unscraped: bool = False
     stays_down: bool = False
@@ -75,6 +77,7 @@ class Engine:
             prompt_tokens_total=5.0 * self.tokens,
             output_tokens_total=self.tokens,
             finished_requests_total=self.finished,
+            failed_requests_total=self.failed,
             tpot_mean_s=math.nan if self.hung or self.in_flight <= 0 else 0.03 * self.slowdown,
         )
 
@@ -136,7 +139,7 @@ class World:
             return
         engine.phase, engine.since_at, engine.requested_at = Phase.FAILED, self.clock.at, self.clock.at
         engine.restarts += 1
-        engine.in_flight = engine.steps = engine.tokens = engine.finished = 0.0
+        engine.in_flight = engine.steps = engine.tokens = engine.finished = engine.failed = engine.error_ratio = 0.0
         engine.hung, engine.exporter_stuck, engine.stays_down = False, None, for_good
 
     # Time
@@ -171,7 +174,9 @@ class World:
             part = waiting * share / total if total > 0 else waiting / len(self.shares)
             takers = [e for e in self.of(key) if e.serving]
             for engine in takers:
-                engine.in_flight += part / len(takers)
+                failed = engine.error_ratio * part / len(takers)
+                engine.failed += failed
+                engine.in_flight += part / len(takers) - failed
             self.held += 0.0 if takers else part
 
     def _serve(self, engine: Engine) -> None:
@@ -193,13 +198,13 @@ class World:
             raise ObservationError("the metrics store does not answer", "world")
         alive = [e for e in self.engines.values() if e.phase in (Phase.READY, Phase.DRAINING)]
         models = {key.model for key in self.wanted}
+        counts_answers = self.gateway and self.counts_answers
         rate = Demand(self.requests_per_s, 1000.0 * self.requests_per_s, 200.0 * self.requests_per_s)
         return FleetMetrics(
             replicas={e.id: e.sample(at - SCRAPE_AGE_S) for e in alive if not e.unscraped},
             in_flight={e.id: float(math.floor(e.in_flight)) for e in alive} if self.gateway else {},
-            answered={e.id: float(math.floor(e.finished)) for e in alive}
-            if self.gateway and self.counts_answers
-            else {},
+            answered={e.id: float(math.floor(e.finished)) for e in alive} if counts_answers else {},
+            failed_answers={e.id: float(math.floor(e.failed)) for e in alive} if counts_answers else {},
             demand={} if self.demand_hidden else dict.fromkeys(models, rate),
             service={model: ServiceLevel(300.0, 1000.0, 1000.0 * self.attained) for model in models},
             gateway_queued=dict.fromkeys(models, self.held) if self.gateway else {},

@@ -85,7 +85,7 @@ def run_demo(settings: DemoSettings, out: Path, watched_s: float, as_json: bool)
     files = DemoFiles.prepared(out)
     console = Console(quiet=True, force_terminal=False) if as_json else Console()
     say(
-        console, "A simulated fleet lives through a day with a burst, a crash and a hang: two to three minutes.", "bold"
+        console, "A simulated fleet lives through a day with a burst, a crash and a hang: one to three minutes.", "bold"
     )
     with RivalsBeside(settings) as rivals:
         forecaster, run, audit_ids = _lived_through(settings, files, console, watched_s, clock)

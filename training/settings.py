@@ -43,7 +43,7 @@ class TrainingSettings(BaseModel):
         15.0,
         ge=MIN_STEP_S,
         le=MAX_STEP_S,
-        description="Length of a step in seconds, from a second to a week; that of the control loop's tick.",
+        description="Length of a step in seconds, from a second to a week; the controller's is forecast.step_s.",
     )
     lead_time_s: float = Field(
         120.0,

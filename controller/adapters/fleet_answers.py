@@ -91,7 +91,7 @@ def targets(answers: Answers, settings: PrometheusSettings) -> list[Target]:
     labels = (settings.replica_label, settings.pool_label, settings.model_label, settings.target_label)
     return [
         Target(name, pool, model, address, up == 1.0)
-        for (name, pool, model, address), up in zip(keys_of(rows, labels), values_of(rows), strict=True)
+        for (name, pool, model, address), up in zip(keys_of(rows, labels), values_of(rows).tolist(), strict=True)
     ]
 
 

@@ -59,6 +59,14 @@ class Asked:
     part: Part = ""
     window_s: float = 0.0
 
+    @property
+    def together(self) -> tuple[str, str, float]:
+        """What names the figures that are related to each other, and have to be of one instant for that."""
+        if self.signal in _LENGTHS:
+            return self.source, self.signal, self.window_s
+        judged = self.part == "buckets" or self.signal == "failed_requests_total"
+        return self.source, "attainment" if judged else "totals", self.window_s
+
 
 def queries(
     sources: Sequence[Source], objectives: Sequence[ServiceObjective], settings: PrometheusSettings

@@ -43,8 +43,8 @@ PRIMED_S = 30.0
 """How long before its first look the counters are read once, so that the first look already has rates."""
 
 _FIRST_PROBE_S = 5.0
-"""Names are looked up again after this long, then after twice that and so on, until the interval of the settings is
-reached: a daemon that begins with its fleet may come before the first scrape of the gateway, or of a pool."""
+"""Names are looked up again after so long at the soonest: a daemon that begins with its fleet comes before the first
+scrape of the gateway."""
 
 _SOONEST_PROBE_S = 30.0
 _NAMED = 5
@@ -79,8 +79,7 @@ class PrometheusSource:
         self._tpot = ScrapeMeans()
         self._lengths: dict[str, tuple[float, float]] = {}
         self._windowed: dict[Asked, tuple[float, Sequence[Row]]] = {}
-        self._probed_at = -math.inf
-        self._probe_after_s = min(_FIRST_PROBE_S, settings.probe_interval_s)
+        self._probed_at = self._began_at = -math.inf
         self._incomplete = False
         self.sources: tuple[Source, ...] = ()
         self.targets: Sequence[Target] = ()
@@ -122,15 +121,22 @@ class PrometheusSource:
             )
 
     def _look_up_names(self, at: float) -> None:
-        """Find out which names exist: at first, often at the beginning, and soon after some have vanished."""
+        """Find out which names exist: at first, from time to time, and soon after some have vanished.
+
+        Some come with the first scrape of a gateway or pool, or with its first request, such as a count of answers: the
+        younger this source, the sooner it looks again, so that they are found before twice the time is over that they
+        took to come.
+        """
         since_s = abs(at - self._probed_at)
-        if since_s >= self._probe_after_s or (self._incomplete and since_s >= _SOONEST_PROBE_S):
+        patience_s = max(_FIRST_PROBE_S, abs(at - self._began_at) / 2.0)
+        if self._incomplete:
+            patience_s = min(patience_s, _SOONEST_PROBE_S)
+        if since_s >= min(self._settings.probe_interval_s, patience_s):
             found = probe(self._client, at, self._settings.match)
-            if self.sources:
-                self._probe_after_s = min(2.0 * self._probe_after_s, self._settings.probe_interval_s)
+            self._began_at = self._began_at if self.sources else at
             self.sources, self._probed_at = found or self.sources, at
         if not self.sources:
-            self._probed_at = -math.inf  # looked up again at the next look
+            self._probed_at = -math.inf
             raise ObservationError(
                 "there is no series of any known engine or gateway",
                 self._settings.url,
@@ -138,21 +144,23 @@ class PrometheusSource:
             )
 
     def _looked_at(self, at: float) -> tuple[Answers, Notes]:
-        """Return what is known as of ``at``: figures over a window may be some time old, all others are asked for."""
+        """Return what is known as of ``at``; figures over a window may be some time old, all others are asked for."""
         asked = self._queries()
-        recent = {
-            what: (asked_at, rows)
-            for what, (asked_at, rows) in self._windowed.items()
-            if what in asked and 0 <= at - asked_at < self._settings.means_refresh_s
+        refresh_s = self._settings.means_refresh_s
+        windowed = {what for what in asked if what.window_s}
+        empty = {what.together for what in windowed if not self._windowed.get(what, (at, ()))[1]}
+        due = {
+            what.together for what in windowed if not 0 <= at - self._windowed.get(what, (-math.inf, ()))[0] < refresh_s
         }
-        answers, notes = self._ask({what: query for what, query in asked.items() if what not in recent}, at)
-        windowed = [(what, rows) for what, rows in answers.rows.items() if what.window_s]
-        # All of them are new at the first look: from then on they take turns, so that no tick pays for all.
-        oldest_s = 0.0 if self._windowed else self._settings.means_refresh_s
-        ages = np.linspace(0.0, oldest_s, len(windowed)).tolist()
-        recent |= {what: (at - age, rows) for (what, rows), age in zip(windowed, ages, strict=True)}
-        self._windowed = recent
-        return Answers(at, {**{what: rows for what, (_, rows) in recent.items()}, **answers.rows}), notes
+        kept = {what: self._windowed[what] for what in windowed if what.together not in due | empty}
+        answers, notes = self._ask({what: query for what, query in asked.items() if what not in kept}, at)
+        # All are new at the first look: from then on they take turns, so that no tick pays for all.
+        groups = sorted({what.together for what in windowed - set(kept)})
+        oldest_s = 0.0 if self._windowed else refresh_s
+        ages = dict(zip(groups, np.linspace(0.0, oldest_s, len(groups)).tolist(), strict=True))
+        new = {what: (at - ages[what.together], rows) for what, rows in answers.rows.items() if what.window_s}
+        self._windowed = kept | new
+        return Answers(at, {**{what: rows for what, (_, rows) in kept.items()}, **answers.rows}), notes
 
     def _queries(self) -> dict[Asked, str]:
         objectives: set[ServiceObjective] = {self._policy.objective, *self._policy.objectives.values()}

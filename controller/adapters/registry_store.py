@@ -138,7 +138,7 @@ def _check_place(path: Path, store: str, may_create: bool) -> None:
     if str(path) == ":memory:":
         raise RegistryError("a store in memory is gone when the command ends", store, "give sqlite:///PATH")
     if not path.name or path.is_dir():
-        raise RegistryError(f"{path} is a folder, not a database file", store, f"give {store.rstrip('/')}/mlflow.db")
+        raise RegistryError(f"{path} is a folder, not a database file", store, f"give sqlite:///{path / 'mlflow.db'}")
     if path.parent.is_dir():
         return
     blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
@@ -169,7 +169,8 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RegistryError(f"cannot create the folder {folder}: {error.strerror}", DEFAULT_STORE) from error
+        reason = (error.strerror or str(error)).lower()
+        raise RegistryError(f"cannot create the folder {folder}: {reason}", DEFAULT_STORE, _OTHER_STORE) from error
 
 
 def _check_tables(path: Path, store: str, may_create: bool) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from controller.errors import ObservationError
 from controller.ports import FleetMetrics, MetricSource
-from simulations.faults import Crash, MetricsFreeze, MetricsLoss, ReplicaTarget
+from simulations.faults import Crash, Errors, MetricsFreeze, MetricsLoss, ReplicaTarget
 from tests.builders_fleet import MODEL, a_batch, a_fleet, a_pool
 from tests.builders_metric_world import WrittenWorld
 from tests.builders_prometheus import RunningPrometheus
@@ -33,6 +33,10 @@ class MetricWorld(Protocol):
 
     def crash_a_replica(self) -> str:
         """Let one engine exit and return the replica's id."""
+        ...
+
+    def fail_requests(self) -> str:
+        """Let one engine answer every second request with a 500 from now on; return the replica's id."""
         ...
 
     def lose(self, seconds: float) -> None:
@@ -63,6 +67,11 @@ class SimulatedWorld:
 
     def crash_a_replica(self) -> str:
         self.fleet.inject(Crash(self._since_epoch_s(), ReplicaTarget(replica=1)))
+        self.wait(0.0)
+        return "main-1"
+
+    def fail_requests(self) -> str:
+        self.fleet.inject(Errors(self._since_epoch_s(), ReplicaTarget(replica=1), 0.5))
         self.wait(0.0)
         return "main-1"
 
@@ -162,6 +171,20 @@ def test_answers_of_each_replica_are_counted_by_the_gateway_and_begin_anew_with_
     assert 0 < read(world).answered[name] < after[name]
 
 
+def test_failed_answers_of_each_replica_are_counted_by_the_gateway_from_zero(world: MetricWorld) -> None:
+    world.wait(60.0)
+    before = read(world)
+    assert set(before.failed_answers.values()) == {0.0}
+    name = world.fail_requests()
+    world.wait(120.0)
+    after = read(world)
+    failed, answered = after.failed_answers[name], after.answered[name] - before.answered[name]
+    assert failed / (failed + answered) == pytest.approx(0.5, abs=0.1)
+    assert {n: count for n, count in after.failed_answers.items() if n != name} == {
+        n: 0.0 for n in before.answered if n != name
+    }
+
+
 def test_an_idle_replica_has_no_latencies(world: MetricWorld) -> None:
     world.wait(700.0)
     for metrics in read(world).replicas.values():
@@ -208,5 +231,5 @@ def test_a_frozen_store_shows_its_age_and_no_load_that_it_did_not_see(world: Met
     assert len(metrics.replicas) == 2
     assert all(m.observed_at <= frozen_at for m in metrics.replicas.values())
     assert metrics.demand == {}
-    assert metrics.in_flight == metrics.answered == {}
+    assert metrics.in_flight == metrics.answered == metrics.failed_answers == {}
     assert f"demand:{world.model}" in metrics.missing

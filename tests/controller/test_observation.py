@@ -44,8 +44,10 @@ def test_each_replica_gets_its_own_metrics_and_in_flight_requests() -> None:
 
 
 def test_answers_are_joined_and_unknown_where_nobody_counts_them() -> None:
-    told = seen(FleetMetrics(answered={"a0": 12.0})).pools[0].replicas[0]
-    assert told.answered_requests_total == 12.0
+    told = seen(FleetMetrics(answered={"a0": 12.0}, failed_answers={"a0": 3.0})).pools[0].replicas[0]
+    assert (told.answered_requests_total, told.failed_answers_total) == (12.0, 3.0)
+    assert math.isnan(seen(FleetMetrics(failed_answers={"a0": -1.0})).pools[0].replicas[0].failed_answers_total)
+    assert math.isnan(seen(FleetMetrics()).pools[0].replicas[0].failed_answers_total)
     assert math.isnan(seen(FleetMetrics(answered={"a0": -1.0})).pools[0].replicas[0].answered_requests_total)
     assert math.isnan(seen(FleetMetrics()).pools[0].replicas[0].answered_requests_total)
 
@@ -53,11 +55,13 @@ def test_answers_are_joined_and_unknown_where_nobody_counts_them() -> None:
 def test_what_is_said_of_an_id_that_two_pools_have_is_said_of_neither() -> None:
     twin = PoolKey("n", "a")
     mine, theirs = pool([replica("x0"), replica("x1")], KEY), pool([replica("x0")], twin)
-    told = FleetMetrics({name: metrics() for name in ("x0", "x1")}, {"x0": 4.0, "x1": 4.0}, answered={"x0": 9.0})
+    both = {"x0": 4.0, "x1": 4.0}
+    told = FleetMetrics({name: metrics() for name in both}, both, answered={"x0": 9.0}, failed_answers={"x0": 9.0})
     state = seen(told, mine, theirs, weights={KEY: 1.0, twin: 1.0})
     ambiguous = [r for p in state.pools for r in p.replicas if r.id == "x0"]
     assert [r.metrics for r in ambiguous] == [None, None]
     assert all(math.isnan(r.in_flight_requests) and math.isnan(r.answered_requests_total) for r in ambiguous)
+    assert all(math.isnan(r.failed_answers_total) for r in ambiguous)
     assert state.pools[0].replicas[1].metrics is not None
     assert state.missing == (f"ambiguous:{KEY.replica('x0')}", f"ambiguous:{twin.replica('x0')}")
 

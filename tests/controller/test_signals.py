@@ -21,7 +21,8 @@ def test_every_signal_is_named_by_somebody_and_says_what_its_absence_costs() -> 
 
 def test_engines_report_of_replicas_and_gateways_of_requests() -> None:
     assert {name for name, names in catalogue().items() if names.scope == "replica"} == set(ENGINES)
-    assert {name for name, names in catalogue().items() if names.scope == "gateway"} == {"dynamo", "envoy", "epp"}
+    gateways = {name for name, names in catalogue().items() if names.scope == "gateway"}
+    assert gateways == {"arrivals", "dynamo", "envoy", "epp"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from policies.decisions import Anomaly
-from policies.diagnosis import confirmed, diagnose
+from policies.diagnosis import answers_with_errors, confirmed, diagnose
 from policies.fleet import Phase, PoolKey, ReplicaState
 from tests.builders import AT, KEY, fleet, pool, replica
 
@@ -22,6 +22,7 @@ def cause(state: ReplicaState, *families: str) -> str:
 
 
 GATEWAY, NO_GATEWAY = replica("r"), replica("r", in_flight_requests=math.nan)
+COUNTED = replica("r", failed_answers_total=9.0)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,16 @@ GATEWAY, NO_GATEWAY = replica("r"), replica("r", in_flight_requests=math.nan)
         (GATEWAY, ("exporter", "peers", "latency"), "F13"),
         (GATEWAY, ("progress",), "unknown"),
         (GATEWAY, ("peers", "latency"), "F8"),
+        (COUNTED, ("answers", "cohort"), "F2"),
+        (COUNTED, ("answers", "errors", "cohort"), "F2"),
+        (COUNTED, ("answers",), "unknown"),
+        (COUNTED, ("errors", "cohort"), "unknown"),  # the gateway sees it answer as it should
+        (GATEWAY, ("errors", "cohort"), "F2"),
+        (GATEWAY, ("errors",), "unknown"),
+        (COUNTED, ("answers", "cohort", "exporter"), "F2"),
+        (COUNTED, ("answers", "exporter"), "F13"),
+        (COUNTED, ("progress", "gateway", "answers", "cohort"), "F1"),
+        (COUNTED, ("answers", "peers"), "unknown"),  # slower than its peers is another matter
         (GATEWAY, ("peers",), "unknown"),
         (GATEWAY, ("latency",), "unknown"),
         (replica("r", Phase.FAILED), ("platform",), "F2"),
@@ -52,6 +63,17 @@ def test_a_hang_that_only_the_engines_own_metrics_tell_is_not_confirmed() -> Non
     both, *_ = diagnose(fleet(pool([GATEWAY])), evidence("progress", "gateway"))
     slow, *_ = diagnose(fleet(pool([GATEWAY])), evidence("peers", "latency"))
     assert [confirmed(d) for d in (alone, both, slow)] == [False, True, True]
+
+
+def test_errors_that_only_the_engine_tells_of_are_not_confirmed_and_an_exit_is_no_burst_of_errors() -> None:
+    own, *_ = diagnose(fleet(pool([GATEWAY])), evidence("errors", "cohort"))
+    both, *_ = diagnose(fleet(pool([COUNTED])), evidence("answers", "cohort"))
+    gone, *_ = diagnose(fleet(pool([replica("r", Phase.FAILED)])), evidence("platform"))
+    assert [(answers_with_errors(d), confirmed(d)) for d in (own, both, gone)] == [
+        (True, False),
+        (True, True),
+        (False, True),
+    ]
 
 
 def test_evidence_against_one_of_two_replicas_with_one_id_is_not_held_against_the_other() -> None:

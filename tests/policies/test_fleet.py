@@ -9,6 +9,8 @@ import pytest
 
 from policies.fleet import Demand, FleetState, Phase, PoolKey, Role, ServiceLevel
 from policies.slo import ServiceObjective
+from policies.wire import plain
+from policies.wire_reader import read_back
 from tests.builders import AT, KEY, MODEL, OTHER, demand, fleet, metrics, pool, replica
 
 
@@ -116,3 +118,11 @@ def test_an_objective_takes_both_times() -> None:
     assert not objective.met(2.1, 0.05)
     assert not objective.met(1.0, 0.11)
     assert demand().requests_per_s == 8.0
+
+
+def test_what_is_made_from_other_fields_is_not_recorded() -> None:
+    state = fleet(pool(2), pool(1, OTHER))
+    assert state.pools_of(MODEL) == tuple(sorted(state.pools, key=lambda p: p.key))
+    assert state.pools_of("unknown") == ()
+    assert set(plain(state)) == {"type", "at", "pools", "demand", "service", "gateway_queued", "missing"}
+    assert read_back(FleetState, plain(replace(state, pools=()))) == replace(state, pools=())

@@ -290,7 +290,7 @@ def test_a_slow_replica_stays_until_enough_others_serve_and_one_more_is_asked_fo
 
 
 def test_the_floor_counts_what_serves_and_not_what_is_there() -> None:
-    half = [replica(f"f{i}", Phase.LOADING) for i in range(3)]
+    half = [replica(f"f{i}", Phase.LOADING, restarts=1) for i in range(3)]
     state = fleet(pool([replica("a0"), replica("a1"), replica("a2"), *half]))
     assert rules(treated(state, sick("a0", "F8"))) == ["serving floor"]
 
@@ -534,3 +534,68 @@ def test_a_cordon_that_was_held_is_unlearned() -> None:
 def test_a_page_that_was_not_delivered_is_sent_again() -> None:
     memory = PolicyMemory(pages={"m breaker": AT, "m F1": AT})
     assert unlearn(memory, [], [("m", "breaker")]).pages == {"m F1": AT}
+
+
+# errors
+
+
+ERRORS = ("answers", "cohort")
+COUNTED = {"answered_requests_total": 100.0, "failed_answers_total": 40.0}
+
+
+def failing(name: str, *families: str) -> Diagnosis:
+    return replace(sick(name, "F2"), families=families or ERRORS)
+
+
+def test_a_replica_that_answers_with_errors_is_taken_out_once_enough_others_serve() -> None:
+    course = treated(some(**COUNTED), failing("a0"))
+    assert (done(course), course.lost[str(KEY)]) == ([(CordonReplica, "a0")], 1)
+    assert course.cordons[A0].cause == "F2"
+    course = treated(some(4, **COUNTED), failing("a0"), least=4)
+    assert (done(course), rules(course), course.lost[str(KEY)]) == ([], ["serving floor"], 1)
+
+
+def test_replicas_that_fail_too_are_no_help_to_the_one_that_is_taken_out() -> None:
+    settings = HealingSettings(breaker_ratio=1.0)
+    assert done(treated(some(3, **COUNTED), failing("a0"), settings=settings)) == [(CordonReplica, "a0")]
+    course = treated(some(3, **COUNTED), failing("a0"), failing("a1"), settings=settings)
+    assert (done(course), rules(course)) == ([], ["serving floor", "serving floor"])
+
+
+def test_many_that_fail_at_once_are_left_to_a_human() -> None:
+    course = treated(some(5), failing("a0"), failing("a1"))
+    assert (done(course), pages(course)) == ([], [(MODEL, "breaker")])
+
+
+def failed_and_out(in_flight: float = 3.0, ago_s: float = 60.0, counted: float = 40.0, **seen: Any) -> Course:
+    state = some(cordoned=True, in_flight_requests=in_flight, failed_answers_total=counted)
+    return treated(state, memory=cordoned("F2", ago_s), seen=remembered(state, **seen))
+
+
+def test_a_replica_that_failed_is_restarted_when_empty_or_after_the_deadline() -> None:
+    assert done(failed_and_out(3.0, 119.0)) == []
+    assert done(failed_and_out(0.0, 15.0)) == [(RestartReplica, "a0")]
+    assert done(failed_and_out(3.0, 120.0)) == [(RestartReplica, "a0")]
+
+
+def test_nothing_that_ends_while_nothing_comes_in_gives_a_replica_that_failed_its_traffic_back() -> None:
+    assert done(failed_and_out(3.0, steps_total=2000.0, answered_total=99.0, answered_at=AT)) == []
+
+
+def test_a_new_life_gives_a_replica_that_failed_its_traffic_back() -> None:
+    state = some(cordoned=True, restarts=1, **COUNTED)
+    assert done(treated(state, memory=cordoned("F2"))) == [(UncordonReplica, "a0")]
+
+
+def test_what_only_the_engine_says_of_its_errors_takes_it_out_and_restarts_nothing() -> None:
+    course = treated(some(), failing("a0", "errors", "cohort"))
+    assert (done(course), pages(course)) == ([(CordonReplica, "a0")], [(A0, "F2")])
+    for counted in (math.nan, 0.0):
+        course = failed_and_out(0.0, 900.0, counted)
+        assert (done(course), rules(course)) == ([], ["restart withheld"])
+
+
+def test_a_replica_that_failed_and_is_out_counts_as_under_repair() -> None:
+    state = some(9, cordoned=True, **COUNTED)
+    course = treated(state, failing("a1"), memory=cordoned("F2", 10.0))
+    assert (done(course), "disruption budget" in rules(course)) == ([], True)

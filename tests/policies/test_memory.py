@@ -9,6 +9,7 @@ import pytest
 
 from policies.memory import (
     ActionMemory,
+    AnswerMemory,
     CordonMemory,
     ModelMemory,
     PolicyMemory,
@@ -23,7 +24,22 @@ FULL = PolicyMemory(
     models={"m": ModelMemory(0.04, 3.0)},
     replicas={
         "m/a/unified/a0": ReplicaMemory(
-            "a0#0", 10.0, None, 20.0, None, 5.0, 4.0, True, None, 3.5, (1.0, 2.0), 9.0, 3.0, 2.5
+            "a0#0",
+            10.0,
+            None,
+            20.0,
+            None,
+            5.0,
+            4.0,
+            True,
+            None,
+            3.5,
+            (1.0, 2.0),
+            9.0,
+            3.0,
+            2.5,
+            AnswerMemory(40.0, 12.0, 5.0, 5.0, 3.5, 7.25, (2.0, 3.0)),
+            AnswerMemory(40.0, 0.0, 4.0),
         )
     },
     actions=(ActionMemory("a0", "restart", "m", "m/a/unified", 1.0, 601.0, open=False, verified=True),),

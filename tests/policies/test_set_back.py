@@ -25,7 +25,7 @@ def at_now(value: object, name: str = "") -> object:
             return [NOW, count]
         case list():
             return [at_now(item, name) for item in value]
-        case float() if name in ("at", "slow_at", "pages") or name.endswith("_at"):
+        case float() if name in ("at", "slow_at", "worse_at", "pages") or name.endswith("_at"):
             return NOW
     return value
 

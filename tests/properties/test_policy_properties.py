@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,8 @@ from controller.modes import Mode, ModeSettings
 from controller.ports import TickRecord
 from forecasting.forecast import LoadForecast
 from policies.decide import Foresail, decide
-from policies.decisions import CordonReplica, Decision, RestartReplica, UncordonReplica
+from policies.decisions import CordonReplica, Decision, Remediation, RestartReplica, UncordonReplica
+from policies.disruption import last_healthy
 from policies.fleet import (
     Demand,
     FleetState,
@@ -27,11 +29,11 @@ from policies.fleet import (
     ReplicaState,
     ServiceLevel,
 )
-from policies.disruption import last_healthy
 from policies.guardrails import GuardrailSettings, bound, spend_within
 from policies.lead_time import lead_time
 from policies.memory import (
     ActionMemory,
+    AnswerMemory,
     CordonMemory,
     ModelMemory,
     PolicyMemory,
@@ -139,6 +141,17 @@ maybe = st.one_of(st.none(), finite)
 total = st.one_of(st.none(), st.floats(0.0, allow_infinity=False))
 words = st.text(max_size=12)
 counted = st.lists(st.tuples(finite, st.integers(0, 10**6)), max_size=4).map(tuple)
+answers = st.one_of(
+    st.none(),
+    st.builds(
+        AnswerMemory,
+        *[st.floats(0.0, allow_infinity=False)] * 2,
+        finite,
+        maybe,
+        *[st.floats(0.0, allow_infinity=False)] * 2,
+        st.lists(finite, max_size=4).map(tuple),
+    ),
+)
 memories = st.builds(
     PolicyMemory,
     st.integers(0, 2**53),
@@ -174,6 +187,8 @@ memories = st.builds(
             answered_total=total,
             answered_at=maybe,
             fell_at=maybe,
+            by_gateway=answers,
+            by_itself=answers,
         ),
         max_size=3,
     ),
@@ -425,6 +440,94 @@ def test_a_fleet_that_cannot_be_seen_never_shrinks(how: list[str], rate: float) 
     assert decision.remediations == ()
 
 
+shares = st.floats(0.0, 1.0)
+looks = st.lists(st.tuples(shares, st.integers(0, 60)), min_size=5, max_size=25)
+
+
+@often
+@given(looks, st.integers(1, 6), st.floats(0.0, 0.05), st.integers(0, 2**32 - 1))
+def test_errors_alike_on_all_replicas_never_heal(
+    history: list[tuple[float, int]], count: int, uneven: float, seed: int
+) -> None:
+    """Whatever share fails from look to look, and however chance and balancing spread requests among replicas."""
+    rng = np.random.default_rng(seed)
+    remediations = errors_seen([[(int(rng.binomial(n := rng.poisson(ended * (1.0 + uneven * i)), share)), n)
+                                 for i in range(count)] for share, ended in history])  # fmt: skip
+    assert remediations == []
+
+
+@often
+@given(looks, st.lists(st.sampled_from(("gone", "reset", "told")), min_size=25, max_size=25), st.booleans())
+def test_counters_that_go_missing_or_begin_anew_never_heal(
+    history: list[tuple[float, int]], fates: list[str], gateway: bool
+) -> None:
+    """Of one replica: the others answer well, so that each error that it is believed to have would count."""
+    past = (5000.0, 4000.0)  # most of its life failed, long ago
+    memory = PolicyMemory()
+    totals = [past, *[(5000.0, 0.0)] * 4]
+    for i, ((_, ended), fate) in enumerate(zip(history, fates, strict=False)):
+        totals = [(good + ended, bad) for good, bad in totals]
+        totals[0] = (0.0, 0.0) if fate == "reset" else totals[0]
+        told = [(math.nan, math.nan) if fate == "gone" and not j else pair for j, pair in enumerate(totals)]
+        state = counted(told, AT + 15.0 * i, gateway=gateway)
+        decision = decide(state, {}, memory, policy_settings())
+        memory = decision.memory
+        assert decision.remediations == ()
+
+
+def errors_seen(history: list[list[tuple[int, int]]]) -> list[Remediation]:
+    """Return what is done about replicas of which ``(failed, ended)`` requests per look are counted."""
+    memory, done = PolicyMemory(), []
+    totals = [(0.0, 0.0)] * len(history[0])
+    for i, look in enumerate(history):
+        totals = [(good + n - bad, all_bad + bad) for (good, all_bad), (bad, n) in zip(totals, look, strict=True)]
+        decision = decide(counted(totals, AT + 15.0 * i), {}, memory, policy_settings())
+        memory = decision.memory
+        done += decision.remediations
+    return done
+
+
+def counted(totals: list[tuple[float, float]], at: float, *, gateway: bool = True) -> FleetState:
+    """One pool of idle replicas whose answers, good and failed, are counted by themselves and by a gateway."""
+    replicas = [
+        replica(
+            f"a{i}",
+            metrics=metrics(at, running_requests=0.0, finished_requests_total=good, failed_requests_total=bad),
+            in_flight_requests=0.0,
+            answered_requests_total=good if gateway else math.nan,
+            failed_answers_total=bad if gateway else math.nan,
+        )
+        for i, (good, bad) in enumerate(totals)
+    ]
+    return fleet(pool(replicas), at=at)
+
+
+@often
+@given(fleets(), settings_of(), forecasts_ahead, st.data())
+def test_a_replica_taken_out_of_traffic_never_makes_its_pools_smaller(
+    state: FleetState, given_settings: PolicySettings, ahead: Mapping[str, LoadForecast], data: st.DataObject
+) -> None:
+    pools = [p for p in state.pools if p.serving]
+    assume(pools)
+    chosen = data.draw(st.sampled_from(pools))
+    name = data.draw(st.sampled_from([r.id for r in chosen.serving]))
+    fewer = replace(
+        state,
+        pools=tuple(
+            replace(p, replicas=tuple(replace(r, cordoned=r.cordoned or r.id == name) for r in p.replicas))
+            if p is chosen
+            else p
+            for p in state.pools
+        ),
+    )
+
+    def wanted(seen: FleetState) -> int:
+        plans = {plan.pool: plan.desired for plan in decide(seen, ahead, PolicyMemory(), given_settings).scaling}
+        return sum(plans.get(p.key, p.desired) for p in seen.pools if p.key.model == chosen.key.model)
+
+    assert wanted(fewer) >= min(wanted(state), sum(p.desired for p in state.pools_of(chosen.key.model)))
+
+
 # whole histories of faults
 
 
@@ -433,6 +536,8 @@ FAULTS = (
     "crash",
     "crash for good",
     "slow",
+    "errors",
+    "errors everywhere",
     "unscraped",
     "stuck exporter",
     "recover",
@@ -486,6 +591,8 @@ class Checked:
             state, one = replicas[restart.replica]
             assert one.phase is not Phase.DRAINING
             assert not one.serving or one.id in hung
+            if restart.cause == "F2" and one.phase is Phase.READY:
+                assert one.failed_answers_total > 0  # nothing is destroyed on the engine's own word
             lead = lead_time(decision.memory.pools[str(state.key)], self.given.lead_time)
             assert not one.starting or fleet.at - one.requested_at >= lead.p90_s  # I8
 
@@ -509,6 +616,9 @@ def strike(world: World, fault: str, victim: int) -> None:
             world.counts_answers = not world.counts_answers
         case "listing":
             world.unlisted = not world.unlisted
+        case "errors everywhere":
+            for engine in world.engines.values():
+                engine.error_ratio = 0.7
         case "demand":
             world.demand_hidden = not world.demand_hidden
         case _ if world.engines:
@@ -524,13 +634,19 @@ def strike_one(world: World, engine: Engine, fault: str) -> None:
             world.crash(engine.id, for_good=fault == "crash for good")
         case "slow":
             engine.slowdown = 3.0
+        case "errors":
+            engine.error_ratio = 0.7
         case "unscraped":
             engine.unscraped = True
         case "stuck exporter":
             engine.exporter_stuck = engine.sample(world.clock.at)
         case "recover":
             engine.hung = engine.unscraped = engine.stays_down = False
-            engine.slowdown, engine.exporter_stuck = 1.0, None
+            engine.slowdown, engine.exporter_stuck, engine.error_ratio = 1.0, None, 0.0
+
+
+def well(engine: Engine) -> bool:
+    return not engine.hung and engine.slowdown == 1.0 and engine.error_ratio == 0.0
 
 
 def a_world() -> World:
@@ -571,17 +687,17 @@ def test_no_replica_that_works_is_restarted_in_any_history(history: list[tuple[s
 
     def checked(pool: PoolKey, name: str) -> None:
         engine = world.engines[name]
-        sick = engine.hung or engine.slowdown > 1.0 or engine.phase is not Phase.READY
+        sick = not well(engine) or engine.phase is not Phase.READY
         assert sick or world.clock.at - recovered_at.get(name, -math.inf) <= 150.0
         restart(pool, name)
 
     world.restart = checked  # type: ignore[method-assign]
     control.run(60.0)
     for fault, victim, load, ticks in history:
-        well = {name for name, engine in world.engines.items() if not engine.hung and engine.slowdown == 1.0}
+        before = {name for name, engine in world.engines.items() if well(engine)}
         strike(world, fault, victim)
         for name, engine in world.engines.items():
-            if name not in well and not engine.hung and engine.slowdown == 1.0:
+            if name not in before and well(engine):
                 recovered_at[name] = world.clock.at
         world.requests_per_s = load
         control.run(15.0 * ticks)

@@ -88,6 +88,24 @@ def test_a_hung_replica_leaves_traffic_and_is_restarted_while_the_others_serve_o
     assert card.dropped_in_flight + card.failed <= 2 * SMALL.max_running
 
 
+def test_a_replica_that_answers_with_errors_leaves_traffic_and_is_restarted() -> None:
+    """Least-outstanding balancing favours what fails fast: without healing most requests would go there."""
+    spec = "errors@300:share=0.8,replica=1"
+    result, ticks = run(STEADY, quick_settings(least=2, lead_time_s=45.0, faults=(spec,)))
+    remedies = [
+        (tick.record.at - 300.0, type(remedy), remedy.cause)
+        for tick in ticks
+        if tick.record.decision
+        for remedy in tick.record.decision.remediations
+    ]
+    assert [(kind, cause) for _, kind, cause in remedies] == [(CordonReplica, "F2"), (RestartReplica, "F2")]
+    assert 0.0 < remedies[0][0] <= 90.0
+    assert remedies[1][0] <= remedies[0][0] + 60.0
+    card = result.scorecard
+    untreated, _ = run(STEADY, quick_settings(least=2, lead_time_s=45.0, faults=(spec,)), "static")
+    assert card.failed < 0.3 * untreated.scorecard.failed
+
+
 def test_a_replica_whose_exporter_freezes_works_on_and_is_left_alone() -> None:
     _, ticks = run(STEADY, quick_settings(least=4, lead_time_s=45.0, faults=("exporter-freeze@300:replica=1",)))
     decisions = [tick.record.decision for tick in ticks if tick.record.decision]

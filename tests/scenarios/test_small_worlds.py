@@ -238,6 +238,79 @@ def test_a_breaker_that_closed_for_a_quarter_of_an_hour_pages_anew() -> None:
     assert [page.cause for page in control.notifier.pages] == ["breaker", "breaker"]
 
 
+# errors
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.8, 1.0])
+def test_a_replica_that_answers_with_errors_is_taken_out_restarted_and_verified(ratio: float) -> None:
+    control = at_work(a_world(requests_per_s=21.0), least=4)
+    control.world.engines["a1"].error_ratio = ratio
+    control.run(1200.0)
+    (cordoned_s, *_), (restarted_s, *_) = acts = since(control, 60.0)
+    assert [(verb, name) for _, verb, name in acts] == [("cordon", "a1"), ("restart", "a1")]
+    assert 45.0 <= cordoned_s <= 60.0
+    assert restarted_s <= cordoned_s + 60.0
+    assert control.world.serving() == 6
+    assert [act.verified for act in control.loop.memory.actions] == [True]
+    assert control.notifier.pages == []
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 1.0])
+def test_errors_of_all_replicas_restart_nothing(ratio: float) -> None:
+    control = at_work(a_world())
+    for engine in control.world.engines.values():
+        engine.error_ratio = ratio
+    control.run(1800.0)
+    assert control.acts(*HEALING) == []
+
+
+def test_errors_that_nobody_counts_and_only_the_engine_tells_of_are_left_to_a_human() -> None:
+    control = at_work(a_world(counts_answers=False))
+    control.world.engines["a1"].error_ratio = 0.8
+    control.run(1800.0)
+    assert [(verb, name) for _, verb, name in since(control, 60.0)] == [("cordon", "a1")]
+    assert {(page.subject, page.cause) for page in control.notifier.pages} == {(KEY.replica("a1"), "F2")}
+
+
+def test_a_replica_with_errors_stays_while_too_few_others_serve_and_more_are_asked_for() -> None:
+    control = at_work(a_world(3, 6.0), least=3)
+    control.world.engines["a1"].error_ratio = 0.8
+    control.run(60.0)
+    assert [(verb, what) for _, verb, what in since(control, 60.0, "cordon", "scale")] == [("scale", "a 4")]
+    control.run(600.0)
+    assert [(verb, name) for _, verb, name in since(control, 60.0)] == [("cordon", "a1"), ("restart", "a1")]
+
+
+def test_a_node_that_makes_every_engine_fail_ends_with_a_human() -> None:
+    """Each successor fails as well: four restarts within the hour, then a page."""
+    world = a_world()
+    control = at_work(world)
+    bad = ["a1"]
+
+    def fail_again(_: TickRecord) -> None:
+        if bad[-1] not in world.engines:
+            bad.append(f"a{world.made}")
+        world.engines[bad[-1]].error_ratio = 0.8
+
+    control.run(3600.0, fail_again)
+    assert [verb for _, verb, _ in since(control, 60.0, "restart")] == ["restart"] * 4
+    assert str(KEY) in {page.subject for page in control.notifier.pages}
+    assert world.serving() >= 5
+
+
+def test_what_is_out_of_traffic_makes_the_others_neither_fewer_nor_too_few() -> None:
+    control = at_work(a_world(requests_per_s=21.0), least=1)
+    control.world.engines["a1"].error_ratio = 0.8
+    fewest = []
+
+    def count(_: TickRecord) -> None:
+        fewest.append((control.world.serving(), control.world.wanted[KEY]))
+
+    control.run(1200.0, count)
+    assert min(serving for serving, _ in fewest) == 5
+    assert min(wanted for _, wanted in fewest) == 6
+
+
 # what the platform or others do to what we took out
 
 

@@ -9,6 +9,7 @@ import pytest
 from controller.errors import BadInput
 from simulations.faults import (
     Crash,
+    Errors,
     ExporterFreeze,
     Fault,
     Hang,
@@ -31,6 +32,8 @@ from simulations.faults import (
         ("hang@900:running=stuck", Hang(900.0)),
         ("slow@1200:factor=2.5,duration=300", SlowDown(1200.0, factor=2.5, duration_s=300.0)),
         ("slow@1200", SlowDown(1200.0, factor=3.0, duration_s=math.inf)),
+        ("errors@60:share=0.8,duration=90,replica=1", Errors(60.0, ReplicaTarget("", 1), 0.8, 90.0)),
+        ("errors@60", Errors(60.0)),
         ("node-loss@10.5:pool=b", NodeLoss(10.5, ReplicaTarget("b"))),
         ("metrics-loss@60:duration=90", MetricsLoss(60.0, None, 90.0)),
         ("metrics-loss@60:replica=1,duration=90", MetricsLoss(60.0, ReplicaTarget("", 1), 90.0)),
@@ -62,6 +65,8 @@ def test_a_spec_is_read_as_written(spec: str, fault: Fault) -> None:
         ("crash@5:replica=1,replica=2", "'replica' is given twice"),
         ("hang@5:running=none", "running must be 'stuck' or 'zero', got 'none'"),
         ("slow@5:factor=1", "factor must be more than 1, got '1'"),
+        ("errors@5:share=0", "share must be more than 0, got '0'"),
+        ("errors@5:share=1.1", "share must be at most 1, got '1.1'"),
         ("slow@5:duration=0", "duration must be more than 0, got '0'"),
         ("metrics-freeze@5:replica=1", "unknown key 'replica'; known here: duration"),
     ],

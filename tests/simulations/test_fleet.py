@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from policies.fleet import Phase, PoolState
 from policies.slo import ServiceObjective
-from simulations.faults import Crash, ExporterFreeze, Hang, NodeLoss, ReplicaTarget, SlowDown
+from simulations.faults import Crash, Errors, ExporterFreeze, Hang, NodeLoss, ReplicaTarget, SlowDown
 from simulations.fleet import SimulatedFleet
 from simulations.outcomes import RequestStatus
 from simulations.pool import PoolSpec
@@ -347,6 +347,41 @@ def test_a_frozen_exporter_shows_new_instants_and_old_figures_while_the_replica_
     assert during.replicas["main-0"].steps_total > before.replicas["main-0"].steps_total
     fleet.advance(1130.0)
     assert fleet.metrics.read(1130.0).replicas["main-1"].steps_total > stuck.steps_total
+
+
+def test_a_replica_with_errors_fails_its_share_at_once_and_so_gets_more_of_the_requests() -> None:
+    fleet = a_fleet([a_pool(2)], [a_batch(poisson(20.0, 4_000), output_tokens=100)], epoch_at=1000.0)
+    fleet.inject(Errors(40.0, ReplicaTarget(replica=1), share=0.75, duration_s=60.0))
+    fleet.advance(1098.0)
+    seen = fleet.metrics.read(1098.0)
+    failed, answered = seen.failed_answers["main-1"], seen.answered["main-1"]
+    assert seen.failed_answers["main-0"] == seen.replicas["main-0"].failed_requests_total == 0.0
+    own = seen.replicas["main-1"]  # scraped at another instant
+    assert own.failed_requests_total / (own.failed_requests_total + own.finished_requests_total) > 0.4
+    assert failed + answered > 1.3 * seen.answered["main-0"]
+    fleet.advance(1160.0)
+    after = fleet.metrics.read(1160.0).failed_answers["main-1"]
+    fleet.advance(1200.0)
+    assert fleet.metrics.read(1200.0).failed_answers["main-1"] == after
+    assert fleet.finish() == 0
+    assert fleet.outcomes.count(RequestStatus.FAILED) == after
+
+
+def test_errors_end_with_the_life_of_the_engine() -> None:
+    fleet = a_fleet([a_pool(2)], [a_batch(poisson(20.0, 8_000), output_tokens=100)], epoch_at=1000.0)
+    fleet.inject(Errors(40.0, ReplicaTarget(replica=1)))
+    fleet.inject(Crash(80.0, ReplicaTarget(replica=1)))
+    fleet.advance(1390.0)
+    seen = fleet.metrics.read(1390.0)
+    assert seen.answered["main-1"] > 0
+    assert seen.failed_answers["main-1"] == 0.0
+
+
+def test_a_request_that_no_replica_can_hold_is_no_failure_of_the_replica() -> None:
+    fleet = a_fleet([a_pool(1)], [a_batch(np.arange(50.0), prompt_tokens=10**9)], epoch_at=1000.0)
+    fleet.advance(1100.0)
+    seen = fleet.metrics.read(1100.0)
+    assert seen.failed_answers["main-0"] == seen.replicas["main-0"].failed_requests_total == 0.0
 
 
 def test_a_lost_node_takes_all_its_replicas_and_others_come_on_another_node() -> None:

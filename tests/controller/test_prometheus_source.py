@@ -1,0 +1,375 @@
+"""Is each engine and gateway understood as it reports, by a real Prometheus that is given their series?"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from controller.adapters.prometheus import PrometheusSource
+from controller.adapters.prometheus_settings import PrometheusSettings
+from controller.errors import ObservationError
+from controller.ports import FleetMetrics
+from policies.settings import PolicySettings
+from policies.slo import ServiceObjective
+from tests.builders import pool_settings
+from tests.builders_prometheus import STALE, Labels, RunningPrometheus, Sample, VllmReplica, client_of, write
+
+_epochs = itertools.count(1_000_000, 20_000)
+Figure = tuple[str, Labels, float]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPrometheus]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with RunningPrometheus(folder, "", "--web.enable-remote-write-receiver") as running:
+        yield running
+
+
+class Store:
+    """A stretch of time of its own in the store, whose present moves by 15 s with each scrape."""
+
+    def __init__(self, server: RunningPrometheus) -> None:
+        self._server = server
+        self.at = float(next(_epochs))
+        self._sources: list[PrometheusSource] = []
+
+    def scrape(self, *figures: Figure, age_s: float = 1.0) -> None:
+        """Store figures as sampled a moment before the present, 15 s after the last ones."""
+        self.at += 15.0
+        write(self._server, [Sample({**labels, "__name__": name}, self.at - age_s, v) for name, labels, v in figures])
+
+    def source(self, policy: PolicySettings | None = None, **changes: object) -> PrometheusSource:
+        told = {"url": self._server.url, "max_clock_skew_s": 1e12, "probe_interval_s": 10.0, **changes}
+        settings = PrometheusSettings.model_validate(told)
+        source = PrometheusSource(client_of(**told), settings, policy or a_policy(), lambda: 0.0)
+        self._sources.append(source)
+        return source
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+
+@pytest.fixture
+def store(server: RunningPrometheus) -> Iterator[Store]:
+    made = Store(server)
+    yield made
+    made.close()
+
+
+def a_policy(objective: ServiceObjective | None = None) -> PolicySettings:
+    return PolicySettings(pools={"m/a/unified": pool_settings()}, objective=objective or ServiceObjective())
+
+
+def of_pod(name: str, figures: Sequence[Figure], pool: str = "a", model: str = "m") -> list[Figure]:
+    """Return figures as Prometheus stores them, with the labels of their target."""
+    target = {"pod": name, "pool": pool, "model_name": model, "instance": f"10.0.0.{name[-1]}:8000"}
+    return [("up", target, 1.0), *((metric, {**labels, **target}, value) for metric, labels, value in figures)]
+
+
+def an_engine(name: str = "r0", pool: str = "a", model: str = "m", **state: float | str) -> list[Figure]:
+    replica = VllmReplica(model)
+    for key, value in state.items():
+        setattr(replica, key, value)
+    return of_pod(name, replica.figures(), pool, model)
+
+
+def looked(source: PrometheusSource, store: Store) -> FleetMetrics:
+    return source.read(store.at)
+
+
+def test_ranks_repeat_a_figure_and_data_parallel_engines_do_not(store: Store) -> None:
+    figures: list[Figure] = []
+    for dp_rank, tp_rank in itertools.product("01", "0123"):
+        labels = {"dp_rank": dp_rank, "tp_rank": tp_rank, "pp_rank": "0", "engine_type": "unified"}
+        figures += [
+            ("sglang:num_running_reqs", labels, 5.0 + int(dp_rank)),
+            ("sglang:num_queue_reqs", labels, 2.0),
+            ("sglang:token_usage", labels, 0.25 * (1 + int(dp_rank))),
+        ]
+    figures.append(("sglang:prompt_tokens_total", {}, 1000.0))
+    store.scrape(*of_pod("r0", figures))
+    metrics = looked(store.source(), store).replicas["r0"]
+    assert metrics.running_requests == 11.0
+    assert metrics.queued_requests == 4.0
+    assert metrics.kv_cache_ratio == 0.5
+    assert metrics.prompt_tokens_total == 1000.0
+    assert math.isnan(metrics.steps_total)
+
+
+def test_an_underscore_in_the_place_of_the_colon_is_the_same_engine(store: Store) -> None:
+    store.scrape(*of_pod("r0", [("sglang_num_running_reqs", {}, 3.0), ("sglang_token_usage", {}, 0.5)]))
+    metrics = looked(store.source(), store).replicas["r0"]
+    assert (metrics.running_requests, metrics.kv_cache_ratio) == (3.0, 0.5)
+
+
+def test_a_fleet_in_the_middle_of_an_upgrade_is_whole(store: Store) -> None:
+    """Old and new names on different replicas, and both on a third: it counts once."""
+    store.scrape(
+        *an_engine("r0", kv=0.2),
+        *an_engine("r1", kv=0.4, kv_name="vllm:gpu_cache_usage_perc"),
+        *an_engine("r2", kv=0.6),
+        ("vllm:gpu_cache_usage_perc", {"pod": "r2", "pool": "a", "model_name": "m", "instance": "10.0.0.2:8000"}, 0.6),
+    )
+    replicas = looked(store.source(), store).replicas
+    assert [replicas[name].kv_cache_ratio for name in ("r0", "r1", "r2")] == [0.2, 0.4, 0.6]
+
+
+def test_a_ratio_is_made_of_two_metrics_where_there_is_none(store: Store) -> None:
+    figures: list[Figure] = [
+        ("tgi_batch_current_size", {}, 4.0),
+        ("tgi_queue_size", {}, 1.0),
+        ("tgi_batch_current_max_tokens", {}, 3000.0),
+        ("tgi_batch_max_total_tokens", {}, 12000.0),
+    ]
+    store.scrape(*of_pod("r0", figures))
+    metrics = looked(store.source(), store).replicas["r0"]
+    assert metrics.kv_cache_ratio == 0.25
+    assert metrics.running_requests == 4.0
+
+
+def test_tensorrt_llm_behind_triton_tells_by_the_kind_of_its_requests(store: Store) -> None:
+    figures: list[Figure] = [
+        ("nv_trt_llm_request_metrics", {"request_type": "scheduled", "model": "x"}, 6.0),
+        ("nv_trt_llm_request_metrics", {"request_type": "waiting", "model": "x"}, 2.0),
+        ("nv_trt_llm_request_metrics", {"request_type": "max", "model": "x"}, 512.0),
+        ("nv_trt_llm_kv_cache_block_metrics", {"kv_cache_block_type": "fraction"}, 0.75),
+        ("nv_trt_llm_kv_cache_block_metrics", {"kv_cache_block_type": "used"}, 900.0),
+    ]
+    store.scrape(*of_pod("r0", figures))
+    metrics = looked(store.source(), store).replicas["r0"]
+    assert (metrics.running_requests, metrics.queued_requests, metrics.kv_cache_ratio) == (6.0, 2.0, 0.75)
+
+
+def test_labels_that_an_engine_lacks_are_those_of_its_target(store: Store) -> None:
+    target = {"pod": "r0", "pool": "a", "model_name": "m", "instance": "10.0.0.0:8000"}
+    bare = {"pod": "r0"}
+    store.scrape(("up", target, 1.0), ("tgi_batch_current_size", bare, 1.0), ("tgi_request_success", bare, 10.0))
+    source = store.source()
+    looked(source, store)
+    store.scrape(("up", target, 1.0), ("tgi_batch_current_size", bare, 1.0), ("tgi_request_success", bare, 40.0))
+    assert looked(source, store).demand["m"].requests_per_s == pytest.approx(2.0)
+
+
+def test_a_replica_that_two_pools_claim_is_nobodys(store: Store) -> None:
+    store.scrape(*an_engine("r0", pool="a"), *an_engine("r0", pool="b"), *an_engine("r1"))
+    metrics = looked(store.source(), store)
+    assert set(metrics.replicas) == {"r1"}
+    assert "ambiguous:r0 (told of twice)" in metrics.missing
+
+
+def test_queues_that_grow_are_load_that_arrived(store: Store) -> None:
+    source = store.source()
+    store.scrape(*an_engine(finished=100.0, running=10.0, queued=0.0))
+    looked(source, store)
+    store.scrape(*an_engine(finished=130.0, running=20.0, queued=35.0))
+    demand = looked(source, store).demand["m"]
+    assert demand.requests_per_s == pytest.approx((30 + 45) / 15)
+    assert demand.prompt_tokens_per_s == pytest.approx(5.0 * 100.0)
+    assert demand.cached_prompt_ratio == pytest.approx(0.25)
+
+
+def test_what_clients_gave_up_had_arrived(store: Store) -> None:
+    source = store.source()
+    store.scrape(*an_engine(finished=100.0, aborted=5.0, failed=1.0))
+    looked(source, store)
+    store.scrape(*an_engine(finished=115.0, aborted=20.0, failed=16.0))
+    metrics = looked(source, store)
+    assert metrics.demand["m"].requests_per_s == pytest.approx(3.0)
+    assert metrics.replicas["r0"].failed_requests_total == 16.0
+
+
+def test_the_first_look_has_rates_where_the_store_has_a_past(store: Store) -> None:
+    for finished in (100.0, 130.0, 160.0, 190.0):
+        store.scrape(*an_engine(finished=finished))
+    assert looked(store.source(), store).demand["m"].requests_per_s == pytest.approx(2.0)
+
+
+def test_attainment_is_the_least_that_both_histograms_allow(store: Store) -> None:
+    policy = a_policy(ServiceObjective(ttft_s=1.0, tpot_s=0.1, window_s=60.0))
+    source = store.source(policy)
+    for step in range(5):
+        store.scrape(*an_engine(finished=100.0 * step, slow=10.0 * step))
+    level = looked(source, store).service["m"]
+    assert level.window_s == 60.0
+    assert level.attainment_ratio == pytest.approx(0.9)
+    assert level.finished == pytest.approx(400.0, rel=0.3)
+
+
+def test_old_samples_show_their_age_and_make_no_load(store: Store) -> None:
+    source = store.source()
+    store.scrape(*an_engine(finished=100.0))
+    looked(source, store)
+    store.scrape(*an_engine(finished=130.0))
+    sampled_at = store.at - 1.0
+    store.at += 100.0
+    metrics = looked(source, store)
+    assert metrics.replicas["r0"].observed_at == sampled_at
+    assert metrics.demand == {}
+    assert "demand:m" in metrics.missing
+
+
+def gateway(name: str, metrics: dict[str, float], labels: Labels) -> list[Figure]:
+    target = {"instance": name}
+    return [("up", target, 1.0), *((metric, {**labels, **target}, value) for metric, value in metrics.items())]
+
+
+def envoy(name: str = "gw0", cluster: str = "m/a/unified", **counts: float) -> list[Figure]:
+    figures = {"rq_total": 0.0, "cx_none_healthy": 0.0, "rq_retry": 0.0, "rq_pending_active": 0.0, **counts}
+    named = {f"envoy_cluster_upstream_{key}": value for key, value in figures.items()}
+    return gateway(name, named, {"envoy_cluster_name": cluster})
+
+
+def test_envoy_counts_what_it_could_not_send_and_not_what_it_sent_again(store: Store) -> None:
+    source = store.source()
+    store.scrape(*an_engine(), *envoy(rq_total=100.0))
+    looked(source, store)
+    store.scrape(*an_engine(), *envoy(rq_total=160.0, cx_none_healthy=45.0, rq_retry=15.0, rq_pending_active=7.0))
+    metrics = looked(source, store)
+    assert metrics.demand["m"].requests_per_s == pytest.approx((60 + 45 - 15) / 15)
+    assert metrics.gateway_queued == {"m": 7.0}
+
+
+def test_gateways_add_up_and_one_that_restarts_is_no_lull(store: Store) -> None:
+    source = store.source()
+    store.scrape(*an_engine(), *envoy("gw0", rq_total=5000.0), *envoy("gw1", rq_total=700.0))
+    looked(source, store)
+    store.scrape(*an_engine(), *envoy("gw0", rq_total=30.0), *envoy("gw1", rq_total=760.0))
+    assert looked(source, store).demand["m"].requests_per_s == pytest.approx(90 / 15)
+
+
+def test_arrivals_that_are_counted_by_model_come_before_those_per_pool(store: Store) -> None:
+    source = store.source()
+
+    def started(count: float) -> list[Figure]:
+        return gateway("gw0", {"envoy_gateway_requests_started": count}, {"model_name": "m"})
+
+    store.scrape(*an_engine(), *envoy(rq_total=100.0), *started(10.0))
+    looked(source, store)
+    store.scrape(*an_engine(), *envoy(rq_total=1000.0), *started(40.0))
+    assert looked(source, store).demand["m"].requests_per_s == pytest.approx(2.0)
+
+
+def test_a_frontend_that_counts_on_acceptance_tells_load_queue_and_lengths(store: Store) -> None:
+    source = store.source()
+
+    def frontend(count: float) -> list[Figure]:
+        prefix = "dynamo_frontend_"
+        figures = {
+            f"{prefix}requests_started_total": count,
+            f"{prefix}queued_requests": 3.0,
+            f"{prefix}input_sequence_tokens_sum": 500.0 * count,
+            f"{prefix}input_sequence_tokens_count": count,
+            f"{prefix}output_sequence_tokens_sum": 50.0 * count,
+            f"{prefix}output_sequence_tokens_count": count,
+        }
+        return gateway("dynamo", figures, {"model": "m"})
+
+    for count in (0.0, 30.0, 60.0):
+        store.scrape(*frontend(count))
+        metrics = None if count == 0.0 else looked(source, store)
+    assert metrics is not None
+    assert metrics.demand["m"].requests_per_s == pytest.approx(2.0)
+    assert metrics.demand["m"].prompt_tokens_per_s == pytest.approx(1000.0)
+    assert metrics.demand["m"].output_tokens_per_s == pytest.approx(100.0)
+    assert metrics.gateway_queued == {"m": 3.0}
+
+
+def test_endpoints_are_found_by_address_and_by_the_host_alone_where_it_has_one_replica(store: Store) -> None:
+    def endpoint(address: str, active: float) -> Figure:
+        labels = {"envoy_cluster_name": "a", "envoy_endpoint_address": address, "instance": "gw0"}
+        return "envoy_cluster_endpoint_rq_active", labels, active
+
+    store.scrape(
+        *an_engine("r0"),
+        *an_engine("r1"),
+        *envoy(),
+        endpoint("10.0.0.0:8000", 3.0),
+        endpoint("10.0.0.1:9999", 4.0),
+        endpoint("10.9.9.9:8000", 5.0),
+    )
+    assert looked(store.source(), store).in_flight == {"r0": 3.0, "r1": 4.0}
+
+
+def test_a_picker_that_names_replicas_tells_what_each_was_sent(store: Store) -> None:
+    figures: list[Figure] = [
+        ("llm_d_epp_request_total", {"model_name": "m", "instance": "epp"}, 10.0),
+        ("llm_d_epp_inflight_requests", {"endpoint_name": "r0", "instance": "epp"}, 2.0),
+    ]
+    store.scrape(*an_engine("r0"), *figures)
+    assert looked(store.source(), store).in_flight == {"r0": 2.0}
+
+
+def test_a_gateway_whose_samples_are_old_is_missing_rather_than_old(store: Store) -> None:
+    source = store.source()
+    for count in (0.0, 60.0, 120.0):
+        store.scrape(*an_engine(finished=count), *envoy(rq_total=count))
+        looked(source, store)
+    for number in range(4):
+        store.scrape(*an_engine(finished=120.0 + 30.0 * (number + 1)))
+        metrics = looked(source, store)
+    assert metrics.gateway_queued == {}
+    assert any(what.startswith("gateway:gw0 (last sampled") for what in metrics.missing)
+    assert metrics.demand["m"].requests_per_s == pytest.approx(2.0)
+
+
+def test_an_engine_that_ends_is_gone_at_once(store: Store) -> None:
+    store.scrape(*an_engine("r0"), *an_engine("r1"))
+    source = store.source()
+    assert set(looked(source, store).replicas) == {"r0", "r1"}
+    store.scrape(*an_engine("r0"), *((name, labels, STALE) for name, labels, _ in an_engine("r1")))
+    assert set(looked(source, store).replicas) == {"r0"}
+
+
+def test_an_engine_that_appears_with_a_past_is_no_burst(store: Store) -> None:
+    source = store.source()
+    store.scrape(*an_engine("r0", finished=100.0))
+    looked(source, store)
+    store.scrape(*an_engine("r0", finished=130.0), *an_engine("r1", finished=1_000_000.0, running=3.0))
+    assert looked(source, store).demand["m"].requests_per_s == pytest.approx(2.0 + 3.0 / 15.0, rel=0.1)
+
+
+def test_only_series_that_match_belong_to_this_fleet(store: Store) -> None:
+    mine = [(name, {**labels, "cluster": 'eu"1'}, value) for name, labels, value in an_engine("r0")]
+    store.scrape(*mine, *an_engine("r1"))
+    assert set(looked(store.source(match={"cluster": 'eu"1'}), store).replicas) == {"r0"}
+
+
+def test_a_store_that_knows_no_engine_is_an_error_that_says_what_to_do(store: Store) -> None:
+    store.scrape(("up", {"job": "else"}, 1.0))
+    with pytest.raises(ObservationError, match="no series of any known engine"):
+        looked(store.source(), store)
+
+
+def test_a_model_name_that_is_an_attack_is_only_a_name(store: Store) -> None:
+    name = 'm"} or vector(1) #<script>'
+    source = store.source()
+    store.scrape(*an_engine("r0", model=name, finished=100.0))
+    looked(source, store)
+    store.scrape(*an_engine("r0", model=name, finished=130.0))
+    assert looked(source, store).demand[name].requests_per_s == pytest.approx(2.0)
+
+
+def test_what_takes_the_server_most_time_is_asked_only_now_and_then(store: Store) -> None:
+    source = store.source(means_refresh_s=60.0)
+    store.scrape(*an_engine())
+    looked(source, store)
+    asked = []
+    client = source._client
+    whole = client.instant
+
+    def counted(query: str, at: float | None = None) -> list[object]:
+        asked.append(query)
+        return list(whole(query, at))
+
+    client.instant = counted  # type: ignore[method-assign,assignment] # counts what is asked of the real one
+    for _ in range(4):
+        store.at += 15.0
+        store.scrape(*an_engine())
+        looked(source, store)
+    windowed = [query for query in asked if "increase" in query and "histogram_quantile" not in query]
+    assert len(windowed) <= 2 * len(set(windowed))
+    assert len(set(windowed)) >= 8
