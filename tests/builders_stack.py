@@ -46,7 +46,11 @@ QUICK: Mapping[str, Any] = {
         "stabilization": {"down_window_s": 8, "unforecast_down_window_s": 12},
         "guardrails": {"up_window_s": 2, "down_window_s": 5, "max_metrics_age_s": 10},
         "traffic": {"slow_start_s": 3},
-        "anomaly": {"frozen_after_s": 6, "max_metrics_age_s": 10},
+        "anomaly": {
+            "frozen_after_s": 6,
+            "max_metrics_age_s": 10,
+            "failing": {"half_life_s": 6, "look_back_s": 20, "max_age_s": 10},
+        },
         "healing": {"restart_frozen_after_s": 9, "drain_deadline_s": 10, "cooldown_s": 5, "max_attempts": 50},
     },
     "forecast": {"step_s": 3, "demand_window_s": 6},
@@ -265,14 +269,25 @@ class RunningStack:
         """Where the daemon says how it is."""
         return str(json.loads(self.stack.files.address.read_text())["daemon"])
 
+    @property
+    def newest_row(self) -> AuditEntry | None:
+        """The newest row of the audit log, as quickly as it can be had; None while it is busy."""
+        assert self._log is not None
+        try:
+            return self._log.read("last")
+        except AuditError:
+            return None
+
     # Waiting
 
     def pause(self, seconds: float) -> None:
         """Let real time pass: for a fault at a random instant."""
         threading.Event().wait(seconds)
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> float:
-        """Wait until ``condition`` holds and return when it did."""
+    def until(
+        self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0, look_s: float = LOOK_S
+    ) -> float:
+        """Wait until ``condition`` holds, looking every ``look_s`` seconds, and return when it did."""
         end_s = self.clock.elapsed() + timeout_s
         while True:
             try:
@@ -282,7 +297,7 @@ class RunningStack:
                 pass
             if self.clock.elapsed() > end_s:
                 raise AssertionError(f"not within {timeout_s:g} s: {what}\n{self.story()}")
-            threading.Event().wait(LOOK_S)
+            threading.Event().wait(look_s)
 
     def until_tick(self, condition: Callable[[Tick], bool], what: str, since_at: float, timeout_s: float = 60.0) -> Tick:
         """Wait for the first tick since an instant of which ``condition`` holds."""

@@ -24,19 +24,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         yield running
 
 
-def kill_daemon(stack: RunningStack) -> int:
-    """Kill it with -9 and return its process id once it is gone; it is not begun again."""
+def kill_daemon(stack: RunningStack) -> float:
+    """Kill it with -9, at once, and return when it was gone; it is not begun again."""
     service = stack.stack.daemon
-
-    async def kill() -> int:
-        child = service.child
-        assert child is not None
-        child.signal(signal.SIGKILL)
-        await child.wait()
-        await service.stop()
-        return child.pid
-
-    return stack.do(kill())
+    assert service.child is not None
+    service.child.signal(signal.SIGKILL)
+    stack.do(service.stop())
+    return stack.now
 
 
 def done_writes(stack: RunningStack) -> list[tuple[int, int]]:
@@ -97,34 +91,34 @@ def test_a_daemon_killed_at_random_repeats_and_loses_nothing(stack: RunningStack
     rng = random.Random(7)
     found: Counter[str] = Counter()
     down_s = []
-    for turn, wanted in enumerate((3, 1, 4, 2, 3, 1)):
-        version, newest = stack.pool(POOL).version, stack.ticks(1)[-1].entry.id
+    for turn in range(6):
+        had, newest = stack.pool(POOL), stack.ticks(1)[-1].entry.id
+        wanted = 4 if had.desired < 3 else 1
         set_bounds(stack, wanted, wanted)
-        if turn % 2:  # as soon as it has written, before it can say so
-            stack.until(lambda version=version: stack.pool(POOL).version > version, "a write")  # type: ignore[misc]  # bound on purpose
-        else:  # as soon as it has said what it is about to do
-            stack.until(lambda newest=newest: announced(stack, newest), "an intent")  # type: ignore[misc]  # bound on purpose
-        stack.pause(rng.uniform(0.0, 0.02))
-        kill_daemon(stack)
-        killed_at = stack.now
-        last = stack.ticks(1)[-1]
-        found["between intent and outcome" if not last.settled else "after the outcome"] += 1
+        if turn % 3:  # as soon as it has said what it is about to do
+            stack.until(lambda newest=newest: announced(stack, newest), "an intent", look_s=0.001)  # type: ignore[misc]  # bound on purpose
+            stack.pause(rng.uniform(0.0, 0.02))
+        else:  # as soon as it has done it, before it can say so
+            stack.until(lambda had=had: stack.pool(POOL).version > had.version, "a write", look_s=0.001)  # type: ignore[misc]  # bound on purpose
+        killed_at = kill_daemon(stack)
+        last, written = stack.ticks(1)[-1], stack.pool(POOL).version > had.version
+        when = "after all was on record" if last.settled else "before the outcome was on record"
+        found[f"{when}, {'after' if written else 'before'} the write"] += 1
         stack.do(stack.stack.daemon.begin())
         stack.until(lambda: bool(stack.ticks(1, killed_at)), "the next daemon ticks")  # noqa: B023 - waited for here
         down_s.append(stack.now - killed_at)
         stack.until(lambda wanted=wanted: stack.pool(POOL).desired == wanted, "what was asked for")  # type: ignore[misc]  # bound on purpose
-    stack.settle()
-    for when, count in found.items():
+    set_bounds(stack, 1, 4)
+    for when, count in sorted(found.items()):
         measured.note(f"kills {when}", count, "")
     measured.note("longest until the next tick", max(down_s))
     check_that_log_and_platform_agree(stack)
-    set_bounds(stack, 1, 4)
 
 
 def announced(stack: RunningStack, newest: str) -> bool:
     """Whether an act was announced after the row ``newest``."""
-    last = stack.ticks(1)[-1]
-    return int(last.entry.id) > int(newest) and bool(last.decision.get("scaling"))
+    last = stack.newest_row
+    return last is not None and int(last.id) > int(newest) and (last.kind == "intended" or "intent" in last.record)
 
 
 def test_a_minute_without_prometheus_changes_nothing_and_is_survived(stack: RunningStack, measured: Measured) -> None:
