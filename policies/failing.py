@@ -9,7 +9,7 @@ than most of its peers is suspected, and only once that has been seen ``looks`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,10 +37,11 @@ class FailingSettings(BaseModel):
         3.0, gt=1, description="It must also be this many times the share of a peer for that peer to speak against it."
     )
     z: float = Field(
-        4.0,
+        5.0,
         gt=0,
-        description="Standard errors by which the two shares must differ (two-proportion z-test): 4 happens by chance "
-        "once in 30,000 looks, and has to happen against most peers and at several looks.",
+        description="Standard errors by which its share must exceed that of its peers (two-proportion z-test). Where 2 "
+        "to 20 % of all requests fail by chance, ten replicas had a single such look about once in two months of "
+        "simulated time, and never several in a row.",
     )
     least_failed: float = Field(5.0, ge=1, description="Errors that must count at the moment; fewer are single errors.")
     looks: int = Field(3, ge=1, description="Looks within the look-back at which it must be so (k of n).")
@@ -102,11 +103,13 @@ def failing(
                 key, replica = cohort[name]
                 # nobody's share means anything before one answer counts in full
                 peers = [peer for other, peer in told.items() if other != name and peer.ended >= 1.0]
-                better = sum(_far_worse(answers, peer, settings) for peer in peers)
-                looked = _with_look(answers, fleet.at, settings, worse=2 * better > len(peers))
+                better, worse = _compared(answers, peers, settings)
+                looked = _with_look(answers, fleet.at, settings, worse=worse)
                 remembered[name] = witness.write(remembered[name], looked)
                 if _suspicious(looked, settings):
-                    found += _evidence(key, replica.id, witness, looked, better, len(peers), settings)
+                    found.append(_errors(key, replica.id, witness, looked, settings))
+                    if worse and len(looked.worse_at) >= settings.looks:
+                        found.append(_alone(key, replica.id, looked, f"{better} of {len(peers)}", settings))
     return found, remembered
 
 
@@ -143,16 +146,20 @@ def _suspicious(answers: AnswerMemory, settings: FailingSettings) -> bool:
     return answers.failed >= settings.least_failed and answers.failed_ratio >= settings.failed_ratio
 
 
-def _far_worse(own: AnswerMemory, peer: AnswerMemory, settings: FailingSettings) -> bool:
-    """Return whether a replica fails so much more than a peer that chance does not explain it.
+def _compared(own: AnswerMemory, peers: Sequence[AnswerMemory], settings: FailingSettings) -> tuple[int, bool]:
+    """Return how many peers fail far fewer, and whether it fails more than they do, beyond what chance explains.
 
-    Two-proportion z-test with the pooled share: at 40 answers each, 8 errors against none are 3 standard errors.
+    Most peers must do better one by one, so that a second bad replica hides none. Chance is ruled out against all of
+    them together, by a two-proportion z-test with the pooled share: 9 errors in 25 answers, where peers had 11 in 225,
+    are 5.4 standard errors.
     """
-    if not _suspicious(own, settings) or own.failed_ratio < settings.times_peers * peer.failed_ratio:
-        return False
-    pooled = (own.failed + peer.failed) / (own.ended + peer.ended)
-    deviation = math.sqrt(pooled * (1.0 - pooled) * (1.0 / own.ended + 1.0 / peer.ended))
-    return own.failed_ratio - peer.failed_ratio > settings.z * deviation
+    if not peers or not _suspicious(own, settings):
+        return 0, False
+    better = sum(own.failed_ratio >= settings.times_peers * peer.failed_ratio for peer in peers)
+    failed, ended = sum(peer.failed for peer in peers), sum(peer.ended for peer in peers)
+    pooled = (own.failed + failed) / (own.ended + ended)
+    deviation = math.sqrt(pooled * (1.0 - pooled) * (1.0 / own.ended + 1.0 / ended))
+    return better, 2 * better > len(peers) and own.failed_ratio - failed / ended > settings.z * deviation
 
 
 def _with_look(answers: AnswerMemory, at: float, settings: FailingSettings, *, worse: bool) -> AnswerMemory:
@@ -162,19 +169,13 @@ def _with_look(answers: AnswerMemory, at: float, settings: FailingSettings, *, w
     return replace(answers, worse_at=(*kept, answers.told_at) if worse and new else kept)
 
 
-def _evidence(
-    key: PoolKey,
-    name: str,
-    witness: _Witness,
-    answers: AnswerMemory,
-    better: int,
-    peers: int,
-    settings: FailingSettings,
-) -> list[Anomaly]:
+def _errors(key: PoolKey, name: str, witness: _Witness, answers: AnswerMemory, settings: FailingSettings) -> Anomaly:
     since_at = answers.worse_at[0] if answers.worse_at else answers.told_at
     detail = f"{answers.failed_ratio:.0%} of its latest {answers.ended:.0f} answers are errors, {witness.said}"
-    found = [Anomaly(witness.family, name, key, answers.failed_ratio / settings.failed_ratio, since_at, detail)]
-    if 2 * better > peers and len(answers.worse_at) >= settings.looks:
-        detail = f"{better} of {peers} peers with the same requests fail far fewer"
-        found.append(Anomaly("cohort", name, key, len(answers.worse_at) / settings.looks, since_at, detail))
-    return found
+    return Anomaly(witness.family, name, key, answers.failed_ratio / settings.failed_ratio, since_at, detail)
+
+
+def _alone(key: PoolKey, name: str, answers: AnswerMemory, better: str, settings: FailingSettings) -> Anomaly:
+    detail = f"{better} peers with the same requests fail far fewer"
+    score = len(answers.worse_at) / settings.looks
+    return Anomaly("cohort", name, key, score, answers.worse_at[0], detail)

@@ -303,6 +303,45 @@ def test_a_picker_that_names_replicas_tells_what_each_was_sent(store: Store) -> 
     assert looked(store.source(), store).in_flight == {"r0": 2.0}
 
 
+GATEWAY = {"instance": "envoy:9901"}
+
+
+def ended(code: str, count: float, flags: str = "-", replica: str = "r0") -> Figure:
+    labels = {**GATEWAY, "envoy_endpoint_address": f"10.0.0.{replica[-1]}:8000"}
+    return "envoy_gateway_requests_ended", {**labels, "flags": flags, "code": code}, count
+
+
+def test_only_errors_of_the_replicas_own_are_failed_answers_and_before_the_first_there_are_none(store: Store) -> None:
+    store.scrape(*an_engine("r0"), *an_engine("r1"), ended("200", 5.0), ended("400", 2.0), ended("200", 9.0, "-", "r1"))
+    source = store.source()
+    metrics = looked(source, store)
+    assert (metrics.answered, metrics.failed_answers) == ({"r0": 7.0, "r1": 9.0}, {"r0": 0.0, "r1": 0.0})
+    assert not [told for told in metrics.missing if "answers" in told]
+    failed = [ended(code, 1.0) for code in ("500", "502", "504")]
+    others = [ended("503", 8.0), ended("501", 8.0), ended("502", 8.0, "UF"), ended("504", 8.0, "SI")]
+    store.scrape(*an_engine("r0"), *an_engine("r1"), ended("200", 5.0), *failed, *others, ended("200", 9.0, "-", "r1"))
+    assert looked(source, store).failed_answers == {"r0": 3.0, "r1": 0.0}
+
+
+def test_an_engine_that_has_no_count_of_errors_does_not_say_that_there_were_none(store: Store) -> None:
+    store.scrape(*of_pod("r0", [("sglang:num_running_reqs", {}, 3.0), ("sglang:num_requests_total", {}, 5.0)]))
+    assert math.isnan(looked(store.source(), store).replicas["r0"].failed_requests_total)
+    store.scrape(*an_engine("r1", finished=5.0, failed=2.0), *an_engine("r2", finished=5.0))
+    replicas = looked(store.source(), store).replicas
+    assert [replicas[name].failed_requests_total for name in ("r1", "r2")] == [2.0, 0.0]
+
+
+def test_names_that_come_with_the_first_request_are_found_before_twice_the_time_is_over(store: Store) -> None:
+    gateway: Figure = ("envoy_cluster_upstream_rq_total", {**GATEWAY, "envoy_cluster_name": "a"}, 0.0)
+    store.scrape(*an_engine(), gateway)
+    source = store.source(probe_interval_s=300.0)
+    found = []
+    for tick in range(9):
+        found.append("r0" in looked(source, store).answered)
+        store.scrape(*an_engine(), gateway, *([ended("200", 1.0)] if tick >= 3 else []))
+    assert found.index(True) in range(4, 9)  # ticks of 15 s; it was there to be found at the fourth
+
+
 def test_a_gateway_whose_samples_are_old_is_missing_rather_than_old(store: Store) -> None:
     source = store.source()
     for count in (0.0, 60.0, 120.0):
