@@ -68,6 +68,11 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
+def prior(prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
+    """Return settings by which lengths are assumed right until they are known: a test of what comes after that."""
+    return {"prometheus": {"prompt_tokens_prior": prompt_tokens, "output_tokens_prior": output_tokens}}
+
+
 class Requests(Trace):
     """Requests of one shape, evenly spaced at a rate that changes linearly from one of ``points`` to the next."""
 

@@ -190,7 +190,12 @@ def daemon_settings(options: LiveOptions, places: LivePlaces, written: Mapping[s
         },
         "forecast": {"step_s": 15, "demand_window_s": 15},
         "modes": {"scaling": "auto", "traffic": "auto", "healing": "auto"},
-        "prometheus": {"stale_after_s": max(10, 4 * scrape_s), "means_window_s": 120, "latency_window_s": 20},
+        "prometheus": {
+            "stale_after_s": max(10, 4 * scrape_s),
+            "means_window_s": 120,
+            "means_refresh_s": 10,
+            "latency_window_s": 20,
+        },
     }
     own: dict[str, Any] = {
         "policy": {

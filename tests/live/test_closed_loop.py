@@ -9,7 +9,7 @@ import pytest
 from policies.capacity import CapacitySettings, capacity_of
 from policies.fleet import Demand
 from simulations.live.live_profiles import live_profile_named
-from tests.builders_stack import Requests, RunningStack, running_stack, steady
+from tests.builders_stack import Requests, RunningStack, prior, running_stack, steady
 from tests.live_times import Measured
 
 PROFILE = "emulated-small"
@@ -21,7 +21,7 @@ RAMP = Requests([(0.0, 1.2), (20.0, 1.2), (90.0, 6.6), (96.0, 6.6)], *LONG)
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with running_stack(tmp_path_factory.mktemp("loop"), f"engines={PROFILE},max=5") as running:
+    with running_stack(tmp_path_factory.mktemp("loop"), f"engines={PROFILE},max=5", settings=prior(*LONG)) as running:
         yield running
 
 
@@ -47,6 +47,7 @@ def test_a_ramp_is_met_by_replicas_asked_for_before_the_demand(stack: RunningSta
             measured.note(f"replica {had + 1} asked for before it was needed by", ahead_s[-1])
             measured.note(f"replica {had + 1} ready before it was needed by", idle_s[-1])
     measured.note("requests", len(load.rows), "")
+    measured.note("that failed", len(load.errors()), "")
     measured.note("within the objective", round(100 * load.attainment(), 1), "%")
     what = f"{measured}\n{stack.story(120.0)}"
     assert not load.errors(), what

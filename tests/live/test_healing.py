@@ -12,24 +12,25 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.builders_stack import Load, RunningStack, running_stack, steady
+from tests.builders_stack import Load, RunningStack, prior, running_stack, steady
 from tests.live_times import Measured
 
 POOL = "engines"
 REPLICAS = 3
+SHAPE = (200, 40)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     pool = f"{POOL}=emulated-small,replicas={REPLICAS},min=2,max={REPLICAS + 1}"
-    with running_stack(tmp_path_factory.mktemp("healing"), pool, restart_backoff_s=4.0) as running:
+    with running_stack(tmp_path_factory.mktemp("healing"), pool, settings=prior(*SHAPE), restart_backoff_s=4.0) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def load(stack: RunningStack) -> Iterator[Load]:
     """More than two replicas are to carry, headroom included, and less than two can."""
-    load = stack.play(steady(7.0, 600.0, prompt_tokens=200, output_tokens=40))
+    load = stack.play(steady(7.0, 600.0, *SHAPE))
     stack.until(lambda: len(load.rows) > 10, "answers come")
     yield load
     load.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 from collections import Counter
@@ -11,16 +12,17 @@ import httpx
 import pytest
 import yaml
 
-from tests.builders_stack import RunningStack, running_stack, steady
+from tests.builders_stack import RunningStack, Tick, prior, running_stack, steady
 from tests.live_times import Measured
 
 OUTAGE_S = 60.0
 POOL = "engines"
+SHAPE = (800, 40)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with running_stack(tmp_path_factory.mktemp("outages"), f"{POOL}=emulated-small,max=4") as running:
+    with running_stack(tmp_path_factory.mktemp("outages"), f"{POOL}=emulated-small,max=4", settings=prior(*SHAPE)) as running:
         yield running
 
 
@@ -69,7 +71,7 @@ def test_a_daemon_killed_in_the_middle_of_a_scale_up_goes_on_where_it_was(
     stack: RunningStack, measured: Measured
 ) -> None:
     version, began_at = stack.pool(POOL).version, stack.now
-    load = stack.play(steady(5.0, 30.0, 800, 40))
+    load = stack.play(steady(5.0, 60.0, *SHAPE))
     asked_at = stack.until(lambda: stack.pool(POOL).version > version, "more replicas are asked for")
     child = stack.stack.daemon.child
     assert child is not None
@@ -77,7 +79,7 @@ def test_a_daemon_killed_in_the_middle_of_a_scale_up_goes_on_where_it_was(
     assert any(r.starting for r in stack.pool(POOL).replicas)
     tick = stack.until_tick(lambda t: t.at > asked_at + 1.0 and bool(t.decision), "it decides again", asked_at)
     served_at = stack.settle()
-    load.wait()
+    load.stop()
     measured.note("killed after the load came", asked_at - began_at)
     measured.note("decides again after", tick.at - asked_at)
     measured.note("all that was asked for serves after", served_at - asked_at)
@@ -97,7 +99,7 @@ def test_a_daemon_killed_at_random_repeats_and_loses_nothing(stack: RunningStack
         set_bounds(stack, wanted, wanted)
         if turn % 3:  # as soon as it has said what it is about to do
             stack.until(lambda newest=newest: announced(stack, newest), "an intent", look_s=0.001)  # type: ignore[misc]  # bound on purpose
-            stack.pause(rng.uniform(0.0, 0.02))
+            stack.pause(rng.uniform(0.0, 0.02) if turn % 3 == 1 else 0.0)
         else:  # as soon as it has done it, before it can say so
             stack.until(lambda had=had: stack.pool(POOL).version > had.version, "a write", look_s=0.001)  # type: ignore[misc]  # bound on purpose
         killed_at = kill_daemon(stack)
@@ -122,7 +124,7 @@ def announced(stack: RunningStack, newest: str) -> bool:
 
 
 def test_a_minute_without_prometheus_changes_nothing_and_is_survived(stack: RunningStack, measured: Measured) -> None:
-    heavy, light = stack.play(steady(5.0, 120.0, 800, 40)), stack.play(steady(0.5, 150.0, 200, 40))
+    heavy, light = stack.play(steady(5.0, 120.0, *SHAPE)), stack.play(steady(0.5, 150.0, *SHAPE))
     stack.until(lambda: len(stack.serving(POOL)) >= 3 and stack.stack.platform.settled(), "enough replicas for the load")
     daemon = stack.stack.daemon.child
     assert daemon is not None
@@ -157,3 +159,36 @@ def test_a_minute_without_prometheus_changes_nothing_and_is_survived(stack: Runn
     assert not light.errors(), measured
     assert not heavy.errors(), measured
     assert not stack.events(began_at, "cordoned", "failed"), stack.story()
+
+
+def test_a_gateway_that_begins_anew_is_not_read_as_another_load(stack: RunningStack, measured: Measured) -> None:
+    rate, model = 2.0, stack.options.model
+    load = stack.play(steady(rate, 120.0, *SHAPE))
+
+    def seen(tick: Tick) -> float:
+        demand = (tick.entry.record.get("fleet") or {}).get("demand", {}).get(model)
+        return math.nan if demand is None else float(demand["requests_per_s"])
+
+    def as_it_is(tick: Tick) -> bool:
+        return abs(seen(tick) - rate) <= 0.2 * rate
+
+    began_at = stack.now
+    stack.until_tick(as_it_is, "the load is seen as it is", began_at)
+    stack.until(lambda: len(load.rows) > 40, "counters from which a fall is plain")
+    before, restarted_at = stack.pool(POOL), stack.now
+    stack.do(stack.stack.gateway.stop())
+    stack.do(stack.stack.gateway.begin())
+    up_at = stack.now
+    again = stack.until_tick(as_it_is, "the load is seen as it is again", up_at + 2.0)
+    stack.until(lambda: stack.now > up_at + 12.0, "more than the window of the demand is over")
+    ticks = [tick for tick in stack.ticks(since_at=restarted_at) if not math.isnan(seen(tick))]
+    load.stop()
+    measured.note("gateway down for", up_at - restarted_at)
+    measured.note("load seen as it is after", again.at - up_at)
+    measured.note("most that was seen meanwhile", round(max(map(seen, ticks)) / rate, 2), "times the load")
+    measured.note("least that was seen meanwhile", round(min(map(seen, ticks)) / rate, 2), "times the load")
+    what = f"{measured}\n{stack.story()}"
+    assert max(map(seen, ticks)) < 1.6 * rate, what
+    assert seen(ticks[-1]) == pytest.approx(rate, rel=0.25), what
+    assert {r.life for r in stack.pool(POOL).replicas} >= {r.life for r in before.replicas}, what
+    assert not stack.events(restarted_at, "cordoned", "failed", "draining"), what
