@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.forecast import LoadForecast
 from policies.capacity import CapacityModel, replicas_needed
 from policies.decisions import Reason
-from policies.fleet import Demand, FleetState, PoolState
+from policies.fleet import Demand, FleetState, PoolKey, PoolState
 from policies.memory import ModelMemory
 from policies.slo import ServiceObjective
 
@@ -173,14 +175,17 @@ def reactive_replicas(
     objective: ServiceObjective,
     lead_time_s: float,
     settings: ScalingSettings,
+    worth: Mapping[PoolKey, float] = MappingProxyType({}),
 ) -> tuple[float, tuple[Reason, ...]]:
     """Return the replicas that the present asks for, with a reason for each thing that burns.
 
-    The largest of: offered load; what clears a backlog (``clearing``); the serving replicas scaled by KV pressure; one
-    more than serving while the error budget burns fast. Nothing observed asks for nothing.
+    The answer is in replicas of ``capacity``; ``worth`` says how many of those one of a pool is, 1 where it says
+    nothing. The largest of: offered load; what clears a backlog (``clearing``); the serving replicas scaled by KV
+    pressure; one more than serving while the error budget burns fast. Nothing observed asks for nothing.
     """
     pools = fleet.pools_of(model)
     serving = [r for pool in pools for r in pool.serving]
+    there = math.fsum(worth.get(pool.key, 1.0) * len(pool.serving) for pool in pools)
     metrics = [r.metrics for r in serving if r.metrics is not None]
     reasons: list[Reason] = []
     demand = fleet.demand.get(model)
@@ -198,14 +203,14 @@ def reactive_replicas(
     kv = [m.kv_cache_ratio for m in metrics if 0 <= m.kv_cache_ratio <= 1]
     pressure = sum(kv) / len(kv) if kv else 0.0
     if pressure > settings.kv_cache_high_ratio:
-        wanted = len(serving) * pressure / settings.kv_cache_high_ratio
+        wanted = there * pressure / settings.kv_cache_high_ratio
         if wanted > answer:
             reasons.append(Reason("KV pressure", model, answer, wanted, f"KV caches {pressure:.0%} full"))
             answer = wanted
     service = fleet.service.get(model)
     if service is not None and service.finished >= 20:  # fewer say nothing about a 99 % target
         burn = (1.0 - service.attainment_ratio) / (1.0 - objective.attainment_ratio)
-        wanted = len(serving) + 1.0
+        wanted = there + 1.0
         settled = not any(pool.starting for pool in pools)  # what is on its way may be all that was missing
         if burn >= settings.burn_rate and wanted > answer and settled and _loaded(pools, capacity):
             reasons.append(Reason("burn rate", model, answer, wanted, f"error budget burns at {burn:.1f}x"))

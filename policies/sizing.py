@@ -100,7 +100,10 @@ def needed_by(
 ) -> tuple[Need, tuple[Reason, ...]]:
     """Return what is coming and what already burns as one need, in replicas of the cheapest pool."""
     one, scaling = _reference(options), settings.scaling
-    reactive, burning = reactive_replicas(fleet, model, one, settings.objective_of(model), outlook.lead_time_s, scaling)
+    worth = {option.state.key: _worth(option, one) for option in options}
+    reactive, burning = reactive_replicas(
+        fleet, model, one, settings.objective_of(model), outlook.lead_time_s, scaling, worth
+    )
     margin, spare = 1.0 + margin_ratio, scaling.unforecast_headroom_ratio
     if outlook.coming is None or outlook.peak is None:
         # For the load to grow into; what burns has said already what puts it out.

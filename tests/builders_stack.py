@@ -182,7 +182,7 @@ class RunningStack:
 
     stack: LiveStack
 
-    def __init__(self, folder: Path, pools: Sequence[str], settings: Mapping[str, Any] = {}, **options: Any) -> None:  # noqa: B006 - read only
+    def __init__(self, folder: Path, pools: Sequence[str], settings: Mapping[str, Any] = {}, **options: Any) -> None:
         needs_envoy()
         if shutil.which("prometheus") is None:
             pytest.skip("Prometheus is not installed")
@@ -289,9 +289,7 @@ class RunningStack:
         """Let real time pass: for a fault at a random instant."""
         threading.Event().wait(seconds)
 
-    def until(
-        self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0, look_s: float = LOOK_S
-    ) -> float:
+    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0, look_s: float = LOOK_S) -> float:
         """Wait until ``condition`` holds, looking every ``look_s`` seconds, and return when it did."""
         end_s = self.clock.elapsed() + timeout_s
         while True:
@@ -304,7 +302,9 @@ class RunningStack:
                 raise AssertionError(f"not within {timeout_s:g} s: {what}\n{self.story()}")
             threading.Event().wait(look_s)
 
-    def until_tick(self, condition: Callable[[Tick], bool], what: str, since_at: float, timeout_s: float = 60.0) -> Tick:
+    def until_tick(
+        self, condition: Callable[[Tick], bool], what: str, since_at: float, timeout_s: float = 60.0
+    ) -> Tick:
         """Wait for the first tick since an instant of which ``condition`` holds."""
         found: list[Tick] = []
 
@@ -342,6 +342,8 @@ class RunningStack:
 
 
 @contextmanager
-def running_stack(folder: Path, *pools: str, settings: Mapping[str, Any] = {}, **options: Any) -> Iterator[RunningStack]:  # noqa: B006 - read only
+def running_stack(
+    folder: Path, *pools: str, settings: Mapping[str, Any] = {}, **options: Any
+) -> Iterator[RunningStack]:
     with RunningStack(folder, pools, settings, **options) as stack:
         yield stack

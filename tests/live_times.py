@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Measured:
     def note(self, what: str, value: float, unit: str = "s") -> None:
         """Note one figure."""
         self.figures[what] = f"{value:.1f} {unit}" if unit == "s" else f"{value:g} {unit}".strip()
-        print(f"{self.case}: {what} {self.figures[what]}")
+        sys.stdout.write(f"{self.case}: {what} {self.figures[what]}\n")
         self._record(PROPERTY, (self.case, what, self.figures[what]))
 
     def __str__(self) -> str:

@@ -23,7 +23,9 @@ SHAPE = (200, 40)
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     pool = f"{POOL}=emulated-small,replicas={REPLICAS},min=2,max={REPLICAS + 1}"
-    with running_stack(tmp_path_factory.mktemp("healing"), pool, settings=prior(*SHAPE), restart_backoff_s=4.0) as running:
+    with running_stack(
+        tmp_path_factory.mktemp("healing"), pool, settings=prior(*SHAPE), restart_backoff_s=4.0
+    ) as running:
         yield running
 
 

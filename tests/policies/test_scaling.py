@@ -94,6 +94,13 @@ def test_a_window_with_starting_replicas_teaches_nothing_about_capacity() -> Non
     assert steer_margin(ModelMemory(0.1, AT), state, MODEL, OBJECTIVE, SETTINGS)[0] == ModelMemory(0.1, AT + 300.0)
 
 
+def test_a_burning_budget_adds_one_to_what_smaller_replicas_are_worth() -> None:
+    smaller = [replica(f"b{number}", metrics=metrics(running_requests=36.0)) for number in range(2)]
+    burning = fleet(reporting(1, running_requests=36.0), pool(smaller, OTHER), service={MODEL: service(0.95)})
+    answer, _ = reactive_replicas(burning, MODEL, ONE, OBJECTIVE, LEAD_S, SETTINGS, {OTHER: 0.5})
+    assert answer == 3.0  # one and two halves serve
+
+
 def test_a_burning_budget_waits_for_what_is_already_starting() -> None:
     members = [replica(f"a{number}", metrics=metrics(running_requests=40.0)) for number in range(3)]
     burning = {MODEL: service(0.95)}
