@@ -43,7 +43,7 @@ QUICK: Mapping[str, Any] = {
         "plan_expiry_s": 8,
         "objective": {"window_s": 30},
         "scaling": {"backlog_clear_s": 20},
-        "stabilization": {"down_window_s": 8, "unforecast_down_window_s": 12},
+        "stabilization": {"down_window_s": 5, "unforecast_down_window_s": 8},
         "guardrails": {"up_window_s": 2, "down_window_s": 5, "max_metrics_age_s": 10},
         "traffic": {"slow_start_s": 3},
         "anomaly": {
@@ -53,7 +53,7 @@ QUICK: Mapping[str, Any] = {
         },
         "healing": {"restart_frozen_after_s": 9, "drain_deadline_s": 10, "cooldown_s": 5, "max_attempts": 50},
     },
-    "forecast": {"step_s": 3, "demand_window_s": 6},
+    "forecast": {"step_s": 2, "demand_window_s": 6},
     "prometheus": {"stale_after_s": 10, "means_window_s": 60, "means_refresh_s": 3, "latency_window_s": 10},
     "daemon": {"resume_grace_s": 1, "reload_check_s": 0.5},
 }

@@ -13,14 +13,19 @@ from tests.builders_stack import Requests, RunningStack, prior, running_stack
 from tests.live_times import Measured
 
 PROFILE = "emulated-small"
+REPLICAS = 2
 LONG = (800, 40)
-RAMP = Requests([(0.0, 1.2), (15.0, 1.2), (107.0, 8.3), (109.0, 8.3)], *LONG)
-"""Grows by a replica's capacity in half a minute, five times the lead time."""
+RAMP = Requests([(0.0, 3.2), (18.0, 3.2), (81.0, 10.8), (83.0, 10.8)], *LONG)
+"""Grows by a replica's capacity in 22 seconds, four times the lead time."""
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with running_stack(tmp_path_factory.mktemp("loop"), f"engines={PROFILE},max=5", settings=prior(*LONG)) as running:
+    with running_stack(
+        tmp_path_factory.mktemp("loop"),
+        f"engines={PROFILE},replicas={REPLICAS},min={REPLICAS},max=6",
+        settings=prior(*LONG),
+    ) as running:
         yield running
 
 
@@ -38,7 +43,7 @@ def test_a_ramp_is_met_by_replicas_asked_for_before_the_demand(stack: RunningSta
     pending = {e.replica: e.at for e in stack.events(load.began_at, "pending")}
     ready = sorted((e.at, e.replica) for e in stack.events(load.began_at, "ready") if e.replica in pending)
     ahead_s, idle_s = [], []
-    for had, (ready_at, replica) in enumerate(ready, start=1):
+    for had, (ready_at, replica) in enumerate(ready, start=REPLICAS):
         too_much_at = load.began_at + RAMP.reaches_s(had * one)
         if too_much_at < load.began_at + RAMP.points[-1][0]:
             ahead_s.append(too_much_at - pending[replica])

@@ -21,7 +21,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 
 def test_streams_on_replicas_that_are_given_up_go_on_to_their_end(stack: RunningStack, measured: Measured) -> None:
-    load = stack.play(steady(14.0, 40.0, *SHAPE))
+    load = stack.play(steady(15.0, 36.0, *SHAPE))
     load.wait()
     drained = {e.replica: e.at for e in stack.events(load.began_at, "draining")}
     gone = {e.replica: e.at for e in stack.events(load.began_at, "gone")}

@@ -91,40 +91,6 @@ def test_a_daemon_killed_in_the_middle_of_a_scale_up_goes_on_where_it_was(
     check_that_log_and_platform_agree(stack)
 
 
-def test_a_daemon_killed_at_random_repeats_and_loses_nothing(stack: RunningStack, measured: Measured) -> None:
-    rng = np.random.default_rng(7)
-    found: Counter[str] = Counter()
-    down_s = []
-    for turn in range(6):
-        had, newest = stack.pool(POOL), stack.ticks(1)[-1].entry.id
-        wanted = 4 if had.desired < 3 else 1
-        set_bounds(stack, wanted, wanted)
-        if turn % 3:  # as soon as it has said what it is about to do
-            stack.until(lambda newest=newest: announced(stack, newest), "an intent", look_s=0.001)  # type: ignore[misc]  # bound on purpose
-            stack.pause(rng.uniform(0.0, 0.02) if turn % 3 == 1 else 0.0)
-        else:  # as soon as it has done it, before it can say so
-            stack.until(lambda had=had: stack.pool(POOL).version > had.version, "a write", look_s=0.001)  # type: ignore[misc]  # bound on purpose
-        killed_at = kill_daemon(stack)
-        last, written = stack.ticks(1)[-1], stack.pool(POOL).version > had.version
-        when = "after all was on record" if last.settled else "before the outcome was on record"
-        found[f"{when}, {'after' if written else 'before'} the write"] += 1
-        stack.do(stack.stack.daemon.begin())
-        stack.until(lambda: bool(stack.ticks(1, killed_at)), "the next daemon ticks")  # noqa: B023 - waited for here
-        down_s.append(stack.now - killed_at)
-        stack.until(lambda wanted=wanted: stack.pool(POOL).desired == wanted, "what was asked for")  # type: ignore[misc]  # bound on purpose
-    set_bounds(stack, 1, 4)
-    for when, count in sorted(found.items()):
-        measured.note(f"kills {when}", count, "")
-    measured.note("longest until the next tick", max(down_s))
-    check_that_log_and_platform_agree(stack)
-
-
-def announced(stack: RunningStack, newest: str) -> bool:
-    """Whether an act was announced after the row ``newest``."""
-    last = stack.newest_row
-    return last is not None and int(last.id) > int(newest) and (last.kind == "intended" or "intent" in last.record)
-
-
 def test_a_minute_without_prometheus_changes_nothing_and_is_survived(stack: RunningStack, measured: Measured) -> None:
     heavy, light = stack.play(steady(5.0, 120.0, *SHAPE)), stack.play(steady(0.5, 150.0, *SHAPE))
     stack.until(
@@ -167,6 +133,40 @@ def test_a_minute_without_prometheus_changes_nothing_and_is_survived(stack: Runn
     assert not stack.events(began_at, "cordoned", "failed"), stack.story()
 
 
+def announced(stack: RunningStack, newest: str) -> bool:
+    """Whether an act was announced after the row ``newest``."""
+    last = stack.newest_row
+    return last is not None and int(last.id) > int(newest) and (last.kind == "intended" or "intent" in last.record)
+
+
+def test_a_daemon_killed_at_random_repeats_and_loses_nothing(stack: RunningStack, measured: Measured) -> None:
+    rng = np.random.default_rng(7)
+    found: Counter[str] = Counter()
+    down_s = []
+    for turn in range(4):
+        had, newest = stack.pool(POOL), stack.ticks(1)[-1].entry.id
+        wanted = 4 if had.desired < 3 else 1
+        set_bounds(stack, wanted, wanted)
+        if turn % 3:  # as soon as it has said what it is about to do
+            stack.until(lambda newest=newest: announced(stack, newest), "an intent", look_s=0.001)  # type: ignore[misc]  # bound on purpose
+            stack.pause(rng.uniform(0.0, 0.02) if turn % 3 == 1 else 0.0)
+        else:  # as soon as it has done it, before it can say so
+            stack.until(lambda had=had: stack.pool(POOL).version > had.version, "a write", look_s=0.001)  # type: ignore[misc]  # bound on purpose
+        killed_at = kill_daemon(stack)
+        last, written = stack.ticks(1)[-1], stack.pool(POOL).version > had.version
+        when = "after all was on record" if last.settled else "before the outcome was on record"
+        found[f"{when}, {'after' if written else 'before'} the write"] += 1
+        stack.do(stack.stack.daemon.begin())
+        stack.until(lambda: bool(stack.ticks(1, killed_at)), "the next daemon ticks")  # noqa: B023 - waited for here
+        down_s.append(stack.now - killed_at)
+        stack.until(lambda wanted=wanted: stack.pool(POOL).desired == wanted, "what was asked for")  # type: ignore[misc]  # bound on purpose
+    set_bounds(stack, 1, 4)
+    for when, count in sorted(found.items()):
+        measured.note(f"kills {when}", count, "")
+    measured.note("longest until the next tick", max(down_s))
+    check_that_log_and_platform_agree(stack)
+
+
 def test_a_gateway_that_begins_anew_is_not_read_as_another_load(stack: RunningStack, measured: Measured) -> None:
     rate, model = 4.0, stack.options.model
     load = stack.play(steady(rate, 120.0, *SHAPE))
@@ -180,13 +180,13 @@ def test_a_gateway_that_begins_anew_is_not_read_as_another_load(stack: RunningSt
 
     began_at = stack.now
     stack.until_tick(as_it_is, "the load is seen as it is", began_at)
-    stack.until(lambda: len(load.rows) > 40, "counters from which a fall is plain")
+    stack.until(lambda: len(load.rows) > 20, "counters from which a fall is plain")
     before, restarted_at = stack.pool(POOL), stack.now
     stack.do(stack.stack.gateway.stop())
     stack.do(stack.stack.gateway.begin())
     up_at = stack.now
     again = stack.until_tick(as_it_is, "the load is seen as it is again", up_at + 2.0)
-    stack.until(lambda: stack.now > up_at + 12.0, "more than the window of the demand is over")
+    stack.until(lambda: stack.now > up_at + 8.0, "more than the window of the demand is over")
     ticks = [tick for tick in stack.ticks(since_at=restarted_at) if not math.isnan(seen(tick))]
     load.stop()
     measured.note("gateway down for", up_at - restarted_at)
