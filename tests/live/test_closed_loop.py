@@ -19,6 +19,9 @@ RAMP = Requests([(0.0, 3.2), (18.0, 3.2), (81.0, 10.8), (83.0, 10.8)], *LONG)
 """Grows by a replica's capacity in 22 seconds, four times the lead time."""
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     with running_stack(

@@ -13,6 +13,9 @@ POOL, REPLICAS = "engines", 5
 SHAPE = (100, 25)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     pool = f"{POOL}=emulated-small,replicas={REPLICAS},max={REPLICAS}"

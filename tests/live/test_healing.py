@@ -20,6 +20,9 @@ REPLICAS = 3
 SHAPE = (200, 40)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     pool = f"{POOL}=emulated-small,replicas={REPLICAS},min=2,max={REPLICAS + 1}"
