@@ -15,8 +15,8 @@ from tests.live_times import Measured
 PROFILE = "emulated-small"
 REPLICAS = 2
 LONG = (800, 40)
-RAMP = Requests([(0.0, 3.2), (18.0, 3.2), (81.0, 10.8), (83.0, 10.8)], *LONG)
-"""Grows by a replica's capacity in 22 seconds, four times the lead time."""
+RAMP = Requests([(0.0, 3.2), (14.0, 3.2), (70.0, 10.8), (71.0, 10.8)], *LONG)
+"""Grows by a replica's capacity in 20 seconds, three times the lead time."""
 
 
 pytestmark = pytest.mark.slow

@@ -59,7 +59,10 @@ def test_people_get_the_same_as_tables(config: Path, capsys: pytest.CaptureFixtu
     assert "Problems\n  none" in text
 
 
-def test_a_pool_that_nobody_scrapes_is_a_problem(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pool_that_nobody_scrapes_is_a_problem(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.doctor._BETWEEN_LOOKS_S", 0.5)
     other = "--set=policy.pools.other/b/unified={profile: llama-3.1-8b-l40s-tp1}"
     code, told = doctor(capsys, "-c", str(config), other)
     assert code == 1
