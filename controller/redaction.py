@@ -26,6 +26,15 @@ def redacted(text: str) -> str:
     return _ASSIGNED.sub(rf"\1\2{_HIDDEN}", _URL.sub(_url, text))
 
 
+def may_hold_secret(text: str) -> bool:
+    """Return whether ``text`` gives something a name that speaks of a password, token, key or secret.
+
+    >>> may_hold_secret("{X-Api-Key: 1234}"), may_hold_secret("http://127.0.0.1:9090")
+    (True, False)
+    """
+    return _SECRET.search(text) is not None
+
+
 def without_credentials(text: str, header: object) -> str:
     """Return ``text`` without the secret of an ``Authorization`` header, which a server may have quoted.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -91,9 +92,13 @@ class LivePlatform:
         if not isinstance(answer, list):
             raise ObservationError("the platform's answer is no list of pools", self._settings.url)
         try:
-            return tuple(_pool(entry) for entry in answer)
+            pools = tuple(_pool(entry) for entry in answer)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ObservationError(f"the platform's pools cannot be read: {error!r}", self._settings.url) from None
+        twice = [str(key) for key, count in Counter(pool.key for pool in pools).items() if count > 1]
+        if twice:
+            raise ObservationError(f"{', '.join(twice)} is listed twice by the platform", self._settings.url)
+        return pools
 
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
         """Ask for ``replicas``; see ``controller.ports.Cluster.scale``.

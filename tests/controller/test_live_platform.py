@@ -183,6 +183,16 @@ def test_an_answer_that_drips_does_not_hold_the_loop(server: tuple[Scripted, str
     platform.close()
 
 
+def test_a_pool_that_is_listed_twice_is_no_observation(platform: LivePlatform, script: Scripted) -> None:
+    pool = {"model": "m", "pool": "a", "role": "unified", "desired": 1, "version": 1, "gpus_per_replica": 1,
+            "usd_per_replica_hour": 1.0, "revision": "1", "stable_revision": "1", "replicas": []}  # fmt: skip
+    script.body = json.dumps([pool]).encode()
+    assert [str(found.key) for found in platform.pools()] == ["m/a/unified"]
+    script.body = json.dumps([pool, pool]).encode()
+    with pytest.raises(ObservationError, match="m/a/unified is listed twice"):
+        platform.pools()
+
+
 def test_an_endless_answer_is_cut(platform: LivePlatform, script: Scripted) -> None:
     script.body = b" " * (MOST_ANSWER_BYTES + 1)
     with pytest.raises(ObservationError, match="more than"):
