@@ -109,11 +109,18 @@ def audit_log(settings: AuditSettings) -> SqlAudit:
 
 
 def kill_switch(settings: Settings) -> Callable[[], bool]:
-    """Return what says whether the kill switch is on; it raises OSError where that cannot be told."""
+    """Return what says whether the kill switch is on; it raises OSError where that cannot be told.
+
+    A link that leads nowhere is there: whoever put it there meant it.
+    """
     path = settings.daemon.kill_switch
 
     def on() -> bool:
-        return path.exists()
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            return False
+        return True
 
     return on
 

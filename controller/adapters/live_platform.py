@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -27,6 +27,7 @@ from policies.fleet import Phase, PoolKey, PoolState, ReplicaState, Role
 MOST_ANSWER_BYTES = 8 * 1024 * 1024
 MOST_TOKEN_BYTES = 4096
 
+_T = TypeVar("_T", int, str, bool)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -214,6 +215,13 @@ class LivePlatform:
         return ""
 
 
+def _typed(told: Any, kind: type[_T]) -> _T:
+    """Return ``told`` if it is of that type: the text "false" would pass for true."""
+    if type(told) is not kind:
+        raise ValueError(f"{told!r} instead of {kind.__name__}")
+    return told
+
+
 def _share(told: Any) -> float:
     share = float(told)
     if not 0 <= share < math.inf:
@@ -225,10 +233,10 @@ def _pool(entry: Mapping[str, Any]) -> PoolState:
     return PoolState(
         key=PoolKey(entry["model"], entry["pool"], Role(entry["role"])),
         replicas=tuple(_replica(replica) for replica in entry["replicas"]),
-        desired=int(entry["desired"]),
-        gpus_per_replica=int(entry["gpus_per_replica"]),
+        desired=_typed(entry["desired"], int),
+        gpus_per_replica=_typed(entry["gpus_per_replica"], int),
         usd_per_replica_hour=float(entry["usd_per_replica_hour"]),
-        version=int(entry["version"]),
+        version=_typed(entry["version"], int),
         revision=str(entry["revision"]),
         stable_revision=str(entry["stable_revision"]),
     )
@@ -236,14 +244,14 @@ def _pool(entry: Mapping[str, Any]) -> PoolState:
 
 def _replica(entry: Mapping[str, Any]) -> ReplicaState:
     return ReplicaState(
-        id=str(entry["id"]),
+        id=_typed(entry["id"] or None, str),
         phase=Phase(entry["phase"]),
         requested_at=float(entry["requested_at"]),
         since_at=float(entry["since_at"]),
         revision=str(entry["revision"]),
         node=str(entry["node"]),
-        restarts=int(entry["restarts"]),
-        cordoned=bool(entry["cordoned"]),
+        restarts=_typed(entry["restarts"], int),
+        cordoned=_typed(entry["cordoned"], bool),
     )
 
 

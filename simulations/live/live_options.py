@@ -6,6 +6,7 @@ The daemon's times are those of its defaults, squeezed as the lead time is: engi
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,16 @@ class LiveOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for option, number in (
+            ("--lead-time-s", self.lead_time_s),
+            ("--scale", self.scale),
+            ("--start", self.start_s),
+            ("--duration", self.duration_s),
+            ("--speed", self.speed),
+            ("--scrape-interval-s", self.scrape_interval_s),
+        ):
+            if number is not None and not math.isfinite(number):
+                raise BadInput("not a finite number", f"{option} {number}", "give a number")
         names = [pool.name for pool in self.pools]
         if len(set(names)) < len(names):
             raise BadInput(f"pool names repeat: {', '.join(names)}", "--pool", "give each pool a name of its own")

@@ -183,11 +183,19 @@ def test_an_answer_that_drips_does_not_hold_the_loop(server: tuple[Scripted, str
     platform.close()
 
 
-def test_a_pool_that_is_listed_twice_is_no_observation(platform: LivePlatform, script: Scripted) -> None:
+def test_what_is_said_of_pools_is_taken_at_its_word_or_not_at_all(platform: LivePlatform, script: Scripted) -> None:
     pool = {"model": "m", "pool": "a", "role": "unified", "desired": 1, "version": 1, "gpus_per_replica": 1,
             "usd_per_replica_hour": 1.0, "revision": "1", "stable_revision": "1", "replicas": []}  # fmt: skip
     script.body = json.dumps([pool]).encode()
     assert [str(found.key) for found in platform.pools()] == ["m/a/unified"]
+    replica = {"id": "a-0", "phase": "ready", "requested_at": 1.0, "since_at": 2.0, "revision": "1", "node": "n",
+               "restarts": 0, "cordoned": False}  # fmt: skip
+    script.body = json.dumps([{**pool, "replicas": [replica]}]).encode()
+    assert not platform.pools()[0].replicas[0].cordoned
+    for odd in ({"cordoned": "false"}, {"restarts": 0.5}, {"restarts": "1"}, {"id": ""}, {"id": 7}):
+        script.body = json.dumps([{**pool, "replicas": [{**replica, **odd}]}]).encode()
+        with pytest.raises(ObservationError, match="cannot be read"):
+            platform.pools()
     script.body = json.dumps([pool, pool]).encode()
     with pytest.raises(ObservationError, match="m/a/unified is listed twice"):
         platform.pools()
