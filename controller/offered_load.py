@@ -89,7 +89,8 @@ class ArrivalRates:
             at: The time, in seconds since the epoch.
             still_there: Whether a source that is silent is still expected.
         """
-        rates = self._new_rates(now)
+        with np.errstate(invalid="ignore"):  # what was sampled at no known time has no age, and no rate
+            rates = self._new_rates(now)
         self._note_silent(now, at, still_there)
         self._before, self._rates = now, rates
         self._places = {key: place for place, key in enumerate(now.keys)}

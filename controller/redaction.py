@@ -26,6 +26,26 @@ def redacted(text: str) -> str:
     return _ASSIGNED.sub(rf"\1\2{_HIDDEN}", _URL.sub(_url, text))
 
 
+def may_hold_secret(text: str) -> bool:
+    """Return whether ``text`` gives something a name that speaks of a password, token, key or secret.
+
+    >>> may_hold_secret("{X-Api-Key: 1234}"), may_hold_secret("http://127.0.0.1:9090")
+    (True, False)
+    """
+    return _SECRET.search(text) is not None
+
+
+def without_credentials(text: str, header: object) -> str:
+    """Return ``text`` without the secret of an ``Authorization`` header, which a server may have quoted.
+
+    >>> without_credentials("refused: Bearer t0ken", "Bearer t0ken")
+    'refused: Bearer ***'
+    """
+    shown = header.decode("latin-1") if isinstance(header, bytes) else str(header)
+    secret = shown.rpartition(" ")[2]
+    return text.replace(secret, _HIDDEN) if secret else text
+
+
 def _url(found: re.Match[str]) -> str:
     scheme, rest = found[1], found[2]
     secret, at, place = rest.rpartition("@")

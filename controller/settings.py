@@ -21,6 +21,7 @@ from controller.adapters.registry_store import RegistrySettings
 from controller.daemon_settings import DaemonSettings
 from controller.forecasts import ForecastSettings
 from controller.modes import ModeSettings
+from controller.redaction import may_hold_secret
 from controller.setting_problems import (
     BadSettings,
     Places,
@@ -156,8 +157,8 @@ class _Source:
 
     def lay_over(self, override: str) -> None:
         """Set one ``key.sub=value`` in the tree, or note why that cannot be."""
-        place = f"--set {printable(override)}"
         key, text = _split(override)
+        place = f"--set {dotted(key) if key and may_hold_secret(text) else printable(override)}"
         if not key:
             remedy = "write --set policy.scaling.burn_rate=4, with a part that holds a dot in double quotes"
             self.problems.append(SettingProblem(place, "", "not of the form key=value", remedy))

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from controller.errors import BadInput
 
 if TYPE_CHECKING:
+    import asyncio
+
     import uvicorn
     from prometheus_client import CollectorRegistry
     from starlette.applications import Starlette
@@ -28,6 +30,8 @@ MAX_CONNECTIONS = 64
 MAX_HEADER_BYTES = 16 * 1024
 BACKLOG = 64
 STOP_WITHIN_S = 2
+CONNECTION_S = 20.0
+"""Longest that a connection lives, in seconds: idle ones would keep probes out, and the daemon would look dead."""
 
 
 class StatusSettings(BaseModel):
@@ -133,6 +137,18 @@ def _bound(address: str) -> socket.socket:
 
 def _server(application: Starlette) -> uvicorn.Server:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Passing(H11Protocol):
+        """A connection that ends in time, whatever the client sends or does not read."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+            super().connection_made(transport)
+            self._end = self.loop.call_later(CONNECTION_S, transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._end.cancel()
+            super().connection_lost(exc)
 
     return uvicorn.Server(
         uvicorn.Config(
@@ -142,7 +158,7 @@ def _server(application: Starlette) -> uvicorn.Server:
             access_log=False,
             lifespan="off",
             ws="none",
-            http="h11",
+            http=Passing,
             limit_concurrency=MAX_CONNECTIONS,
             backlog=BACKLOG,
             timeout_keep_alive=5,

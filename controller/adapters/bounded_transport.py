@@ -15,14 +15,17 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from requests.models import PreparedRequest, Response
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from controller.adapters.answer_deadline import pools_with_deadline
 from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.adapters.safe_url import why_unsafe_now
 from controller.errors import ObservationError, QueryRefused
+from controller.redaction import without_credentials
 
 _CHUNK = 64 * 1024
 _TOLD = 200
 # Not compressed: a metrics store is near, and packing ten thousand rows takes it longer than sending them.
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "foresail"}
+_TOO_LONG = frozenset({413, 414, 431})
 _OVERLOADED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -40,6 +43,11 @@ class BoundedAdapter(HTTPAdapter):
         """Take the time from ``elapsed``, seconds that never go back."""
         self._settings, self._elapsed = settings, elapsed
         super().__init__(pool_maxsize=settings.parallel_queries, max_retries=0)
+
+    def init_poolmanager(self, *options: Any, **named: Any) -> None:
+        """Make the connections, whose time-outs hold for a whole answer."""
+        super().init_poolmanager(*options, **named)
+        self.poolmanager.pool_classes_by_scheme = pools_with_deadline(self._elapsed)
 
     def send(
         self,
@@ -118,6 +126,7 @@ class BoundedAdapter(HTTPAdapter):
     def _check(self, response: Response, body: bytes) -> None:
         """Raise what stands between this answer and its use."""
         status, url = response.status_code, self._settings.url
+        said = _said(body, response.request.headers.get("Authorization", ""))
         if status == 401:
             known = self._settings.bearer_token_file or self._settings.basic_auth
             remedy = "are they current and meant for this server?" if known else "give bearer_token_file or basic_auth"
@@ -131,7 +140,9 @@ class BoundedAdapter(HTTPAdapter):
                 f"redirected ({status}) instead of answered", url, "a login page or another address? give the final one"
             )
         if status in _OVERLOADED:
-            raise Unreached(f"the metrics store cannot answer now ({status}): {_said(body)}", url, "look at its log")
+            raise Unreached(f"the metrics store cannot answer now ({status}): {said}", url, "look at its log")
+        if status in _TOO_LONG:
+            raise QueryRefused(f"the query is too long for the server ({status})", url, "shorten names in its labels")
         if not _is_json(response, body):
             raise ObservationError(
                 f"answered with {_kind(response, body)} instead of JSON ({status})",
@@ -139,11 +150,9 @@ class BoundedAdapter(HTTPAdapter):
                 "is it the address of a Prometheus, with the path before /api/v1, and not of a login page or a proxy?",
             )
         if status in (400, 422):
-            raise QueryRefused(f"the query was refused ({status}): {_said(body)}", url)
+            raise QueryRefused(f"the query was refused ({status}): {said}", url)
         if status != 200:
-            raise ObservationError(
-                f"unexpected status {status}: {_said(body)}", url, "is it the address of a Prometheus?"
-            )
+            raise ObservationError(f"unexpected status {status}: {said}", url, "is it the address of a Prometheus?")
 
 
 def _sized_chunks(response: Response) -> Iterator[tuple[int, bytes]]:
@@ -218,14 +227,14 @@ def _kind(response: Response, body: bytes) -> str:
     return "something else" if body else "nothing"
 
 
-def _said(body: bytes) -> str:
-    """Return the start of what an error answer says; what it quotes of ours holds no secret."""
+def _said(body: bytes, credentials: object) -> str:
+    """Return the start of what an error answer says, without our credentials: some servers quote what they got."""
     try:
         told = json.loads(body[: 64 * 1024])
         text = str(told["error"])
-    except (ValueError, KeyError, TypeError):
-        text = body[:_TOLD].decode("utf-8", "replace")
-    text = " ".join(text.split())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = body[: 64 * 1024].decode("utf-8", "replace")
+    text = " ".join(without_credentials(text, credentials).split())
     return f"{text[:_TOLD]}..." if len(text) > _TOLD else text or "no reason given"
 
 

@@ -129,7 +129,7 @@ def replicas(
     parts = []
     claimed: Counter[str] = Counter()
     for source in sources:
-        rows = answers.of(source, SAMPLED_AT) or ()
+        rows = _dated(answers, source, settings.replica_label, settings, notes)
         identities = keys_of(rows, labels)
         claimed.update(name for name, _, _ in identities)
         parts.append((source, identities, values_of(rows)))
@@ -235,9 +235,25 @@ def _of_gateway(
     return GatewayTable(tuple(index), columns)
 
 
-def gateway_sampled_at(answers: Answers, source: Source, settings: PrometheusSettings) -> dict[str, float]:
-    """Return when each process of a gateway was scraped."""
+def _dated(answers: Answers, source: Source, label: str, settings: PrometheusSettings, notes: Notes) -> Sequence[Row]:
+    """Return the rows that say when a source was sampled, without those of no time and of the future.
+
+    Those would never grow old, and what they are of would be believed for ever.
+    """
     rows = answers.of(source, SAMPLED_AT) or ()
+    sampled_at = values_of(rows)
+    wrong = ~(np.isfinite(sampled_at) & (sampled_at <= answers.at + settings.max_clock_skew_s))
+    if not wrong.any():
+        return rows
+    notes.refuse(SAMPLED_AT, labels_of(rows, label), sampled_at, wrong)
+    return [row for row, bad in zip(rows, wrong.tolist(), strict=True) if not bad]
+
+
+def gateway_sampled_at(
+    answers: Answers, source: Source, settings: PrometheusSettings, notes: Notes
+) -> dict[str, float]:
+    """Return when each process of a gateway was scraped."""
+    rows = _dated(answers, source, settings.target_label, settings, notes)
     return dict(zip(labels_of(rows, settings.target_label), values_of(rows).tolist(), strict=True))
 
 

@@ -58,7 +58,7 @@ class GatewayView:
         replica_at = _replicas_by_address(targets)
         addresses: set[str] = set()
         for source in sources:
-            sampled_at = fleet_answers.gateway_sampled_at(answers, source, self._settings)
+            sampled_at = fleet_answers.gateway_sampled_at(answers, source, self._settings, notes)
             addresses |= set(sampled_at)
             old = {name for name, at in sampled_at.items() if answers.at - at > self._settings.stale_after_s}
             notes.told += [f"gateway:{name} (last sampled {answers.at - sampled_at[name]:.0f} s ago)" for name in old]

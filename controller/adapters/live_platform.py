@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -18,7 +19,9 @@ import httpx
 import stamina
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from controller.adapters.system_clock import SystemClock
 from controller.errors import ActuationError, ObservationError, StalePlan
+from controller.redaction import without_credentials
 from policies.fleet import Phase, PoolKey, PoolState, ReplicaState, Role
 
 MOST_ANSWER_BYTES = 8 * 1024 * 1024
@@ -62,8 +65,9 @@ class PlatformSettings(BaseModel):
 class LivePlatform:
     """``Cluster`` and ``Router`` of a live stack. Close it after use."""
 
-    def __init__(self, settings: PlatformSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: PlatformSettings, elapsed: Callable[[], float] | None = None) -> None:
+        """``elapsed`` are seconds that never go back; the machine's unless said otherwise."""
+        self._settings, self._elapsed = settings, elapsed or SystemClock().elapsed
         self._client = httpx.Client(
             base_url=settings.url,
             timeout=settings.timeout_s,
@@ -88,9 +92,13 @@ class LivePlatform:
         if not isinstance(answer, list):
             raise ObservationError("the platform's answer is no list of pools", self._settings.url)
         try:
-            return tuple(_pool(entry) for entry in answer)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            pools = tuple(_pool(entry) for entry in answer)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ObservationError(f"the platform's pools cannot be read: {error!r}", self._settings.url) from None
+        twice = [str(key) for key, count in Counter(pool.key for pool in pools).items() if count > 1]
+        if twice:
+            raise ObservationError(f"{', '.join(twice)} is listed twice by the platform", self._settings.url)
+        return pools
 
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
         """Ask for ``replicas``; see ``controller.ports.Cluster.scale``.
@@ -124,8 +132,8 @@ class LivePlatform:
         """Return each pool's share of new requests; raises ObservationError."""
         answer = self._observe(_route_path(model))
         try:
-            return {PoolKey.parse(name): float(share) for name, share in answer["weights"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return {PoolKey.parse(name): _share(share) for name, share in answer["weights"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ObservationError(f"the route of {model} cannot be read: {error!r}", self._settings.url) from None
 
     def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
@@ -141,11 +149,11 @@ class LivePlatform:
             answer = self._call("GET", path, None, repeatable=True)
         except httpx.HTTPError as error:
             raise ObservationError(f"the platform does not answer: {_told(error)}", self._settings.url) from None
-        if answer.is_error:
+        if not answer.is_success:
             raise ObservationError(_refusal(answer), f"{self._settings.url}{path}", self._remedy(answer))
         try:
             return answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ObservationError("the platform's answer is not JSON", f"{self._settings.url}{path}") from None
 
     def _act(self, verb: str, path: str, body: object = None, *, repeatable: bool = True) -> None:
@@ -158,7 +166,7 @@ class LivePlatform:
             raise ActuationError(error.what, error.where, error.remedy) from None
         if answer.status_code == 409:
             raise StalePlan(_refusal(answer), where)
-        if answer.is_error:
+        if not answer.is_success:
             raise ActuationError(_refusal(answer), where, self._remedy(answer))
 
     def _call(self, verb: str, path: str, body: object, *, repeatable: bool) -> httpx.Response:
@@ -178,8 +186,11 @@ class LivePlatform:
     def _once(self, verb: str, path: str, body: object) -> httpx.Response:
         with self._client.stream(verb, path, json=body, headers=self._credentials()) as answer:
             content = b""
+            end_s = self._elapsed() + self._settings.timeout_s  # of httpx's own, one starts anew with every byte
             for chunk in answer.iter_bytes():
                 content += chunk
+                if self._elapsed() > end_s:
+                    raise httpx.ReadTimeout(f"no whole answer within {self._settings.timeout_s:g} s")
                 if len(content) > MOST_ANSWER_BYTES:
                     raise ObservationError(f"an answer of more than {MOST_ANSWER_BYTES} bytes", self._settings.url)
             return httpx.Response(answer.status_code, content=content, request=answer.request)
@@ -201,6 +212,13 @@ class LivePlatform:
         if answer.status_code in (401, 403):
             return f"check platform.token_file ({self._settings.token_file or 'not set'}): is it that of this stack?"
         return ""
+
+
+def _share(told: Any) -> float:
+    share = float(told)
+    if not 0 <= share < math.inf:
+        raise ValueError(f"a share of {share}")
+    return share
 
 
 def _pool(entry: Mapping[str, Any]) -> PoolState:
@@ -248,6 +266,7 @@ def _told(error: Exception) -> str:
 def _refusal(answer: httpx.Response) -> str:
     try:
         said = str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = answer.text
+    said = without_credentials(said, answer.request.headers.get("Authorization", ""))
     return f"HTTP {answer.status_code}: {said[:500]}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from controller.adapters import promql
 from controller.adapters.prometheus_http import PrometheusHttp
 from controller.adapters.promql import Grouping
@@ -114,7 +116,7 @@ def _counted(client: PrometheusHttp, at: float | None, source: Source, grouping:
         for label in source.names.repeated_labels
         if client.instant(f"count({promql.selector(best, grouping, shown, [promql.present(label)])})", at)
     ]
-    return replace(source, ranked=bool(ranked), series=int(values_of(series).sum()))
+    return replace(source, ranked=bool(ranked), series=int(np.nan_to_num(values_of(series).sum())))
 
 
 def _is_number(text: str) -> bool:

@@ -106,7 +106,11 @@ class PrometheusSource:
             self._understood(primed, Notes())
         answers, notes = self._looked_at(at)
         answered = self._elapsed()
-        metrics = self._understood(answers, notes)
+        try:
+            metrics = self._understood(answers, notes)
+        except ObservationError:
+            self._windowed = {}  # what cannot be read would be found among what is kept at the next look
+            raise
         self.took_s = {"query": answered - started, "parse": self._elapsed() - answered}
         return metrics
 

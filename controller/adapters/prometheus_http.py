@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypedDict
@@ -18,6 +19,8 @@ from controller.errors import ObservationError, QueryRefused
 
 MAX_POINTS = 11_000
 """Points of one series that Prometheus returns at most to a range query."""
+
+_MALFORMED = (ValueError, KeyError, TypeError, RecursionError)
 
 # Thanos would otherwise leave out what a store did not answer, with no more than a warning.
 _WHOLE: Mapping[str, str] = {"partial_response": "false"}
@@ -71,9 +74,12 @@ class PrometheusHttp:
         """Return the server's clock, in seconds since the epoch; raises ObservationError."""
         answer: Any = self._answer(lambda: self._connect.custom_query("time()", dict(_WHOLE)))
         try:
-            return float(answer[1])
-        except (TypeError, ValueError, IndexError) as error:
+            now = float(answer[1])
+        except (TypeError, ValueError, LookupError, OverflowError) as error:
             raise self._malformed(error) from error
+        if not math.isfinite(now):
+            raise self._malformed(ValueError("a clock without a time"))
+        return now
 
     def flavour(self) -> str:
         """Return what the server says that it is, as far as it does; raises ObservationError."""
@@ -81,7 +87,7 @@ class PrometheusHttp:
             answer = self._session.get(f"{self._settings.url}/api/v1/status/buildinfo")
             told = answer.json()["data"]
             version, application = str(told.get("version", "")), str(told.get("application", ""))
-        except (ObservationError, RequestException, ValueError, KeyError, TypeError, AttributeError):
+        except (ObservationError, RequestException, AttributeError, *_MALFORMED):
             return "unknown (it has no build information)"
         if application:
             return f"{application} {version}"
@@ -118,7 +124,7 @@ class PrometheusHttp:
             with attempt:
                 try:
                     return ask()
-                except (PrometheusApiClientException, RequestException, ValueError, KeyError, TypeError) as error:
+                except (PrometheusApiClientException, RequestException, *_MALFORMED) as error:
                     raise self._malformed(error) from error
         raise AssertionError("stamina returns or raises")  # pragma: no cover - for the type checker
 

@@ -12,15 +12,24 @@ from controller.adapters.prometheus_http import Row
 from controller.errors import QueryRefused
 from forecasting.series import FloatArray
 
+MAX_LABEL = 1024
+
 _K = TypeVar("_K", bound=Hashable)
 
 
 def labels_of(rows: Sequence[Row], label: str) -> list[str]:
-    """Return one label of every row, empty where it has none; raises QueryRefused."""
+    """Return one label of every row, empty where it has none; raises QueryRefused.
+
+    A value of more than ``MAX_LABEL`` characters names nothing of ours, and would grow the queries that quote it.
+    """
     try:
-        return [row["metric"].get(label, "") for row in rows]
+        values = [row["metric"].get(label, "") for row in rows]
+        longest = max(map(len, values), default=0)
     except (KeyError, TypeError, AttributeError) as error:
         raise _malformed(error) from error
+    if longest > MAX_LABEL or not all(isinstance(value, str) for value in values):
+        raise _malformed(ValueError(label))
+    return values
 
 
 def keys_of(rows: Sequence[Row], labels: Sequence[str]) -> list[tuple[str, ...]]:
@@ -32,7 +41,7 @@ def values_of(rows: Sequence[Row]) -> FloatArray:
     """Return the figure of every row of an instant, ``float64[N]``; raises QueryRefused."""
     try:
         return np.fromiter((float(row["value"][1]) for row in rows), np.float64, len(rows))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise _malformed(error) from error
 
 
@@ -42,7 +51,7 @@ def range_of(row: Row) -> tuple[FloatArray, FloatArray]:
         pairs = row["values"]
         at = np.fromiter((float(pair[0]) for pair in pairs), np.float64, len(pairs))
         values = np.fromiter((float(pair[1]) for pair in pairs), np.float64, len(pairs))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise _malformed(error) from error
     return at, values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from controller.adapters.live_platform import MOST_ANSWER_BYTES, LivePlatform, PlatformSettings
 from controller.errors import ActuationError, ObservationError, StalePlan
 from policies.fleet import PoolKey
+from tests.builders_prometheus import CLOCK, pause
 
 KEY = PoolKey("meta/llama-3.1-8b", "east")
 SECRET = "s3cret-token"  # noqa: S105 - made up for this test
@@ -24,7 +25,7 @@ class Scripted:
     """A server that answers as told and remembers what it was asked."""
 
     def __init__(self) -> None:
-        self.status, self.body, self.drop = 200, b"{}", 0
+        self.status, self.body, self.drop, self.drip_s = 200, b"{}", 0, 0.0
         self.asked: list[tuple[str, str, str, bytes]] = []
 
 
@@ -43,7 +44,13 @@ def scripted() -> Iterator[tuple[Scripted, str]]:
             self.send_response(script.status)
             self.send_header("content-length", str(len(script.body)))
             self.end_headers()
-            self.wfile.write(script.body)
+            if not script.drip_s:
+                self.wfile.write(script.body)
+                return
+            with suppress(OSError):  # whoever asked hangs up
+                for byte in script.body:
+                    self.wfile.write(bytes([byte]))
+                    pause(script.drip_s)
 
         do_GET = do_PUT = do_POST = answer  # noqa: N815 - names that the standard library asks for
 
@@ -129,7 +136,10 @@ def test_wrong_credentials_are_named_and_never_shown(platform: LivePlatform, scr
 @pytest.mark.parametrize(
     "body",
     [b"<html>hello</html>", b"", b"{}", b'[{"model": "m"}]', b'[{"model": "m", "pool": "a/b", "role": "unified"}]',
-     b"[1]", b'{"weights": [1]}', b"null"],
+     b"[1]", b'{"weights": [1]}', b"null", b"[" * 200_000,
+     b'[{"model": "m", "pool": "a", "role": "unified", "replicas": [], "desired": Infinity}]',
+     b'{"weights": {"m/a/unified": NaN}}', b'{"weights": {"m/a/unified": -1}}',
+     b'{"weights": {"m/a/unified": Infinity}}'],
 )  # fmt: skip
 def test_an_answer_of_another_shape_is_no_observation(platform: LivePlatform, script: Scripted, body: bytes) -> None:
     script.body = body
@@ -137,6 +147,50 @@ def test_an_answer_of_another_shape_is_no_observation(platform: LivePlatform, sc
         platform.pools()
     with pytest.raises(ObservationError):
         platform.weights("meta/llama-3.1-8b")
+
+
+@pytest.mark.parametrize("status", [204, 302, 304])
+def test_a_write_that_was_not_answered_by_the_platform_is_not_done(
+    platform: LivePlatform, script: Scripted, status: int
+) -> None:
+    script.status, script.body = status, b""
+    if status == 204:
+        platform.cordon(KEY, "east-0")
+        return
+    with pytest.raises(ActuationError, match=f"HTTP {status}"):
+        platform.cordon(KEY, "east-0")
+    with pytest.raises(ObservationError, match=f"HTTP {status}"):
+        platform.pools()
+
+
+def test_a_platform_that_quotes_our_token_has_it_hidden(platform: LivePlatform, script: Scripted) -> None:
+    script.status, script.body = 500, f'{{"error": "refused: Bearer {SECRET}"}}'.encode()
+    with pytest.raises(ObservationError, match="refused") as seen:
+        platform.pools()
+    with pytest.raises(ActuationError, match="refused") as acted:
+        platform.cordon(KEY, "east-0")
+    assert SECRET not in f"{seen.value}{acted.value}"
+
+
+def test_an_answer_that_drips_does_not_hold_the_loop(server: tuple[Scripted, str]) -> None:
+    script, url = server
+    script.body, script.drip_s = b" " * 100, 0.05
+    platform = LivePlatform(PlatformSettings(url=url, timeout_s=0.3, attempts=1))
+    began = CLOCK.elapsed()
+    with pytest.raises(ObservationError, match="does not answer"):
+        platform.pools()
+    assert CLOCK.elapsed() - began < 2.0
+    platform.close()
+
+
+def test_a_pool_that_is_listed_twice_is_no_observation(platform: LivePlatform, script: Scripted) -> None:
+    pool = {"model": "m", "pool": "a", "role": "unified", "desired": 1, "version": 1, "gpus_per_replica": 1,
+            "usd_per_replica_hour": 1.0, "revision": "1", "stable_revision": "1", "replicas": []}  # fmt: skip
+    script.body = json.dumps([pool]).encode()
+    assert [str(found.key) for found in platform.pools()] == ["m/a/unified"]
+    script.body = json.dumps([pool, pool]).encode()
+    with pytest.raises(ObservationError, match="m/a/unified is listed twice"):
+        platform.pools()
 
 
 def test_an_endless_answer_is_cut(platform: LivePlatform, script: Scripted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -149,3 +150,10 @@ def test_all_gone_at_once_is_unknown_and_not_idle() -> None:
     seen = watched.look(75.0)
     assert seen.requests_per_s == {}
     assert "m" in seen.unknown
+
+
+def test_a_count_without_a_time_is_no_rate_and_no_warning() -> None:
+    watched = Watched()
+    for at in (0.0, 15.0):
+        assert watched.look(at, received=[100.0 + at], sampled_at=[-math.inf]).requests_per_s == {}
+    assert watched.look(30.0, received=[130.0, 5.0], sampled_at=[-math.inf, -math.inf]).requests_per_s == {}

@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from controller.adapters.bounded_transport import Unreached
-from controller.adapters.prometheus_http import PrometheusHttp
+from controller.adapters.prometheus_http import PrometheusHttp, Row
 from controller.adapters.prometheus_settings import BasicAuth, PrometheusSettings
 from controller.adapters.series_rows import labels_of, range_of, values_of
 from controller.adapters.system_clock import SystemClock
@@ -342,3 +342,71 @@ def test_a_certificate_that_is_not_there_is_named_by_its_key(tmp_path: Path) -> 
     with pytest.raises(ObservationError) as raised:
         client_of("https://127.0.0.1:1", ca_file=tmp_path / "none.pem")
     assert raised.value.where == "prometheus.ca_file"
+
+
+def read(rows: list[Row]) -> None:
+    labels_of(rows, "pod")
+    values_of(rows)
+
+
+ROW = '{"data":{"resultType":"vector","result":[%s]}}'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said('{"data":{"result":' + "[" * 200_000 + "]" * 200_000 + "}}"),
+        said(ROW % '{"metric":{"pod":["r0"]},"value":[1,"2"]}'),
+        said(ROW % '{"metric":{"pod":7},"value":[1,"2"]}'),
+        said(ROW % f'{{"metric":{{"pod":"{"x" * 5_000}"}},"value":[1,"2"]}}'),
+        said(ROW % f'{{"metric":{{"pod":"r0"}},"value":[1,1{"0" * 400}]}}'),
+        said('{"error":' + "[" * 60_000, 422),
+        said("<html>too long</html>", 414, "text/html"),
+        said("", 431),
+    ],
+    ids=["deep", "list", "number", "long label", "huge integer", "deep refusal", "long question", "long header"],
+)
+def test_what_no_query_api_answers_is_a_refusal_and_no_bug(server: Server, answer: Answer) -> None:
+    server.answer = answer
+    client = asked(server)
+    with pytest.raises(QueryRefused):
+        read(client.instant("up"))
+
+
+@pytest.mark.parametrize("told", ['"NaN"', '"+Inf"', "1" + "0" * 400, "null", '"noon"'])
+def test_a_clock_that_tells_no_time_is_refused(server: Server, told: str) -> None:
+    server.answer = said(f'{{"status":"success","data":{{"resultType":"scalar","result":[1795773110.373,{told}]}}}}')
+    with pytest.raises(QueryRefused):
+        asked(server).now()
+
+
+@pytest.mark.parametrize("status", [400, 418, 422, 503])
+def test_a_server_that_quotes_our_credentials_has_them_hidden(server: Server, tmp_path: Path, status: int) -> None:
+    def quoting(request: BaseHTTPRequestHandler) -> None:
+        said(json.dumps({"error": f"refused: {request.headers['Authorization']}"}), status)(request)
+
+    server.answer = quoting
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret-w0rd")
+    basic = BasicAuth(username="me", password_file=secret)
+    for identity, shown in (({"bearer_token_file": secret}, "s3cret"), ({"basic_auth": basic}, "bWU6czNjcmV0LXcwcmQ")):
+        with pytest.raises(ObservationError) as raised:
+            asked(server, **identity).instant("up")
+        assert "refused: " in str(raised.value)
+        assert shown not in f"{raised.value}{raised.value!r}"
+
+
+def test_a_head_that_drips_does_not_hold_us_for_ever(server: Server) -> None:
+    def dripping(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        for _ in range(100):
+            request.wfile.write(b"a")
+            request.wfile.flush()
+            pause(0.05)
+
+    server.answer = dripping
+    clock = SystemClock()
+    began = clock.elapsed()
+    with pytest.raises(Unreached, match="no whole answer"):
+        asked(server, query_timeout_s=0.5).instant("up")
+    assert clock.elapsed() - began < 3.0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from controller.adapters.prometheus import PrometheusSource
+from controller.adapters.prometheus_http import PrometheusHttp, Row
 from controller.adapters.prometheus_settings import PrometheusSettings
-from controller.errors import ObservationError
+from controller.errors import ObservationError, QueryRefused
 from controller.ports import FleetMetrics
 from policies.settings import PolicySettings
 from policies.slo import ServiceObjective
@@ -412,3 +413,63 @@ def test_what_takes_the_server_most_time_is_asked_only_now_and_then(store: Store
     windowed = [query for query in asked if "increase" in query and "histogram_quantile" not in query]
     assert len(windowed) <= 2 * len(set(windowed))
     assert len(set(windowed)) >= 8
+
+
+class BentHttp(PrometheusHttp):
+    """A real client, whose answers a test can bend where they come from ``timestamp`` or from anything."""
+
+    bend: Callable[[str, list[Row]], list[Row]] = staticmethod(lambda _, rows: rows)
+
+    def instant(self, query: str, at: float | None = None) -> list[Row]:
+        return self.bend(query, super().instant(query, at))
+
+
+def bent(store: Store) -> tuple[PrometheusSource, BentHttp]:
+    source = store.source()
+    client = BentHttp(source._settings, lambda: 0.0)
+    source._client = client
+    return source, client
+
+
+def with_value(told: object, within: str) -> Callable[[str, list[Row]], list[Row]]:
+    def changed(query: str, rows: list[Row]) -> list[Row]:
+        return [{**row, "value": (row["value"][0], told)} for row in rows] if within in query else rows  # type: ignore[typeddict-item]
+
+    return changed
+
+
+@pytest.mark.parametrize("told", ["NaN", "+Inf", "-Inf", "9e12"])
+def test_samples_of_no_time_or_of_the_future_are_not_fresh(store: Store, told: str) -> None:
+    source, client = bent(store)
+    source._settings = source._settings.model_copy(update={"max_clock_skew_s": 5.0})
+    source._check_clock = lambda _: None  # type: ignore[method-assign]  # the store's clock is not that of its samples
+    store.scrape(*an_engine("r0", running=2.0), *envoy(rq_total=10.0))
+    looked(source, store)
+    store.scrape(*an_engine("r0", running=2.0), *envoy(rq_total=25.0))
+    client.bend = with_value(told, "timestamp(")
+    found = looked(source, store)
+    assert found.replicas == {}
+    assert found.demand == {}
+    assert any("r0" in what and "impossible" in what for what in found.missing)
+    client.bend = BentHttp.bend
+    store.scrape(*an_engine("r0", running=2.0), *envoy(rq_total=40.0))
+    assert looked(source, store).replicas["r0"].running_requests == 2.0
+
+
+def test_answers_that_could_not_be_read_are_not_kept(store: Store) -> None:
+    source, client = bent(store)
+    for finished in (10.0, 25.0):
+        store.scrape(*an_engine("r0", running=2.0, finished=finished))
+    client.bend = with_value(None, "[300000ms]")
+    with pytest.raises(QueryRefused):
+        looked(source, store)
+    client.bend = BentHttp.bend
+    assert looked(source, store).replicas["r0"].running_requests == 2.0
+
+
+@pytest.mark.parametrize("told", ["NaN", "+Inf"])
+def test_a_count_of_series_that_is_no_number_is_no_bug(store: Store, told: str) -> None:
+    source, client = bent(store)
+    store.scrape(*an_engine("r0", running=2.0))
+    client.bend = with_value(told, "count(")
+    assert looked(source, store).replicas["r0"].running_requests == 2.0

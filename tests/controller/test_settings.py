@@ -241,3 +241,10 @@ def test_the_schema_is_json_with_descriptions_bounds_and_defaults() -> None:
     assert burn_rate["exclusiveMinimum"] == 1
     assert burn_rate["description"]
     assert schema["additionalProperties"] is False
+
+
+def test_an_option_that_may_hold_a_secret_is_named_by_its_key() -> None:
+    with pytest.raises(BadSettings) as raised:
+        load_settings(None, ["prometheus.headers={X-Api-Key: hunter2}"])
+    assert "--set prometheus.headers: " in str(raised.value)
+    assert "hunter2" not in str(raised.value)

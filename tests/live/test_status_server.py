@@ -11,8 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from pydantic import ValidationError
 
+from controller import status_server
 from controller.errors import BadInput
 from controller.status_server import MAX_CONNECTIONS, StatusServer, StatusSettings, split_address
+from tests.builders_prometheus import pause
 
 
 class Health:
@@ -81,6 +83,26 @@ def test_connections_and_headers_are_bounded(server: StatusServer) -> None:
         assert b" 400 " in one.recv(1000)
     while get(server, "/healthz").status_code != 200:
         pass
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nX: ", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_whoever_does_not_come_to_an_end_makes_room_for_others(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(status_server, "CONNECTION_S", 0.5)
+    port = int(server.url.rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(MAX_CONNECTIONS)]
+    try:
+        for one in idle:
+            one.sendall(sent)
+        for _ in range(100):
+            pause(0.05)
+            if get(server, "/healthz").status_code == 200:
+                return
+        pytest.fail("nobody else was let in")
+    finally:
+        for one in idle:
+            one.close()
 
 
 def test_an_address_in_use_is_named_with_what_to_do(server: StatusServer, health: Health) -> None:
