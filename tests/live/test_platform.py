@@ -187,6 +187,15 @@ def test_a_rollout_that_cannot_start_stops_there_and_is_rolled_back(tmp_path: Pa
         assert [(r.id, r.revision) for r in world.platform.pools()[0].replicas] == [("east-0", "2"), ("east-1", "2")]
 
 
+def test_only_replicas_asked_for_later_tell_a_lead_time(world: RunningPlatform) -> None:
+    opening = the_replica(world, "east-0")
+    assert opening.requested_at == opening.since_at  # those that it begins with do not wait their turn
+    world.do(world.platform.scale(EAST, 3, 1))
+    world.settle()
+    later = the_replica(world, "east-2")
+    assert later.requested_at < later.since_at
+
+
 def test_nodes_hold_as_many_replicas_as_they_have_gpus(tmp_path: Path) -> None:
     with RunningPlatform(tmp_path, [a_template(3, gpus_per_replica=4)], gpus_per_node=8) as world:
         nodes = [replica.node for replica in world.platform.pools()[0].replicas]
