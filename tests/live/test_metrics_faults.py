@@ -175,17 +175,10 @@ def test_counters_that_begin_anew_are_no_burst_and_no_lull(fleet: ScrapedFleet, 
 
 def test_names_that_change_with_an_upgrade_are_found_again(fleet: ScrapedFleet, watched: WatchedLoop) -> None:
     for engine in fleet.engines.values():
-        engine.kv_name = "vllm:gpu_cache_usage_perc"
-    lost = watched.until(
-        lambda r: (
-            any(m is not None and math.isnan(m.kv_cache_ratio) for m in metrics_of(r).values())
-            or "kv_cache_ratio:vllm (gone)" in seen(r).missing
-        ),
-        "the old name is gone",
-    )
-    assert lost.decision is not None
+        engine.kv_name, engine.kv = "vllm:gpu_cache_usage_perc", 0.4
+    # In between the figure is missing or old; how long depends on when names are looked up again.
     watched.until(
-        lambda r: all(m is not None and m.kv_cache_ratio == 0.3 for m in metrics_of(r).values()), "the other is found"
+        lambda r: all(m is not None and m.kv_cache_ratio == 0.4 for m in metrics_of(r).values()), "the other is found"
     )
     assert watched.harm == []
 
