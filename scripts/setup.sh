@@ -56,11 +56,12 @@ version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 can_make_venvs "$python" || apt_install "python$version-venv" || fail "apt-get could not install python$version-venv"
 can_make_venvs "$python" || fail "$python cannot make virtual environments (no venv or ensurepip), and python$version-venv did not help"
 
-# The live tests talk to a real Prometheus and a real PostgreSQL. Without them everything else works, so that a
-# machine that cannot install them goes on, and those tests say why they are skipped.
+# The live tests talk to a real Prometheus and a real PostgreSQL, and reports are looked at in a real Chromium. Without
+# them everything else works, so that a machine that cannot install them goes on, and those tests say why they skip.
 missing=()
 command -v prometheus >/dev/null || missing+=(prometheus)
 command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+command -v chromium >/dev/null || missing+=(chromium)
 if [ "${#missing[@]}" -gt 0 ]; then
   (apt_install "${missing[@]}") || say "going on without ${missing[*]}: \`foresail live\` and live tests need them"
 fi
@@ -71,13 +72,13 @@ if ! { [ -x "$venv/bin/python" ] && new_enough "$venv/bin/python" && "$venv/bin/
   "$python" -m venv --clear "$venv" # none yet, or an interrupted or stale one
 fi
 
-say "[2/3] installing Foresail and its pinned dependencies (1.7 GB on disk; minutes on the first run)"
+say "[2/3] installing Foresail and its pinned dependencies (2.2 GB on disk; minutes on the first run)"
 if [ -n "${UV_FIND_LINKS:-}" ] && [ -z "${PIP_FIND_LINKS:-}" ]; then
   export PIP_FIND_LINKS="${UV_FIND_LINKS//,/ }" # a local wheel folder that was set up for uv serves pip as well
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # --no-compile: compiling every module ahead takes longer than all the rest, and most are never imported.
-"$venv/bin/python" -m pip install --no-compile -c constraints.txt -e '.[dev,live,postgres]' ||
+"$venv/bin/python" -m pip install --no-compile -c constraints.txt -e '.[dev,live,postgres,ray]' ||
   fail "pip could not install the dependencies (see above); run the same command again to go on from here"
 
 say "[3/3] checking"
