@@ -13,6 +13,8 @@ vLLM V1 (``vllm/v1/core/sched/scheduler.py``, release 0.19) with its defaults: p
 * The step that ends a prefill also yields a token.
 * With a prefix cache (``prefix_cache``), a prompt that is admitted finds its leading units there and does not compute
   them again, but for at least its last token. Units in use are held once, however many use them.
+* A request whose prompt was prefilled elsewhere (``come_prefilled``) waits like any other, takes the blocks of its
+  whole prompt when it is admitted, and decodes in that very step. Preempted, it is prefilled here like any other.
 
 No work is done per sequence and step. All decoding sequences advance together, so the number of steps done tells
 what each of them holds, in which step it ends and in which steps it crosses into a new block.
@@ -36,6 +38,7 @@ class EngineRequest:
         output_tokens: Tokens that it will generate, the first one included.
         generated: Tokens generated when it last stopped or began to decode.
         prefilled: Tokens in the KV cache while it is being prefilled.
+        kv_ready: Whether the keys and values of its prompt, and its first token, come with it.
         hashes: Of the leading units of its prompt; empty when not known.
         held_units: Those of them that it uses in the prefix cache, in order.
         hashed_units: Leading units that have been looked up or offered to the prefix cache.
@@ -50,6 +53,7 @@ class EngineRequest:
         "hashed_units",
         "hashes",
         "held_units",
+        "kv_ready",
         "lead",
         "output_tokens",
         "prefilled",
@@ -70,6 +74,13 @@ class EngineRequest:
         self.ends_at_step = -1
         self.held_units: list[int] = []
         self.hashed_units = 0
+        self.kv_ready = False
+
+    def come_prefilled(self) -> None:
+        """Be, for the next engine, a request that another has prefilled and given its first token."""
+        self.forget()
+        self.generated = 1
+        self.kv_ready = True
 
 
 RequestT = TypeVar("RequestT", bound=EngineRequest)
@@ -205,16 +216,17 @@ class ReplicaEngine(Generic[RequestT]):
         self.free_blocks -= due
         if self._prefixes is not None:
             self._prefixes.shrink_to(max(0, self.free_blocks))
+        prefill_s = 0.0
+        if self._partial is not None or self.waiting:
+            prefill_s = self._plan_prefill(self._max_batched_tokens - self._decoding, may_admit)
         decoding = self._decoding
         seconds = base_s = 0.0
         if decoding:
             base_s = self._decode_base_s
             seconds = self._decode_per_sequence_s * decoding + self._decode_per_kv_token_s * self._decode_kv_tokens
-        if self._partial is not None or self.waiting:
-            prefill_s = self._plan_prefill(self._max_batched_tokens - decoding, may_admit)
-            if prefill_s:
-                base_s = max(base_s, self._prefill_base_s)
-                seconds += prefill_s
+        if prefill_s:
+            base_s = max(base_s, self._prefill_base_s)
+            seconds += prefill_s
         self._stepping = base_s + seconds > 0.0
         return base_s + seconds
 
@@ -253,6 +265,12 @@ class ReplicaEngine(Generic[RequestT]):
             block_tokens, max_running = self._block_tokens, self._max_running
             while waiting and tokens < budget and len(running) < max_running:
                 request = waiting[0]
+                if request.kv_ready:
+                    if not self._admit_prefilled(request):
+                        break
+                    running[waiting.popleft()] = None
+                    budget -= 1
+                    continue
                 if self._prefixes is not None and request.hashes:
                     if not self._admit_with_prefix(request, self._prefixes):
                         break
@@ -288,6 +306,17 @@ class ReplicaEngine(Generic[RequestT]):
             self._partial = request
         return after - before
 
+    def _admit_prefilled(self, request: RequestT) -> bool:
+        """Let a request that was prefilled elsewhere decode in this step, if it fits the free blocks."""
+        blocks = request.prompt_tokens // self._block_tokens + 1  # the token that it is fed now needs a place too
+        if blocks > self.free_blocks:
+            return False
+        self.free_blocks -= blocks
+        request.kv_ready = False
+        request.prefilled = request.prompt_tokens
+        self._decode_from(request, self.steps_total)
+        return True
+
     def _admit_with_prefix(self, request: RequestT, prefixes: PrefixCache) -> bool:
         """Let the request have what is cached of its prompt, if the rest of it fits the free blocks as well."""
         goal = request.prompt_tokens + request.generated
@@ -316,18 +345,19 @@ class ReplicaEngine(Generic[RequestT]):
     def _start_decoding(self, request: RequestT) -> None:
         """Take in a request whose prefill has just ended and yielded a token."""
         request.generated += 1
-        steps = self.steps_total
+        if request.generated < request.output_tokens:
+            self._decode_from(request, self.steps_total)
+        else:
+            self._finish(request)
+
+    def _decode_from(self, request: RequestT, steps: int) -> None:
+        """Let the request decode from the step after ``steps`` on, with what is prefilled of it."""
         request.lead = steps - request.prefilled
-        request.ends_at_step = ends_at_step = steps + request.output_tokens - request.generated
+        request.ends_at_step = steps + request.output_tokens - request.generated
         self._decoding += 1
         self._decode_kv_tokens += request.prefilled
         self._due[request.lead % self._block_tokens] += 1
-        if ends_at_step == steps:
-            self._finish(request)
-        elif ends_at_step in self._ending:
-            self._ending[ends_at_step].append(request)
-        else:
-            self._ending[ends_at_step] = [request]
+        self._ending.setdefault(request.ends_at_step, []).append(request)
 
     def _finish(self, request: RequestT) -> None:
         self._withdraw(request)
