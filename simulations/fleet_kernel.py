@@ -39,12 +39,20 @@ class FleetKernel:
         profiles: One per pool.
         timing: Time-outs and rhythms.
         samples: Scrapes kept of each replica.
+        epoch_at: Instant of second 0, for those who think in instants.
         keep_rows: Whether a row per request is kept.
         replicas: For how many there is room before arrays grow.
     """
 
     def __init__(
-        self, profiles: Sequence[EngineProfile], timing: Timing, samples: int, *, keep_rows: bool, replicas: int = 8
+        self,
+        profiles: Sequence[EngineProfile],
+        timing: Timing,
+        samples: int,
+        *,
+        epoch_at: float = 0.0,
+        keep_rows: bool = False,
+        replicas: int = 8,
     ) -> None:
         for profile in profiles:
             if profile.max_running > profile.max_batched_tokens:
@@ -54,6 +62,8 @@ class FleetKernel:
                 )
         self.state = new_state(profiles, timing, replicas, samples, keep_rows)
         self.world: Any = self.state.world[0]
+        self.epoch_at = epoch_at
+        self.owners: dict[int, Any] = {}
         self._free = list(range(len(self.state.keys)))[::-1]
 
     @property
@@ -82,9 +92,14 @@ class FleetKernel:
         return bool(self.world["cursor"] == self.world["batch"])
 
     @property
-    def next_arrival_at(self) -> float:
-        """When the next request of the batch arrives; infinity when there is none."""
-        return math.inf if self.batch_used_up else float(self.state.arrival_s[self.world["cursor"]])
+    def exhausted(self) -> bool:
+        """Whether no batch will follow."""
+        return bool(self.world["exhausted"])
+
+    @property
+    def last_arrival_at(self) -> float:
+        """When the last request of the batch arrives, which must not be empty."""
+        return float(self.state.arrival_s[-1])
 
     # Time
 
@@ -100,8 +115,8 @@ class FleetKernel:
 
     # Replicas
 
-    def add_replica(self, pool: int) -> int:
-        """Return the number of a new replica without an engine."""
+    def add_replica(self, pool: int, owner: object = None) -> int:
+        """Return the number of a new replica without an engine; ``owners`` tells whose it is."""
         if not self._free:
             before = len(self.state.keys)
             self.state = with_more_replicas(self.state)
@@ -109,11 +124,19 @@ class FleetKernel:
         r = self._free.pop()
         self.state.replicas[r] = blank_replica()[0]
         self.state.replicas["pool"][r] = pool
+        self.owners[r] = owner
         return r
 
     def remove_replica(self, r: int) -> None:
         """Let the number of a replica, which has neither engine nor traffic nor requests, be used again."""
+        self.unwatch(r)
+        del self.owners[r]
         self._free.append(r)
+
+    @property
+    def drained_owner(self) -> Any:
+        """Whose replica it was that made ``run`` stop with ``DRAINED``."""
+        return self.owners[int(self.world["drained"])]
 
     def replica(self, r: int) -> Any:
         """Return the record of a replica; it must not be kept while time goes on."""

@@ -44,7 +44,6 @@ def count_end(s: State, i: int, status: int, at: float) -> None:
     w.ended += 1
     s.histograms[E2E, bin_of(at - x.arrived_at, FINE_BITS, FINE_FIRST, FINE_OCTAVES)] += 1
     place = min(int(x.arrived_at / w.bin_s), s.bins.shape[0] - 1)
-    s.bins[place, 0] += 1
     ttft_s = x.first_token_at - x.arrived_at
     if not math.isnan(ttft_s):
         s.histograms[TTFT, bin_of(ttft_s, FINE_BITS, FINE_FIRST, FINE_OCTAVES)] += 1

@@ -125,6 +125,7 @@ def _arrive(s: State, at: float) -> int:
     w.cursor += 1
     w.arrivals = row + 1
     w.prompt_tokens += x.prompt
+    s.bins[int(at / w.bin_s), 0] += 1
     if w.keep_rows:
         kept = s.rows[row]
         kept.arrived_at = at
