@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -71,6 +71,7 @@ class SimulatedFleet:
         settings: Timeouts, delays and rhythms.
         seed: Decides lead times and scrape phases.
         keep_rows: Whether ``outcomes`` has a row for every request; memory then grows with their number.
+        kernel_of: Makes what serves the requests; tests put a slow and plain one in its place.
 
     Attributes:
         tallies: What became of the requests, counted.
@@ -88,6 +89,7 @@ class SimulatedFleet:
         seed: int,
         *,
         keep_rows: bool = False,
+        kernel_of: Callable[..., FleetKernel] = FleetKernel,
     ) -> None:
         self._model = _one_model([spec.key for spec in pools])
         self.clock = VirtualClock(settings.epoch_at)
@@ -95,7 +97,7 @@ class SimulatedFleet:
         self._grace_s = settings.finish_grace_s
         self._events = EventQueue()
         self._keeps_rows = keep_rows
-        self._kernel = FleetKernel(
+        self._kernel = kernel_of(
             [spec.profile for spec in pools],
             _timing(settings, objective),
             scrapes_kept(settings),

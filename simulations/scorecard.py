@@ -13,7 +13,8 @@ import numpy as np
 from controller.ports import TickRecord
 from policies.fleet import Phase
 from policies.wire import canonical_json
-from simulations.tallies import BIN_S, Results
+from simulations.tallies import BIN_S as BIN_S
+from simulations.tallies import Results
 
 
 @dataclass(frozen=True, slots=True)

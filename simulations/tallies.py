@@ -123,6 +123,11 @@ class Tallies:
         """Output tokens of those."""
         return int(self._kernel.world["good_tokens"])
 
+    @property
+    def too_early(self) -> int:
+        """Requests that ended before the kernel expected any to: a bug if there is one."""
+        return int(self._kernel.world["too_early"])
+
     def ttft_s(self, levels: Sequence[float]) -> tuple[float, ...]:
         """Return quantiles of the time to first token."""
         return _fine(self._kernel.state.histograms[TTFT], levels)

@@ -439,11 +439,15 @@ def next_end_at(s: State, r: int) -> float:
 
 @inlined
 def _decoded_at(s: State, r: int, steps: int) -> float:
-    """Return when ``steps`` steps of pure decoding after this one would be over; its end if blocks may run out."""
+    """Return when ``steps`` steps of pure decoding after this one would be over.
+
+    Its own end if steps may get shorter: when blocks may run out, and when nobody decodes, as a step that only
+    prefills has another base.
+    """
     q = s.replicas[r]
     p = s.profiles[q.pool]
     n = q.decoding + q.fresh
-    if (steps // p.block_tokens + 1) * n > q.free:
+    if n == 0 or (steps // p.block_tokens + 1) * n > q.free:
         return q.end_at
     kv_tokens = q.kv_tokens + q.decoding + q.fresh_tokens
     # In the very order of ``_jump``: then this is the end of the jump to the last digit, when nobody comes.

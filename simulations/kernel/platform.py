@@ -43,7 +43,8 @@ def begin_life(s: State, r: int) -> None:
 
 @entry
 def end_life(s: State, r: int) -> None:
-    """Let the engine of replica ``r`` be gone."""
+    """Let the engine of replica ``r`` be gone, after what it has done by now."""
+    advance(s, r, s.world[0].now)
     _clear(s, r)
 
 
