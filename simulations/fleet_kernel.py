@@ -54,13 +54,7 @@ class FleetKernel:
         keep_rows: bool = False,
         replicas: int = 8,
     ) -> None:
-        for profile in profiles:
-            if profile.max_running > profile.max_batched_tokens:
-                raise ValueError(
-                    f"{profile.name}: max_running {profile.max_running} exceeds max_batched_tokens "
-                    f"{profile.max_batched_tokens}"
-                )
-        self.state = new_state(profiles, timing, replicas, samples, keep_rows)
+        self.state = new_state(profiles, timing, replicas, samples, keep_rows=keep_rows)
         self.world: Any = self.state.world[0]
         self.epoch_at = epoch_at
         self.owners: dict[int, Any] = {}

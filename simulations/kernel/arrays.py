@@ -46,8 +46,18 @@ class Timing:
     tpot_s: float
 
 
-def new_state(profiles: Sequence[EngineProfile], timing: Timing, replicas: int, samples: int, keep_rows: bool) -> State:
+def new_state(
+    profiles: Sequence[EngineProfile],
+    timing: Timing,
+    replicas: int,
+    samples: int,
+    *,
+    keep_rows: bool = False,
+    requests: int = _FIRST_REQUESTS,
+) -> State:
     """Return the arrays of a fleet with one pool per profile and room for some replicas, all without an engine."""
+    for profile in profiles:
+        check_budget(profile)
     pools = len(profiles)
     leaves = _leaves(replicas)
     state = State(
@@ -55,13 +65,13 @@ def new_state(profiles: Sequence[EngineProfile], timing: Timing, replicas: int, 
         profiles=np.array([_profile(profile) for profile in profiles], PROFILE),
         pools=np.zeros(pools, POOL),
         replicas=_blank(leaves, REPLICA),
-        requests=_chained(0, _FIRST_REQUESTS),
+        requests=_chained(0, requests),
         ends=np.zeros((leaves, max(profile.max_running for profile in profiles) + 1), np.int64),
         due=np.zeros((leaves, max(profile.block_tokens for profile in profiles)), np.int32),
         keys=np.full(leaves, NEVER),
         winners=_tournament(np.full(leaves, NEVER)),
-        heads=np.full((pools, _FIRST_REQUESTS + 1), NOBODY, np.int32),
-        tails=np.full((pools, _FIRST_REQUESTS + 1), NOBODY, np.int32),
+        heads=np.full((pools, requests + 1), NOBODY, np.int32),
+        tails=np.full((pools, requests + 1), NOBODY, np.int32),
         recent_ttft_s=np.empty((leaves, MOST_RECENT)),
         scratch=np.empty(MOST_RECENT),
         scrape_order=np.zeros(leaves, np.int32),
@@ -77,6 +87,18 @@ def new_state(profiles: Sequence[EngineProfile], timing: Timing, replicas: int, 
     )
     state.world["free_head"] = 0
     return state
+
+
+def check_budget(profile: EngineProfile) -> None:
+    """Make sure that a full batch of decodes fits the token budget of a step.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if profile.max_running > profile.max_batched_tokens:
+        raise ValueError(
+            f"{profile.name}: max_running {profile.max_running} exceeds max_batched_tokens {profile.max_batched_tokens}"
+        )
 
 
 def with_more_replicas(state: State) -> State:
