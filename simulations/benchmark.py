@@ -15,13 +15,18 @@ import numpy.typing as npt
 
 from policies.engine_profile import EngineProfile
 from policies.slo import ServiceObjective
-from simulations.replica import EngineRequest, ReplicaEngine
+from simulations.kernel.arrays import Timing, new_state
+from simulations.kernel.compiled import announce
+from simulations.kernel.load_test import hold_concurrency
+from simulations.kernel.platform import begin_life
 
 _COUNTED_REQUESTS = 5000  # at 99 % the standard error of the attainment is 0.14 %
 _WARM_UP_TURNS = 2  # each client's first requests are not counted: the batch fills up in step
 _START_SPREAD_S = 10.0  # clients begin one after the other over this time
 _PRECISION_RATIO = 1.02  # the answer is within 2 % of the largest passing concurrency, or is that itself
 _MOST_CLIENTS = 4096
+_UNUSED = Timing(hold_s=1.0, patience_s=1.0, scrape_interval_s=1.0, ttft_s=1.0, tpot_s=1.0)
+"""There is no gateway and nobody scrapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +102,6 @@ def sustained_load(
     )
 
 
-class _Request(EngineRequest):
-    __slots__ = ("first_token_at", "sent_at")
-
-    def __init__(self, sent_at: float, prompt_tokens: int, output_tokens: int) -> None:
-        super().__init__(prompt_tokens, output_tokens)
-        self.sent_at = sent_at
-        self.first_token_at = -1.0
-
-
 class _LoadTest:
     """Trials of one replica with one sample of requests."""
 
@@ -120,70 +116,41 @@ class _LoadTest:
         drawn = rng.integers(len(prompt_tokens), size=_COUNTED_REQUESTS)
         self._profile = profile
         self._objective = objective
-        self._served: list[tuple[float, float]] = []  # TTFT and TPOT
-        self._prompt_tokens: list[int] = prompt_tokens[drawn].tolist()
-        self._output_tokens: list[int] = output_tokens[drawn].tolist()
-        self.mean_prompt_tokens = float(np.mean(self._prompt_tokens))
-        self.mean_output_tokens = float(np.mean(self._output_tokens))
+        lengths = np.stack([prompt_tokens[drawn], output_tokens[drawn]], axis=1).astype(np.int32)
+        self.mean_prompt_tokens, self.mean_output_tokens = lengths.mean(axis=0).tolist()
+        blocks = -(-(lengths.sum(axis=1) - 1) // profile.block_tokens)
+        # A served model refuses a request longer than its cache, and the client sends its next.
+        self._lengths = np.ascontiguousarray(lengths[blocks <= profile.kv_cache_tokens // profile.block_tokens])
+        self._served = np.zeros((_COUNTED_REQUESTS, 2))
 
     def run(self, clients: int) -> float | None:
         """Return requests/s with ``clients`` requests in flight; None as soon as too many have missed the objective."""
-        engine: ReplicaEngine[_Request] = ReplicaEngine(self._profile)
-        misses_allowed = math.floor(_COUNTED_REQUESTS * (1.0 - self._objective.attainment_ratio) + 1e-9)
-        starts = [_START_SPREAD_S * client / clients for client in range(clients)][::-1]
+        asked = self._objective
+        if not len(self._lengths):
+            return None
+        misses_allowed = math.floor(_COUNTED_REQUESTS * (1.0 - asked.attainment_ratio) + 1e-9)
+        rate_per_s = self._trial(clients, np.array([asked.ttft_s, asked.tpot_s]), misses_allowed)
+        return None if math.isnan(rate_per_s) else rate_per_s
+
+    def _trial(self, clients: int, limits_s: npt.NDArray[np.float64], misses_allowed: int) -> float:
+        state = new_state([self._profile], _UNUSED, 1, 1, requests=clients)
+        begin_life(state, 0)
+        starts = _START_SPREAD_S * np.arange(clients) / clients
         skipped = _WARM_UP_TURNS * clients if clients > 1 else 0
-        at, sent, ended, misses, counting_since = 0.0, 0, 0, 0, 0.0
-        while ended < skipped + _COUNTED_REQUESTS and misses <= misses_allowed:
-            while starts and starts[-1] <= at:
-                sent += self._send(engine, sent, starts.pop())
-            step_s = engine.begin_step()
-            if step_s == 0.0:
-                if not starts:  # every request was refused: none fits the KV cache
-                    return None
-                at = starts[-1]
-                continue
-            at += step_s
-            for request in engine.first_tokens:
-                if request.first_token_at < 0.0:
-                    request.first_token_at = at
-            engine.end_step()
-            for request in tuple(engine.finished):
-                ended += 1
-                counting_since = at if ended <= skipped else counting_since
-                misses += ended > skipped and not self._within(request, at)
-                sent += self._send(engine, sent, at)
-        return None if misses > misses_allowed else (ended - skipped) / (at - counting_since)
+        announce(hold_concurrency)
+        return float(hold_concurrency(state, self._lengths, starts, skipped, self._served, limits_s, misses_allowed))
 
     def out_of_reach(self) -> OutOfReach:
         """Return what one at a time misses the objective by."""
         asked, name = self._objective, self._profile.name
-        self._objective = asked.model_copy(update={"ttft_s": math.inf, "tpot_s": math.inf})
-        self._served.clear()
-        self.run(1)
-        self._objective = asked
-        if not self._served:
+        if not len(self._lengths):
             return OutOfReach(f"none of these requests fits the KV cache of {name}", None)
+        self._trial(1, np.full(2, math.inf), _COUNTED_REQUESTS)
         what = (
             f"{name} cannot keep TTFT {asked.ttft_s:g} s and TPOT {asked.tpot_s:g} s for "
             f"{asked.attainment_ratio:.1%} of these requests even one at a time"
         )
-        return OutOfReach(what, _relaxed(asked, *np.array(self._served).T))
-
-    def _send(self, engine: ReplicaEngine[_Request], sent: int, at: float) -> int:
-        """Submit the next request that the engine can hold; return how many were taken from the sample."""
-        for tried in range(len(self._prompt_tokens)):
-            row = (sent + tried) % len(self._prompt_tokens)
-            request = _Request(at, self._prompt_tokens[row], self._output_tokens[row])
-            if engine.fits(request):
-                engine.submit(request)
-                return tried + 1
-        return 0
-
-    def _within(self, request: _Request, finished_at: float) -> bool:
-        decode_s = finished_at - request.first_token_at
-        tpot_s = decode_s / (request.output_tokens - 1) if request.output_tokens > 1 else 0.0
-        self._served.append((request.first_token_at - request.sent_at, tpot_s))
-        return self._objective.met(*self._served[-1])
+        return OutOfReach(what, _relaxed(asked, *self._served.T))
 
 
 def _relaxed(

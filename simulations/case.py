@@ -99,7 +99,7 @@ class Case:
         """The model that all pools serve."""
         return self.pools[0].key.model
 
-    def fleet(self, first: Mapping[PoolKey, int]) -> SimulatedFleet:
+    def fleet(self, first: Mapping[PoolKey, int], *, keep_rows: bool = False) -> SimulatedFleet:
         """Return the fleet under the trace's load, with ``first`` replicas READY and the faults to come.
 
         Raises:
@@ -116,7 +116,9 @@ class Case:
             for pool in self.pools
         ]
         settings = self.settings
-        fleet = SimulatedFleet(specs, self.trace.batches(), self.policy.objective, settings.fleet, settings.seed)
+        fleet = SimulatedFleet(
+            specs, self.trace.batches(), self.policy.objective, settings.fleet, settings.seed, keep_rows=keep_rows
+        )
         for fault in settings.faults:
             try:
                 fleet.inject(parse_fault(fault))

@@ -25,7 +25,6 @@ from simulations.case import Case, SimulationSettings, prepare
 from simulations.fleet import SimulatedFleet
 from simulations.generator import DAY_S, ClientClass, FlashCrowd, GeneratedTrace, GeneratorSettings
 from simulations.live_state import BandPoint, LoadPoint, Staged, Tally, ViewState, advance
-from simulations.outcomes import RequestStatus
 from simulations.runner import SimulationResult, Tick, replay
 from simulations.settings import FleetSettings
 from simulations.trace import Trace
@@ -174,7 +173,7 @@ def replay_day(
 
     def watch(tick: Tick) -> None:
         nonlocal view
-        view = advance(view, tick.record, tick.record.forecasts, tally_of(tick.fleet, case.policy.objective))
+        view = advance(view, tick.record, tick.record.forecasts, tally_of(tick.fleet))
         load.append(view.load[-1])
         if view.foreseen and (not foreseen or view.foreseen[-1].at > foreseen[-1].at):
             foreseen.append(view.foreseen[-1])
@@ -184,14 +183,13 @@ def replay_day(
     return DemoRun(result, tuple(load), tuple(foreseen), view)
 
 
-def tally_of(fleet: SimulatedFleet, objective: ServiceObjective) -> Tally:
+def tally_of(fleet: SimulatedFleet) -> Tally:
     """Return the count so far."""
-    outcomes = fleet.outcomes
-    ended = len(outcomes) - outcomes.count(RequestStatus.IN_SYSTEM)
+    counted = fleet.tallies
     return Tally(
-        requests=ended,
-        dropped=outcomes.count(RequestStatus.DROPPED_IN_FLIGHT),
-        attainment_ratio=float(outcomes.within(objective).sum()) / ended if ended else math.nan,
+        requests=counted.ended,
+        dropped=counted.dropped,
+        attainment_ratio=counted.within / counted.ended if counted.ended else math.nan,
         gpu_hours=fleet.gpu_seconds() / 3600.0,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -26,13 +26,17 @@ from simulations.faults import (
     ReplicaTarget,
     SlowDown,
 )
+from simulations.fleet_kernel import FleetKernel
 from simulations.fleet_replica import FleetReplica
 from simulations.gateway import Gateway
-from simulations.metrics import SimulatedMetrics
+from simulations.kernel.arrays import Timing
+from simulations.kernel.layout import DONE, DRAINED, NEEDS_ARRIVALS
+from simulations.metrics import SimulatedMetrics, scrapes_kept
 from simulations.outcomes import Outcomes
 from simulations.pool import PoolSpec, SimulatedPool
 from simulations.router import SimulatedRouter
 from simulations.settings import FleetSettings
+from simulations.tallies import Tallies
 
 
 class Arrivals(Protocol):
@@ -66,10 +70,11 @@ class SimulatedFleet:
         objective: When a request counts as served well in the metrics.
         settings: Timeouts, delays and rhythms.
         seed: Decides lead times and scrape phases.
+        keep_rows: Whether ``outcomes`` has a row for every request; memory then grows with their number.
+        kernel_of: Makes what serves the requests; tests put a slow and plain one in its place.
 
     Attributes:
-        outcomes: One row per request that has arrived.
-        peak_replicas: Most replicas at one time, loading and draining ones included.
+        tallies: What became of the requests, counted.
 
     Raises:
         ValueError: If the pools do not belong together.
@@ -82,46 +87,57 @@ class SimulatedFleet:
         objective: ServiceObjective,
         settings: FleetSettings,
         seed: int,
+        *,
+        keep_rows: bool = False,
+        kernel_of: Callable[..., FleetKernel] = FleetKernel,
     ) -> None:
         self._model = _one_model([spec.key for spec in pools])
-        self.outcomes = Outcomes()
-        self.peak_replicas = 0
         self.clock = VirtualClock(settings.epoch_at)
         self._epoch_at = settings.epoch_at
         self._grace_s = settings.finish_grace_s
         self._events = EventQueue()
-        shares = _first_shares(pools)
-        self._gateway = Gateway(shares, self._events, self.outcomes, objective, settings)
-        self._gateway.drained = lambda replica, at: self._pools[replica.pool].drained(replica, at)
+        self._keeps_rows = keep_rows
+        self._kernel = kernel_of(
+            [spec.profile for spec in pools],
+            _timing(settings, objective),
+            scrapes_kept(settings),
+            epoch_at=settings.epoch_at,
+            keep_rows=keep_rows,
+            replicas=sum(spec.replicas for spec in pools) + 1,
+        )
+        self.tallies = Tallies(self._kernel)
+        self._gateway = Gateway(_first_shares(pools), self._kernel)
         self._pools: list[SimulatedPool] = []
-        self.metrics = SimulatedMetrics(self._model, self._pools, self._gateway, self._events, objective, settings)
+        self.metrics = SimulatedMetrics(self._model, self._pools, self._kernel, self._events, objective, settings)
         for index, spec in enumerate(pools):
             pool = SimulatedPool(index, spec, self._gateway, self._events, settings, seed, self.metrics.watch)
             self._pools.append(pool)
         self.cluster = SimulatedCluster(self._pools, self.clock)
         self.router = SimulatedRouter([spec.key for spec in pools], self._gateway, self.clock)
-        self._arrivals = _arrivals(requests, settings.epoch_at)
-        self._next = next(self._arrivals, None)
+        self._batches = iter(requests)
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """One row per request that has arrived.
+
+        Raises:
+            ValueError: If the fleet was not told to keep them.
+        """
+        if not self._keeps_rows:
+            raise ValueError("this fleet keeps no rows of requests; make it with keep_rows=True, or ask its tallies")
+        return Outcomes(self._kernel.state.rows, self.tallies.requests, self._epoch_at)
 
     def advance(self, until_s: float) -> None:
         """Let everything up to and including the instant ``until_s`` happen, and set the clock to it.
 
-        Events that were planned for an instant come before arrivals at the same instant.
+        At one instant engines come first, then time-outs and scrapes, then what was planned, then arrivals.
 
         Raises:
             ValueError: If ``until_s`` lies in the past.
         """
-        events, clock, gateway, arrivals = self._events, self.clock, self._gateway, self._arrivals
-        arrival = self._next
-        while arrival is not None and arrival[0] <= until_s:
-            at, prompt_tokens, output_tokens = arrival
-            events.run(at, clock)
-            clock.advance_to(at)
-            gateway.arrive(at, prompt_tokens, output_tokens)
-            arrival = next(arrivals, None)
-        self._next = arrival
-        events.run(until_s, clock)
-        clock.advance_to(until_s)
+        if not until_s >= self.clock.now():
+            raise ValueError(f"virtual time cannot go from {self.clock.now()} to {until_s}")
+        self._go_on(until_s)
 
     def finish(self) -> int:
         """Let all requests arrive, then run on until each has ended, at most ``FleetSettings.finish_grace_s``.
@@ -129,12 +145,36 @@ class SimulatedFleet:
         Returns:
             Requests that are still in the system then.
         """
-        while self._next is not None:
-            self.advance(self._next[0])
-        until_at = self.clock.now() + self._grace_s
-        while self.unfinished_requests and self._events.next_at <= until_at:
-            self.advance(self._events.next_at)
+        while not self.arrivals_over:
+            self._go_on(self._epoch_at + self._kernel.last_arrival_at)
+        self._go_on(self.clock.now() + self._grace_s, until_empty=True)
         return self.unfinished_requests
+
+    def _go_on(self, until_at: float, *, until_empty: bool = False) -> None:
+        """Let kernel and planned events take turns up to ``until_at``, or until no request is left."""
+        while not (until_empty and self.unfinished_requests == 0):
+            planned = self._events.next_at <= until_at
+            at = self._events.next_at if planned else until_at
+            why = self._kernel.run(at - self._epoch_at, arrivals_too=not planned, until_empty=until_empty)
+            if why == NEEDS_ARRIVALS:
+                self._load_batch()
+                continue
+            self.clock.advance_to(max(self.clock.now(), min(at, self._epoch_at + self._kernel.now)))
+            if why == DRAINED:
+                replica = self._kernel.drained_owner
+                self._pools[replica.pool].drained(replica, self.clock.now())
+            elif why == DONE and planned:
+                self._events.run(at, self.clock)
+            elif why == DONE:
+                return
+
+    def _load_batch(self) -> None:
+        """Give the kernel the next batch that is not empty, or tell it that there is none."""
+        for batch in self._batches:
+            if len(batch.arrival_s):
+                self._kernel.feed(batch.arrival_s, batch.prompt_tokens, batch.output_tokens)
+                return
+        self._kernel.no_more_arrivals()
 
     def inject(self, fault: Fault) -> None:
         """Let ``fault`` happen ``fault.at_s`` seconds after the start; at once when that has passed.
@@ -151,12 +191,14 @@ class SimulatedFleet:
     @property
     def arrivals_over(self) -> bool:
         """Whether the last request has arrived."""
-        return self._next is None
+        if self._kernel.batch_used_up and not self._kernel.exhausted:
+            self._load_batch()
+        return self._kernel.batch_used_up
 
     @property
     def unfinished_requests(self) -> int:
         """Requests that have arrived and not ended."""
-        return self._gateway.arrivals_total - self._gateway.finished_total
+        return self.tallies.requests - self.tallies.ended
 
     def gpu_seconds(self, pool: PoolKey | None = None) -> float:
         """Return the GPU seconds paid until now by ``pool`` or all: from placement to removal of each replica."""
@@ -195,7 +237,7 @@ class SimulatedFleet:
             case NodeLoss():
                 self._pools[replica.pool].lose_node(replica.node, at)
             case Hang():
-                replica.hang(running_shown=0 if fault.running_zero else None)
+                replica.hang(shows_zero=fault.running_zero)
             case SlowDown():
                 replica.slow_down(fault.factor)
                 if math.isfinite(fault.duration_s):
@@ -203,9 +245,9 @@ class SimulatedFleet:
             case Errors():
                 replica.fail_requests(fault.share, at + fault.duration_s)
             case MetricsLoss():
-                replica.scrape_lost_until = at + fault.duration_s
+                replica.lose_scrapes(at + fault.duration_s)
             case ExporterFreeze():
-                replica.exporter_stuck_until = at + fault.duration_s
+                replica.freeze_exporter(at + fault.duration_s)
 
     def _hit(self, target: ReplicaTarget) -> FleetReplica | None:
         """Return the replica at the target's position among the READY ones; None when none is READY."""
@@ -233,11 +275,11 @@ def _one_model(keys: Sequence[PoolKey]) -> str:
     return models.pop()
 
 
-def _arrivals(batches: Iterable[Arrivals], epoch_at: float) -> Iterator[tuple[float, int, int]]:
-    for batch in batches:
-        yield from zip(
-            (batch.arrival_s + epoch_at).tolist(),
-            batch.prompt_tokens.tolist(),
-            batch.output_tokens.tolist(),
-            strict=True,
-        )
+def _timing(settings: FleetSettings, objective: ServiceObjective) -> Timing:
+    return Timing(
+        hold_s=settings.gateway_timeout_s,
+        patience_s=settings.request_timeout_s,
+        scrape_interval_s=settings.scrape_interval_s,
+        ttft_s=objective.ttft_s,
+        tpot_s=objective.tpot_s,
+    )

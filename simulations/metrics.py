@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,10 +14,15 @@ from controller.ports import FleetMetrics
 from policies.fleet import Demand, Phase, ReplicaMetrics, ServiceLevel
 from policies.slo import ServiceObjective
 from simulations.clock import EventQueue
+from simulations.fleet_kernel import FleetKernel
 from simulations.fleet_replica import FleetReplica
-from simulations.gateway import Gateway
 from simulations.pool import SimulatedPool
 from simulations.settings import FleetSettings
+
+
+def scrapes_kept(settings: FleetSettings) -> int:
+    """Return how many scrapes of a replica have to be kept, for the newest that can be read to be among them."""
+    return 2 + math.ceil(settings.scrape_delay_s / settings.scrape_interval_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +54,19 @@ class SimulatedMetrics:
         self,
         model: str,
         pools: Iterable[SimulatedPool],
-        gateway: Gateway,
+        kernel: FleetKernel,
         events: EventQueue,
         objective: ServiceObjective,
         settings: FleetSettings,
     ) -> None:
         self._model = model
         self._pools = pools
-        self._gateway = gateway
+        self._kernel = kernel
         self._events = events
         self._objective = objective
         self._settings = settings
         self._lost_until = -math.inf
         self._frozen_until = -math.inf
-        self._samples: dict[str, deque[tuple[float, ReplicaMetrics | None]]] = {}
-        self._samples_kept = 2 + math.ceil(settings.scrape_delay_s / settings.scrape_interval_s)
         self._scrapes: deque[_GatewayScrape] = deque()
         self._scrape_gateway(settings.epoch_at, again=False)
         first_at = settings.epoch_at + settings.gateway_scrape_offset_s
@@ -76,50 +78,50 @@ class SimulatedMetrics:
     def lose(self, until: float) -> None:
         """Let the metrics store be unreachable until then; nothing is recorded meanwhile."""
         self._lost_until = max(self._lost_until, until)
+        self._tell_kernel()
 
     def freeze(self, until: float) -> None:
         """Let the store answer with what it has, and record nothing new, until then."""
         self._frozen_until = max(self._frozen_until, until)
+        self._tell_kernel()
+
+    def _tell_kernel(self) -> None:
+        self._kernel.world["recording_from"] = max(self._lost_until, self._frozen_until) - self._kernel.epoch_at
 
     # Scraping
 
     def watch(self, replica: FleetReplica, at: float) -> None:
         """Scrape a new replica from now on."""
-        self._events.plan(at + replica.rng.uniform() * self._settings.scrape_interval_s, partial(self._scrape, replica))
+        phase_s = replica.rng.uniform() * self._settings.scrape_interval_s
+        self._kernel.watch(replica.row, at - self._kernel.epoch_at + phase_s)
 
     def _recording(self, at: float) -> bool:
         return at >= self._lost_until and at >= self._frozen_until
-
-    def _scrape(self, replica: FleetReplica, at: float) -> None:
-        if replica.removed:
-            self._samples.pop(replica.id, None)
-            return
-        self._events.plan(at + self._settings.scrape_interval_s, partial(self._scrape, replica))
-        if self._recording(at):
-            samples = self._samples.setdefault(replica.id, deque(maxlen=self._samples_kept))
-            before = samples[-1][1] if samples and at < replica.exporter_stuck_until else None
-            stuck = None if before is None else replace(before, observed_at=at)
-            samples.append((at, None if at < replica.scrape_lost_until else stuck or _sample(replica, at)))
 
     def _scrape_gateway(self, at: float, *, again: bool = True) -> None:
         if again:
             self._events.plan(at + self._settings.scrape_interval_s, self._scrape_gateway)
         if not self._recording(at):
             return
-        gateway = self._gateway
-        alive = [r for pool in self._pools for r in pool.replicas.values() if r.life is not None]
+        world, replicas = self._kernel.world, self._kernel.state.replicas
+        alive = [r for pool in self._pools for r in pool.replicas.values() if r.alive]
+        names, rows = [replica.id for replica in alive], [replica.row for replica in alive]
+        in_flight, answered, failed = (
+            dict(zip(names, replicas[column][rows].astype(np.float64).tolist(), strict=True))
+            for column in ("in_flight", "finished", "failed")
+        )
         scrape = _GatewayScrape(
             at=at,
-            arrivals=gateway.arrivals_total,
-            prompt_tokens=gateway.prompt_tokens_total,
-            finished=gateway.finished_total,
-            within=gateway.within_total,
-            completed=gateway.completed_total,
-            output_tokens=gateway.output_tokens_total,
-            held=gateway.held_requests,
-            in_flight={replica.id: float(len(replica.in_flight)) for replica in alive},
-            answered={replica.id: float(replica.finished_total) for replica in alive},
-            failed={replica.id: float(replica.failed_total) for replica in alive},
+            arrivals=int(world["arrivals"]),
+            prompt_tokens=int(world["prompt_tokens"]),
+            finished=int(world["ended"]),
+            within=int(world["within"]),
+            completed=int(world["completed"]),
+            output_tokens=int(world["output_tokens"]),
+            held=int(world["held"]),
+            in_flight=in_flight,
+            answered=answered,
+            failed=failed,
         )
         self._scrapes.append(scrape)
         windows_s = max(self._settings.output_tokens_window_s, self._objective.window_s)
@@ -157,22 +159,27 @@ class SimulatedMetrics:
         )
 
     def _read_replicas(self, at: float) -> tuple[dict[str, ReplicaMetrics], tuple[str, ...]]:
+        watched = [replica for pool in self._pools for replica in pool.replicas.values()]
+        state, epoch_at = self._kernel.state, self._kernel.epoch_at
+        rows = np.array([replica.row for replica in watched], dtype=np.int64)
+        taken, kept = state.replicas["samples"][rows], state.samples.shape[1]
+        # The newest of each that can be read by now: most often the last, or the one before.
+        place, found = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
+        for back in range(1, kept + 1):
+            earlier = (taken - back) % kept
+            visible = (taken >= back) & (state.samples["at"][rows, earlier] + self._settings.scrape_delay_s <= at - epoch_at)
+            place[~found] = earlier[~found]
+            found |= visible
+        newest = state.samples[rows, place]
+        known = found & (newest["there"] != 0)
         replicas: dict[str, ReplicaMetrics] = {}
         missing: list[str] = []
-        for pool in self._pools:
-            for replica in pool.replicas.values():
-                sample = self._newest(replica.id, at)
-                if sample is not None:
-                    replicas[replica.id] = sample
-                elif replica.phase in (Phase.READY, Phase.DRAINING):
-                    missing.append(f"replica:{replica.id}")
+        for replica, sampled, (sampled_at, *figures, _) in zip(watched, known.tolist(), newest.tolist(), strict=True):
+            if sampled:
+                replicas[replica.id] = ReplicaMetrics(epoch_at + sampled_at, *figures)
+            elif replica.phase in (Phase.READY, Phase.DRAINING):
+                missing.append(f"replica:{replica.id}")
         return replicas, tuple(missing)
-
-    def _newest(self, name: str, at: float) -> ReplicaMetrics | None:
-        for sampled_at, sample in reversed(self._samples.get(name, ())):
-            if sampled_at + self._settings.scrape_delay_s <= at:
-                return sample
-        return None
 
     def _demand(self, visible: list[_GatewayScrape]) -> Demand | None:
         """Increase of the arrival counters between the last two scrapes; None while there is only one."""
@@ -211,28 +218,3 @@ class SimulatedMetrics:
 def _at_or_before(scrapes: list[_GatewayScrape], at: float) -> _GatewayScrape:
     """Return the newest scrape taken by ``at``; the oldest when all are later."""
     return next((scrape for scrape in reversed(scrapes) if scrape.at <= at), scrapes[0])
-
-
-def _sample(replica: FleetReplica, at: float) -> ReplicaMetrics | None:
-    """Return what the engine says of itself; None when it does not run."""
-    life = replica.life
-    if life is None:
-        return None
-    engine = life.engine
-    ttft_p95_s = float(np.quantile(replica.recent_ttft_s, 0.95)) if replica.recent_ttft_s else math.nan
-    tpot_mean_s = math.fsum(replica.recent_tpot_s) / len(replica.recent_tpot_s) if replica.recent_tpot_s else math.nan
-    replica.recent_ttft_s.clear()
-    replica.recent_tpot_s.clear()
-    return ReplicaMetrics(
-        observed_at=at,
-        running_requests=float(life.shown_running),
-        queued_requests=float(engine.queued_requests),
-        kv_cache_ratio=engine.kv_cache_ratio,
-        steps_total=float(engine.steps_total),
-        prompt_tokens_total=float(engine.prompt_tokens_total),
-        output_tokens_total=float(engine.output_tokens_total),
-        finished_requests_total=float(replica.finished_total),
-        failed_requests_total=float(replica.failed_total),
-        ttft_p95_s=ttft_p95_s,
-        tpot_mean_s=tpot_mean_s,
-    )

@@ -15,7 +15,7 @@ from controller.errors import ActuationError, StalePlan
 from policies.engine_profile import EngineProfile
 from policies.fleet import Phase, PoolKey, PoolState
 from simulations.clock import EventQueue
-from simulations.fleet_replica import EngineLife, FleetReplica
+from simulations.fleet_replica import FleetReplica
 from simulations.gateway import Gateway
 from simulations.settings import FleetSettings
 
@@ -194,7 +194,7 @@ class SimulatedPool:
 
     def crash(self, replica: FleetReplica, at: float) -> None:
         """Let the engine exit; the platform starts it again in place after a back-off."""
-        if replica.life is None:
+        if not replica.alive:
             return
         if at - replica.ready_at >= self._settings.restart_backoff_reset_s:
             replica.backoffs = 0
@@ -227,7 +227,9 @@ class SimulatedPool:
 
     def _create(self, at: float, *, start: bool = True) -> FleetReplica:
         rng = np.random.default_rng([self._seed, self.index, self._ordinal])
-        replica = FleetReplica(f"{self.spec.key.pool}-{self._ordinal}", self.index, self.revision, at, rng)
+        replica = FleetReplica(
+            f"{self.spec.key.pool}-{self._ordinal}", self.index, self.revision, at, rng, self._gateway.kernel
+        )
         self._ordinal += 1
         self.replicas[replica.id] = replica
         self._created(replica, at)
@@ -273,7 +275,7 @@ class SimulatedPool:
             return
         replica.enter(Phase.READY, at)
         replica.ready_at = at
-        replica.begin_life(EngineLife(replica, self.spec.profile, self._events, self._gateway.completed))
+        replica.begin_life()
         if not replica.cordoned:
             self._gateway.open(replica, at)
         predecessor, replica.replaces = replica.replaces, None
@@ -290,7 +292,7 @@ class SimulatedPool:
                 return (0, named[replica.id])
             if replica.phase is not Phase.READY:
                 return (1, -age[replica.id])
-            return (2, not replica.cordoned, len(replica.in_flight), -age[replica.id])
+            return (2, not replica.cordoned, replica.in_flight, -age[replica.id])
 
         return sorted(replicas, key=order)
 

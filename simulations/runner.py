@@ -52,7 +52,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulationResult:
-    """A finished run; ``fleet`` stands as the run left it, ``fleet.outcomes`` has every request."""
+    """A finished run; ``fleet`` stands as the run left it; with ``keep_rows``, its outcomes have every request."""
 
     scorecard: Scorecard
     timeline: tuple[TimelinePoint, ...]
@@ -69,6 +69,8 @@ def simulate(
     before: LoadSeries | None = None,
     audit: AuditLog | None = None,
     on_tick: Callable[[Tick], None] | None = None,
+    *,
+    keep_rows: bool = False,
 ) -> SimulationResult:
     """Replay ``trace`` under a policy.
 
@@ -80,12 +82,13 @@ def simulate(
         before: Load recorded before the trace began, in steps of a tick, as the daemon would read it at its start.
         audit: Where the records of all ticks go; nowhere when None.
         on_tick: Called after each tick.
+        keep_rows: Whether the fleet keeps a row for every request; memory then grows with the trace.
 
     Raises:
         BadInput: If the trace or the settings cannot be used.
         AuditError: If a tick cannot be recorded: the loop would do nothing from there on.
     """
-    return replay(prepare(trace, settings, before), policy_name, forecasters, audit, on_tick)
+    return replay(prepare(trace, settings, before), policy_name, forecasters, audit, on_tick, keep_rows=keep_rows)
 
 
 def replay(
@@ -94,12 +97,14 @@ def replay(
     forecasters: Sequence[Forecaster] = (),
     audit: AuditLog | None = None,
     on_tick: Callable[[Tick], None] | None = None,
+    *,
+    keep_rows: bool = False,
 ) -> SimulationResult:
     """Do what ``simulate`` does, once the case is prepared."""
     policy, first = policy_of(policy_name, case)
     foresail = policy_name == "foresail"
-    objective, tick_s = case.policy.objective, case.policy.tick_s
-    fleet = case.fleet(first)
+    tick_s = case.policy.tick_s
+    fleet = case.fleet(first, keep_rows=keep_rows)
     loads = _load_forecasts(case, forecasters if foresail else ())
     loop = _control_loop(case, policy, fleet, loads, _NoAudit() if audit is None else audit)
     tally, checks = Tally(), InvariantChecks(case.policy, case.settings.seed, all_rules=foresail)
@@ -120,9 +125,9 @@ def replay(
     bill = Bill(fleet.gpu_seconds(), fleet.replica_seconds, fleet.cost_usd)
     fleet.finish()
     return SimulationResult(
-        score(policy_name, fleet.outcomes, objective, bill, tally, simulated_s, checks.violations),
+        score(policy_name, fleet.tallies, bill, tally, simulated_s, checks.violations),
         tuple(tally.timeline),
-        curves(fleet.outcomes, objective, start_at, simulated_s),
+        curves(fleet.tallies, simulated_s),
         case,
         fleet,
     )

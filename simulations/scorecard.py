@@ -11,14 +11,10 @@ from typing import Any
 import numpy as np
 
 from controller.ports import TickRecord
-from forecasting.series import FloatArray
 from policies.fleet import Phase
-from policies.slo import ServiceObjective
 from policies.wire import canonical_json
-from simulations.outcomes import Outcomes, RequestStatus
-
-BIN_S = 60.0
-"""Length of a step of the curves in a report, in seconds."""
+from simulations.tallies import BIN_S as BIN_S
+from simulations.tallies import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +143,13 @@ class Tally:
 
 
 def score(
-    policy: str,
-    outcomes: Outcomes,
-    objective: ServiceObjective,
-    bill: Bill,
-    tally: Tally,
-    simulated_s: float,
-    violations: Sequence[str],
+    policy: str, results: Results, bill: Bill, tally: Tally, simulated_s: float, violations: Sequence[str]
 ) -> Scorecard:
     """Return the scorecard of a finished run; ``wall_s`` is left at 0 for whoever has a stopwatch."""
-    within = outcomes.within(objective)
-    completed = outcomes.count(RequestStatus.COMPLETED)
-    dropped = outcomes.count(RequestStatus.DROPPED_IN_FLIGHT)
-    requests, good = len(outcomes), int(within.sum())
-    good_tokens = int(outcomes.output_tokens[within].sum())
-    ttft_p50_s, ttft_p95_s, ttft_p99_s = _quantiles(outcomes.ttft_s, (0.5, 0.95, 0.99))
-    tpot_p50_s, tpot_p95_s = _quantiles(outcomes.tpot_s, (0.5, 0.95))
+    requests, completed, dropped = results.requests, results.completed, results.dropped
+    good, good_tokens = results.within, results.good_tokens
+    ttft_p50_s, ttft_p95_s, ttft_p99_s = results.ttft_s((0.5, 0.95, 0.99))
+    tpot_p50_s, tpot_p95_s = results.tpot_s((0.5, 0.95))
     totals = (requests, completed, dropped, good, good_tokens, round(bill.gpu_s, 3))
     return Scorecard(
         policy=policy,
@@ -211,30 +198,17 @@ class Curves:
 CURVE_LEVELS = (*(percent / 100 for percent in range(1, 100)), 0.992, 0.994, 0.996, 0.998, 0.999)
 
 
-def curves(outcomes: Outcomes, objective: ServiceObjective, start_at: float, simulated_s: float) -> Curves:
-    """Return the curves of a run that began at ``start_at``."""
-    steps = max(1, math.ceil(simulated_s / BIN_S))
-    step = np.clip(((outcomes.arrived_at - start_at) / BIN_S).astype(int), 0, steps - 1)
-    count = np.bincount(step, minlength=steps).astype(np.float64)
-    good = np.bincount(step, weights=outcomes.within(objective).astype(np.float64), minlength=steps)
-    ratio = np.divide(good, count, out=np.full(steps, np.nan), where=count > 0)
-    ttft_s = outcomes.ttft_s
-    edges = np.searchsorted(step, np.arange(steps + 1))  # rows are in order of arrival
-    p95 = [_quantiles(ttft_s[edges[i] : edges[i + 1]], (0.95,))[0] for i in range(steps)]
-    length_s = np.minimum(BIN_S, simulated_s - BIN_S * np.arange(steps))
+def curves(results: Results, simulated_s: float) -> Curves:
+    """Return the curves of a run of that length."""
+    went = results.over_time(simulated_s)
+    length_s = np.minimum(BIN_S, simulated_s - BIN_S * np.arange(len(went.requests)))
+    ratio = np.divide(went.within, went.requests, out=np.full(len(length_s), np.nan), where=went.requests > 0)
     return Curves(
-        tuple(float(rate) for rate in count / length_s),
-        tuple(p95),
-        tuple(float(share) for share in ratio),
-        _quantiles(ttft_s, CURVE_LEVELS),
+        tuple((went.requests / length_s).tolist()),
+        tuple(went.ttft_p95_s.tolist()),
+        tuple(ratio.tolist()),
+        results.ttft_s(CURVE_LEVELS),
     )
-
-
-def _quantiles(values: FloatArray, levels: Sequence[float]) -> tuple[float, ...]:
-    seen = values[np.isfinite(values)]
-    if not len(seen):
-        return (math.nan,) * len(levels)
-    return tuple(float(value) for value in np.quantile(seen, levels))
 
 
 def _is_nan(value: object) -> bool:

@@ -98,4 +98,5 @@ def a_fleet(
         objective or ServiceObjective(),
         FleetSettings(**settings),
         seed,
+        keep_rows=True,
     )

@@ -27,7 +27,7 @@ HILL = RateTrace([8, 8, 12, 16, 20, 24, 24, 20, 16, 12, 8, 8])
 @pytest.fixture(scope="module")
 def runs() -> dict[str, SimulationResult]:
     """Every policy on the same hill, lead time a minute."""
-    return {name: simulate(HILL, name, quick_settings(lead_time_s=60.0)) for name in POLICIES}
+    return {name: simulate(HILL, name, quick_settings(lead_time_s=60.0), keep_rows=True) for name in POLICIES}
 
 
 def test_all_policies_see_the_same_requests(runs: dict[str, SimulationResult]) -> None:

@@ -14,6 +14,7 @@ from policies.memory import PolicyMemory
 from policies.slo import ServiceObjective
 from simulations.outcomes import Outcomes, RequestStatus
 from simulations.scorecard import Bill, Tally, curves, score
+from simulations.tallies import Exact
 
 KEY = PoolKey("m", "p")
 OBJECTIVE = ServiceObjective(ttft_s=2.0, tpot_s=0.1)
@@ -60,7 +61,7 @@ def plan(current: int, desired: int) -> ScalingPlan:
 
 
 def test_failed_and_dropped_requests_count_against_attainment() -> None:
-    card = score("x", four_requests(), OBJECTIVE, BILL, Tally(), 100.0, ())
+    card = score("x", Exact(four_requests(), OBJECTIVE), BILL, Tally(), 100.0, ())
     assert (card.requests, card.completed, card.failed, card.dropped_in_flight) == (4, 2, 1, 1)
     assert card.slo_attainment_ratio == 0.25
     assert card.goodput_requests_per_s == 0.01
@@ -68,7 +69,7 @@ def test_failed_and_dropped_requests_count_against_attainment() -> None:
 
 
 def test_latencies_are_over_requests_that_have_them() -> None:
-    card = score("x", four_requests(), OBJECTIVE, BILL, Tally(), 100.0, ())
+    card = score("x", Exact(four_requests(), OBJECTIVE), BILL, Tally(), 100.0, ())
     assert card.ttft_p50_s == 1.0  # of 1, 5 and 1 s: the dropped one had a first token
     assert card.ttft_p99_s == pytest.approx(4.92)  # numpy's linear quantile: 1 + 0.98 * 4
     assert card.tpot_p50_s == pytest.approx(0.05)
@@ -77,26 +78,26 @@ def test_latencies_are_over_requests_that_have_them() -> None:
 def test_a_request_that_never_ended_is_a_failed_one() -> None:
     outcomes = Outcomes()
     outcomes.arrived(0.0, 10, 10)
-    card = score("x", outcomes, OBJECTIVE, BILL, Tally(), 100.0, ())
+    card = score("x", Exact(outcomes, OBJECTIVE), BILL, Tally(), 100.0, ())
     assert (card.failed, card.slo_attainment_ratio) == (1, 0.0)
     assert math.isnan(card.ttft_p95_s)
 
 
 def test_gpus_are_counted_in_hours_and_replicas_on_average() -> None:
-    card = score("x", four_requests(), OBJECTIVE, BILL, Tally(), 100.0, ())
+    card = score("x", Exact(four_requests(), OBJECTIVE), BILL, Tally(), 100.0, ())
     assert (card.gpu_hours, card.cost_usd, card.mean_replicas) == (2.0, 4.0, 18.0)
 
 
 def test_json_has_no_nan() -> None:
     outcomes = Outcomes()
-    text = json.dumps(score("x", outcomes, OBJECTIVE, BILL, Tally(), 100.0, ("broken",)).as_json(), allow_nan=False)
+    text = json.dumps(score("x", Exact(outcomes, OBJECTIVE), BILL, Tally(), 100.0, ("broken",)).as_json(), allow_nan=False)
     back = json.loads(text)
     assert back["slo_attainment_ratio"] is None
     assert back["violations"] == ["broken"]
 
 
 def test_json_has_the_promised_fields_in_their_order() -> None:
-    card = score("x", four_requests(), OBJECTIVE, BILL, Tally(), 100.0, ())
+    card = score("x", Exact(four_requests(), OBJECTIVE), BILL, Tally(), 100.0, ())
     promised = """
     policy requests completed failed dropped_in_flight slo_attainment_ratio ttft_p50_s ttft_p95_s ttft_p99_s tpot_p50_s
     tpot_p95_s goodput_requests_per_s goodput_tokens_per_s gpu_hours cost_usd mean_replicas peak_replicas scale_ups
@@ -147,7 +148,7 @@ def test_equal_acts_and_totals_have_equal_digests() -> None:
 
 
 def test_curves_are_per_minute_of_arrival() -> None:
-    drawn = curves(four_requests(), OBJECTIVE, start_at=0.0, simulated_s=90.0)
+    drawn = curves(Exact(four_requests(), OBJECTIVE), simulated_s=90.0)
     assert drawn.requests_per_s == (2 / 60, 2 / 30)  # the second step is only half a minute long
     assert drawn.within_ratio == (0.5, 0.0)
     assert drawn.ttft_p95_s[1] == 1.0
@@ -157,7 +158,7 @@ def test_a_minute_without_requests_has_no_latency() -> None:
     outcomes = Outcomes()
     outcomes.arrived(0.0, 1, 1)
     outcomes.ended(0, RequestStatus.COMPLETED, 0, 1.0, 1.0)
-    drawn = curves(outcomes, OBJECTIVE, start_at=0.0, simulated_s=120.0)
+    drawn = curves(Exact(outcomes, OBJECTIVE), simulated_s=120.0)
     assert drawn.requests_per_s[1] == 0.0
     assert math.isnan(drawn.ttft_p95_s[1])
     assert math.isnan(drawn.within_ratio[1])

@@ -1,0 +1,255 @@
+"""How large are the arrays of a simulated fleet, and how do they grow?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from policies.engine_profile import EngineProfile
+from simulations.kernel.layout import (
+    COARSE_BITS,
+    COARSE_OCTAVES,
+    FINE_BITS,
+    FINE_OCTAVES,
+    MOST_RECENT,
+    MOST_REQUESTS_AT_ONCE,
+    NEVER,
+    NOBODY,
+    POOL,
+    PROFILE,
+    REPLICA,
+    REQUEST,
+    ROW,
+    SAMPLE,
+    WORLD,
+    Records,
+    State,
+)
+
+_FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS = 1_024, 4_096, 128
+BIN_S = 60.0
+MOST_BINS = 4_096
+"""Bins by time of arrival; when they do not do, each becomes twice as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What of the simulated world's settings the kernel needs, in seconds."""
+
+    hold_s: float
+    patience_s: float
+    scrape_interval_s: float
+    ttft_s: float
+    tpot_s: float
+
+
+def new_state(
+    profiles: Sequence[EngineProfile],
+    timing: Timing,
+    replicas: int,
+    samples: int,
+    *,
+    keep_rows: bool = False,
+    requests: int = _FIRST_REQUESTS,
+) -> State:
+    """Return the arrays of a fleet with one pool per profile and room for some replicas, all without an engine."""
+    for profile in profiles:
+        check_budget(profile)
+    pools = len(profiles)
+    leaves = _leaves(replicas)
+    state = State(
+        world=_world(timing, keep_rows),
+        profiles=np.array([_profile(profile) for profile in profiles], PROFILE),
+        pools=np.zeros(pools, POOL),
+        replicas=_blank(leaves, REPLICA),
+        requests=_chained(0, requests),
+        ends=np.zeros((leaves, max(profile.max_running for profile in profiles) + 1), np.int64),
+        due=np.zeros((leaves, max(profile.block_tokens for profile in profiles)), np.int32),
+        keys=np.full(leaves, NEVER),
+        winners=_tournament(np.full(leaves, NEVER)),
+        heads=np.full((pools, requests + 1), NOBODY, np.int32),
+        tails=np.full((pools, requests + 1), NOBODY, np.int32),
+        recent_ttft_s=np.empty((leaves, MOST_RECENT)),
+        scratch=np.empty(MOST_RECENT),
+        scrape_order=np.zeros(leaves, np.int32),
+        samples=np.zeros((leaves, samples), SAMPLE),
+        watched=np.full(_FIRST_WATCHED, NOBODY, np.int32),
+        histograms=np.zeros((3, FINE_OCTAVES << FINE_BITS), np.int64),
+        bins=np.zeros((_FIRST_BINS, 2), np.int64),
+        bin_ttft=np.zeros((_FIRST_BINS, COARSE_OCTAVES << COARSE_BITS), np.int32),
+        rows=np.zeros(_FIRST_REQUESTS if keep_rows else 0, ROW),
+        arrival_s=np.zeros(0),
+        prompt_tokens=np.zeros(0, np.int32),
+        output_tokens=np.zeros(0, np.int32),
+    )
+    state.world["free_head"] = 0
+    return state
+
+
+def check_budget(profile: EngineProfile) -> None:
+    """Make sure that a full batch of decodes fits the token budget of a step.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if profile.max_running > profile.max_batched_tokens:
+        raise ValueError(
+            f"{profile.name}: max_running {profile.max_running} exceeds max_batched_tokens {profile.max_batched_tokens}"
+        )
+
+
+def with_more_replicas(state: State) -> State:
+    """Return the state with room for twice as many replicas."""
+    before = len(state.keys)
+    keys = np.full(2 * before, NEVER)
+    keys[:before] = state.keys
+    order = np.zeros(2 * before, np.int32)
+    w = state.world[0]
+    places = (int(w["scrape_first"]) + np.arange(int(w["scrape_count"]))) % before
+    order[: len(places)] = state.scrape_order[places]
+    w["scrape_first"] = 0
+    recent = np.empty((2 * before, state.recent_ttft_s.shape[1]))
+    for r in range(before):  # most of it has never been written, and takes no memory
+        count = min(int(state.replicas["recent"][r]), recent.shape[1])
+        recent[r, :count] = state.recent_ttft_s[r, :count]
+    return state._replace(
+        replicas=np.concatenate([state.replicas, _blank(before, REPLICA)]),
+        ends=_longer(state.ends, 2 * before),
+        due=_longer(state.due, 2 * before),
+        keys=keys,
+        winners=_tournament(keys),
+        recent_ttft_s=recent,
+        scrape_order=order,
+        samples=_longer(state.samples, 2 * before),
+    )
+
+
+def with_more_room(state: State) -> State:
+    """Return the state with room for the next arrival, whatever was full.
+
+    Raises:
+        OverflowError: If more requests are in the system than their numbers can tell apart.
+    """
+    w = state.world[0]
+    if w["free_head"] == NOBODY:
+        state = _more_requests(state)
+    if w["arrivals"] - w["oldest"] >= len(state.watched):
+        state = _more_watched(state)
+    if w["keep_rows"] and w["arrivals"] >= len(state.rows):
+        state = state._replace(rows=_longer(state.rows, 2 * len(state.rows)))
+    arrives_at = state.arrival_s[w["cursor"]]
+    while arrives_at >= len(state.bins) * w["bin_s"]:
+        state = _more_bins(state)
+    return state
+
+
+def _more_requests(state: State) -> State:
+    before = len(state.requests)
+    if 2 * before > MOST_REQUESTS_AT_ONCE:
+        raise OverflowError(f"more than {before:,} requests are in the simulated system at once")
+    heads, tails = (np.full((len(state.pools), 2 * before + 1), NOBODY, np.int32) for _ in range(2))
+    heads[:, : before + 1] = state.heads
+    tails[:, : before + 1] = state.tails
+    state.world["free_head"] = before
+    requests = np.concatenate([state.requests, _chained(before, before)])
+    return state._replace(requests=requests, heads=heads, tails=tails)
+
+
+def _more_watched(state: State) -> State:
+    w = state.world[0]
+    before = len(state.watched)
+    watched = np.full(2 * before, NOBODY, np.int32)
+    rows = np.arange(int(w["oldest"]), int(w["arrivals"]))
+    watched[rows % (2 * before)] = state.watched[rows % before]
+    return state._replace(watched=watched)
+
+
+def _more_bins(state: State) -> State:
+    """Double the bins, up to ``MOST_BINS``; from there on their length."""
+    before = len(state.bins)
+    if before < MOST_BINS:
+        return state._replace(bins=_longer(state.bins, 2 * before), bin_ttft=_longer(state.bin_ttft, 2 * before))
+    state.world["bin_s"] *= 2
+    for column in (state.bins, state.bin_ttft):
+        column[: before // 2] = column[::2] + column[1::2]
+        column[before // 2 :] = 0
+    return state
+
+
+def _world(timing: Timing, keep_rows: bool) -> Records:
+    world = np.zeros(1, WORLD)
+    world["hold_s"], world["patience_s"] = timing.hold_s, timing.patience_s
+    world["scrape_interval_s"] = timing.scrape_interval_s
+    world["ttft_s"], world["tpot_s"] = timing.ttft_s, timing.tpot_s
+    for name in ("next_other_at", "next_scrape_at", "next_patience_at"):
+        world[name] = NEVER
+    for name in ("only_pool", "held_head", "held_tail", "free_head", "drained"):
+        world[name] = NOBODY
+    world["recording_from"] = -NEVER
+    world["bin_s"] = BIN_S
+    world["keep_rows"] = keep_rows
+    return world
+
+
+def _profile(profile: EngineProfile) -> tuple[float, ...]:
+    return (
+        profile.decode_base_s,
+        profile.decode_per_sequence_s,
+        profile.decode_per_kv_token_s,
+        profile.prefill_base_s,
+        profile.prefill_per_token_s,
+        profile.prefill_per_token2_s,
+        profile.kv_cache_tokens // profile.block_tokens,
+        profile.max_running,
+        profile.max_batched_tokens,
+        profile.block_tokens,
+    )
+
+
+def _leaves(replicas: int) -> int:
+    """Return the next power of two, for the tournament; at least two, so that it has a root."""
+    return max(2, 1 << (replicas - 1).bit_length())
+
+
+def _blank(count: int, dtype: np.dtype[Any]) -> Records:
+    """Return records of replicas that have no engine, no traffic and no scrapes."""
+    blank = np.zeros(count, dtype)
+    blank["end_at"] = blank["scrape_at"] = NEVER
+    blank["slowdown"] = 1.0
+    for name in ("partial", "done", "next", "before", "wait_head", "wait_tail"):
+        blank[name] = NOBODY
+    for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until"):
+        blank[name] = -NEVER
+    return blank
+
+
+def blank_replica() -> Records:
+    """Return one such record."""
+    return _blank(1, REPLICA)
+
+
+def _chained(first: int, count: int) -> Records:
+    """Return free records of requests, numbered from ``first`` on, each of which names the next."""
+    requests = np.zeros(count, REQUEST)
+    requests["next"] = np.arange(first + 1, first + count + 1)
+    requests["next"][-1] = NOBODY
+    return requests
+
+
+def _tournament(keys: Any) -> Any:
+    leaves = len(keys)
+    winners = np.zeros(2 * leaves, np.int32)
+    winners[leaves:] = np.arange(leaves)
+    for node in range(leaves - 1, 0, -1):
+        left, right = winners[2 * node], winners[2 * node + 1]
+        winners[node] = left if keys[left] <= keys[right] else right
+    return winners
+
+
+def _longer(array: Any, length: int) -> Any:
+    longer = np.zeros((length, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer

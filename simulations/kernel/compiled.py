@@ -1,0 +1,102 @@
+"""How is the kernel compiled, where is the result kept, and who is told that it takes a while?
+
+numba keeps what it compiled beside the source and looks at one file only when it asks whether that is still right. The
+kernel is spread over several, so its results lie in a folder named after a digest of them all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+COMPILES_S = 20
+"""About how long the first call takes, in seconds, on one core of the machine that the docs' figures are from."""
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
+
+def inlined(function: _F) -> _F:
+    """Compile ``function`` into each of its callers: for what the loop does all the time, from one or two places."""
+    compiled: _F = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    return compiled
+
+
+def called(function: _F) -> _F:
+    """Compile ``function`` once, for other compiled functions to call: for what is rare or called from many places."""
+    compiled: _F = numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
+    return compiled
+
+
+def entry(function: _F) -> _F:
+    """Compile ``function`` for Python to call, and keep the result for the next start of the program."""
+    folder = cache_folder()
+    if folder is None:
+        compiled: _F = numba.njit(**_OPTIONS)(function)
+        return compiled
+    with _cached_in(folder):
+        kept: _F = numba.njit(cache=True, **_OPTIONS)(function)
+        return kept
+
+
+@lru_cache(maxsize=1)
+def kernel_digest() -> str:
+    """Return a digest of all source files of this package."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> Path | None:
+    """Return the first folder that compiled code can be written to; None when there is none.
+
+    ``NUMBA_CACHE_DIR`` goes first, then ``__pycache__`` beside the source, the user's cache, and temporary files.
+    """
+    for place in _places():
+        folder = place / f"kernel-{kernel_digest()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def announce(compiled: Callable[..., Any]) -> None:
+    """Say on stderr that a first call compiles, when it does and a person is there to read it."""
+    cached = getattr(compiled, "_cache", None)
+    there = bool(getattr(compiled, "signatures", ())) or (
+        cached is not None and any(Path(cached.cache_path).glob("*.nbi"))
+    )
+    if not there and sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"compiling the simulator, once, about {COMPILES_S} s\n")
+
+
+def _places() -> Iterator[Path]:
+    if given := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(given)
+    yield Path(__file__).parent / "__pycache__"
+    yield Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "foresail"
+    yield Path(tempfile.gettempdir()) / f"foresail-{os.getuid()}"
+
+
+@contextmanager
+def _cached_in(folder: Path) -> Iterator[None]:
+    """Let functions that are decorated meanwhile keep their results in ``folder``."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before

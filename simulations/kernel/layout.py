@@ -1,0 +1,282 @@
+"""Which arrays is a simulated fleet made of? One record per replica, one per request in the system, few arrays in all.
+
+A request's record is used again once the request has ended, so that memory does not grow with the trace.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Records: TypeAlias = npt.NDArray[Any]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Int32s: TypeAlias = npt.NDArray[np.int32]
+Int64s: TypeAlias = npt.NDArray[np.int64]
+
+NEVER = np.inf
+NOBODY = -1
+"""Instead of the number of a request, a replica or a pool."""
+
+SLOT_BITS = 24
+SLOT_MASK = (1 << SLOT_BITS) - 1
+"""A number in ``ends`` is the step after which a request ends, and in its last bits the request's record."""
+
+MOST_REQUESTS_AT_ONCE = 1 << SLOT_BITS
+MOST_RECENT = 10_000
+"""First tokens between two scrapes whose TTFT are kept; the oldest go when scrapes are lost."""
+
+IDLE, SINGLE, JUMP = 0, 1, 2
+"""What a replica does: nothing, one step that prefills, or decode steps up to the next that needs a look."""
+
+HELD, WAITING, RUNNING = 1, 2, 3
+"""Where a request is: at the gateway, in a replica's queue, in its batch."""
+
+DONE, NEEDS_ARRIVALS, NEEDS_ROOM, DRAINED, EMPTY, PAUSED = range(6)
+"""Why ``run`` came back: at the instant asked for, batch used up, an array is full, a draining replica has nothing
+left, nothing is left in the system at all, or only so that Python may look up."""
+
+IN_SYSTEM, COMPLETED, FAILED, DROPPED = range(4)
+"""``simulations.outcomes.RequestStatus``."""
+
+TTFT, TPOT, E2E = range(3)
+"""Rows of ``histograms``."""
+
+FINE_BITS, COARSE_BITS = 9, 5
+"""Bins per octave of a histogram are two to this power: 512 make a bin 0.2 % wide, 32 make it 3.1 %."""
+FINE_FIRST, FINE_OCTAVES = -24, 48
+COARSE_FIRST, COARSE_OCTAVES = -10, 24
+"""Powers of two of seconds: 60 ns to 194 days, 1 ms to 4.5 hours. What lies beyond counts in the outermost bin."""
+
+PROFILE = np.dtype(
+    [
+        ("decode_base_s", "f8"),
+        ("decode_per_sequence_s", "f8"),
+        ("decode_per_kv_token_s", "f8"),
+        ("prefill_base_s", "f8"),
+        ("prefill_per_token_s", "f8"),
+        ("prefill_per_token2_s", "f8"),
+        ("blocks", "i8"),
+        ("max_running", "i8"),
+        ("max_batched_tokens", "i8"),
+        ("block_tokens", "i8"),
+    ],
+    align=True,
+)
+
+REQUEST = np.dtype(
+    [
+        ("arrived_at", "f8"),
+        ("sent_at", "f8"),
+        ("first_token_at", "f8"),  # NaN before
+        ("lead", "i8"),  # while it decodes: steps done when it began, minus the tokens it then held
+        ("admitted", "i8"),  # number of its admission at its replica: who came last gives way first
+        ("prompt", "i4"),
+        ("output", "i4"),
+        ("generated", "i4"),
+        ("prefilled", "i4"),
+        ("next", "i4"),
+        ("before", "i4"),
+        ("replica", "i4"),
+        ("pool", "i2"),
+        ("place", "i1"),
+        ("ended", "i1"),  # its outcome is known; an engine may have it until its step is over
+        ("row", "i8"),  # how many arrived before it
+        ("sent", "i8"),  # how many were sent to replicas before it
+        ("held_until", "f8"),  # infinity while it is not held
+        ("retried", "i1"),
+    ],
+    align=True,
+)
+
+REPLICA = np.dtype(
+    [
+        ("began_at", "f8"),  # of the step or the jump that is going on
+        ("end_at", "f8"),  # its end; infinity when idle or hung
+        ("first_step_s", "f8"),
+        ("growth_s", "f8"),  # by how much each step of a jump is longer than the one before
+        ("steps", "i8"),
+        ("kv_tokens", "i8"),  # of decoding sequences
+        ("finish_step", "i8"),  # no request ends in an earlier step than this, as far as ``key`` knows
+        ("free", "i8"),  # KV blocks; in a jump those before it began
+        ("m", "i8"),  # steps of what is going on
+        ("mode", "i4"),
+        ("decoding", "i4"),
+        ("running", "i4"),
+        ("waiting", "i4"),
+        ("wait_head", "i4"),
+        ("wait_tail", "i4"),
+        ("least_waiting", "i4"),  # fewest tokens that anyone waiting has yet to generate, or fewer
+        ("partial", "i4"),
+        ("fresh_head", "i4"),  # those whose prefill ends with this step
+        ("fresh_tail", "i4"),
+        ("fresh", "i4"),
+        ("soonest", "i4"),  # fewest steps that one of them needs after this one
+        ("fresh_tokens", "i8"),
+        ("done", "i4"),  # chain of those that ended with the last step
+        ("leaving", "i4"),  # how many leave the batch when the step is over
+        ("blocked", "i1"),  # nobody who waits can be admitted before this jump is over
+        ("tight", "i1"),  # steps may get shorter after this: nothing is known beyond its end
+        ("hung", "i1"),
+        ("alive", "i1"),
+        ("shows_zero", "i1"),
+        ("in_traffic", "i1"),
+        ("draining", "i1"),
+        ("pool", "i2"),
+        ("in_flight", "i4"),
+        ("next", "i4"),  # in the list of those with as many in flight
+        ("before", "i4"),
+        ("slowdown", "f8"),
+        ("admissions", "i8"),
+        ("prompt_total", "i8"),
+        ("output_total", "i8"),
+        ("preemptions", "i8"),
+        ("finished", "i8"),
+        ("failed", "i8"),
+        ("failing_share", "f8"),
+        ("failing_until", "f8"),
+        ("failures_due", "f8"),
+        ("recent", "i8"),  # first tokens since the last scrape
+        ("recent_done", "i8"),  # ends since then
+        ("recent_tpot_s", "f8"),  # sum of their TPOT
+        ("scrape_at", "f8"),
+        ("scrape_lost_until", "f8"),
+        ("exporter_stuck_until", "f8"),
+        ("samples", "i8"),
+    ],
+    align=True,
+)
+
+SAMPLE = np.dtype(
+    [
+        ("at", "f8"),
+        ("running", "f8"),
+        ("queued", "f8"),
+        ("kv_cache_ratio", "f8"),
+        ("steps_total", "f8"),
+        ("prompt_tokens_total", "f8"),
+        ("output_tokens_total", "f8"),
+        ("finished_total", "f8"),
+        ("failed_total", "f8"),
+        ("ttft_p95_s", "f8"),
+        ("tpot_mean_s", "f8"),
+        ("there", "i8"),
+    ],
+    align=True,
+)
+
+POOL = np.dtype(
+    [
+        ("weight", "f8"),
+        ("credit", "f8"),
+        ("members", "i8"),
+        ("low", "i8"),  # fewest in flight at any member
+    ],
+    align=True,
+)
+
+WORLD = np.dtype(
+    [
+        ("now", "f8"),
+        ("next_other_at", "f8"),  # the next scrape or time-out, or earlier
+        ("next_scrape_at", "f8"),
+        ("next_patience_at", "f8"),
+        ("hold_s", "f8"),
+        ("patience_s", "f8"),
+        ("scrape_interval_s", "f8"),
+        ("recording_from", "f8"),  # before this the metrics store takes nothing in
+        ("ttft_s", "f8"),
+        ("tpot_s", "f8"),
+        ("bin_s", "f8"),
+        ("total_weight", "f8"),
+        ("only_pool", "i8"),
+        ("cursor", "i8"),  # next arrival of the batch
+        ("batch", "i8"),  # arrivals in the batch
+        ("exhausted", "i8"),  # no batch comes after it
+        ("arrivals", "i8"),
+        ("prompt_tokens", "i8"),
+        ("ended", "i8"),
+        ("completed", "i8"),
+        ("dropped", "i8"),
+        ("within", "i8"),
+        ("output_tokens", "i8"),  # of completed requests
+        ("good_tokens", "i8"),
+        ("sent", "i8"),
+        ("held", "i8"),
+        ("held_head", "i8"),
+        ("held_tail", "i8"),
+        ("free_head", "i8"),
+        ("oldest", "i8"),  # row of the first request that may not have ended
+        ("scrape_first", "i8"),
+        ("scrape_count", "i8"),
+        ("drained", "i8"),
+        ("too_early", "i8"),  # ends that came before they were expected: there must be none
+        ("events", "i8"),
+        ("keep_rows", "i8"),
+    ],
+    align=True,
+)
+
+ROW = np.dtype(
+    [
+        ("arrived_at", "f8"),
+        ("first_token_at", "f8"),
+        ("finished_at", "f8"),
+        ("prompt", "i4"),
+        ("output", "i4"),
+        ("pool", "i2"),
+        ("status", "i1"),
+    ],
+    align=True,
+)
+
+
+class State(NamedTuple):
+    """All arrays. R replicas, S requests at once, P pools, B blocks' phases, L leaves (R up to a power of two).
+
+    Attributes:
+        world: One ``WORLD``.
+        profiles, pools: ``[P]``.
+        replicas: ``[R]``.
+        requests: ``[S]``; free ones are chained through ``next``.
+        ends: ``int64[R, max_running]``, a binary heap per replica of the steps in which its requests end.
+        due: ``int32[R, B]``, decoding sequences by the phase of the steps in which they need a block.
+        keys: ``float64[L]``, for each replica an instant before which none of its requests ends.
+        winners: ``int32[2 L]``, tournament over the keys; the earliest is at 1.
+        heads, tails: ``int32[P, S + 1]``, lists of the pool's replicas by requests in flight.
+        recent_ttft_s: ``float64[R, MOST_RECENT]``.
+        scratch: ``float64[MOST_RECENT]``.
+        scrape_order: ``int32[R]``, a ring in order of the next scrape.
+        samples: ``SAMPLE[R, kept]``.
+        watched: ``int32[W]``, the record of each request in the system by its row modulo W.
+        histograms: ``int64[3, ...]``.
+        bins: ``int64[N, 2]``, requests and requests within the objective by time of arrival.
+        bin_ttft: ``int32[N, ...]``, their TTFT.
+        rows: ``ROW[...]``; empty unless they are kept.
+        arrival_s, prompt_tokens, output_tokens: The batch.
+    """
+
+    world: Records
+    profiles: Records
+    pools: Records
+    replicas: Records
+    requests: Records
+    ends: Int64s
+    due: Int32s
+    keys: Floats
+    winners: Int32s
+    heads: Int32s
+    tails: Int32s
+    recent_ttft_s: Floats
+    scratch: Floats
+    scrape_order: Int32s
+    samples: Records
+    watched: Int32s
+    histograms: Int64s
+    bins: Int64s
+    bin_ttft: Int32s
+    rows: Records
+    arrival_s: Floats
+    prompt_tokens: Int32s
+    output_tokens: Int32s

@@ -1,0 +1,190 @@
+"""What happens between two instants: arrivals, ends of requests, time-outs and scrapes, one after the other."""
+
+from __future__ import annotations
+
+import math
+
+from simulations.kernel.compiled import called, entry, inlined
+from simulations.kernel.engine import next_end_at
+from simulations.kernel.gateway import (
+    advance,
+    close_request,
+    give_up,
+    hold,
+    hold_no_more,
+    release,
+    send,
+)
+from simulations.kernel.layout import (
+    DONE,
+    DRAINED,
+    EMPTY,
+    FAILED,
+    NEEDS_ARRIVALS,
+    NEEDS_ROOM,
+    NEVER,
+    NOBODY,
+    PAUSED,
+    State,
+)
+from simulations.kernel.routing import least_outstanding, next_pool
+from simulations.kernel.scraping import next_scraped, scrape
+from simulations.kernel.timeline import set_key
+
+_END, _OTHER, _ARRIVAL = range(3)
+
+
+@entry
+def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_events: int) -> int:
+    """Let everything happen up to and including ``until``; return why it came back, sooner perhaps.
+
+    At one instant engines come first, then time-outs and scrapes, then arrivals; those at ``until`` itself only with
+    ``arrivals_too``. ``until_empty`` comes back when no request is left, ``most_events`` bounds one call.
+    """
+    w = s.world[0]
+    w.drained = NOBODY
+    for _ in range(most_events):
+        if until_empty and w.ended == w.arrivals:
+            return EMPTY
+        if w.cursor == w.batch and not w.exhausted:
+            return NEEDS_ARRIVALS
+        arrives_at = s.arrival_s[w.cursor] if w.cursor < w.batch else NEVER
+        r = s.winners[1]
+        at = s.keys[r]
+        kind = _END
+        if w.next_other_at < at:
+            at = w.next_other_at
+            kind = _OTHER
+        if arrives_at < at:
+            at = arrives_at
+            kind = _ARRIVAL
+        if at > until or (kind == _ARRIVAL and at == until and not arrivals_too):
+            w.now = until
+            return DONE
+        i = NOBODY
+        if kind == _ARRIVAL:
+            if not _room_for_one_more(s, at):
+                forget_ended(s)
+                if not _room_for_one_more(s, at):
+                    return NEEDS_ROOM
+            i = _arrive(s, at)
+            r = least_outstanding(s, s.requests[i].pool)
+        elif kind == _OTHER:
+            r = _other_replica(s, at)
+        w.now = at
+        if r != NOBODY:
+            advance(s, r, at)
+        if kind == _END:
+            set_key(s, r, next_end_at(s, r))
+        elif kind == _OTHER:
+            _other(s, at)
+        elif r == NOBODY:
+            hold(s, i, at)
+        else:
+            send(s, i, r, at)
+        if w.drained != NOBODY:
+            return DRAINED
+    return PAUSED
+
+
+@inlined
+def _room_for_one_more(s: State, at: float) -> bool:
+    w = s.world[0]
+    return (
+        w.free_head != NOBODY
+        and w.arrivals - w.oldest < s.watched.shape[0]
+        and (not w.keep_rows or w.arrivals < s.rows.shape[0])
+        and at < s.bins.shape[0] * w.bin_s
+    )
+
+
+@inlined
+def _arrive(s: State, at: float) -> int:
+    """Take in the next request of the batch; return its record."""
+    w = s.world[0]
+    i = w.free_head
+    x = s.requests[i]
+    w.free_head = x.next
+    row = w.arrivals
+    x.arrived_at = at
+    x.first_token_at = math.nan
+    x.prompt = s.prompt_tokens[w.cursor]
+    x.output = s.output_tokens[w.cursor]
+    x.generated = 0
+    x.prefilled = 0
+    x.replica = NOBODY
+    x.pool = next_pool(s)
+    x.place = 0
+    x.ended = 0
+    x.retried = 0
+    x.row = row
+    s.watched[row % s.watched.shape[0]] = i
+    if w.next_patience_at == NEVER:
+        w.next_patience_at = at + w.patience_s
+        w.next_other_at = min(w.next_other_at, w.next_patience_at)
+    w.cursor += 1
+    w.arrivals = row + 1
+    w.prompt_tokens += x.prompt
+    s.bins[int(at / w.bin_s), 0] += 1
+    if w.keep_rows:
+        kept = s.rows[row]
+        kept.arrived_at = at
+        kept.first_token_at = math.nan
+        kept.finished_at = math.nan
+        kept.prompt = x.prompt
+        kept.output = x.output
+        kept.pool = NOBODY
+        kept.status = 0
+    return i
+
+
+@called
+def forget_ended(s: State) -> None:
+    """Move ``oldest`` past requests that have ended, and tell when the patience of the next one ends."""
+    w = s.world[0]
+    size = s.watched.shape[0]
+    while w.oldest < w.arrivals and s.watched[w.oldest % size] == NOBODY:
+        w.oldest += 1
+    w.next_patience_at = NEVER
+    if w.oldest < w.arrivals:
+        w.next_patience_at = s.requests[s.watched[w.oldest % size]].arrived_at + w.patience_s
+
+
+@called
+def _other_replica(s: State, at: float) -> int:
+    """Return the replica that the time-out or scrape at ``at`` is about; nobody when there is none."""
+    w = s.world[0]
+    if w.next_scrape_at <= at:
+        return next_scraped(s)
+    if w.next_patience_at <= at:
+        forget_ended(s)
+        if w.next_patience_at <= at:
+            return s.requests[s.watched[w.oldest % s.watched.shape[0]]].replica
+    return NOBODY
+
+
+@called
+def _other(s: State, at: float) -> None:
+    """Do what ``_other_replica`` spoke of: at most one scrape or one time-out."""
+    w = s.world[0]
+    if w.next_scrape_at <= at:
+        scrape(s, next_scraped(s), at)
+    elif w.next_patience_at <= at:
+        give_up(s, s.watched[w.oldest % s.watched.shape[0]], at)
+        forget_ended(s)
+    elif w.held > 0 and s.requests[w.held_head].held_until <= at:
+        i = w.held_head
+        hold_no_more(s, i)
+        close_request(s, i, FAILED, at)
+        release(s, i)
+    plan_other(s)
+
+
+@called
+def plan_other(s: State) -> None:
+    """Tell when the next scrape or time-out is."""
+    w = s.world[0]
+    at = min(w.next_scrape_at, w.next_patience_at)
+    if w.held > 0:
+        at = min(at, s.requests[w.held_head].held_until)
+    w.next_other_at = at

@@ -1,0 +1,124 @@
+"""What does a replica show when it is scraped, and who is scraped next?"""
+
+from __future__ import annotations
+
+import math
+
+from simulations.kernel.compiled import called, inlined
+from simulations.kernel.engine import blocks_due, steps_until
+from simulations.kernel.layout import JUMP, NEVER, State
+
+
+@inlined
+def next_scraped(s: State) -> int:
+    """Return the replica that is scraped next."""
+    return s.scrape_order[s.world[0].scrape_first]
+
+
+@called
+def scrape(s: State, r: int, at: float) -> None:
+    """Sample replica ``r``, which stands at ``at``, and let it be the last of those to be scraped."""
+    w = s.world[0]
+    q = s.replicas[r]
+    order = s.scrape_order
+    last = (w.scrape_first + w.scrape_count) % order.shape[0]
+    order[last] = r
+    w.scrape_first = (w.scrape_first + 1) % order.shape[0]
+    q.scrape_at = at + w.scrape_interval_s
+    w.next_scrape_at = s.replicas[next_scraped(s)].scrape_at
+    if at < w.recording_from:
+        return
+    kept = s.samples.shape[1]
+    sample = s.samples[r, q.samples % kept]
+    before = s.samples[r, (q.samples + kept - 1) % kept]
+    stuck = q.samples > 0 and before.there != 0 and at < q.exporter_stuck_until
+    q.samples += 1
+    sample.at = at
+    sample.there = 0
+    if at < q.scrape_lost_until:
+        return
+    if stuck:
+        sample.there = 1
+        sample.running = before.running
+        sample.queued = before.queued
+        sample.kv_cache_ratio = before.kv_cache_ratio
+        sample.steps_total = before.steps_total
+        sample.prompt_tokens_total = before.prompt_tokens_total
+        sample.output_tokens_total = before.output_tokens_total
+        sample.finished_total = before.finished_total
+        sample.failed_total = before.failed_total
+        sample.ttft_p95_s = before.ttft_p95_s
+        sample.tpot_mean_s = before.tpot_mean_s
+    elif q.alive:
+        _sample(s, r, at)
+
+
+@called
+def _sample(s: State, r: int, at: float) -> None:
+    q = s.replicas[r]
+    sample = s.samples[r, (q.samples - 1) % s.samples.shape[1]]
+    steps = 0
+    free = q.free
+    if q.mode == JUMP:
+        # A hung engine stays in the step in which it hung.
+        steps = q.m if q.hung else steps_until(q, at)
+        free -= blocks_due(s, r, steps + 1)
+    sample.there = 1
+    sample.running = 0 if q.shows_zero else q.running
+    sample.queued = q.waiting
+    sample.kv_cache_ratio = 1.0 - free / s.profiles[q.pool].blocks
+    sample.steps_total = q.steps + steps
+    sample.prompt_tokens_total = q.prompt_total
+    sample.output_tokens_total = q.output_total + steps * q.decoding
+    sample.finished_total = q.finished
+    sample.failed_total = q.failed
+    sample.ttft_p95_s = recent_ttft_p95_s(s, r)
+    sample.tpot_mean_s = q.recent_tpot_s / q.recent_done if q.recent_done > 0 else math.nan
+    q.recent = q.recent_done = 0
+    q.recent_tpot_s = 0.0
+
+
+@called
+def recent_ttft_p95_s(s: State, r: int) -> float:
+    """Return the 95th percentile of the recent TTFT, between the two nearest ranks as numpy's default."""
+    recent = s.recent_ttft_s[r]
+    count = min(s.replicas[r].recent, recent.shape[0])
+    if count == 0:
+        return math.nan
+    values = s.scratch[:count]
+    for place in range(count):
+        values[place] = recent[place]
+    rank = 0.95 * (count - 1)
+    low = int(rank)
+    below = _select(values, low)
+    if low + 1 == count:
+        return below
+    above = values[low + 1]
+    for other in range(low + 2, count):
+        above = min(above, values[other])
+    return below + (above - below) * (rank - low)
+
+
+@called
+def _select(values: object, rank: int) -> float:
+    """Return the number of that rank (from 0); what is larger lies behind it afterwards (Hoare's selection)."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        pivot = values[(low + high) >> 1]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if rank <= j:
+            high = j
+        elif rank >= i:
+            low = i
+        else:
+            break
+    return values[rank]
