@@ -23,7 +23,7 @@ GENERATED = "generated"
 """In the place of a file: the generator's default service. A file of that name is reached by its absolute path."""
 
 _HASHED_BATCH_REQUESTS = 4_096
-"""Most requests in a batch that carries block hashes: each may have hundreds, as Python integers."""
+"""Most requests in a batch that carries block hashes: each may have hundreds."""
 
 _SHOWN_COLUMNS = 20
 

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from controller.errors import BadInput
-from simulations.trace import LONGEST_S, Bool, Float64, Hashes, Int32, Int64, RequestBatch
+from simulations.block_hashes import BlockHashes
+from simulations.trace import LONGEST_S, Bool, Float64, Int32, Int64, RequestBatch
 from simulations.trace_pieces import Piece
 from simulations.trace_tables import TableFile
 
@@ -193,8 +194,8 @@ class RequestRows:
             )
         return np.array([self.models[name] for name in names], dtype=np.int32)[codes]
 
-    def _hashes(self, piece: Piece) -> list[Hashes] | None:
-        return list(piece.hashes(self._form.block_hashes)) if self._form.block_hashes in self._types else None
+    def _hashes(self, piece: Piece) -> BlockHashes | None:
+        return piece.hashes(self._form.block_hashes) if self._form.block_hashes in self._types else None
 
 
 _ROW_REMEDY = "correct the row, or remove it"

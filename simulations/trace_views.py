@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from controller.errors import BadInput
+from simulations.block_hashes import salt_of
 from simulations.trace import BATCH_REQUESTS, Float64, RequestBatch, Trace, joined, rebatched
 from simulations.workload import DrawnTrace
 
@@ -22,7 +23,7 @@ the bursts as they are.
 MOST_COPIES = 10_000
 """Most copies of recorded requests: each has its own random numbers, and a larger service its own trace."""
 
-_COPY_BITS = 40
+_COPIES = 1
 
 
 def sliced(trace: Trace, start_s: float = 0.0, duration_s: float | None = None) -> Trace:
@@ -141,25 +142,12 @@ class _Copy:
         if self._number:
             moved = arrival_s + self._offset_s + self._moving.uniform(-JITTER_S / 2, JITTER_S / 2, len(batch))
             arrival_s = np.abs(moved)
-            batch = self._others(batch)
+            batch = batch.of_others(salt_of(self._number, _COPIES))
         if self._share < 1:
             kept = self._thinning.random(len(batch)) < self._share
             return arrival_s[kept], batch.taken(kept)
         return arrival_s, batch
 
-    def _others(self, batch: RequestBatch) -> RequestBatch:
-        """Return the batch with session and block hashes that no other copy has."""
-        shift = self._number << _COPY_BITS
-        session, hashes = batch.session, batch.block_hashes
-        return RequestBatch(
-            batch.arrival_s,
-            batch.prompt_tokens,
-            batch.output_tokens,
-            batch.model,
-            batch.models,
-            None if session is None else np.where(session < 0, session, session ^ shift),
-            None if hashes is None else [tuple(number ^ shift for number in entry) for entry in hashes],
-        )
 
 
 def _merged(pieces: Iterator[RequestBatch], copies: list[_Copy]) -> Iterator[RequestBatch]:
