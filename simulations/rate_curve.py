@@ -66,6 +66,11 @@ class RateCurve:
         """Return how many seconds before each instant lie outside gaps."""
         return np.asarray(np.interp(at_s, np.arange(len(self._covered)) * self.step_s, self._covered))
 
+    @property
+    def lines(self) -> tuple[Float64, Float64]:
+        """``float64[T]`` rate at the beginning of each step, and its slope."""
+        return self._left, self._slope
+
     def instants(self, expected: Float64) -> tuple[Float64, Int64]:
         """Return when the expected number of requests reaches each of ``expected``, and the step that is in.
 

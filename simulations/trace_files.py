@@ -9,6 +9,8 @@ import numpy as np
 
 from controller.errors import BadInput
 from simulations.arrivals import ArrivalProcess, arrivals_named
+from simulations.client_files import REQUIRED, has_clients, read_clients
+from simulations.client_workload import RecordedClients
 from simulations.generator import GeneratedTrace, GeneratorSettings
 from simulations.load_series_files import load_column, read_series
 from simulations.rate_curve import RateCurve
@@ -121,6 +123,8 @@ def open_trace(
     for form in REQUEST_FORMATS:
         if set(form.required) <= set(table.columns):
             return RequestFile(table, form, model)
+    if has_clients(table):
+        return _client_trace(table, model, shape, seed)
     column = load_column(table, model)
     if column is None:
         raise _unknown_format(table)
@@ -138,6 +142,17 @@ def _series_trace(table: TableFile, column: str, shape: TokenShape, process: Arr
     return DrawnTrace(table.path.name, origin, False, [client], seed, curves_begin_at=series.start_at)
 
 
+def _client_trace(table: TableFile, model: str | None, shape: TokenShape, seed: int) -> DrawnTrace:
+    recorded = read_clients(table, model)
+    clients = RecordedClients(recorded.step_s, recorded.rates, recorded.cv, recorded.is_weibull, shape)
+    who = f"{len(recorded.names)} clients" if model is None else f"client {model}"
+    origin = (
+        f"client rates, recorded: {who}, {recorded.rates.shape[1]} windows of {recorded.step_s:g} s, "
+        f"gaps as recorded, {shape.name} lengths"
+    )
+    return DrawnTrace(table.path.name, origin, False, [clients], seed, curves_begin_at=recorded.start_at)
+
+
 def _unknown_format(table: TableFile) -> BadInput:
     shown = ", ".join(repr(name) for name in table.columns[:_SHOWN_COLUMNS])
     more = f" and {len(table.columns) - _SHOWN_COLUMNS} more" if len(table.columns) > _SHOWN_COLUMNS else ""
@@ -145,5 +160,5 @@ def _unknown_format(table: TableFile) -> BadInput:
     return BadInput(
         f"no known trace format has these columns: {shown}{more}",
         str(table.path),
-        f"tried: {tried}; load series (t with requests or rate)",
+        f"tried: {tried}; load series (t with requests or rate); clients ({', '.join(REQUIRED)})",
     )
