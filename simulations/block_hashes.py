@@ -73,7 +73,9 @@ class BlockHashes:
         """Return those of the requests at ``positions``."""
         lengths = np.diff(self.offsets)[positions]
         ends = np.concatenate(([0], np.cumsum(lengths)))
-        return BlockHashes(ends, self.hashes[np.repeat(self.offsets[positions] - ends[:-1], lengths) + np.arange(ends[-1])])
+        return BlockHashes(
+            ends, self.hashes[np.repeat(self.offsets[positions] - ends[:-1], lengths) + np.arange(ends[-1])]
+        )
 
     def salted(self, salt: int) -> BlockHashes:
         """Return the hashes of prompts as alike among themselves as these, and like none with another salt."""

@@ -46,8 +46,9 @@ _TRACE_OPTIONS = (
                  help="Replay S seconds; to the end if not given, two hours of generated load."),
     click.option("--trace-model", metavar="NAME",
                  help="Replay only requests for this model (for a load series: the column that counts them)."),
-    click.option("--token-shape", default="chat", show_default=True, metavar="NAME",
-                 help="Request lengths drawn for a load series."),
+    click.option("--token-shape", default="chat", show_default=True, metavar="SHAPE",
+                 help="Request lengths drawn for a load series: a name such as chat, fixed:PROMPT/OUTPUT, "
+                      "lognormal:PROMPT/OUTPUT, or a file of requests to take them from."),
     click.option("--arrivals", default="poisson", show_default=True, metavar="NAME",
                  help="How requests drawn from a load series arrive: poisson or gamma (bursty)."),
     click.option("--arrival-cv", type=float, callback=_positive(), default=3.0, show_default=True, metavar="CV",

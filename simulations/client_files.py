@@ -75,7 +75,12 @@ def read_clients(table: TableFile, only: str | None = None) -> ClientFile:
     rates[:, ~(rates > 0).any(axis=0)] = np.nan
     order = _order(names) if only is None else [_position(table, names, only)]
     return ClientFile(
-        float(columns["t"].min()), step_s, tuple(names[each] for each in order), rates[order], cv[order], is_weibull[order]
+        float(columns["t"].min()),
+        step_s,
+        tuple(names[each] for each in order),
+        rates[order],
+        cv[order],
+        is_weibull[order],
     )
 
 
@@ -100,7 +105,9 @@ def _columns(table: TableFile) -> tuple[dict[str, Float64], Int64, list[str]]:
         if wrong:
             where = piece.where(int(np.isin(pattern, wrong).argmax()), PATTERN)
             raise BadInput(f"no gap distribution is called {kinds[wrong[0]]!r}", where, "known: Gamma, Weibull")
-        numbers["weibull"].append(np.array([kind.lower() == "weibull" for kind in [*kinds, ""]], dtype=np.float64)[pattern])
+        numbers["weibull"].append(
+            np.array([kind.lower() == "weibull" for kind in [*kinds, ""]], dtype=np.float64)[pattern]
+        )
         rows += len(piece)
         if rows > _MOST_CELLS:
             raise BadInput(f"more than {_MOST_CELLS:,} rows", str(table.path), "split the file")

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulations.arrivals import MOST_CV, variance_ratio
 from simulations.rate_curve import RateCurve
-from simulations.token_shapes import TokenShape, covariance, whole_tokens
+from simulations.token_shapes import Lengths, covariance, whole_tokens
 from simulations.trace import Bool, Float64, Int32, Int64, RequestBatch
 
 BLOCK_REQUESTS = 1 << 18
@@ -47,7 +47,7 @@ class RecordedClients:
     rates: Float64
     cv: Float64
     is_weibull: Bool
-    shape: TokenShape
+    shape: Lengths
     factor: float = 1.0
     curve: RateCurve = field(init=False, repr=False)
     _lines: tuple[Float64, Float64] = field(init=False, repr=False)
@@ -123,7 +123,9 @@ class RecordedClients:
             return whole.astype(np.int64)[:, None]
         # How long n / parts gaps take varies like a gamma variable of that many times the shape of one.
         shape = np.maximum(whole / self.parts / self._drawn_cv[:, window] ** 2, 0.05)
-        shares = rng.standard_gamma(np.repeat(shape[:, None], self.parts, axis=1)) * np.diff(self._before(window), axis=1)
+        shares = rng.standard_gamma(np.repeat(shape[:, None], self.parts, axis=1)) * np.diff(
+            self._before(window), axis=1
+        )
         total = np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
         ends = np.rint(whole[:, None] * np.cumsum(shares, axis=1) / total)
         return np.diff(ends, axis=1, prepend=0.0).astype(np.int64)
@@ -197,8 +199,8 @@ def _gamma_shape(cv: Float64, requests: Float64) -> Float64:
 def _weibull_shape(cv: Float64, requests: Float64) -> Float64:
     """Return the shape of Weibull gaps of which n vary by ``cv``: interpolated in a table of n and CV.
 
-    The tail is heavy: 4,000 gaps of shape 0.2, whose CV is 15.8, are expected to show 9.9, because the longest ones are
-    rarer than that.
+    The tail is heavy: the distribution of shape 0.2 has a CV of 15.8, and 3,000 gaps drawn from it show one of 10 to 11,
+    because the longest ones are rarer than that.
     """
     levels, table = _weibull_table()
     wanted = np.log(np.clip(np.nan_to_num(cv, nan=1.0), 0.05, None))

@@ -14,7 +14,7 @@ from simulations.client_workload import RecordedClients
 from simulations.generator import GeneratedTrace, GeneratorSettings
 from simulations.load_series_files import load_column, read_series
 from simulations.rate_curve import RateCurve
-from simulations.token_shapes import TokenShape, token_shape_named
+from simulations.token_shapes import TOKEN_SHAPES, EmpiricalShape, Lengths, token_shape_named
 from simulations.trace import BATCH_REQUESTS, RequestBatch, Trace, rebatched
 from simulations.trace_bytes import checked_file
 from simulations.trace_formats import REQUEST_FORMATS, RequestFormat, RequestRows
@@ -26,6 +26,9 @@ GENERATED = "generated"
 
 _HASHED_BATCH_REQUESTS = 4_096
 """Most requests in a batch that carries block hashes: each may have hundreds."""
+
+_SHAPE_REQUESTS = 1_000_000
+"""Most requests of a file whose lengths are drawn again."""
 
 _SHOWN_COLUMNS = 20
 
@@ -102,8 +105,8 @@ def open_trace(
         path: Parquet, CSV or JSON lines, plain or compressed with gzip, bzip2 or zstd; or ``GENERATED``.
         seed: For the requests that are drawn from a load series, and for all that is generated.
         model: Only the requests of this model; for a load series the column that counts them. None takes all.
-        token_shape: How long the requests of a load series are (``TOKEN_SHAPES``); where the file has tokens per step,
-            the shape is stretched to their means.
+        token_shape: How long the requests of a load series or of recorded clients are (``token_shapes.SYNTAX``); where
+            a series has tokens per step, the shape is stretched to their means.
         arrivals: How evenly the requests of a load series arrive (``ARRIVALS``).
         arrival_cv: Burstiness of ``gamma`` arrivals: coefficient of variation of the gaps.
 
@@ -111,7 +114,7 @@ def open_trace(
         BadInput: If there is no such file, nothing in it, or no known format; if a name is unknown. Rows are checked
             while they are read.
     """
-    shape, process = token_shape_named(token_shape), arrivals_named(arrivals, arrival_cv)
+    shape, process = lengths_of(token_shape), arrivals_named(arrivals, arrival_cv)
     if seed < 0:
         raise BadInput(f"the seed is {seed}", "seed", "give a whole number >= 0")
     if str(path) == GENERATED:
@@ -131,7 +134,31 @@ def open_trace(
     return _series_trace(table, column, shape, process, seed)
 
 
-def _series_trace(table: TableFile, column: str, shape: TokenShape, process: ArrivalProcess, seed: int) -> DrawnTrace:
+def lengths_of(text: str) -> Lengths:
+    """Return the token shape called ``text``, or that of the requests in the file of that name.
+
+    Raises:
+        BadInput: If there is neither, or the file holds no requests.
+    """
+    if text in TOKEN_SHAPES or not Path(text).exists():
+        return token_shape_named(text)
+    table = open_table(checked_file(Path(text)))
+    form = next((form for form in REQUEST_FORMATS if set(form.required) <= set(table.columns)), None)
+    if form is None:
+        raise BadInput("token lengths are taken from requests, and this file has none", text, "name a request trace")
+    parts, count = [], 0
+    for batch in RequestFile(table, form).batches():
+        parts.append(batch)
+        count += len(batch)
+        if count >= _SHAPE_REQUESTS:
+            break
+    prompt, output = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("prompt_tokens", "output_tokens")
+    )
+    return EmpiricalShape(Path(text).name, prompt, output)
+
+
+def _series_trace(table: TableFile, column: str, shape: Lengths, process: ArrivalProcess, seed: int) -> DrawnTrace:
     series = read_series(table, column)
     curve = RateCurve(series.step_s, series.requests_per_s)
     origin = (
@@ -142,7 +169,7 @@ def _series_trace(table: TableFile, column: str, shape: TokenShape, process: Arr
     return DrawnTrace(table.path.name, origin, False, [client], seed, curves_begin_at=series.start_at)
 
 
-def _client_trace(table: TableFile, model: str | None, shape: TokenShape, seed: int) -> DrawnTrace:
+def _client_trace(table: TableFile, model: str | None, shape: Lengths, seed: int) -> DrawnTrace:
     recorded = read_clients(table, model)
     clients = RecordedClients(recorded.step_s, recorded.rates, recorded.cv, recorded.is_weibull, shape)
     who = f"{len(recorded.names)} clients" if model is None else f"client {model}"

@@ -21,6 +21,7 @@ def place_of(path: Path, kind: str, row: int | None, column: str | None = None) 
         text = f"{path} row {row + 1}" if kind == "parquet" else f"{path}:{row + (2 if kind == 'csv' else 1)}"
     return text if column is None else f"{text} column {column}"
 
+
 _HASHES = "leave the request's list empty, or give all its hashes"
 
 

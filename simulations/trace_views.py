@@ -149,7 +149,6 @@ class _Copy:
         return arrival_s, batch
 
 
-
 def _merged(pieces: Iterator[RequestBatch], copies: list[_Copy]) -> Iterator[RequestBatch]:
     """Yield the copies of all pieces in order of arrival, holding back what a later piece may still precede."""
     held: list[RequestBatch] = []

@@ -15,7 +15,7 @@ from forecasting.series import LoadSeries
 from simulations.arrivals import ArrivalProcess
 from simulations.client_workload import RecordedClients
 from simulations.rate_curve import RateCurve
-from simulations.token_shapes import TokenShape, covariance, whole_tokens
+from simulations.token_shapes import Lengths, covariance, whole_tokens
 from simulations.trace import Float64, Int32, Int64, RequestBatch, joined, rebatched
 from simulations.trace_counts import counted
 
@@ -42,7 +42,7 @@ class Client:
 
     curve: RateCurve
     arrivals: ArrivalProcess
-    shape: TokenShape
+    shape: Lengths
     prompt_mean: Float64 | None = None
     output_mean: Float64 | None = None
 
