@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ _MOST = (1 << 64) - 1
 class BlockHashes:
     """Block hashes of N requests, M in all. Request i has ``hashes[offsets[i]:offsets[i + 1]]``, maybe none.
 
-    A hash stands for its block and all before it: two prompts share as many leading blocks as they share leading hashes.
+    A hash stands for its block and all before it: prompts share as many leading blocks as they share leading hashes.
 
     Attributes:
         offsets: ``int64[N + 1]``, from 0 to M, ascending. Read-only.
@@ -62,7 +63,7 @@ class BlockHashes:
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         """Yield each request's hashes."""
         hashes, ends = self.hashes.tolist(), self.offsets.tolist()
-        return (tuple(hashes[first:last]) for first, last in zip(ends, ends[1:], strict=False))
+        return (tuple(hashes[first:last]) for first, last in pairwise(ends))
 
     def between(self, first: int, last: int) -> BlockHashes:
         """Return those of requests ``first`` (inclusive) to ``last`` (exclusive)."""

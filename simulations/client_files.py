@@ -53,8 +53,8 @@ def read_clients(table: TableFile, only: str | None = None) -> ClientFile:
     A window in which no client sent anything is a gap: what is recorded per client comes from a service with load.
 
     Raises:
-        BadInput: Naming the row: a time, rate or CV that cannot be, two rows for one window of a client, or windows that
-            overlap; or if there is no such client, or nothing to replay.
+        BadInput: Naming the row: a time, rate or CV that cannot be, two rows for one window of a client, or windows
+            that overlap; or if there is no such client, or nothing to replay.
     """
     columns, codes, names = _columns(table)
     _check_rows(table, columns)
@@ -65,13 +65,15 @@ def read_clients(table: TableFile, only: str | None = None) -> ClientFile:
         raise BadInput(what, str(table.path), f"at most {_MOST_CELLS:,} together: split the file, or check the times")
     cell = codes * steps + place
     _check_once(table, cell, names, columns["t"], codes)
-    rates, cv = np.zeros(len(names) * steps), np.ones(len(names) * steps)
-    is_weibull = np.zeros(len(names) * steps, dtype=np.bool_)
+    rates: Float64 = np.zeros(len(names) * steps)
+    cv: Float64 = np.ones(len(names) * steps)
+    is_weibull: Bool = np.zeros(len(names) * steps, dtype=np.bool_)
     active = columns["rate"] > 0
     if not active.any():
         raise BadInput("no client sends anything in any window", f"{table.path} column rate", "give another recording")
     rates[cell], cv[cell[active]], is_weibull[cell] = columns["rate"], columns["cv"][active], columns["weibull"] > 0
-    rates, cv, is_weibull = (each.reshape(len(names), steps) for each in (rates, cv, is_weibull))
+    grid = (len(names), steps)
+    rates, cv, is_weibull = rates.reshape(grid), cv.reshape(grid), is_weibull.reshape(grid)
     rates[:, ~(rates > 0).any(axis=0)] = np.nan
     order = _order(names) if only is None else [_position(table, names, only)]
     return ClientFile(

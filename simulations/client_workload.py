@@ -31,8 +31,8 @@ class RecordedClients:
     A recorded rate is a count of what arrived, not a mean about which counts vary: a window holds as many requests of a
     client as were recorded (times ``factor``, rounded at random), and chance decides only where in the window they are.
     Their gaps are gamma or Weibull distributed with the recorded variation and laid around the window as on a circle,
-    turned by chance: it begins and ends inside a gap, as it would at any instant. Inside, the rate runs from that of the
-    window before to that of the one after (``RateCurve``), so that it does not jump at borders.
+    turned by chance: it begins and ends inside a gap, as it would at any instant. Inside, the rate runs from that of
+    the window before to that of the one after (``RateCurve``), so that it does not jump at borders.
 
     Attributes:
         step_s: Length of a window.
@@ -100,8 +100,8 @@ class RecordedClients:
     def observed_sums(self, rng: np.random.Generator, edges_s: Float64) -> Float64:
         """Return such sums as somebody who counts requests would see them, without drawing the requests.
 
-        Each client's counts vary as those of its renewal process do, and add up to the recorded count over a window that
-        the edges cut into whole steps; tokens come from the central limit theorem.
+        Each client's counts vary as those of its renewal process do, and add up to the recorded count over a window
+        that the edges cut into whole steps; tokens come from the central limit theorem.
         """
         window = np.minimum((edges_s[:-1] / self.step_s + 1e-9).astype(np.int64), self.rates.shape[1] - 1)
         count = np.zeros(len(window))
@@ -128,7 +128,8 @@ class RecordedClients:
         )
         total = np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
         ends = np.rint(whole[:, None] * np.cumsum(shares, axis=1) / total)
-        return np.diff(ends, axis=1, prepend=0.0).astype(np.int64)
+        counts: Int64 = np.diff(ends, axis=1, prepend=0.0).astype(np.int64)
+        return counts
 
     def _before(self, window: int) -> Float64:
         """Return ``float64[clients, parts + 1]`` expected requests from the window's beginning to the ends of parts."""
@@ -139,7 +140,7 @@ class RecordedClients:
     def _arrivals(self, rng: np.random.Generator, window: int, part: int, active: Int64, counts: Int64) -> Float64:
         """Return when the ``counts`` requests of the ``active`` clients arrive, ascending."""
         ends = np.cumsum(counts)
-        gaps = np.empty(int(counts.sum()))
+        gaps: Float64 = np.empty(int(counts.sum()))
         for client, first, last in zip(active, ends - counts, ends, strict=True):
             _draw_gaps(rng, gaps[first:last], float(self._gap_shape[client, window]), self.is_weibull[client, window])
         if not len(gaps):
@@ -187,8 +188,8 @@ def _draw_gaps(rng: np.random.Generator, out: Float64, shape: float, is_weibull:
 def _gamma_shape(cv: Float64, requests: Float64) -> Float64:
     """Return the shape of gamma gaps such that n of them, as long together as the window, vary by ``cv``.
 
-    Of n gamma gaps with shape k, divided by their sum (Dirichlet), the squared CV is ``(n - 1) / (n k + 1)`` on average:
-    8.6 over 799 requests takes k = 0.0123, where ``1 / cv**2`` would be 0.0135. n gaps cannot vary by more than
+    Of n gamma gaps with shape k, divided by their sum (Dirichlet), the squared CV is ``(n - 1) / (n k + 1)`` on
+    average: 8.6 over 799 requests takes k = 0.0123, where ``1 / cv**2`` would be 0.0135. n gaps cannot vary by more than
     sqrt(n - 1).
     """
     count = np.maximum(requests, 2.0)
@@ -199,8 +200,8 @@ def _gamma_shape(cv: Float64, requests: Float64) -> Float64:
 def _weibull_shape(cv: Float64, requests: Float64) -> Float64:
     """Return the shape of Weibull gaps of which n vary by ``cv``: interpolated in a table of n and CV.
 
-    The tail is heavy: the distribution of shape 0.2 has a CV of 15.8, and 3,000 gaps drawn from it show one of 10 to 11,
-    because the longest ones are rarer than that.
+    The tail is heavy: the distribution of shape 0.2 has a CV of 15.8, and 3,000 gaps drawn from it show one of 10 to
+    11, because the longest ones are rarer than that.
     """
     levels, table = _weibull_table()
     wanted = np.log(np.clip(np.nan_to_num(cv, nan=1.0), 0.05, None))

@@ -45,6 +45,8 @@ class Lengths(Protocol):
         """Return ``count`` prompt and output lengths, not yet rounded (``whole_tokens`` does that)."""
         ...
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class TokenShape:

@@ -81,7 +81,7 @@ class RequestBatch:
         """Return the requests at ``rows`` (positions or a mask), arriving at ``arrival_s`` where it is given."""
         hashes = self.block_hashes
         if hashes is not None:
-            hashes = hashes.taken(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows)
+            hashes = hashes.taken(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64))
         return RequestBatch(
             self.arrival_s[rows] if arrival_s is None else arrival_s,
             self.prompt_tokens[rows],
@@ -107,7 +107,7 @@ class RequestBatch:
 
     def of_others(self, salt: int) -> RequestBatch:
         """Return the same requests by other users: with session and block hashes that nothing else has."""
-        if not salt or self.session is self.block_hashes is None:
+        if not salt or (self.session is None and self.block_hashes is None):
             return self
         session, hashes = self.session, self.block_hashes
         return replace(

@@ -22,6 +22,7 @@ def place_of(path: Path, kind: str, row: int | None, column: str | None = None) 
     return text if column is None else f"{text} column {column}"
 
 
+_TOO_LARGE = 1 << 64
 _HASHES = "leave the request's list empty, or give all its hashes"
 
 
@@ -114,9 +115,9 @@ class Piece:
     def _hashes_in(self, row: int, column: str, text: str | None) -> tuple[int, ...]:
         try:
             numbers = tuple(int(part) for part in (text or "").strip("[] ").replace(",", " ").split())
-            if any(not -(1 << 63) <= number < 1 << 64 for number in numbers):
-                raise ValueError  # noqa: TRY301 - as wrong as one that is no number
-            return numbers
         except ValueError:
+            numbers = (_TOO_LARGE,)
+        if any(not -(1 << 63) <= number < _TOO_LARGE for number in numbers):
             what = f"{text!r} is not a list of whole numbers of 64 bits"
-            raise BadInput(what, self.where(row, column), "separate whole numbers by spaces") from None
+            raise BadInput(what, self.where(row, column), "separate whole numbers by spaces")
+        return numbers
