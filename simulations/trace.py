@@ -105,6 +105,10 @@ class RequestBatch:
             None if self.block_hashes is None else self.block_hashes.between(*cut.indices(len(self))[:2]),
         )
 
+    def at(self, arrival_s: Float64) -> RequestBatch:
+        """Return the requests arriving at ``arrival_s``."""
+        return replace(self, arrival_s=arrival_s)
+
     def of_others(self, salt: int) -> RequestBatch:
         """Return the same requests by other users: with session and block hashes that nothing else has."""
         if not salt or (self.session is None and self.block_hashes is None):

@@ -66,6 +66,12 @@ def scaled(trace: Trace, factor: float, seed: int = 0) -> Trace:
     return trace.scaled(factor) if isinstance(trace, DrawnTrace) else _Scaled(trace, factor, seed)
 
 
+def length_of(trace: Trace) -> float | None:
+    """Return how long a trace lasts where that is known before its requests are read, in seconds."""
+    length_s = trace.duration_s if isinstance(trace, DrawnTrace) else getattr(trace, "length_s", None)
+    return None if length_s is None else float(length_s)
+
+
 def between(trace: Trace, start_s: float, stop_s: float) -> Iterator[RequestBatch]:
     """Yield the requests that arrive from ``start_s`` to before ``stop_s``, counted from ``start_s``; maybe none."""
     for batch in trace.batches():
@@ -83,6 +89,9 @@ class _Slice:
         self.name, self.generated = trace.name, trace.generated
         self.begins_at = trace.begins_at + start_s
         self._trace, self._start_s, self._stop_s = trace, start_s, start_s + length_s
+        whole_s = length_of(trace)
+        left_s = min(length_s, math.inf if whole_s is None else max(whole_s - start_s, 0.0))
+        self.length_s = None if math.isinf(left_s) else left_s
 
     def describe(self) -> str:
         """Return the trace's line, and which part this is."""
@@ -109,6 +118,7 @@ class _Scaled:
     def __init__(self, trace: Trace, factor: float, seed: int) -> None:
         self.name, self.generated, self.begins_at = trace.name, trace.generated, trace.begins_at
         self._trace, self._factor, self._seed = trace, factor, seed
+        self.length_s = length_of(trace)
 
     def describe(self) -> str:
         """Return the trace's line, and by how much it was scaled."""
