@@ -150,7 +150,7 @@ class RecordedClients:
         gaps[(ends - counts)[sums == 0]] = 1.0
         gaps *= np.repeat(1 / np.where(sums == 0, 1.0, sums), counts)
         # One sum over all clients: client i's events are in (i, i + 1], turned on their circle.
-        at = np.cumsum(gaps)
+        at: Float64 = np.cumsum(gaps)
         at -= np.repeat(np.arange(len(counts)) - rng.random(len(counts)), counts)
         at -= np.floor(at)
         # From the share of the part's expected requests to the instant: the root of left * x + slope * x^2 / 2 = share.
@@ -165,7 +165,7 @@ class RecordedClients:
         np.sqrt(np.maximum(root, 0.0, out=root), out=root)
         root += lefts
         at *= 2
-        at = np.divide(at, root, out=np.zeros_like(at), where=root > 0)
+        np.divide(at, root, out=at, where=root > 0)
         at += window * self.step_s
         begin_s = (window + part / self.parts) * self.step_s
         np.clip(at, begin_s, begin_s + self.step_s / self.parts, out=at)
@@ -189,8 +189,8 @@ def _gamma_shape(cv: Float64, requests: Float64) -> Float64:
     """Return the shape of gamma gaps such that n of them, as long together as the window, vary by ``cv``.
 
     Of n gamma gaps with shape k, divided by their sum (Dirichlet), the squared CV is ``(n - 1) / (n k + 1)`` on
-    average: 8.6 over 799 requests takes k = 0.0123, where ``1 / cv**2`` would be 0.0135. n gaps cannot vary by more than
-    sqrt(n - 1).
+    average: a CV of 8.6 over 799 requests takes k = 0.0123, not ``1 / cv**2`` = 0.0135. n gaps cannot vary by more
+    than sqrt(n - 1).
     """
     count = np.maximum(requests, 2.0)
     wanted = ((count - 1) / np.clip(np.nan_to_num(cv, nan=1.0), 0.05, None) ** 2 - 1) / count

@@ -18,6 +18,7 @@ from simulations.token_shapes import TOKEN_SHAPES, EmpiricalShape, Lengths, toke
 from simulations.trace import BATCH_REQUESTS, RequestBatch, Trace, rebatched
 from simulations.trace_bytes import checked_file
 from simulations.trace_formats import REQUEST_FORMATS, RequestFormat, RequestRows
+from simulations.trace_notes import read_notes
 from simulations.trace_tables import TableFile, open_table
 from simulations.workload import Client, DrawnTrace
 
@@ -36,24 +37,24 @@ _SHOWN_COLUMNS = 20
 class RequestFile:
     """A recorded file with one row per request."""
 
-    generated = False
-
     def __init__(self, table: TableFile, form: RequestFormat, only_model: str | None = None) -> None:
         if only_model is not None and form.model not in table.columns:
             what = f"model {only_model!r} was asked for, but the file has no column that names models"
             raise BadInput(what, str(table.path), "leave the model out")
         self.name = table.path.name
+        self._notes = read_notes(table)
+        self.generated = self._notes.generated
         self._table, self._form, self._only_model = table, form, only_model
         self._failed = 0
         self._rows = RequestRows(table, form, None)
         # Also looks at the first rows now, so that a hopeless file is refused before anything is set up.
         if next(iter(self._rows), None) is None:
             raise BadInput("the file has columns but no rows", str(table.path), "export or download the trace again")
-        self.begins_at = self._rows.begins_at
+        self.begins_at = self._rows.begins_at + self._notes.begins_at
 
     def describe(self) -> str:
         """Return one line; how many failed requests were left out is known after one full pass."""
-        parts = [f"{self.name}: {self._form.title}, recorded"]
+        parts = [f"{self.name}: {self._form.title}, {self._notes.made or 'recorded'}"]
         if self._only_model is not None:
             parts.append(f"model {self._only_model} only")
         if self._failed:

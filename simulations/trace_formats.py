@@ -223,7 +223,13 @@ def _refuse(piece: Piece, column: str, values: Float64, bad: Bool, why: str) -> 
 
 
 def _session_ids(piece: Piece, column: str) -> Int64:
-    """Return a 63-bit id per session text, the same in every piece without remembering the texts; -1 for none."""
+    """Return whole numbers >= 0 as they are, or else a 63-bit id per session text; -1 for none.
+
+    The ids of texts are the same in every piece without remembering the texts.
+    """
+    ids = piece.ids(column)
+    if ids is not None:
+        return ids
     codes, texts = piece.texts(column)
-    ids = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1 for text in texts]
-    return np.array([*ids, -1], dtype=np.int64)[codes]
+    hashed = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1 for text in texts]
+    return np.array([*hashed, -1], dtype=np.int64)[codes]

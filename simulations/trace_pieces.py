@@ -86,6 +86,14 @@ class Piece:
         codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)
         return np.asarray(codes, dtype=np.int64), [str(text) for text in coded.dictionary.to_pylist()]
 
+    def ids(self, column: str) -> Int64 | None:
+        """Return a column of whole numbers, -1 for null and negative ones; None for a column of something else."""
+        values = self.table.column(column)
+        if not pa.types.is_signed_integer(values.type):
+            return None
+        ids = pc.fill_null(values.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+        return np.asarray(np.maximum(ids, -1), dtype=np.int64)
+
     def hashes(self, column: str) -> BlockHashes:
         """Return a column of lists of whole numbers; text holds them separated by spaces or commas.
 

@@ -68,7 +68,7 @@ def composed(trace: Trace, specs: Sequence[str], seed: int, opened: Opener) -> T
     """Return what becomes of ``trace`` by the steps in order. Equal seeds give equal requests.
 
     Raises:
-        BadInput: If a step cannot be read, or is known not to fit. What shows only later is told while requests are read.
+        BadInput: If a step cannot be read, or is known not to fit. What shows only later is told while reading.
     """
     if len(specs) > MOST_STEPS:
         raise BadInput(f"{len(specs)} steps are too many", "steps", f"give at most {MOST_STEPS}")

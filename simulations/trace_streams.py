@@ -28,7 +28,11 @@ class Columns:
         """Return the columns of a mixture of ``traces``, by the first requests of each."""
         firsts = [next(iter(trace.batches()), None) for trace in traces]
         known = [first for first in firsts if first is not None]
-        return cls(*(any(getattr(b, name) is not None for b in known) for name in ("model", "session", "block_hashes")))
+        return cls(
+            model=any(first.model is not None for first in known),
+            session=any(first.session is not None for first in known),
+            block_hashes=any(first.block_hashes is not None for first in known),
+        )
 
     def filled(self, batch: RequestBatch) -> RequestBatch:
         """Return the batch with the columns of the mixture."""
