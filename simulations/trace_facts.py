@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,8 +104,8 @@ class TraceFacts:
         )
 
 
-def facts_of(trace: Trace) -> TraceFacts:
-    """Return the facts, after one pass over the requests in little memory.
+def facts_of(trace: Trace, on_second: Callable[[float], None] = lambda _: None) -> TraceFacts:
+    """Return the facts, after one pass over the requests in little memory; ``on_second`` is told how far it is.
 
     Raises:
         BadInput: If a row is wrong.
@@ -112,6 +113,7 @@ def facts_of(trace: Trace) -> TraceFacts:
     tally = _Tally()
     for batch in trace.batches():
         tally.add(batch)
+        on_second(tally.last_s)
     return tally.facts(trace)
 
 
