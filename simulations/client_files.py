@@ -138,8 +138,9 @@ def _grid(table: TableFile, at_s: Float64) -> tuple[float, Int64]:
     if len(starts) < 2:
         what = f"all rows begin at {starts[0]:g} s, so that the length of a window cannot be told"
         raise BadInput(what, f"{table.path} column t", "give at least two windows")
-    apart = np.diff(starts)
-    step_s = float(np.median(apart))
+    # The commonest distance: some windows may be missing, and some begin where they must not.
+    apart, often = np.unique(np.round(np.diff(starts), 6), return_counts=True)
+    step_s = float(apart[often.argmax()])
     place = (at_s - starts[0]) / step_s
     off = np.abs(place - np.rint(place)) > 1e-3
     if off.any():

@@ -20,8 +20,9 @@ _SOURCE_OPTIONS = (
     click.option("--scenario", type=_FILE, metavar="NAME|FILE",
                  help="Begin with the load of a scenario, and its steps."),
     click.option("--step", "steps", multiple=True, metavar="SPEC",
-                 help="Change it: scale:K, warp:K, slice@S:length=L, shift:S, repeat:N, concat:FILE, splice@S:FILE, "
-                      "merge:FILE, crowd@S:peak=K,ramp=R,length=L, outage@S:length=L,retry=SHARE; repeatable, in order."),
+                 help="Change it, in order: scale:K, warp:K, slice@S:length=L, shift:S, repeat:N, concat:FILE, "
+                      "splice@S:FILE, merge:FILE, crowd@S:peak=K,ramp=R,length=L, outage@S:length=L,retry=SHARE; "
+                      "repeatable."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                  help="Equal seeds give equal requests."),
     click.option("--trace-model", "model", metavar="NAME",

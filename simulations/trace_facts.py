@@ -17,7 +17,9 @@ _SPANS_S = (1.0, 10.0, 60.0, 600.0)
 _MOST_STEPS = 2_000_000
 _MOST_TOKENS = 1 << 20
 _MOST_HASHES = 20_000_000
-_RATE_STEP_S = 60.0
+_PEAK_S = 60.0
+_RATE_STEPS = ((7200.0, 60.0), (600.0, 10.0), (0.0, 1.0))
+"""From which span on rates are told in which step, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class TraceFacts:
         requests: How many.
         span_s: From second 0 to the last arrival.
         mean_requests_per_s: Over the span.
-        peak_requests_per_s: The busiest minute.
-        rates: ``float64[T]`` requests/s per step of ``rate_step_s``, the last one maybe cut short.
+        peak_requests_per_s: The busiest minute; the busiest second of a trace of less.
+        rates: ``float64[T]`` requests/s per step of ``rate_step_s``.
         prompt, output: Lengths.
         gap_cv: Coefficient of variation of the time between arrivals.
         dispersion: Variance over mean of the counts per span of seconds: 1 is Poisson at a constant rate.
@@ -183,9 +185,12 @@ class _Tally:
 
     def facts(self, trace: Trace) -> TraceFacts:
         span_s = self.last_s
-        step_s = self.counts.step_s * self.counts.steps_in(_RATE_STEP_S if span_s > 2 * _RATE_STEP_S else 1.0)
+        step_s = self.counts.step_s * self.counts.steps_in(next(step for least, step in _RATE_STEPS if span_s >= least))
         in_steps = self.counts.counts[: int(span_s // self.counts.step_s) + 1]
         rates = _coarser(in_steps, self.counts.steps_in(step_s)) / step_s
+        # What ends in the middle of the last step is no lull.
+        rates[-1] *= step_s / max(span_s - (len(rates) - 1) * step_s, self.counts.step_s)
+        minutes = self.counts.per(_PEAK_S, span_s) / (self.counts.step_s * self.counts.steps_in(_PEAK_S))
         gaps = max(self.requests - 1, 1)
         mean_gap = self.gap_sum / gaps
         variance = max(self.gap_square_sum / gaps - mean_gap**2, 0.0)
@@ -193,7 +198,7 @@ class _Tally:
         return TraceFacts(
             described=trace.describe(), generated=trace.generated, begins_at=trace.begins_at, requests=self.requests,
             span_s=span_s, mean_requests_per_s=self.requests / max(span_s, 1e-9) if span_s else float(self.requests),
-            peak_requests_per_s=float(rates.max()), rate_step_s=step_s, rates=rates,
+            peak_requests_per_s=float((minutes if len(minutes) else rates).max()), rate_step_s=step_s, rates=rates,
             prompt=self._length_facts(0), output=self._length_facts(1),
             gap_cv=math.sqrt(variance) / mean_gap if mean_gap > 0 else math.nan,
             dispersion={span: value for span, value in spread.items() if value is not None},

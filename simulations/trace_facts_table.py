@@ -22,7 +22,7 @@ def facts_table(facts: TraceFacts) -> Table:
     if facts.begins_at > _DAY_S:
         began = datetime.fromtimestamp(facts.begins_at, UTC)
         table.add_row("begins", f"{began:%A %Y-%m-%d %H:%M:%S} by its own clock")
-    unit = "minute" if facts.rate_step_s == 60 else f"{facts.rate_step_s:g} s"
+    unit = "minute" if facts.span_s >= 60 else f"{facts.rate_step_s:g} s"
     table.add_row(
         "requests/s",
         f"{facts.mean_requests_per_s:.4g} on average, {facts.peak_requests_per_s:.4g} in the busiest {unit}",

@@ -37,7 +37,8 @@ def write_plot(facts: TraceFacts, path: Path) -> None:
         axes.fill_between(at[:-1], low, high, step="post", color="#b8cce4", label=f"least and most of {group} {steps}")
     axes.stairs(mean, at, color="#1f4e79", label=f"mean of {group * facts.rate_step_s:g} s")
     axes.set(xlabel=unit, ylabel="requests/s", xlim=(0, at[-1]), title=_title(facts))
-    axes.set_ylim(bottom=0)
+    # Room above for the legend.
+    axes.set_ylim(0, 1.2 * max(float(facts.rates.max()), 1e-9))
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", frameon=False)
     half = path.with_name(f".{path.name}.part")

@@ -21,6 +21,8 @@ from simulations.trace_counts import counted
 
 _BLOCK_REQUESTS = 32_768
 _SHORTEST_BLOCK_S, _LONGEST_BLOCK_S = 1.0, 3600.0
+_MOST_AT_ONCE = 20_000_000
+"""Most requests of a block: two gigabytes while they are drawn."""
 _COUNTED_REQUESTS = 2_000_000
 _DRAWS, _OBSERVATIONS, _SAMPLES, _WINDOWS = range(4)
 
@@ -239,6 +241,9 @@ class DrawnTrace:
         return np.random.Generator(np.random.Philox(key=np.array([self._key, client], np.uint64), counter=words))
 
     def _blocks(self) -> Iterator[RequestBatch]:
+        if self.peak_requests_per_s * self._block_s > _MOST_AT_ONCE:
+            what = f"{self.peak_requests_per_s:g} requests/s are too many to be drawn"
+            raise BadInput(what, self.name, f"at most {_MOST_AT_ONCE:,} in {self._block_s:g} s: check the rates")
         start, stop = self.window_s
         for block in range(math.floor(start / self._block_s), math.ceil(stop / self._block_s)):
             parts = [self._drawn(number, client, block) for number, client in enumerate(self.clients)]
