@@ -25,7 +25,7 @@ def write_plot(facts: TraceFacts, path: Path) -> None:
     unit_s, unit = _unit(facts.span_s)
     group = max(1, -(-len(facts.rates) // _COLUMNS))
     starts = np.arange(0, len(facts.rates), group)
-    at = np.append(starts * facts.rate_step_s, facts.span_s) / unit_s
+    at = np.append(starts * facts.rate_step_s, max(facts.span_s, (len(facts.rates) - 0.5) * facts.rate_step_s)) / unit_s
     sizes = np.diff(np.append(starts, len(facts.rates)))
     mean = np.add.reduceat(facts.rates, starts) / sizes
     figure = Figure(figsize=(12, 4), dpi=100, layout="constrained")

@@ -178,10 +178,8 @@ def test_turns_share_all_full_blocks_of_the_turn_before_and_only_those() -> None
 
 def test_sessions_share_their_system_prompt_and_nothing_else() -> None:
     batch = sessions(system_tokens=1024, system_prompts=2)
-    firsts = {}
-    for session, hashes in zip((batch.session if batch.session is not None else np.zeros(0)).tolist(),
-                               list(batch.block_hashes or ()), strict=True):  # fmt: skip
-        firsts[session] = hashes
+    assert batch.session is not None
+    firsts = dict(zip(batch.session.tolist(), list(batch.block_hashes or ()), strict=True))
     assert {len({h[place] for h in firsts.values()}) for place in (0, 1)} == {2}
     assert len({h[2] for h in firsts.values()}) == len(firsts)
 
