@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from controller.errors import BadInput
+from simulations.load_series_files import SeriesFile
 from simulations.trace import Bool, Float64, Int64
 from simulations.trace_pieces import place_of
 from simulations.trace_tables import TableFile
@@ -84,6 +85,11 @@ def read_clients(table: TableFile, only: str | None = None) -> ClientFile:
         cv[order],
         is_weibull[order],
     )
+
+
+def summed(clients: ClientFile) -> SeriesFile:
+    """Return the load series of all clients together."""
+    return SeriesFile(clients.start_at, clients.step_s, np.asarray(clients.rates.sum(axis=0)), None, None)
 
 
 def _columns(table: TableFile) -> tuple[dict[str, Float64], Int64, list[str]]:
