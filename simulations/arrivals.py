@@ -12,7 +12,7 @@ from controller.errors import BadInput
 from simulations.trace import Float64
 
 ARRIVALS = ("poisson", "gamma")
-_MOST_CV = 30.0
+MOST_CV = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class ArrivalProcess:
     cv: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.05 <= self.cv <= _MOST_CV:
-            raise ValueError(f"the arrival CV must be between 0.05 and {_MOST_CV:g}, got {self.cv}")
+        if not 0.05 <= self.cv <= MOST_CV:
+            raise ValueError(f"the arrival CV must be between 0.05 and {MOST_CV:g}, got {self.cv}")
 
     def events(self, rng: np.random.Generator, expected: float) -> Float64:
         """Return the events in [0, ``expected``), ascending; their mean number is ``expected``.
@@ -62,7 +62,7 @@ class ArrivalProcess:
         """
         if self.cv == 1:
             return np.asarray(rng.poisson(expected), dtype=np.float64)
-        spread = _variance_ratio(self.cv, expected)
+        spread = variance_ratio(self.cv, expected)
         some = expected > 0
         if self.cv < 1:
             share = np.clip(1 - spread, 1e-9, 1)
@@ -75,7 +75,7 @@ class ArrivalProcess:
         return np.asarray(rng.poisson(rng.standard_gamma(size) * extra), dtype=np.float64)
 
 
-def _variance_ratio(cv: float, expected: Float64) -> Float64:
+def variance_ratio(cv: float, expected: Float64) -> Float64:
     """Return variance over mean of the number of events in stretches of ``expected`` events."""
     grid, ratio = _variance_ratios(cv)
     last = grid[-1]

@@ -46,8 +46,9 @@ _TRACE_OPTIONS = (
                  help="Replay S seconds; to the end if not given, two hours of generated load."),
     click.option("--trace-model", metavar="NAME",
                  help="Replay only requests for this model (for a load series: the column that counts them)."),
-    click.option("--token-shape", default="chat", show_default=True, metavar="NAME",
-                 help="Request lengths drawn for a load series."),
+    click.option("--token-shape", default="chat", show_default=True, metavar="SHAPE",
+                 help="Request lengths drawn for a load series: a name such as chat, fixed:PROMPT/OUTPUT, "
+                      "lognormal:PROMPT/OUTPUT, or a file of requests to take them from."),
     click.option("--arrivals", default="poisson", show_default=True, metavar="NAME",
                  help="How requests drawn from a load series arrive: poisson or gamma (bursty)."),
     click.option("--arrival-cv", type=float, callback=_positive(), default=3.0, show_default=True, metavar="CV",
@@ -58,9 +59,8 @@ _TRACE_OPTIONS = (
 _RUN_OPTIONS = (
     click.option("--profile", "profiles", multiple=True, metavar="NAME",
                  help="Engine profile of the pool; repeat for several pools.  [default: llama-3.1-70b-a100-tp4]"),
-    click.option("--lead-time-s", type=float, callback=_positive(_DAY_S, " (a day)"), default=120.0, show_default=True,
-                 metavar="S",
-                 help="Median time from asking for a replica to READY."),
+    click.option("--lead-time-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",
+                 help="Median time from asking for a replica to READY.  [default: 120]"),
     click.option("--ttft-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",
                  help="Objective for the time to first token.  [default: 2]"),
     click.option("--tpot-s", type=float, callback=_positive(_HOUR_S, " (an hour)"), metavar="S",
@@ -75,7 +75,9 @@ _RUN_OPTIONS = (
                  help="Replicas of a pool at the start; sized for the first five minutes if not given."),
     click.option("--fault", "faults", multiple=True, metavar="SPEC",
                  help="What goes wrong, KIND@SECONDS[:KEY=VALUE,...], such as crash@600; repeatable."),
-    click.option("--scenario", type=_FILE, metavar="FILE", help="YAML file with faults and settings."),
+    click.option("--scenario", type=_FILE, metavar="NAME|FILE",
+                 help="Load, fleet, faults and settings together: a name that `foresail scenarios` lists, or a "
+                      "YAML file. Options win over it."),
     click.option("-c", "--config", type=_FILE, metavar="FILE", help="Settings file, as `foresail config` checks it."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
                  help="Lay a setting over the file, such as policy.scaling.burn_rate=4; repeatable. Also reaches the "
@@ -101,14 +103,15 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 @click.command()
-@click.option("--trace", "path", type=_FILE, default=Path("generated"), metavar="FILE",
-              help="Request trace or load series to replay; generated load if not given.")  # fmt: skip
+@click.option("--trace", "path", type=_FILE, metavar="FILE",
+              help="Request trace, load series or client rates to replay; the scenario's load, or generated load, if "
+                   "not given.")  # fmt: skip
 @click.option("--policy", default="foresail", show_default=True, metavar="NAME",
               help="Who decides: foresail, hpa, static or clairvoyant.")  # fmt: skip
 @_with(*_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
 @click.option("--audit", type=_FILE, metavar="FILE", help="Record every decision there, for `foresail explain`.")
 @_JSON
-def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bool, **options: Any) -> None:
+def simulate(path: Path | None, policy: str, seed: int, audit: Path | None, as_json: bool, **options: Any) -> None:
     """Replay a trace with one policy and count what happened to every request."""
     from rich.console import Console
 
@@ -116,8 +119,8 @@ def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bo
     from simulations.progress import progress_bar
     from simulations.tables import scorecard_table
 
-    (job,) = jobs_of([path], [policy], [seed], options)
-    with audit_log(audit) as log, progress_bar(f"{policy} on {path.name}") as show:
+    (job,) = jobs_of([] if path is None else [path], [policy], [seed], options)
+    with audit_log(audit) as log, progress_bar(f"{policy} on {job.trace.path.name}") as show:
         report = job.run(log, lambda tick: show(tick.share))
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2, allow_nan=False))
@@ -126,8 +129,9 @@ def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bo
 
 
 @click.command()
-@click.option("--trace", "paths", type=_FILE, multiple=True, default=[Path("generated")], metavar="FILE",
-              help="Request trace or load series; repeatable; generated load if not given.")  # fmt: skip
+@click.option("--trace", "paths", type=_FILE, multiple=True, metavar="FILE",
+              help="Request trace, load series or client rates; repeatable; the scenario's load, or generated load, if "
+                   "not given.")  # fmt: skip
 @click.option("--policies", default="all", show_default=True, metavar="A,B,C", help="Who decides, or all.")
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=1, show_default=True, metavar="K",
               help="Repeat with K seeds, from --seed on.")  # fmt: skip

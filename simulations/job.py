@@ -16,11 +16,13 @@ from forecasting.series import LoadSeries
 from simulations.case import LEAD_TIME_P90_RATIO, Case, SimulationSettings, prepare
 from simulations.generator import GeneratedTrace
 from simulations.runner import Tick, replay
+from simulations.scenario_workload import Workload
 from simulations.scorecard import Curves, Scorecard, TimelinePoint
 from simulations.trace import Trace
 from simulations.trace_files import RequestFile, open_trace
 from simulations.trace_limits import Part, check_amount, check_left
 from simulations.trace_load import load_before
+from simulations.trace_steps import composed
 from simulations.trace_views import scaled, sliced
 
 
@@ -37,7 +39,8 @@ class TraceChoice:
     """Which trace, and what of it.
 
     ``name`` is what tables call it. Without ``start_s`` a recording is replayed from its beginning, a generated trace
-    where it is most eventful. ``trace_model`` and what follows are as in ``simulations.trace_files.open_trace``.
+    where it is most eventful. ``trace_model`` to ``arrival_cv`` are as in ``simulations.trace_files.open_trace``. A
+    ``workload`` takes the place of the file; ``steps`` (``simulations.trace_steps``) change what is opened.
     """
 
     path: Path
@@ -49,6 +52,8 @@ class TraceChoice:
     token_shape: str = "chat"  # noqa: S105 - not a password
     arrivals: str = "poisson"
     arrival_cv: float = 3.0
+    workload: Workload | None = None
+    steps: tuple[str, ...] = ()
 
     def open(self, settings: SimulationSettings) -> OpenTrace:
         """Return the trace, the load before it where it begins later than the file, and what was left out.
@@ -61,20 +66,19 @@ class TraceChoice:
             BadInput: If there is no such trace, a row of it is wrong, or there is nothing or too much in the part that
                 is asked for.
         """
-        opened = open_trace(
-            self.path,
-            seed=settings.seed,
-            model=self.trace_model,
-            token_shape=self.token_shape,
-            arrivals=self.arrivals,
-            arrival_cv=self.arrival_cv,
-        )
+        source = self._source(settings.seed)
+        opened = composed(source, self.steps, settings.seed, lambda path: self._file(Path(path), settings.seed))
         start_s, duration_s = self.part_of(opened)
         part = sliced(opened, start_s, duration_s)
         stop_s = math.inf if duration_s is None else start_s + duration_s
         tick_s, kept_s = settings.policy.tick_s, settings.forecast.kept_s
         check_amount(opened, Part(start_s, stop_s, kept_s, self.scale, tick_s))
-        failed = opened.failed_between(start_s, stop_s) if isinstance(opened, RequestFile) else 0
+        failed = 0
+        if isinstance(source, RequestFile):
+            # Steps move requests, so that a part of the result is no part of the recording.
+            failed = (
+                source.failed_between(start_s, stop_s) if source is opened else source.failed_between(0.0, math.inf)
+            )
         whole = scaled(opened, self.scale, settings.seed)
         trace = part if whole is opened else sliced(whole, start_s, duration_s)
         check_left(trace, self.scale)
@@ -84,9 +88,27 @@ class TraceChoice:
         began_at = on_the_clock_of(trace, settings).fleet.epoch_at - len(before) * before.step_s
         return OpenTrace(trace, LoadSeries(began_at, before.step_s, before.values), failed)
 
+    def _source(self, seed: int) -> Trace:
+        """Return what the steps begin with."""
+        if self.workload is not None:
+            return self.workload.opened(self.name, seed)
+        trace = self._file(self.path, seed, self.trace_model)
+        # The seconds of steps are those of the part that would be replayed without them.
+        return sliced(trace, *self.part_of(trace)) if self.steps and isinstance(trace, GeneratedTrace) else trace
+
+    def _file(self, path: Path, seed: int, model: str | None = None) -> Trace:
+        return open_trace(
+            path,
+            seed=seed,
+            model=model,
+            token_shape=self.token_shape,
+            arrivals=self.arrivals,
+            arrival_cv=self.arrival_cv,
+        )
+
     def part_of(self, trace: Trace) -> tuple[float, float | None]:
         """Return where in ``trace`` to begin and for how long to go on (None: to the end), in seconds."""
-        if self.start_s is None and isinstance(trace, GeneratedTrace):
+        if self.start_s is None and self.workload is None and isinstance(trace, GeneratedTrace):
             start_s, length_s = trace.settings.eventful_s
             return start_s, length_s if self.duration_s is None else self.duration_s
         return self.start_s or 0.0, self.duration_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +21,14 @@ from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
 from simulations.faults import parse_fault
 from simulations.job import Job, TraceChoice
 from simulations.runner import POLICIES
-from simulations.scenario import for_simulator, laid_over, read_scenario
+from simulations.scenario import Scenario, for_simulator, laid_over, read_scenario
+from simulations.trace_files import GENERATED
+from simulations.trace_steps import parse_step
 
 _V = TypeVar("_V")
+
+_DEFAULT_LEAD_TIME_S = 120.0
+_PARTS = ("start_s", "duration_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class RunOptions:
     min_replicas: int | None = None
     max_replicas: int | None = None
     initial_replicas: int | None = None
-    lead_time_s: float = 120.0
+    lead_time_s: float | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
     attainment_ratio: float | None = None
@@ -49,13 +54,16 @@ def jobs_of(
 ) -> list[Job]:
     """Return a job per trace, policy and seed; ``options`` are those of the command line, by parameter name.
 
+    Without ``paths`` the load is the scenario's own, or generated.
+
     Raises:
         BadInput: If an option or a file cannot be used, or options contradict each other.
     """
     for policy in policies:
         if policy not in POLICIES:
             raise BadInput(f"no policy is called {policy!r}", "--policy", f"known: {', '.join(POLICIES)}")
-    choices = [_filled(TraceChoice, {**options, "path": path, "name": name}) for path, name in _named(paths)]
+    scenario = read_scenario(options["scenario"])
+    choices = _choices(paths, scenario, options)
     said = _filled(RunOptions, options)
     settings, registry = settings_of(said, seeds[0])
     model_dir = model_folder(options["model_dir"], options["model"], registry)
@@ -67,6 +75,22 @@ def jobs_of(
     ]
 
 
+def _choices(paths: Sequence[Path], scenario: Scenario, options: Mapping[str, Any]) -> list[TraceChoice]:
+    """Return which traces are replayed: those of the command line, the scenario's own, or the generated one."""
+    for spec in scenario.steps:
+        parse_step(spec)
+    own = {name: getattr(scenario, name) if options.get(name) is None else options[name] for name in _PARTS}
+    said = {**options, **own, "steps": scenario.steps}
+    if paths or scenario.workload is None:
+        chosen = _named(paths or (Path(GENERATED),))
+        return [_filled(TraceChoice, {**said, "path": path, "name": name}) for path, name in chosen]
+    if options.get("trace_model") is not None:
+        what = "the scenario brings its own load, which names no models"
+        raise BadInput(what, "--trace-model", "leave it out, or give a --trace")
+    name = options["scenario"].stem
+    return [_filled(TraceChoice, {**said, "path": Path(name), "name": name, "workload": scenario.workload})]
+
+
 def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, RegistrySettings]:
     """Return the settings of a run, and where trained models are kept. An option wins over a file.
 
@@ -74,6 +98,7 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
         BadInput: If a file or an option cannot be used, or they contradict each other.
     """
     scenario = read_scenario(options.scenario)
+    options = _with_scenario(options, scenario)
     overrides = (*scenario.set, *options.overrides)
     settings = load_settings(options.config, [text for text in overrides if not for_simulator(text)])
     faults = (*scenario.faults, *options.faults)
@@ -81,7 +106,7 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
         parse_fault(spec)
     simulation = SimulationSettings(
         pools=_pools(options, settings),
-        lead_time_s=options.lead_time_s,
+        lead_time_s=_DEFAULT_LEAD_TIME_S if options.lead_time_s is None else options.lead_time_s,
         initial_replicas=options.initial_replicas,
         faults=faults,
         seed=seed,
@@ -90,6 +115,13 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
     )
     _check_steps(simulation)
     return laid_over(simulation, [text for text in overrides if for_simulator(text)]), settings.registry
+
+
+def _with_scenario(options: RunOptions, scenario: Scenario) -> RunOptions:
+    """Return the options with what the scenario says where they say nothing."""
+    names = ("lead_time_s", "min_replicas", "max_replicas", "ttft_s", "tpot_s")
+    more = {name: getattr(scenario, name) for name in names if getattr(options, name) is None}
+    return replace(options, profiles=options.profiles or scenario.profiles, **more)
 
 
 def policies_named(text: str) -> tuple[str, ...]:

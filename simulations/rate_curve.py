@@ -66,19 +66,30 @@ class RateCurve:
         """Return how many seconds before each instant lie outside gaps."""
         return np.asarray(np.interp(at_s, np.arange(len(self._covered)) * self.step_s, self._covered))
 
+    @property
+    def lines(self) -> tuple[Float64, Float64]:
+        """``float64[T]`` rate at the beginning of each step, and its slope."""
+        return self._left, self._slope
+
     def instants(self, expected: Float64) -> tuple[Float64, Int64]:
         """Return when the expected number of requests reaches each of ``expected``, and the step that is in.
 
         The inverse of ``expected()``: ascending where its argument is.
         """
-        step = np.clip(np.searchsorted(self._before, expected, side="right") - 1, 0, len(self.rates) - 1)
+        if not len(expected):
+            return np.zeros(0), np.zeros(0, np.int64)
+        # Only the few steps that a block is in are searched.
+        ends = np.searchsorted(self._before, (expected.min(), expected.max()), side="right")
+        low, high = max(int(ends[0]) - 1, 0), int(ends[1])
+        step = low + np.searchsorted(self._before[low:high], expected, side="right") - 1
+        step = np.clip(step, 0, len(self.rates) - 1)
         rest = np.maximum(expected - self._before[step], 0.0)
         left, slope = self._left[step], self._slope[step]
         # The root of left * x + slope * x^2 / 2 = rest, in the form that does not cancel when the slope is small.
         root = left + np.sqrt(np.maximum(left * left + 2 * slope * rest, 0.0))
         into = np.divide(2 * rest, root, out=np.zeros_like(rest), where=root > 0)
         at_s = step * self.step_s + np.minimum(into, self.step_s)
-        return np.maximum.accumulate(at_s) if len(at_s) else at_s, step
+        return np.maximum.accumulate(at_s), step
 
     def _split(self, at_s: Float64) -> tuple[Int64, Float64]:
         """Return the step each instant is in, and the expected number of requests since that step began."""

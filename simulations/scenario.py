@@ -11,21 +11,41 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from controller.errors import BadInput
 from controller.yaml_source import MAX_BYTES, Value, read_yaml
 from simulations.case import SimulationSettings
+from simulations.scenario_workload import Workload
 
 _PARTS = ("static", "hpa", "clairvoyant", "fleet")
 """Parts of ``SimulationSettings`` that ``--set`` reaches beside those of the settings file."""
 
-_EXAMPLES = {"faults": "crash@600", "set": "policy.scaling.burn_rate=4"}
+_EXAMPLES = {
+    "faults": "crash@600",
+    "set": "policy.scaling.burn_rate=4",
+    "steps": "scale:2",
+    "profiles": "llama-3.1-70b-h100-tp4",
+}
+_SHIPPED = Path(__file__).parent / "scenarios"
 
 _M = TypeVar("_M", bound=BaseModel)
 
 
 class Scenario(BaseModel):
-    """A file that makes a run repeatable: what goes wrong, and which settings differ."""
+    """A file that makes a run repeatable: its load and fleet, what goes wrong, and which settings differ.
+
+    What the command line says wins over what is here.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     description: str = Field("", description="What the scenario is about.")
+    workload: Workload | None = Field(None, description="The load, unless --trace names another.")
+    steps: tuple[str, ...] = Field((), description="How the load or the trace is changed, as for `trace make --step`.")
+    start_s: float | None = Field(None, ge=0, description="As for --start; what comes before is the load history.")
+    duration_s: float | None = Field(None, gt=0, description="As for --duration.")
+    profiles: tuple[str, ...] = Field((), description="Engine profiles of the pools, as for --profile.")
+    lead_time_s: float | None = Field(None, gt=0, le=86400, description="As for --lead-time-s.")
+    min_replicas: int | None = Field(None, ge=0, le=10_000, description="As for --min.")
+    max_replicas: int | None = Field(None, ge=1, le=10_000, description="As for --max.")
+    ttft_s: float | None = Field(None, gt=0, le=86400, description="As for --ttft-s.")
+    tpot_s: float | None = Field(None, gt=0, le=3600, description="As for --tpot-s.")
     faults: tuple[str, ...] = Field((), description="What goes wrong when, as for --fault.")
     set: tuple[str, ...] = Field((), description="Settings to lay over the settings file, as for --set.")
 
@@ -52,20 +72,30 @@ def laid_over(settings: SimulationSettings, overrides: Sequence[str]) -> Simulat
     return settings.model_copy(update=parts)
 
 
-def read_scenario(path: Path | None) -> Scenario:
-    """Return the scenario in the file; an empty one without a file.
+def shipped_scenarios() -> tuple[str, ...]:
+    """Return the names of the scenarios that come with Foresail."""
+    return tuple(sorted(each.stem for each in _SHIPPED.glob("*.yaml")))
+
+
+def read_scenario(path: Path | None, *, shipped: bool = False) -> Scenario:
+    """Return the scenario in the file, or the shipped one of that name (with ``shipped`` whatever files there are).
+
+    An empty one without either.
 
     Raises:
         BadInput: If it cannot be read or says what a scenario cannot.
     """
     if path is None:
         return Scenario()
+    if (shipped or not path.exists()) and str(path) in shipped_scenarios():
+        path = _SHIPPED / f"{path}.yaml"
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
-        raise BadInput(f"the scenario cannot be read: {reason}", str(path), "check the path") from None
+        remedy = f"check the path, or name one that is shipped: {', '.join(shipped_scenarios())}"
+        raise BadInput(f"the scenario cannot be read: {reason}", str(path), remedy) from None
     text = read_yaml(content)
     for problem in text.problems:
         where = f"{path}:{problem.mark.line}:{problem.mark.column}" if problem.mark else str(path)
@@ -91,11 +121,13 @@ def _checked(model: type[_M], values: Mapping[str, Any], where: str, part: str) 
         first = error.errors()[0]
         key = ".".join(str(step) for step in ((part, *first["loc"]) if part else first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = ", ".join(f"{part}.{name}" if part else name for name in model.model_fields)
+            names = model.model_fields if len(first["loc"]) == 1 else ()
+            known = ", ".join(f"{part}.{name}" if part else name for name in names) or "see docs/scenarios.md"
             raise BadInput(f"{key}: there is no such setting", where, f"known here: {known}") from None
         if first["type"] == "tuple_type":
             what = f"{key}: must be a list, not {first['input']!r}"
             raise BadInput(what, where, f"write for example {key}: [{_EXAMPLES.get(key, '...')}]") from None
         described = model.model_fields.get(str(first["loc"][0])) if first["loc"] else None
         remedy = (described.description or "") if described else ""
-        raise BadInput(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}", where, remedy) from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{key}: {what[:1].lower()}{what[1:]}", where, remedy) from None

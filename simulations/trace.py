@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from simulations.block_hashes import BlockHashes, joined_hashes
+
 Float64: TypeAlias = npt.NDArray[np.float64]
 Int32: TypeAlias = npt.NDArray[np.int32]
 Int64: TypeAlias = npt.NDArray[np.int64]
 Bool: TypeAlias = npt.NDArray[np.bool_]
-Hashes: TypeAlias = tuple[int, ...]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -35,8 +36,8 @@ class RequestBatch:
         model: ``int32[N]`` positions in ``models``; None when the trace names no model.
         models: Names of the models, by position; later batches of one trace only append to it.
         session: ``int64[N]`` session ids, equal for the turns of one session, -1 for none; None when not known.
-        block_hashes: For each request the hashes of its prompt's KV blocks in order (equal leading hashes share a
-            prefix); None when not known.
+        block_hashes: For each request the hashes of its prompt's KV blocks in order, as ``int64[N + 1]`` offsets into
+            ``uint64[M]``; None when not known.
 
     Raises:
         ValueError: If lengths differ, an arrival is not finite, negative or out of order, or tokens are below 1.
@@ -48,7 +49,7 @@ class RequestBatch:
     model: Int32 | None = None
     models: tuple[str, ...] = field(default=())
     session: Int64 | None = None
-    block_hashes: Sequence[Hashes] | None = None
+    block_hashes: BlockHashes | None = None
 
     def __post_init__(self) -> None:
         arrival = _frozen(self.arrival_s, np.float64)
@@ -80,8 +81,7 @@ class RequestBatch:
         """Return the requests at ``rows`` (positions or a mask), arriving at ``arrival_s`` where it is given."""
         hashes = self.block_hashes
         if hashes is not None:
-            positions = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-            hashes = [hashes[i] for i in positions]
+            hashes = hashes.taken(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64))
         return RequestBatch(
             self.arrival_s[rows] if arrival_s is None else arrival_s,
             self.prompt_tokens[rows],
@@ -102,7 +102,22 @@ class RequestBatch:
             None if self.model is None else self.model[cut],
             self.models,
             None if self.session is None else self.session[cut],
-            None if self.block_hashes is None else self.block_hashes[cut],
+            None if self.block_hashes is None else self.block_hashes.between(*cut.indices(len(self))[:2]),
+        )
+
+    def at(self, arrival_s: Float64) -> RequestBatch:
+        """Return the requests arriving at ``arrival_s``."""
+        return replace(self, arrival_s=arrival_s)
+
+    def of_others(self, salt: int) -> RequestBatch:
+        """Return the same requests by other users: with session and block hashes that nothing else has."""
+        if not salt or (self.session is None and self.block_hashes is None):
+            return self
+        session, hashes = self.session, self.block_hashes
+        return replace(
+            self,
+            session=None if session is None else np.where(session < 0, session, session ^ salt),
+            block_hashes=None if hashes is None else hashes.salted(salt),
         )
 
 
@@ -161,7 +176,7 @@ def joined(parts: Sequence[RequestBatch], order: Int64 | None = None, arrival_s:
         arrivals, prompts, outputs = arrivals[order], prompts[order], outputs[order]
         model = None if model is None else model[order]
         session = None if session is None else session[order]
-        hashes = None if hashes is None else [hashes[i] for i in order]
+        hashes = None if hashes is None else hashes.taken(order)
     return RequestBatch(arrivals if arrival_s is None else arrival_s, prompts, outputs, model, names, session, hashes)
 
 
@@ -204,6 +219,6 @@ def _joined_models(parts: Sequence[RequestBatch]) -> tuple[Int32 | None, tuple[s
     return np.concatenate(codes), names
 
 
-def _joined_hashes(parts: Sequence[RequestBatch]) -> list[Hashes] | None:
+def _joined_hashes(parts: Sequence[RequestBatch]) -> BlockHashes | None:
     columns = [part.block_hashes for part in parts if part.block_hashes is not None]
-    return [entry for column in columns for entry in column] if len(columns) == len(parts) else None
+    return joined_hashes(columns) if len(columns) == len(parts) else None

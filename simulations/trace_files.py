@@ -9,13 +9,16 @@ import numpy as np
 
 from controller.errors import BadInput
 from simulations.arrivals import ArrivalProcess, arrivals_named
+from simulations.client_files import REQUIRED, has_clients, read_clients
+from simulations.client_workload import RecordedClients
 from simulations.generator import GeneratedTrace, GeneratorSettings
 from simulations.load_series_files import load_column, read_series
 from simulations.rate_curve import RateCurve
-from simulations.token_shapes import TokenShape, token_shape_named
+from simulations.token_shapes import TOKEN_SHAPES, EmpiricalShape, Lengths, token_shape_named
 from simulations.trace import BATCH_REQUESTS, RequestBatch, Trace, rebatched
 from simulations.trace_bytes import checked_file
 from simulations.trace_formats import REQUEST_FORMATS, RequestFormat, RequestRows
+from simulations.trace_notes import read_notes
 from simulations.trace_tables import TableFile, open_table
 from simulations.workload import Client, DrawnTrace
 
@@ -23,7 +26,10 @@ GENERATED = "generated"
 """In the place of a file: the generator's default service. A file of that name is reached by its absolute path."""
 
 _HASHED_BATCH_REQUESTS = 4_096
-"""Most requests in a batch that carries block hashes: each may have hundreds, as Python integers."""
+"""Most requests in a batch that carries block hashes: each may have hundreds."""
+
+_SHAPE_REQUESTS = 1_000_000
+"""Most requests of a file whose lengths are drawn again."""
 
 _SHOWN_COLUMNS = 20
 
@@ -31,24 +37,24 @@ _SHOWN_COLUMNS = 20
 class RequestFile:
     """A recorded file with one row per request."""
 
-    generated = False
-
     def __init__(self, table: TableFile, form: RequestFormat, only_model: str | None = None) -> None:
         if only_model is not None and form.model not in table.columns:
             what = f"model {only_model!r} was asked for, but the file has no column that names models"
             raise BadInput(what, str(table.path), "leave the model out")
         self.name = table.path.name
+        self._notes = read_notes(table)
+        self.generated = self._notes.generated
         self._table, self._form, self._only_model = table, form, only_model
         self._failed = 0
         self._rows = RequestRows(table, form, None)
         # Also looks at the first rows now, so that a hopeless file is refused before anything is set up.
         if next(iter(self._rows), None) is None:
             raise BadInput("the file has columns but no rows", str(table.path), "export or download the trace again")
-        self.begins_at = self._rows.begins_at
+        self.begins_at = self._rows.begins_at + self._notes.begins_at
 
     def describe(self) -> str:
         """Return one line; how many failed requests were left out is known after one full pass."""
-        parts = [f"{self.name}: {self._form.title}, recorded"]
+        parts = [f"{self.name}: {self._form.title}, {self._notes.made or 'recorded'}"]
         if self._only_model is not None:
             parts.append(f"model {self._only_model} only")
         if self._failed:
@@ -100,8 +106,8 @@ def open_trace(
         path: Parquet, CSV or JSON lines, plain or compressed with gzip, bzip2 or zstd; or ``GENERATED``.
         seed: For the requests that are drawn from a load series, and for all that is generated.
         model: Only the requests of this model; for a load series the column that counts them. None takes all.
-        token_shape: How long the requests of a load series are (``TOKEN_SHAPES``); where the file has tokens per step,
-            the shape is stretched to their means.
+        token_shape: How long the requests of a load series or of recorded clients are (``token_shapes.SYNTAX``); where
+            a series has tokens per step, the shape is stretched to their means.
         arrivals: How evenly the requests of a load series arrive (``ARRIVALS``).
         arrival_cv: Burstiness of ``gamma`` arrivals: coefficient of variation of the gaps.
 
@@ -109,7 +115,7 @@ def open_trace(
         BadInput: If there is no such file, nothing in it, or no known format; if a name is unknown. Rows are checked
             while they are read.
     """
-    shape, process = token_shape_named(token_shape), arrivals_named(arrivals, arrival_cv)
+    shape, process = lengths_of(token_shape), arrivals_named(arrivals, arrival_cv)
     if seed < 0:
         raise BadInput(f"the seed is {seed}", "seed", "give a whole number >= 0")
     if str(path) == GENERATED:
@@ -121,13 +127,39 @@ def open_trace(
     for form in REQUEST_FORMATS:
         if set(form.required) <= set(table.columns):
             return RequestFile(table, form, model)
+    if has_clients(table):
+        return _client_trace(table, model, shape, seed)
     column = load_column(table, model)
     if column is None:
         raise _unknown_format(table)
     return _series_trace(table, column, shape, process, seed)
 
 
-def _series_trace(table: TableFile, column: str, shape: TokenShape, process: ArrivalProcess, seed: int) -> DrawnTrace:
+def lengths_of(text: str) -> Lengths:
+    """Return the token shape called ``text``, or that of the requests in the file of that name.
+
+    Raises:
+        BadInput: If there is neither, or the file holds no requests.
+    """
+    if text in TOKEN_SHAPES or not Path(text).exists():
+        return token_shape_named(text)
+    table = open_table(checked_file(Path(text)))
+    form = next((form for form in REQUEST_FORMATS if set(form.required) <= set(table.columns)), None)
+    if form is None:
+        raise BadInput("token lengths are taken from requests, and this file has none", text, "name a request trace")
+    parts, count = [], 0
+    for batch in RequestFile(table, form).batches():
+        parts.append(batch)
+        count += len(batch)
+        if count >= _SHAPE_REQUESTS:
+            break
+    prompt, output = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("prompt_tokens", "output_tokens")
+    )
+    return EmpiricalShape(Path(text).name, prompt, output)
+
+
+def _series_trace(table: TableFile, column: str, shape: Lengths, process: ArrivalProcess, seed: int) -> DrawnTrace:
     series = read_series(table, column)
     curve = RateCurve(series.step_s, series.requests_per_s)
     origin = (
@@ -138,6 +170,17 @@ def _series_trace(table: TableFile, column: str, shape: TokenShape, process: Arr
     return DrawnTrace(table.path.name, origin, False, [client], seed, curves_begin_at=series.start_at)
 
 
+def _client_trace(table: TableFile, model: str | None, shape: Lengths, seed: int) -> DrawnTrace:
+    recorded = read_clients(table, model)
+    clients = RecordedClients(recorded.step_s, recorded.rates, recorded.cv, recorded.is_weibull, shape)
+    who = f"{len(recorded.names)} clients" if model is None else f"client {model}"
+    origin = (
+        f"client rates, recorded: {who}, {recorded.rates.shape[1]} windows of {recorded.step_s:g} s, "
+        f"gaps as recorded, {shape.name} lengths"
+    )
+    return DrawnTrace(table.path.name, origin, False, [clients], seed, curves_begin_at=recorded.start_at)
+
+
 def _unknown_format(table: TableFile) -> BadInput:
     shown = ", ".join(repr(name) for name in table.columns[:_SHOWN_COLUMNS])
     more = f" and {len(table.columns) - _SHOWN_COLUMNS} more" if len(table.columns) > _SHOWN_COLUMNS else ""
@@ -145,5 +188,5 @@ def _unknown_format(table: TableFile) -> BadInput:
     return BadInput(
         f"no known trace format has these columns: {shown}{more}",
         str(table.path),
-        f"tried: {tried}; load series (t with requests or rate)",
+        f"tried: {tried}; load series (t with requests or rate); clients ({', '.join(REQUIRED)})",
     )

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from controller.errors import BadInput
-from simulations.trace import LONGEST_S, Bool, Float64, Hashes, Int32, Int64, RequestBatch
+from simulations.block_hashes import BlockHashes
+from simulations.trace import LONGEST_S, Bool, Float64, Int32, Int64, RequestBatch
 from simulations.trace_pieces import Piece
 from simulations.trace_tables import TableFile
 
@@ -193,8 +194,8 @@ class RequestRows:
             )
         return np.array([self.models[name] for name in names], dtype=np.int32)[codes]
 
-    def _hashes(self, piece: Piece) -> list[Hashes] | None:
-        return list(piece.hashes(self._form.block_hashes)) if self._form.block_hashes in self._types else None
+    def _hashes(self, piece: Piece) -> BlockHashes | None:
+        return piece.hashes(self._form.block_hashes) if self._form.block_hashes in self._types else None
 
 
 _ROW_REMEDY = "correct the row, or remove it"
@@ -222,7 +223,13 @@ def _refuse(piece: Piece, column: str, values: Float64, bad: Bool, why: str) -> 
 
 
 def _session_ids(piece: Piece, column: str) -> Int64:
-    """Return a 63-bit id per session text, the same in every piece without remembering the texts; -1 for none."""
+    """Return whole numbers >= 0 as they are, or else a 63-bit id per session text; -1 for none.
+
+    The ids of texts are the same in every piece without remembering the texts.
+    """
+    ids = piece.ids(column)
+    if ids is not None:
+        return ids
     codes, texts = piece.texts(column)
-    ids = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1 for text in texts]
-    return np.array([*ids, -1], dtype=np.int64)[codes]
+    hashed = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1 for text in texts]
+    return np.array([*hashed, -1], dtype=np.int64)[codes]

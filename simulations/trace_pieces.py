@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from controller.errors import BadInput
-from simulations.trace import Bool, Float64, Hashes, Int64
+from simulations.block_hashes import BlockHashes
+from simulations.trace import Bool, Float64, Int64
 
 
 def place_of(path: Path, kind: str, row: int | None, column: str | None = None) -> str:
@@ -20,6 +20,10 @@ def place_of(path: Path, kind: str, row: int | None, column: str | None = None) 
     if row is not None:
         text = f"{path} row {row + 1}" if kind == "parquet" else f"{path}:{row + (2 if kind == 'csv' else 1)}"
     return text if column is None else f"{text} column {column}"
+
+
+_TOO_LARGE = 1 << 64
+_HASHES = "leave the request's list empty, or give all its hashes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,15 @@ class Piece:
         codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)
         return np.asarray(codes, dtype=np.int64), [str(text) for text in coded.dictionary.to_pylist()]
 
-    def hashes(self, column: str) -> Sequence[Hashes]:
+    def ids(self, column: str) -> Int64 | None:
+        """Return a column of whole numbers, -1 for null and negative ones; None for a column of something else."""
+        values = self.table.column(column)
+        if not pa.types.is_signed_integer(values.type):
+            return None
+        ids = pc.fill_null(values.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+        return np.asarray(np.maximum(ids, -1), dtype=np.int64)
+
+    def hashes(self, column: str) -> BlockHashes:
         """Return a column of lists of whole numbers; text holds them separated by spaces or commas.
 
         Raises:
@@ -90,19 +102,30 @@ class Piece:
         """
         values = self.table.column(column)
         if pa.types.is_string(values.type):
-            return [self._hashes_in(row, column, text) for row, text in enumerate(values.to_pylist())]
+            return BlockHashes.of(self._hashes_in(row, column, text) for row, text in enumerate(values.to_pylist()))
         try:
-            lists = values.cast(pa.list_(pa.int64()))
+            lists = values.cast(pa.list_(self._hash_type(values.type)))
         except pa.ArrowException as error:
             what = f"column {column} holds {values.type}, not lists of whole numbers"
             raise BadInput(what, f"{self.path} column {column}", "give block hashes as int64 lists") from error
-        numbers = lists.flatten().to_numpy(zero_copy_only=False).tolist()
-        ends = np.cumsum(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)).tolist()
-        return [tuple(numbers[first:last]) for first, last in zip([0, *ends], ends, strict=False)]
+        flat = lists.flatten()
+        if flat.null_count:
+            raise BadInput(f"column {column} has a missing hash in a list", f"{self.path} column {column}", _HASHES)
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        numbers = flat.to_numpy(zero_copy_only=False)
+        return BlockHashes(np.concatenate(([0], np.cumsum(lengths))), numbers.astype(np.uint64))
 
-    def _hashes_in(self, row: int, column: str, text: str | None) -> Hashes:
+    @staticmethod
+    def _hash_type(kind: pa.DataType) -> pa.DataType:
+        is_unsigned = pa.types.is_list(kind) and kind.value_type == pa.uint64()
+        return pa.uint64() if is_unsigned else pa.int64()
+
+    def _hashes_in(self, row: int, column: str, text: str | None) -> tuple[int, ...]:
         try:
-            return tuple(int(part) for part in (text or "").strip("[] ").replace(",", " ").split())
+            numbers = tuple(int(part) for part in (text or "").strip("[] ").replace(",", " ").split())
         except ValueError:
-            what = f"{text!r} is not a list of whole numbers"
-            raise BadInput(what, self.where(row, column), "separate whole numbers by spaces") from None
+            numbers = (_TOO_LARGE,)
+        if any(not -(1 << 63) <= number < _TOO_LARGE for number in numbers):
+            what = f"{text!r} is not a list of whole numbers of 64 bits"
+            raise BadInput(what, self.where(row, column), "separate whole numbers by spaces")
+        return numbers

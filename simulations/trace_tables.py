@@ -23,6 +23,9 @@ from simulations.trace_pieces import Piece, place_of
 
 Kind: TypeAlias = Literal["parquet", "csv", "jsonl"]
 
+NOTES_KEY = b"foresail.trace"
+"""Where in a Parquet file's metadata ``simulations.trace_notes`` are."""
+
 _TEXT_BLOCK_BYTES = 1 << 20
 _HEAD_BYTES = _TEXT_BLOCK_BYTES
 _PARQUET_BUFFER_BYTES = 1 << 18
@@ -41,12 +44,14 @@ class TableFile:
         columns: Column names; for JSON lines the keys of the first line.
         kind: How the rows are written.
         zoned_columns: Text columns whose first cell ends in a time zone.
+        notes: What a Parquet file says about itself under ``NOTES_KEY``; empty without.
     """
 
     path: Path
     columns: tuple[str, ...]
     kind: Kind
     zoned_columns: tuple[str, ...] = ()
+    notes: bytes = b""
 
     def pieces(self, types: Mapping[str, Any]) -> Iterator[Piece]:
         """Yield the columns named by ``types`` from the first row to the last, as often as asked.
@@ -128,7 +133,8 @@ def open_table(path: Path) -> TableFile:
     start = _first_bytes(path)
     if start.startswith(b"PAR1"):
         with reading(path), seekable(path) as source, pq.ParquetFile(source) as file:
-            return TableFile(path, _distinct(path, file.schema_arrow.names), "parquet")
+            notes = (file.schema_arrow.metadata or {}).get(NOTES_KEY, b"")
+            return TableFile(path, _distinct(path, file.schema_arrow.names), "parquet", notes=notes)
     lines = start.decode("utf-8", errors="replace").removeprefix("\ufeff").splitlines()[:2]
     if "\0" in lines[0] or "\ufffd" in lines[0]:
         what = "this is neither Parquet nor text"

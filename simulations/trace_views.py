@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from controller.errors import BadInput
+from simulations.block_hashes import salt_of
 from simulations.trace import BATCH_REQUESTS, Float64, RequestBatch, Trace, joined, rebatched
 from simulations.workload import DrawnTrace
 
@@ -22,7 +23,7 @@ the bursts as they are.
 MOST_COPIES = 10_000
 """Most copies of recorded requests: each has its own random numbers, and a larger service its own trace."""
 
-_COPY_BITS = 40
+_COPIES = 1
 
 
 def sliced(trace: Trace, start_s: float = 0.0, duration_s: float | None = None) -> Trace:
@@ -65,6 +66,12 @@ def scaled(trace: Trace, factor: float, seed: int = 0) -> Trace:
     return trace.scaled(factor) if isinstance(trace, DrawnTrace) else _Scaled(trace, factor, seed)
 
 
+def length_of(trace: Trace) -> float | None:
+    """Return how long a trace lasts where that is known before its requests are read, in seconds."""
+    length_s = trace.duration_s if isinstance(trace, DrawnTrace) else getattr(trace, "length_s", None)
+    return None if length_s is None else float(length_s)
+
+
 def between(trace: Trace, start_s: float, stop_s: float) -> Iterator[RequestBatch]:
     """Yield the requests that arrive from ``start_s`` to before ``stop_s``, counted from ``start_s``; maybe none."""
     for batch in trace.batches():
@@ -82,6 +89,9 @@ class _Slice:
         self.name, self.generated = trace.name, trace.generated
         self.begins_at = trace.begins_at + start_s
         self._trace, self._start_s, self._stop_s = trace, start_s, start_s + length_s
+        whole_s = length_of(trace)
+        left_s = min(length_s, math.inf if whole_s is None else max(whole_s - start_s, 0.0))
+        self.length_s = None if math.isinf(left_s) else left_s
 
     def describe(self) -> str:
         """Return the trace's line, and which part this is."""
@@ -108,6 +118,7 @@ class _Scaled:
     def __init__(self, trace: Trace, factor: float, seed: int) -> None:
         self.name, self.generated, self.begins_at = trace.name, trace.generated, trace.begins_at
         self._trace, self._factor, self._seed = trace, factor, seed
+        self.length_s = length_of(trace)
 
     def describe(self) -> str:
         """Return the trace's line, and by how much it was scaled."""
@@ -141,25 +152,11 @@ class _Copy:
         if self._number:
             moved = arrival_s + self._offset_s + self._moving.uniform(-JITTER_S / 2, JITTER_S / 2, len(batch))
             arrival_s = np.abs(moved)
-            batch = self._others(batch)
+            batch = batch.of_others(salt_of(self._number, _COPIES))
         if self._share < 1:
             kept = self._thinning.random(len(batch)) < self._share
             return arrival_s[kept], batch.taken(kept)
         return arrival_s, batch
-
-    def _others(self, batch: RequestBatch) -> RequestBatch:
-        """Return the batch with session and block hashes that no other copy has."""
-        shift = self._number << _COPY_BITS
-        session, hashes = batch.session, batch.block_hashes
-        return RequestBatch(
-            batch.arrival_s,
-            batch.prompt_tokens,
-            batch.output_tokens,
-            batch.model,
-            batch.models,
-            None if session is None else np.where(session < 0, session, session ^ shift),
-            None if hashes is None else [tuple(number ^ shift for number in entry) for entry in hashes],
-        )
 
 
 def _merged(pieces: Iterator[RequestBatch], copies: list[_Copy]) -> Iterator[RequestBatch]:

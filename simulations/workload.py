@@ -5,21 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
 from controller.errors import BadInput
 from forecasting.series import LoadSeries
 from simulations.arrivals import ArrivalProcess
+from simulations.client_workload import RecordedClients
 from simulations.rate_curve import RateCurve
-from simulations.token_shapes import TokenShape, covariance, whole_tokens
+from simulations.token_shapes import Lengths, covariance, whole_tokens
 from simulations.trace import Float64, Int32, Int64, RequestBatch, joined, rebatched
 from simulations.trace_counts import counted
 
 _BLOCK_REQUESTS = 32_768
 _SHORTEST_BLOCK_S, _LONGEST_BLOCK_S = 1.0, 3600.0
+_MOST_AT_ONCE = 20_000_000
+"""Most requests of a block: two gigabytes while they are drawn."""
 _COUNTED_REQUESTS = 2_000_000
-_DRAWS, _OBSERVATIONS, _SAMPLES = range(3)
+_DRAWS, _OBSERVATIONS, _SAMPLES, _WINDOWS = range(4)
+
+Source: TypeAlias = "Client | RecordedClients"
+"""Whoever sends requests: at a rate, made up or recorded as a sum; or recorded clients with counts and burstiness."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +44,7 @@ class Client:
 
     curve: RateCurve
     arrivals: ArrivalProcess
-    shape: TokenShape
+    shape: Lengths
     prompt_mean: Float64 | None = None
     output_mean: Float64 | None = None
 
@@ -45,6 +53,10 @@ class Client:
         begin, end = self.curve.expected(np.array([first_s, last_s]))
         at_s, step = self.curve.instants(begin + self.arrivals.events(rng, end - begin))
         return RequestBatch(np.clip(at_s, first_s, last_s), *self.lengths(rng, step))
+
+    def scaled(self, factor: float) -> Client:
+        """Return ``factor`` times the rate, with clumps as large as before."""
+        return replace(self, curve=self.curve.scaled(factor))
 
     def lengths(self, rng: np.random.Generator, step: Int64) -> tuple[Int32, Int32]:
         """Return prompt and output tokens of one request in each of the steps ``step`` of the curve."""
@@ -96,7 +108,7 @@ class DrawnTrace:
         name: Short name for tables.
         origin: What ``describe`` says about where it comes from.
         generated: Whether the rates themselves were made up.
-        clients: All on curves of one length.
+        clients: All on curves of one length. Recorded clients are one source, and alone: their windows are the blocks.
         seed: Not negative.
         window_s: Where to begin and end; None for all.
         curves_begin_at: Instant of the curves' second 0, seconds since the Unix epoch.
@@ -107,7 +119,7 @@ class DrawnTrace:
         name: str,
         origin: str,
         generated: bool,
-        clients: Sequence[Client],
+        clients: Sequence[Source],
         seed: int,
         window_s: tuple[float, float] | None = None,
         curves_begin_at: float = 0.0,
@@ -121,6 +133,9 @@ class DrawnTrace:
         # By the peak of the whole curve and not of the window: every window has to see the same blocks.
         fill_s = _BLOCK_REQUESTS / max(self.peak_requests_per_s, 1e-9)
         self._block_s = min(max(fill_s, _SHORTEST_BLOCK_S), _LONGEST_BLOCK_S)
+        for client in self.clients:
+            if isinstance(client, RecordedClients):
+                self._block_s = client.step_s / client.parts
 
     @property
     def begins_at(self) -> float:
@@ -169,7 +184,7 @@ class DrawnTrace:
 
     def scaled(self, factor: float) -> DrawnTrace:
         """Return the trace of ``factor`` times the rates, with the clumps of each client as large as before."""
-        clients = [replace(each, curve=each.curve.scaled(factor)) for each in self.clients]
+        clients = [each.scaled(factor) for each in self.clients]
         return self._like(clients, self.window_s, f", rates x {factor:g}")
 
     def expected(self, start_s: float, stop_s: float, step_s: float) -> LoadSeries:
@@ -217,7 +232,7 @@ class DrawnTrace:
         ends_s = np.array([first_s, last_s])
         return float(sum(np.diff(client.curve.expected(ends_s))[0] for client in self.clients))
 
-    def _like(self, clients: Sequence[Client], window_s: tuple[float, float], more: str = "") -> DrawnTrace:
+    def _like(self, clients: Sequence[Source], window_s: tuple[float, float], more: str = "") -> DrawnTrace:
         origin = self.origin + more
         return DrawnTrace(self.name, origin, self.generated, clients, self.seed, window_s, self._curves_begin_at)
 
@@ -226,19 +241,27 @@ class DrawnTrace:
         return np.random.Generator(np.random.Philox(key=np.array([self._key, client], np.uint64), counter=words))
 
     def _blocks(self) -> Iterator[RequestBatch]:
+        if self.peak_requests_per_s * self._block_s > _MOST_AT_ONCE:
+            what = f"{self.peak_requests_per_s:g} requests/s are too many to be drawn"
+            raise BadInput(what, self.name, f"at most {_MOST_AT_ONCE:,} in {self._block_s:g} s: check the rates")
         start, stop = self.window_s
         for block in range(math.floor(start / self._block_s), math.ceil(stop / self._block_s)):
-            first_s, last_s = block * self._block_s, (block + 1) * self._block_s
-            parts = [
-                client.drawn(self._rng(number, block, _DRAWS), first_s, last_s)
-                for number, client in enumerate(self.clients)
-            ]
+            parts = [self._drawn(number, client, block) for number, client in enumerate(self.clients)]
+            parts = [part for part in parts if len(part)] or parts[:1]
             whole = parts[0]
             if len(parts) > 1:
                 arrivals = np.concatenate([part.arrival_s for part in parts])
                 whole = joined(parts, np.argsort(arrivals, kind="stable"))
             inside = np.searchsorted(whole.arrival_s, (start, stop))
             yield whole.between(int(inside[0]), int(inside[1]), -start)
+
+    def _drawn(self, number: int, client: Source, block: int) -> RequestBatch:
+        """Return a client's requests in a block."""
+        if isinstance(client, Client):
+            first_s, last_s = block * self._block_s, (block + 1) * self._block_s
+            return client.drawn(self._rng(number, block, _DRAWS), first_s, last_s)
+        draws, windows = (partial(self._rng, number, purpose=purpose) for purpose in (_DRAWS, _WINDOWS))
+        return client.drawn(draws, windows, block)
 
     def _edges(self, start_s: float, stop_s: float, step_s: float) -> Float64:
         """Return the edges of the whole steps between two instants of the window, in seconds of the curves."""

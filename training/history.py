@@ -10,8 +10,9 @@ import numpy as np
 
 from controller.errors import BadInput
 from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, FloatArray, LoadSeries
+from simulations.client_files import has_clients, read_clients, summed
 from simulations.generator import DAY_S, GeneratedTrace, GeneratorSettings
-from simulations.load_series_files import RATE, load_column, read_series
+from simulations.load_series_files import RATE, SeriesFile, load_column, read_series
 from simulations.token_shapes import TokenShape, token_shape_named
 from simulations.trace import Trace
 from simulations.trace_bytes import checked_file
@@ -83,10 +84,12 @@ def load_history(
         return _generated(float(step_s or DEFAULT_STEP_S), seed)
     shape = token_shape_named(token_shape)
     table = open_table(checked_file(Path(path)))
-    column = load_column(table, model)
-    if column is None:
+    if has_clients(table):
+        recorded = _recorded(table, RATE, summed(read_clients(table, model)), shape)
+    elif (column := load_column(table, model)) is not None:
+        recorded = _recorded(table, column, read_series(table, column), shape)
+    else:
         return _counted(Path(path), float(step_s or DEFAULT_STEP_S), model)
-    recorded = _recorded(table, column, shape)
     if step_s is None or abs(step_s - recorded.series.step_s) <= 1e-6 * step_s:
         return recorded
     if step_s > recorded.series.step_s:
@@ -127,9 +130,8 @@ def _due(requests: FloatArray, busy: np.ndarray, first: int, last: int) -> float
     return min(sides, default=0.0)
 
 
-def _recorded(table: TableFile, column: str, shape: TokenShape) -> History:
+def _recorded(table: TableFile, column: str, file: SeriesFile, shape: TokenShape) -> History:
     """Return the load series of a file at its own step."""
-    file = read_series(table, column)
     rates = file.requests_per_s
     means = {PROMPT_TOKENS: file.prompt_mean, OUTPUT_TOKENS: file.output_mean}
     assumed = {PROMPT_TOKENS: shape.prompt_mean, OUTPUT_TOKENS: shape.output_mean}

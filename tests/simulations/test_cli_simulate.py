@@ -324,7 +324,7 @@ def test_an_audit_file_that_is_there_is_not_added_to(run: Run, trace: Path, tmp_
     ("text", "words"),
     [
         ("faults: [quake@60]\n", ("'quake'",)),
-        ("magic: 1\n", ("magic", "description, faults, set")),
+        ("magic: 1\n", ("magic", "description, workload, steps")),
         ("faults: crash@60\n", ("must be a list, not 'crash@60'", "faults: [crash@600]")),
         ("- a list\n", ("not a scenario",)),
         ("faults: [\n", ("scenario.yaml",)),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from controller.errors import BadInput
+from simulations.block_hashes import BlockHashes
 from simulations.trace import RequestBatch, Trace
 from simulations.trace_views import JITTER_S, scaled, sliced
 from tests.builders_traces import ListedTrace, all_requests, drawn_trace, requests_at
@@ -21,7 +22,7 @@ def an_hour(count: int = 5_000, seed: int = 0) -> RequestBatch:
         rng.integers(1, 5000, count),
         rng.integers(1, 500, count),
         session=np.arange(count),
-        block_hashes=[(1, i) for i in range(count)],
+        block_hashes=BlockHashes.of((1, i) for i in range(count)),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from controller.errors import BadInput
 from simulations.arrivals import ArrivalProcess
 from simulations.rate_curve import RateCurve
-from simulations.token_shapes import TOKEN_SHAPES, TokenShape, whole_tokens
+from simulations.token_shapes import TOKEN_SHAPES, TokenShape, token_shape_named, whole_tokens
 from simulations.trace_files import open_trace
 from simulations.trace_load import load_series
 from simulations.trace_views import sliced
@@ -109,6 +109,23 @@ def test_a_shape_without_spread_makes_every_request_alike() -> None:
     prompt, output = shape.draw(np.random.default_rng(0), 10)
     assert set(whole_tokens(prompt).tolist()) == {500}
     assert set(whole_tokens(output).tolist()) == {50}
+
+
+def test_lengths_can_be_fixed_or_lognormal_with_given_means() -> None:
+    fixed = token_shape_named("fixed:4000/1000")
+    assert [set(whole_tokens(each).tolist()) for each in fixed.draw(np.random.default_rng(0), 10)] == [{4000}, {1000}]
+    prompt, output = token_shape_named("lognormal:700/90/1.1").draw(np.random.default_rng(0), 400_000)
+    assert prompt.mean() == pytest.approx(700, rel=0.01)
+    assert output.mean() == pytest.approx(90, rel=0.01)
+    assert np.log(prompt).std() == pytest.approx(1.1, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "text", ["fixed:", "fixed:4", "fixed:4/5/6", "fixed:0/5", "fixed:nan/5", "fixed:9e9/5", "fixed:a/b"]
+)
+def test_lengths_that_cannot_be_are_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="token shape"):
+        token_shape_named(text)
 
 
 def test_an_impossible_shape_is_refused() -> None:

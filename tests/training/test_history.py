@@ -142,3 +142,13 @@ def test_a_silence_that_the_load_fell_into_stays_zero() -> None:
 def test_a_night_of_silence_stays_zero() -> None:
     rate = np.concatenate([np.full(60, 10.0), np.zeros(600), np.full(60, 10.0)])
     assert (without_impossible_zeros(of_rates(rate)).values[60:660, REQUESTS] == 0.0).all()
+
+
+def test_client_rates_are_a_history_of_their_sum(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    rows = "".join(f"{t},{client},{client},2\n" for client in (1, 2) for t in (0, 600, 1800))
+    path.write_text("t,client,rate,cv\n" + rows)
+    history = load_history(path)
+    assert history.series.step_s == 600
+    assert np.array_equal(history.series.values[:, 0], [3, 3, np.nan, 3], equal_nan=True)
+    assert load_history(path, model="2").series.values[0, 0] == 2
