@@ -118,13 +118,13 @@ class TimedPolicy:
     """The policy of this project, timed."""
 
     timed: Timed
-    settings: PolicySettings
+    policy: Foresail
     name: str = "foresail"
 
     def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         """Do it, and note how long it took."""
         with self.timed("decide"):
-            return Foresail(self.settings).decide(fleet, forecasts, memory)
+            return self.policy.decide(fleet, forecasts, memory)
 
 
 def load_before(models: list[str], at: float, step_s: float, span_s: float) -> dict[str, LoadSeries]:
