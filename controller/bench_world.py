@@ -107,10 +107,10 @@ class TimedForecasts(LoadForecasts):
         with self._timed("forecast"):
             return super().learn(fleet)
 
-    def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
+    def forecast_many(self, horizons_s: Mapping[str, float]) -> dict[str, LoadForecast]:
         """Do it, and note how long it took."""
         with self._timed("forecast"):
-            return super().forecast(model, horizon_s)
+            return super().forecast_many(horizons_s)
 
 
 @dataclass(frozen=True, slots=True)

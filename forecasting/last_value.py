@@ -16,7 +16,7 @@ from forecasting.series import FloatArray, LoadSeries
 
 MIN_STEPS = 10
 # Histories worked out at once: more no longer fit the processor's cache, fewer leave it waiting for Python.
-SIDE_BY_SIDE = 8
+SIDE_BY_SIDE = 4
 # Smoothing of the level until the record shows that another does better.
 PREFERRED_WINDOW_S = 45.0
 # Steps before the replayed ones that let the slowest smoother forget where it started.
@@ -37,6 +37,11 @@ class Smoother:
     slow_span: float = 0.0
     damping: float = 0.0
 
+    @property
+    def spans(self) -> tuple[float, ...]:
+        """Spans of the means that it looks at."""
+        return (self.span, self.slow_span) if self.slow_span else (self.span,)
+
     def ahead(self, means: Mapping[float, FloatArray], leads: IntArray) -> FloatArray:
         """Return ``float64[N, len(leads), ...]`` from exponential means (``float64[N, ...]`` per span)."""
         level = means[self.span][:, None]
@@ -46,7 +51,9 @@ class Smoother:
         trend = (level - means[self.slow_span][:, None]) / (slow_age - age)
         reach = self.damping * age + np.cumsum(self.damping ** np.arange(1.0, leads[-1] + 1))[leads - 1]
         reach = reach.reshape((1, -1) + (1,) * (level.ndim - 2))
-        return np.clip(level + trend * reach, level / MAX_TREND_RATIO, level * MAX_TREND_RATIO)
+        path: FloatArray = trend * reach
+        path += level
+        return np.clip(path, level / MAX_TREND_RATIO, level * MAX_TREND_RATIO, out=path)
 
 
 # From "the last value" to "the mean of a quarter of an hour of 15 s steps", and from no trend to one that lasts.
@@ -84,6 +91,11 @@ class LastValueForecaster:
             return "local-level"
         return f"last-value-{self._window_s:g}s" if self._window_s else "last-value"
 
+    @property
+    def most_steps(self) -> int:
+        """Newest steps that it looks at."""
+        return REPLAY_STEPS + WARM_UP_STEPS
+
     def forecast(
         self, history: LoadSeries, horizon_steps: int, levels: Sequence[float] = DEFAULT_LEVELS
     ) -> LoadForecast:
@@ -104,7 +116,7 @@ class LastValueForecaster:
         answers: list[LoadForecast | CannotForecast] = [CannotForecast("not asked")] * len(histories)
         alike: dict[tuple[int, float, int, int], list[tuple[int, LoadSeries]]] = {}
         for place, (history, horizon_steps) in enumerate(zip(histories, horizons_steps, strict=True)):
-            recent = history.tail(REPLAY_STEPS + WARM_UP_STEPS)
+            recent = history.tail(self.most_steps)
             try:
                 blind = check_history(recent, MIN_STEPS)
             except CannotForecast as reason:
@@ -166,24 +178,26 @@ class _Smoothed:
     @classmethod
     def of(cls, filled: FloatArray, smoothers: tuple[Smoother, ...]) -> _Smoothed:
         settled = int(np.clip(len(filled) // 8, 2, 32))
-        spans = {smoother.span for smoother in smoothers} | {smoother.slow_span for smoother in smoothers}
-        return cls({span: _exponential_mean(filled, span) for span in spans if span}, smoothers, settled)
+        spans = {span for smoother in set(smoothers) for span in smoother.spans}
+        return cls({span: _exponential_mean(filled, span) for span in spans}, smoothers, settled)
 
     def points(self, origins: IntArray, leads: IntArray) -> FloatArray:
         ahead = np.empty((len(self.smoothers), len(leads), len(origins))).T
+        means = self.at(origins)
         for smoother in set(self.smoothers):
             columns = np.flatnonzero([one == smoother for one in self.smoothers])
-            ahead[:, :, columns] = smoother.ahead(self.at(origins, smoother, columns), leads)
+            of_these = {span: means[span].T[columns].T for span in smoother.spans}
+            ahead[:, :, columns] = smoother.ahead(of_these, leads)
         return ahead
 
-    def at(self, origins: IntArray, smoother: Smoother, columns: IntArray) -> Mapping[float, FloatArray]:
-        """Return the means that ``smoother`` looks at, as of ``origins``: ``float64[N, len(columns)]`` each."""
-        spans = (smoother.span, smoother.slow_span) if smoother.slow_span else (smoother.span,)
-        return {span: self.means[span].T[columns].take(origins - 1, axis=1).T for span in spans}
+    def at(self, origins: IntArray) -> Mapping[float, FloatArray]:
+        """Return the means that the smoothers look at, as of ``origins``: ``float64[N, K]`` each."""
+        spans = {span for smoother in set(self.smoothers) for span in smoother.spans}
+        return {span: self.means[span].T.take(origins - 1, axis=1).T for span in spans}
 
 
 def _chosen(values: FloatArray, candidates: _Smoothed, horizon_steps: int, blind: int) -> _Smoothed:
-    """Return, per column of ``values`` (``float64[T, K]``), the smoother whose absolute errors over the replayed origins are least.
+    """Return, per column of ``values`` (``float64[T, K]``), the smoother with the least absolute errors when replayed.
 
     Errors count relative to those of the first candidate at the same lead, so that short leads weigh as much as long
     ones. Another than the first must be better by 2 % and, the fewer independent errors there are to judge by, by
@@ -191,17 +205,19 @@ def _chosen(values: FloatArray, candidates: _Smoothed, horizon_steps: int, blind
     a trend that is only luck costs replicas over the whole horizon, a late one is made up for a step later.
     """
     steps = len(values)
-    every = np.arange(values.shape[1])
+    columns = values.shape[1]
     origins = replay_origins(steps, candidates.first_origin + blind)
     leads = np.unique(np.linspace(1, max(horizon_steps, 1), 5).round().astype(np.int64))
     if not len(origins):
-        return replace(candidates, smoothers=candidates.smoothers[:1] * len(every))
+        return replace(candidates, smoothers=candidates.smoothers[:1] * columns)
     actual = followed(values, origins, leads)
-    losses = np.empty((len(candidates.smoothers), len(leads), len(every)))
+    losses = np.empty((len(candidates.smoothers), len(leads), columns))
+    errors, means = np.empty_like(actual), candidates.at(origins - blind)
     for place, smoother in enumerate(candidates.smoothers):
-        ahead = smoother.ahead(candidates.at(origins - blind, smoother, every), leads + blind)
+        ahead = smoother.ahead(means, leads + blind)
         # What was not observed (NaN) is no loss: of NaN and zero ``fmax`` takes the zero.
-        losses[place] = np.fmax(np.abs(actual - ahead), 0.0).sum(axis=0)
+        np.abs(np.subtract(actual, ahead, out=errors), out=errors)
+        losses[place] = np.fmax(errors, 0.0, out=errors).sum(axis=0)
     compared = np.divide(losses, losses[:1], out=np.ones_like(losses), where=losses[:1] > 0).mean(axis=1)
     doubt = 0.25 * leads[-1] / (steps - int(origins[0]))
     for place, smoother in enumerate(candidates.smoothers[1:], start=1):
@@ -213,6 +229,8 @@ def _chosen(values: FloatArray, candidates: _Smoothed, horizon_steps: int, blind
 
 def _exponential_mean(filled: FloatArray, span: float) -> FloatArray:
     """Return ``float64[T, K]``, started at the first row."""
+    if span == 1:
+        return filled
     weight = 2.0 / (span + 1.0)
     smoothed, _ = lfilter([weight], [1.0, weight - 1.0], filled.T, axis=1, zi=filled[:1].T * (1.0 - weight))
     return np.asarray(smoothed, dtype=np.float64).T

@@ -43,16 +43,16 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
     window = max(1, round(window_s / step_s))
     # Plain numbers: of so few rows numpy takes ten times as long, and every workload is asked about at every tick.
     recent: list[list[float]] = rows[-max(window, NOISE_STEPS) :].tolist()
-    if not recent or any(rate != rate for rate in recent[-1]):  # NaN alone differs from itself
+    if not recent or any(math.isnan(rate) for rate in recent[-1]):
         return None
     requests = [row[REQUESTS] for row in recent]
     mean = _means(recent[-window:])
     present, sure = mean, mean[REQUESTS]
     noise = _noise(requests[-NOISE_STEPS:])
     for steps in range(1, min(window, len(recent))):
-        observed = [rate for rate in requests[-steps:] if rate == rate]
-        rate = math.fsum(observed) / len(observed)
-        scatter = math.sqrt(math.fsum((one - rate) ** 2 for one in observed) / len(observed))
+        observed = [rate for rate in requests[-steps:] if not math.isnan(rate)]
+        rate = _mean(observed)
+        scatter = math.sqrt(_mean([(one - rate) * (one - rate) for one in observed]))
         error = max(noise, scatter, math.sqrt(rate / step_s)) / math.sqrt(len(observed))
         if rate - SURE_SIGMAS * error > sure:
             sure = rate - SURE_SIGMAS * error
@@ -63,12 +63,19 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
 
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:
     """Return the mean of each column over what was observed of it, which is something."""
-    observed = [[rate for rate in column if rate == rate] for column in zip(*rows, strict=True)]
-    return [math.fsum(column) / len(column) for column in observed]
+    return [_mean([rate for rate in column if not math.isnan(rate)]) for column in zip(*rows, strict=True)]
+
+
+def _mean(rates: Sequence[float]) -> float:
+    """Return the mean, added up in order: ``sum`` rounds otherwise in other versions of Python."""
+    total = 0.0
+    for rate in rates:
+        total += rate
+    return total / len(rates)
 
 
 def _noise(rates: Sequence[float]) -> float:
     """Return the standard deviation of one step around its neighbours: of a normal one, 1.48 median / sqrt(2)."""
-    seen = [rate for rate in rates if rate == rate]
+    seen = [rate for rate in rates if not math.isnan(rate)]
     changes = [abs(after - before) for before, after in pairwise(seen)]
     return 1.4826 * median(changes) / math.sqrt(2.0) if changes else 0.0

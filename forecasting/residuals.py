@@ -212,7 +212,7 @@ def rate_offset(values: FloatArray) -> FloatArray:
 
     Of a channel that was always zero it is tiny, so that nothing is divided by zero.
     """
-    recent = np.asfortranarray(values[-REPLAY_STEPS:])
+    recent = np.ascontiguousarray(values[-REPLAY_STEPS:])
     seen = np.isfinite(recent)
     mean = np.where(seen, recent, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     return np.where(mean > 0, OFFSET_RATIO * mean, 1e-12)
@@ -239,7 +239,10 @@ class _Spread:
 
 def _errors(actual: FloatArray, point: FloatArray, offset: FloatArray) -> FloatArray:
     """Return ``(actual - point) / sqrt(point + offset)``, NaN where either is unknown."""
-    return np.asarray((actual - point) / np.sqrt(point + offset), dtype=np.float64)
+    scale = point + offset
+    errors = actual - point
+    errors /= np.sqrt(scale, out=scale)  # in place: memory that is asked for anew costs more than the arithmetic
+    return np.asarray(errors, dtype=np.float64)
 
 
 def _spread(errors: FloatArray, levels: Sequence[float], independent: FloatArray) -> _Spread:

@@ -75,9 +75,7 @@ def _new_life(at: float, replica: ReplicaState, seen: ReplicaMetrics, settings: 
     )
 
 
-def _after_look(
-    before: ReplicaMemory, at: float, replica: ReplicaState, settings: FailingSettings
-) -> ReplicaMemory:
+def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, settings: FailingSettings) -> ReplicaMemory:
     """Return memory after the gateway's word and the engine's.
 
     The gateway's figures carry no instant of their own, so they count as of ``at``. Of the engine's, a step or a token

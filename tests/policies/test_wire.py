@@ -102,7 +102,7 @@ def test_a_digest_that_nobody_reads_costs_nothing_and_then_holds_on_to_nothing()
     later = Digest(value)
     del value
     assert Costly.read == 0
-    assert str(later) == str(later) == digest({"a": 1})
+    assert (str(later), repr(later)) == (digest({"a": 1}), repr(digest({"a": 1})))
     assert Costly.read == 1
     assert held() is None
 
