@@ -185,15 +185,18 @@ def forecasts_around(
     after = futures(values, origins, horizon_steps)
     offset = rate_offset(values)
     highest = running_maximum(points)
+    columns = values.shape[1]
+    errors = np.empty((2 * columns, horizon_steps, len(origins))).T  # of the rates, and beside them of their maxima
+    errors[:, :, :columns] = _errors(after.rates, points[:-1], offset)
+    errors[:, :, columns:] = _errors(after.largest, highest[:-1], offset)
     independent = np.maximum(1.0, (steps - origins[0] if len(origins) else 0) / np.arange(1, horizon_steps + 1))
-    values_spread = _spread(_errors(after.rates, points[:-1], offset), levels, independent)
-    peaks_spread = _spread(_errors(after.largest, highest[:-1], offset), levels, independent)
+    spread = _spread(errors, levels, independent)
     # A drift of the errors over a few hours of record is partly luck: keep the share that its sample supports. The
     # outer bounds of the peak, which a fleet is sized by, allow for all of it going on.
-    luck = values_spread.median * (DRIFT_PRIOR / (DRIFT_PRIOR + independent))[:, None]
+    luck = spread.median[:, :columns] * (DRIFT_PRIOR / (DRIFT_PRIOR + independent))[:, None]
     inner = 1.0 - np.abs(2.0 * np.asarray(levels, dtype=np.float64) - 1.0)[:, None, None]
-    rates = points[-1] + (values_spread.quantiles - luck) * np.sqrt(points[-1] + offset)
-    peaks = highest[-1] + (peaks_spread.quantiles - luck * inner) * np.sqrt(highest[-1] + offset)
+    rates = points[-1] + (spread.quantiles[:, :, :columns] - luck) * np.sqrt(points[-1] + offset)
+    peaks = highest[-1] + (spread.quantiles[:, :, columns:] - luck * inner) * np.sqrt(highest[-1] + offset)
     return [
         LoadForecast.ordered(
             made_at=history.end_at,
@@ -203,7 +206,7 @@ def forecasts_around(
             source=source,
             peaks=peaks[:, :, first : first + len(CHANNELS)],
         )
-        for history, first in zip(histories, range(0, values.shape[1], len(CHANNELS)), strict=True)
+        for history, first in zip(histories, range(0, columns, len(CHANNELS)), strict=True)
     ]
 
 

@@ -142,22 +142,24 @@ def _frozen(
     watched = [
         (r, memory[n]) for r in pool.replicas if r.phase is Phase.READY and (n := pool.key.replica(r.id)) in fresh
     ]
-    moving = sum(stood_s(known, at) < settings.frozen_after_s for _, known in watched)
+    stood = [stood_s(known, at) for _, known in watched]
+    moving = sum(stood_for_s < settings.frozen_after_s for stood_for_s in stood)
     found: list[Anomaly] = []
-    for replica, known in watched:
-        since_at, seconds = known.progress_at, stood_s(known, at)
-        evidence = []
+    for (replica, known), stood_for_s in zip(watched, stood, strict=True):
         if (stuck_s := exporter_stuck_s(known)) >= 2.0 * settings.frozen_after_s:
             since_at, seconds = known.stepped_at, stuck_s
-            evidence.append(("exporter", f"its counters stand still for {stuck_s:.0f} s while it answers requests"))
-        elif seconds >= settings.frozen_after_s:
-            evidence.append(("progress", f"no engine step for {seconds:.0f} s with requests inside"))
+            evidence = [("exporter", f"its counters stand still for {stuck_s:.0f} s while it answers requests")]
+        elif stood_for_s >= settings.frozen_after_s:
+            since_at, seconds = known.progress_at, stood_for_s
+            evidence = [("progress", f"no engine step for {seconds:.0f} s with requests inside")]
             peers = len(watched) - 1
             if peers and 2 * moving > peers:
                 evidence.append(("peers", f"{moving} of {peers} peers went on meanwhile"))
             if replica.in_flight_requests > 0:
                 waits = f"the gateway waits for {replica.in_flight_requests:.0f} requests and saw none end"
                 evidence.append(("gateway", waits))
+        else:
+            continue
         score = seconds / settings.frozen_after_s
         found += [Anomaly(family, replica.id, pool.key, score, since_at, detail) for family, detail in evidence]
     return found
