@@ -174,6 +174,7 @@ def _loop(
     from controller.loop import ControlLoop
     from controller.modes import ModeSettings
     from controller.ports import Sources
+    from policies.decide import Foresail
 
     clock = SystemClock()
     watch = _Stopwatch(clock.elapsed)
@@ -188,7 +189,7 @@ def _loop(
         Actuator(clock, world, world, NoNotifier(), ModeSettings(), lambda: False),
         TimedForecasts(watch.of, tick_s, ForecastSettings(), before),
         Horizon(world.policy.lead_time, tick_s),
-        TimedPolicy(watch.of, world.policy),
+        TimedPolicy(watch.of, Foresail(world.policy)),
     )
     return loop, source, watch
 

@@ -107,10 +107,10 @@ class TimedForecasts(LoadForecasts):
         with self._timed("forecast"):
             return super().learn(fleet)
 
-    def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
+    def forecast_many(self, horizons_s: Mapping[str, float]) -> dict[str, LoadForecast]:
         """Do it, and note how long it took."""
         with self._timed("forecast"):
-            return super().forecast(model, horizon_s)
+            return super().forecast_many(horizons_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,13 @@ class TimedPolicy:
     """The policy of this project, timed."""
 
     timed: Timed
-    settings: PolicySettings
+    policy: Foresail
     name: str = "foresail"
 
     def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         """Do it, and note how long it took."""
         with self.timed("decide"):
-            return Foresail(self.settings).decide(fleet, forecasts, memory)
+            return self.policy.decide(fleet, forecasts, memory)
 
 
 def load_before(models: list[str], at: float, step_s: float, span_s: float) -> dict[str, LoadSeries]:

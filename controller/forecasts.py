@@ -123,11 +123,15 @@ class LoadHistory:
         self._rows = np.concatenate([kept, np.full((room, len(CHANNELS)), np.nan)])
         self._count = len(kept)
 
-    def series(self, step_s: float) -> LoadSeries:
-        """Return the kept history in steps of ``step_s``, aligned so that the newest step is whole."""
+    def series(self, step_s: float, most_steps: int | None = None) -> LoadSeries:
+        """Return the kept history in steps of ``step_s``, aligned so that the newest step is whole.
+
+        With ``most_steps``, not more than the newest so many.
+        """
         rows = self._rows[max(0, self._count - self._kept) : self._count]
         factor = max(1, round(step_s / self.step_s))
-        rows = rows[len(rows) % factor :]
+        steps = len(rows) // factor if most_steps is None else min(most_steps, len(rows) // factor)
+        rows = rows[len(rows) - steps * factor :]
         end_at = 0.0 if math.isnan(self._end_at) else self._end_at
         return LoadSeries(end_at - len(rows) * self.step_s, factor * self.step_s, block_means(rows, factor))
 
@@ -209,11 +213,24 @@ class LoadForecasts:
 
     def forecast(self, model: str, horizon_s: float) -> LoadForecast | None:
         """Return the forecast of ``model`` to at least ``horizon_s`` ahead; None when none can be trusted."""
-        history = self._histories.get(model)
-        if history is None:
-            return None
-        series = history.series(self.settings.step_s)
-        answer = self.forecaster.answer(series, max(1, math.ceil(horizon_s / series.step_s - 1e-9)))
-        source = answer.forecast.source if answer.forecast else "reactive only"
-        self.notes[model] = ForecastNote(source, answer.stepped_back)
-        return answer.forecast
+        return self.forecast_many({model: horizon_s}).get(model)
+
+    def forecast_many(self, horizons_s: Mapping[str, float]) -> dict[str, LoadForecast]:
+        """Return the forecast of each model to at least its horizon ahead, without those that none can be trusted of.
+
+        Forecasters that can are asked for all models at once.
+        """
+        known = {model: reach_s for model, reach_s in horizons_s.items() if model in self._histories}
+        most_steps = self.forecaster.most_steps
+        histories = [self._histories[model].series(self.settings.step_s, most_steps) for model in known]
+        horizons_steps = [
+            max(1, math.ceil(reach_s / history.step_s - 1e-9))
+            for reach_s, history in zip(known.values(), histories, strict=True)
+        ]
+        forecasts = {}
+        for model, answer in zip(known, self.forecaster.answer_many(histories, horizons_steps), strict=True):
+            source = answer.forecast.source if answer.forecast else "reactive only"
+            self.notes[model] = ForecastNote(source, answer.stepped_back)
+            if answer.forecast is not None:
+                forecasts[model] = answer.forecast
+        return forecasts

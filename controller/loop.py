@@ -109,13 +109,9 @@ class ControlLoop:
             return self._recorder.announce(record)
 
     def _forecast(self, fleet: FleetState) -> dict[str, LoadForecast]:
-        forecasts = {}
-        for model in fleet.models:
-            reach_s = self._horizon.reach_s(fleet.pools_of(model), self.memory)
-            forecast = self.forecasts.forecast(model, reach_s)
-            if forecast is not None:
-                forecasts[model] = forecast
-        return forecasts
+        return self.forecasts.forecast_many(
+            {model: self._horizon.reach_s(fleet.pools_of(model), self.memory) for model in fleet.models}
+        )
 
 
 def memory_after(decision: Decision, results: tuple[ActResult, ...]) -> PolicyMemory:

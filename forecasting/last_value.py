@@ -11,10 +11,12 @@ from scipy.signal import lfilter
 from forecasting.features import IntArray, fill_forward
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
-from forecasting.residuals import REPLAY_STEPS, check_history, forecast_around, futures, replay_origins
-from forecasting.series import CHANNELS, FloatArray, LoadSeries
+from forecasting.residuals import REPLAY_STEPS, check_history, followed, forecasts_around, replay_origins
+from forecasting.series import FloatArray, LoadSeries
 
 MIN_STEPS = 10
+# Histories worked out at once: more no longer fit the processor's cache, fewer leave it waiting for Python.
+SIDE_BY_SIDE = 4
 # Smoothing of the level until the record shows that another does better.
 PREFERRED_WINDOW_S = 45.0
 # Steps before the replayed ones that let the slowest smoother forget where it started.
@@ -35,16 +37,23 @@ class Smoother:
     slow_span: float = 0.0
     damping: float = 0.0
 
+    @property
+    def spans(self) -> tuple[float, ...]:
+        """Spans of the means that it looks at."""
+        return (self.span, self.slow_span) if self.slow_span else (self.span,)
+
     def ahead(self, means: Mapping[float, FloatArray], leads: IntArray) -> FloatArray:
         """Return ``float64[N, len(leads), ...]`` from exponential means (``float64[N, ...]`` per span)."""
         level = means[self.span][:, None]
         if not self.slow_span:
-            return np.repeat(level, len(leads), axis=1)
+            return np.broadcast_to(level, (len(level), len(leads), *level.shape[2:]))
         age, slow_age = (self.span - 1) / 2, (self.slow_span - 1) / 2
         trend = (level - means[self.slow_span][:, None]) / (slow_age - age)
         reach = self.damping * age + np.cumsum(self.damping ** np.arange(1.0, leads[-1] + 1))[leads - 1]
         reach = reach.reshape((1, -1) + (1,) * (level.ndim - 2))
-        return np.clip(level + trend * reach, level / MAX_TREND_RATIO, level * MAX_TREND_RATIO)
+        path: FloatArray = trend * reach
+        path += level
+        return np.clip(path, level / MAX_TREND_RATIO, level * MAX_TREND_RATIO, out=path)
 
 
 # From "the last value" to "the mean of a quarter of an hour of 15 s steps", and from no trend to one that lasts.
@@ -82,6 +91,11 @@ class LastValueForecaster:
             return "local-level"
         return f"last-value-{self._window_s:g}s" if self._window_s else "last-value"
 
+    @property
+    def most_steps(self) -> int:
+        """Newest steps that it looks at."""
+        return REPLAY_STEPS + WARM_UP_STEPS
+
     def forecast(
         self, history: LoadSeries, horizon_steps: int, levels: Sequence[float] = DEFAULT_LEVELS
     ) -> LoadForecast:
@@ -90,35 +104,72 @@ class LastValueForecaster:
         Raises:
             CannotForecast: If the history is shorter, mostly unobserved, or its newest observation is too old.
         """
-        recent = history.tail(REPLAY_STEPS + WARM_UP_STEPS)
-        blind = check_history(recent, MIN_STEPS)
-        filled = filled_from_first(recent.values)
-        if self._window_s is None:
-            candidates = (Smoother(max(1.0, PREFERRED_WINDOW_S / history.step_s)), *SMOOTHERS)
-            replay = _Smoothed.of(filled, candidates)
-            replay = _chosen(recent, replay, horizon_steps, blind)
-        else:
-            replay = _Smoothed.of(filled, (Smoother(max(1.0, self._window_s / history.step_s)),) * len(CHANNELS))
-        return forecast_around(recent, replay, horizon_steps, levels, self.name, blind)
+        (answer,) = self.forecast_many([history], [horizon_steps], levels)
+        if isinstance(answer, CannotForecast):
+            raise answer
+        return answer
+
+    def forecast_many(
+        self, histories: Sequence[LoadSeries], horizons_steps: Sequence[int], levels: Sequence[float] = DEFAULT_LEVELS
+    ) -> list[LoadForecast | CannotForecast]:
+        """Return what ``forecast`` returns or raises for each; those of one length are worked out side by side."""
+        answers: list[LoadForecast | CannotForecast] = [CannotForecast("not asked")] * len(histories)
+        alike: dict[tuple[int, float, int, int], list[tuple[int, LoadSeries]]] = {}
+        for place, (history, horizon_steps) in enumerate(zip(histories, horizons_steps, strict=True)):
+            recent = history.tail(self.most_steps)
+            try:
+                blind = check_history(recent, MIN_STEPS)
+            except CannotForecast as reason:
+                answers[place] = reason
+            else:
+                alike.setdefault((len(recent), recent.step_s, horizon_steps, blind), []).append((place, recent))
+        for (_, _, horizon_steps, blind), found in alike.items():
+            for first in range(0, len(found), SIDE_BY_SIDE):
+                places, part = zip(*found[first : first + SIDE_BY_SIDE], strict=True)
+                for place, answer in zip(places, self._answers(part, horizon_steps, levels, blind), strict=True):
+                    answers[place] = answer
+        return answers
+
+    def _answers(
+        self, alike: Sequence[LoadSeries], horizon_steps: int, levels: Sequence[float], blind: int
+    ) -> list[LoadForecast | CannotForecast]:
+        """Return the answer for each of ``alike``: histories of one length and step, equally ``blind``."""
+        try:
+            values = np.asfortranarray(np.concatenate([history.values for history in alike], axis=1))
+            replay = self._replay(values, alike[0].step_s, horizon_steps, blind)
+            return [*forecasts_around(alike, values, replay, horizon_steps, levels, self.name, blind)]
+        except CannotForecast as reason:
+            if len(alike) == 1:
+                return [reason]
+        return [answer for one in alike for answer in self._answers([one], horizon_steps, levels, blind)]
+
+    def _replay(self, values: FloatArray, step_s: float, horizon_steps: int, blind: int) -> _Smoothed:
+        filled = filled_from_first(values)
+        if self._window_s is not None:
+            return _Smoothed.of(filled, (Smoother(max(1.0, self._window_s / step_s)),) * filled.shape[1])
+        preferred = Smoother(max(1.0, PREFERRED_WINDOW_S / step_s))
+        candidates = (preferred, *(smoother for smoother in SMOOTHERS if smoother != preferred))
+        return _chosen(values, _Smoothed.of(filled, candidates), horizon_steps, blind)
 
 
 def filled_from_first(values: FloatArray) -> FloatArray:
-    """Return ``values`` (``float64[T, C]``) with gaps filled forward, and what precedes the first value with it.
+    """Return ``values`` (``float64[T, K]``) with gaps filled forward, and what precedes the first value with it.
 
     Only fit as input of a smoother: what is judged or counted keeps its gaps.
     """
-    columns = []
-    for column in values.T:
-        seen = np.flatnonzero(np.isfinite(column))
-        if not len(seen):
-            raise CannotForecast("a channel was never observed")
-        columns.append(np.where(np.arange(len(column)) < seen[0], column[seen[0]], fill_forward(column[None])[0]))
-    return np.stack(columns, axis=1)
+    seen = np.isfinite(values.T)
+    if seen.all():
+        return values
+    if not seen.any(axis=1).all():
+        raise CannotForecast("a channel was never observed")
+    first = seen.argmax(axis=1)
+    before = np.arange(len(values))[None, :] < first[:, None]
+    return np.where(before, values[first, np.arange(len(first))][:, None], fill_forward(values.T)).T
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Smoothed:
-    """``PointReplay`` of one smoother per channel, and the exponential means (``float64[T, C]``) it rests on."""
+    """``PointReplay`` of one smoother per column, and the exponential means (``float64[T, K]``) it rests on."""
 
     means: Mapping[float, FloatArray]
     smoothers: tuple[Smoother, ...]
@@ -127,39 +178,46 @@ class _Smoothed:
     @classmethod
     def of(cls, filled: FloatArray, smoothers: tuple[Smoother, ...]) -> _Smoothed:
         settled = int(np.clip(len(filled) // 8, 2, 32))
-        spans = {smoother.span for smoother in smoothers} | {smoother.slow_span for smoother in smoothers}
-        return cls({span: _exponential_mean(filled, span) for span in spans if span}, smoothers, settled)
+        spans = {span for smoother in set(smoothers) for span in smoother.spans}
+        return cls({span: _exponential_mean(filled, span) for span in spans}, smoothers, settled)
 
     def points(self, origins: IntArray, leads: IntArray) -> FloatArray:
-        columns = []
-        for channel, smoother in enumerate(self.smoothers):
-            at_origins = {span: mean[origins - 1, channel] for span, mean in self.means.items()}
-            columns.append(smoother.ahead(at_origins, leads))
-        return np.stack(columns, axis=2)
+        ahead = np.empty((len(self.smoothers), len(leads), len(origins))).T
+        means = self.at(origins)
+        for smoother in set(self.smoothers):
+            columns = np.flatnonzero([one == smoother for one in self.smoothers])
+            of_these = {span: means[span].T[columns].T for span in smoother.spans}
+            ahead[:, :, columns] = smoother.ahead(of_these, leads)
+        return ahead
+
+    def at(self, origins: IntArray) -> Mapping[float, FloatArray]:
+        """Return the means that the smoothers look at, as of ``origins``: ``float64[N, K]`` each."""
+        spans = {span for smoother in set(self.smoothers) for span in smoother.spans}
+        return {span: self.means[span].T.take(origins - 1, axis=1).T for span in spans}
 
 
-def _chosen(recent: LoadSeries, candidates: _Smoothed, horizon_steps: int, blind: int) -> _Smoothed:
-    """Return, per channel, the smoother whose absolute errors over the replayed origins are least.
+def _chosen(values: FloatArray, candidates: _Smoothed, horizon_steps: int, blind: int) -> _Smoothed:
+    """Return, per column of ``values`` (``float64[T, K]``), the smoother with the least absolute errors when replayed.
 
     Errors count relative to those of the first candidate at the same lead, so that short leads weigh as much as long
     ones. Another than the first must be better by 2 % and, the fewer independent errors there are to judge by, by
     more: by 27 % with one horizon of record, by 4.5 % with ten. One with a trend must be better by four times that:
     a trend that is only luck costs replicas over the whole horizon, a late one is made up for a step later.
     """
-    steps = len(recent)
+    steps = len(values)
+    columns = values.shape[1]
     origins = replay_origins(steps, candidates.first_origin + blind)
     leads = np.unique(np.linspace(1, max(horizon_steps, 1), 5).round().astype(np.int64))
     if not len(origins):
-        return replace(candidates, smoothers=candidates.smoothers[:1] * len(CHANNELS))
-    actual = futures(recent.values, origins, int(leads[-1])).rates[:, leads - 1]
-    seen = np.isfinite(actual)
-    at_origins = {span: mean[origins - blind - 1] for span, mean in candidates.means.items()}
-    losses = np.stack(
-        [
-            np.abs(np.where(seen, actual - smoother.ahead(at_origins, leads + blind), 0.0)).sum(axis=0)
-            for smoother in candidates.smoothers
-        ]
-    )
+        return replace(candidates, smoothers=candidates.smoothers[:1] * columns)
+    actual = followed(values, origins, leads)
+    losses = np.empty((len(candidates.smoothers), len(leads), columns))
+    errors, means = np.empty_like(actual), candidates.at(origins - blind)
+    for place, smoother in enumerate(candidates.smoothers):
+        ahead = smoother.ahead(means, leads + blind)
+        # What was not observed (NaN) is no loss: of NaN and zero ``fmax`` takes the zero.
+        np.abs(np.subtract(actual, ahead, out=errors), out=errors)
+        losses[place] = np.fmax(errors, 0.0, out=errors).sum(axis=0)
     compared = np.divide(losses, losses[:1], out=np.ones_like(losses), where=losses[:1] > 0).mean(axis=1)
     doubt = 0.25 * leads[-1] / (steps - int(origins[0]))
     for place, smoother in enumerate(candidates.smoothers[1:], start=1):
@@ -170,7 +228,9 @@ def _chosen(recent: LoadSeries, candidates: _Smoothed, horizon_steps: int, blind
 
 
 def _exponential_mean(filled: FloatArray, span: float) -> FloatArray:
-    """Return ``float64[T, C]``, started at the first row."""
+    """Return ``float64[T, K]``, started at the first row."""
+    if span == 1:
+        return filled
     weight = 2.0 / (span + 1.0)
-    smoothed, _ = lfilter([weight], [1.0, weight - 1.0], filled, axis=0, zi=filled[:1] * (1.0 - weight))
-    return np.asarray(smoothed, dtype=np.float64)
+    smoothed, _ = lfilter([weight], [1.0, weight - 1.0], filled.T, axis=1, zi=filled[:1].T * (1.0 - weight))
+    return np.asarray(smoothed, dtype=np.float64).T

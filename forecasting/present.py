@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+
 import numpy as np
 
 from forecasting.series import REQUESTS, FloatArray
@@ -35,25 +40,42 @@ def present_load(rows: FloatArray, step_s: float, window_s: float) -> FloatArray
     >>> present_load(jumped, 15.0, 60.0).round(1)  # 40 less 3 times sqrt(40 / 15)
     array([35.1, 35.1, 35.1])
     """
-    if not len(rows) or np.isnan(rows[-1]).any():
-        return None
     window = max(1, round(window_s / step_s))
-    mean: FloatArray = np.nanmean(rows[-window:], axis=0)
+    # Plain numbers: of so few rows numpy takes ten times as long, and every workload is asked about at every tick.
+    recent: list[list[float]] = rows[-max(window, NOISE_STEPS) :].tolist()
+    if not recent or any(math.isnan(rate) for rate in recent[-1]):
+        return None
+    requests = [row[REQUESTS] for row in recent]
+    mean = _means(recent[-window:])
     present, sure = mean, mean[REQUESTS]
-    noise = _noise(rows[:, REQUESTS])
-    for steps in range(1, min(window, len(rows))):
-        newest = np.nanmean(rows[-steps:], axis=0)
-        rate, observed = newest[REQUESTS], np.isfinite(rows[-steps:, REQUESTS]).sum()
-        scatter = float(np.nanstd(rows[-steps:, REQUESTS]))
-        error = max(noise, scatter, np.sqrt(rate / step_s)) / np.sqrt(observed)
+    noise = _noise(requests[-NOISE_STEPS:])
+    for steps in range(1, min(window, len(recent))):
+        observed = [rate for rate in requests[-steps:] if not math.isnan(rate)]
+        rate = _mean(observed)
+        scatter = math.sqrt(_mean([(one - rate) * (one - rate) for one in observed]))
+        error = max(noise, scatter, math.sqrt(rate / step_s)) / math.sqrt(len(observed))
         if rate - SURE_SIGMAS * error > sure:
             sure = rate - SURE_SIGMAS * error
-            present = np.maximum(mean, newest * (sure / rate))
-    return present
+            newest = _means(recent[-steps:])
+            present = [max(one, other * (sure / rate)) for one, other in zip(mean, newest, strict=True)]
+    return np.array(present)
 
 
-def _noise(rates: FloatArray) -> float:
+def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean of each column over what was observed of it, which is something."""
+    return [_mean([rate for rate in column if not math.isnan(rate)]) for column in zip(*rows, strict=True)]
+
+
+def _mean(rates: Sequence[float]) -> float:
+    """Return the mean, added up in order: ``sum`` rounds otherwise in other versions of Python."""
+    total = 0.0
+    for rate in rates:
+        total += rate
+    return total / len(rates)
+
+
+def _noise(rates: Sequence[float]) -> float:
     """Return the standard deviation of one step around its neighbours: of a normal one, 1.48 median / sqrt(2)."""
-    seen = rates[-NOISE_STEPS:]
-    changes = np.abs(np.diff(seen[np.isfinite(seen)]))
-    return 1.4826 * float(np.median(changes)) / np.sqrt(2.0) if len(changes) else 0.0
+    seen = [rate for rate in rates if not math.isnan(rate)]
+    changes = [abs(after - before) for before, after in pairwise(seen)]
+    return 1.4826 * median(changes) / math.sqrt(2.0) if changes else 0.0

@@ -6,6 +6,10 @@ forecast, so ``peaks`` are quantiles of the largest rate itself and not the larg
 
 Errors are measured in units of the square root of the forecast rate (see ``_errors``): counts of independent
 arrivals scatter that way, and on recorded load of all kinds it did better than an absolute and than a relative scale.
+
+Every column of a record is judged alone, so the channels of many workloads can stand side by side as ``K`` columns.
+Arrays over origins (``float64[N, H, K]``) lie in memory with the origins of one lead and column side by side: that is
+how they are summed and sorted, and three channels make no inner loop.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ MAX_BLIND_S = 300.0
 
 
 class PointReplay(Protocol):
-    """A point forecaster over one history, asked at many origins at once."""
+    """A point forecaster over one record of ``K`` columns, asked at many origins at once."""
 
     @property
     def first_origin(self) -> int:
@@ -47,7 +51,7 @@ class PointReplay(Protocol):
         ...
 
     def points(self, origins: IntArray, leads: IntArray) -> FloatArray:
-        """Return ``float64[N, len(leads), C]``: rates expected ``leads`` steps after ``origins`` steps were seen.
+        """Return ``float64[N, len(leads), K]``: rates expected ``leads`` steps after ``origins`` steps were seen.
 
         Nothing at or after an origin may enter its row. NaN where it has no answer.
         """
@@ -56,7 +60,7 @@ class PointReplay(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Futures:
-    """What followed each origin: ``rates`` and the running maximum ``largest``, both ``float64[N, H, C]``."""
+    """What followed each origin: ``rates`` and the running maximum ``largest``, both ``float64[N, H, K]``."""
 
     rates: FloatArray
     largest: FloatArray
@@ -72,6 +76,8 @@ def check_history(history: LoadSeries, steps: int) -> int:
     if len(history) < steps:
         raise CannotForecast(f"history has {len(history)} of the {steps} steps needed")
     seen = np.isfinite(history.values[-REPLAY_STEPS:])
+    if seen.all():
+        return 0
     longest = max(2, int(MAX_BLIND_S / history.step_s))
     blind = 0
     for column, name in enumerate(CHANNELS):
@@ -94,22 +100,42 @@ def replay_origins(steps: int, first: int) -> IntArray:
 
 
 def futures(values: FloatArray, origins: IntArray, horizon_steps: int) -> Futures:
-    """Return what followed ``origins`` in ``values`` (``float64[T, C]``); NaN beyond its end and in gaps.
+    """Return what followed ``origins`` in ``values`` (``float64[T, K]``); NaN beyond its end and in gaps.
 
     A running maximum is known while its path has not left the record and lacks at most a tenth of its steps.
     """
-    beyond = np.full((horizon_steps, values.shape[1]), np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([values, beyond]), horizon_steps, axis=0)
-    rates = windows[origins].transpose(0, 2, 1)
-    strict = np.maximum.accumulate(rates, axis=1)
+    rates = followed(values, origins, np.arange(1, horizon_steps + 1))
+    strict = running_maximum(rates)
     if np.isfinite(values[origins[0] :] if len(origins) else values).all():
         return Futures(rates, strict)
     missing = np.isnan(rates)
     inside = (origins[:, None] + np.arange(horizon_steps)[None, :] < len(values))[:, :, None]
     allowed = np.floor(MAX_PATH_GAP_RATIO * np.arange(1, horizon_steps + 1))[None, :, None]
     known = inside & (np.cumsum(missing, axis=1) <= allowed)
-    lenient = np.maximum.accumulate(np.where(missing, -np.inf, rates), axis=1)
+    lenient = running_maximum(np.where(missing, -np.inf, rates))
     return Futures(rates, np.where(known & np.isfinite(lenient), lenient, np.nan))
+
+
+def followed(values: FloatArray, origins: IntArray, leads: IntArray) -> FloatArray:
+    """Return ``float64[N, len(leads), K]``: ``values`` (``float64[T, K]``) ``leads`` steps after ``origins`` were seen.
+
+    NaN beyond the end of the record.
+    """
+    beyond = np.full((values.shape[1], int(leads[-1])), np.nan)
+    columns = np.concatenate([values.T, beyond], axis=1)
+    return columns.take(origins + leads[:, None] - 1, axis=1).T
+
+
+def running_maximum(rates: FloatArray) -> FloatArray:
+    """Return the running maximum of ``float64[N, H, K]`` along its leads.
+
+    Lead by lead, many columns at once: ``np.maximum.accumulate`` goes number by number.
+    """
+    largest = np.empty_like(rates)
+    largest[:, :1] = rates[:, :1]
+    for lead in range(1, rates.shape[1]):
+        np.maximum(largest[:, lead - 1], rates[:, lead], out=largest[:, lead])
+    return largest
 
 
 def forecast_around(
@@ -129,40 +155,67 @@ def forecast_around(
     Raises:
         CannotForecast: If too few replayed forecasts have come true, or there is no point forecast for now.
     """
+    return forecasts_around([history], history.values, replay, horizon_steps, levels, source, blind)[0]
+
+
+def forecasts_around(
+    histories: Sequence[LoadSeries],
+    values: FloatArray,
+    replay: PointReplay,
+    horizon_steps: int,
+    levels: Sequence[float],
+    source: str,
+    blind: int = 0,
+) -> list[LoadForecast]:
+    """Return what ``forecast_around`` returns for each of ``histories``, all of one length and step and equally blind.
+
+    ``values`` (``float64[T, K]``) holds the channels of all of them side by side, and ``replay`` runs over those.
+
+    Raises:
+        CannotForecast: If that is so of one of them; who it was can be found out by asking for them one by one.
+    """
     if horizon_steps < 1:
         raise CannotForecast(f"asked for {horizon_steps} steps")
-    steps = len(history)
+    steps = len(values)
     origins = replay_origins(steps, replay.first_origin + blind)
     leads = np.arange(blind + 1, blind + horizon_steps + 1, dtype=np.int64)
-    points = np.maximum(replay.points(np.append(origins, steps) - blind, leads), 0.0)
+    points = np.asfortranarray(np.maximum(replay.points(np.append(origins, steps) - blind, leads), 0.0))
     if not np.isfinite(points[-1]).all():
         raise CannotForecast("what the point forecast needs was not observed")
-    followed = futures(history.values, origins, horizon_steps)
-    offset = rate_offset(history)
-    highest = np.maximum.accumulate(points, axis=1)
+    after = futures(values, origins, horizon_steps)
+    offset = rate_offset(values)
+    highest = running_maximum(points)
+    columns = values.shape[1]
+    errors = np.empty((2 * columns, horizon_steps, len(origins))).T  # of the rates, and beside them of their maxima
+    errors[:, :, :columns] = _errors(after.rates, points[:-1], offset)
+    errors[:, :, columns:] = _errors(after.largest, highest[:-1], offset)
     independent = np.maximum(1.0, (steps - origins[0] if len(origins) else 0) / np.arange(1, horizon_steps + 1))
-    values_spread = _spread(_errors(followed.rates, points[:-1], offset), levels, independent)
-    peaks_spread = _spread(_errors(followed.largest, highest[:-1], offset), levels, independent)
+    spread = _spread(errors, levels, independent)
     # A drift of the errors over a few hours of record is partly luck: keep the share that its sample supports. The
     # outer bounds of the peak, which a fleet is sized by, allow for all of it going on.
-    luck = values_spread.median * (DRIFT_PRIOR / (DRIFT_PRIOR + independent))[:, None]
+    luck = spread.median[:, :columns] * (DRIFT_PRIOR / (DRIFT_PRIOR + independent))[:, None]
     inner = 1.0 - np.abs(2.0 * np.asarray(levels, dtype=np.float64) - 1.0)[:, None, None]
-    return LoadForecast.ordered(
-        made_at=history.end_at,
-        step_s=history.step_s,
-        levels=np.asarray(levels, dtype=np.float64),
-        values=points[-1] + (values_spread.quantiles - luck) * np.sqrt(points[-1] + offset),
-        source=source,
-        peaks=highest[-1] + (peaks_spread.quantiles - luck * inner) * np.sqrt(highest[-1] + offset),
-    )
+    rates = points[-1] + (spread.quantiles[:, :, :columns] - luck) * np.sqrt(points[-1] + offset)
+    peaks = highest[-1] + (spread.quantiles[:, :, columns:] - luck * inner) * np.sqrt(highest[-1] + offset)
+    return [
+        LoadForecast.ordered(
+            made_at=history.end_at,
+            step_s=history.step_s,
+            levels=np.asarray(levels, dtype=np.float64),
+            values=rates[:, :, first : first + len(CHANNELS)],
+            source=source,
+            peaks=peaks[:, :, first : first + len(CHANNELS)],
+        )
+        for history, first in zip(histories, range(0, columns, len(CHANNELS)), strict=True)
+    ]
 
 
-def rate_offset(history: LoadSeries) -> FloatArray:
-    """Return ``float64[C]``: a tenth of the mean rate of the replayed steps, the least scale errors are measured on.
+def rate_offset(values: FloatArray) -> FloatArray:
+    """Return ``float64[K]``: a tenth of the mean rate of the replayed steps, the least scale errors are measured on.
 
     Of a channel that was always zero it is tiny, so that nothing is divided by zero.
     """
-    recent = history.values[-REPLAY_STEPS:]
+    recent = np.ascontiguousarray(values[-REPLAY_STEPS:])
     seen = np.isfinite(recent)
     mean = np.where(seen, recent, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     return np.where(mean > 0, OFFSET_RATIO * mean, 1e-12)
@@ -189,11 +242,14 @@ class _Spread:
 
 def _errors(actual: FloatArray, point: FloatArray, offset: FloatArray) -> FloatArray:
     """Return ``(actual - point) / sqrt(point + offset)``, NaN where either is unknown."""
-    return np.asarray((actual - point) / np.sqrt(point + offset), dtype=np.float64)
+    scale = point + offset
+    errors = actual - point
+    errors /= np.sqrt(scale, out=scale)  # in place: memory that is asked for anew costs more than the arithmetic
+    return np.asarray(errors, dtype=np.float64)
 
 
 def _spread(errors: FloatArray, levels: Sequence[float], independent: FloatArray) -> _Spread:
-    """Return quantiles of ``errors`` (``float64[N, H, C]``) per lead and channel, ``float64[Q, H, C]``.
+    """Return quantiles of ``errors`` (``float64[N, H, K]``) per lead and column, ``float64[Q, H, K]``.
 
     Quantiles of few errors must not understate the tails. Of ``n`` errors the i-th smallest is taken for level
     ``i / (n + 1)``, the share of new errors that fall below it. Levels beyond the smallest or largest error extend

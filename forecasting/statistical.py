@@ -91,7 +91,7 @@ class ExponentialSmoothingForecaster:
         recent = history.tail(REPLAY_STEPS + WARM_UP_STEPS)
         blind = check_history(recent, MIN_FIT_STEPS)
         # Load that has just come to an idle workload must not be smoothed on the scale of its idleness.
-        scale = rate_offset(recent)
+        scale = rate_offset(recent.values)
         parameters = tuple(
             replace(fit, offset=max(fit.offset, float(scale[channel])))
             for channel, fit in enumerate(self._fitted(history))

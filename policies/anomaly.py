@@ -21,7 +21,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.decisions import Anomaly
-from policies.failing import FailingSettings, count_answers, failing
+from policies.failing import FailingSettings, failing
 from policies.fleet import FleetState, Phase, PoolState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
@@ -90,17 +90,18 @@ def watch(
     present = {pool.key.replica(r.id): r for pool in fleet.pools for r in pool.replicas}
     vanished = {n: m for n, m in memory.items() if n not in present and _recent(m, fleet.at, settings.keep_vanished_s)}
     seen = {
-        name: count_answers(known, fleet.at, r, settings.failing)
+        name: known
         for name, r in present.items()
-        if (known := remember(fleet.at, r, memory.get(name)))
+        if (known := remember(fleet.at, r, memory.get(name), settings.failing))
     }
     fresh = frozenset(name for name, m in seen.items() if _recent(m, fleet.at, settings.max_metrics_age_s))
     found: list[Anomaly] = []
     for pool in fleet.pools:
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
         found += _frozen(fleet.at, pool, seen, fresh, settings)
-        slow, seen = _slow(fleet.at, pool, seen, settings)
+        slow, looked = _slow(fleet.at, pool, seen, settings)
         found += slow
+        seen.update(looked)
     failed, seen = failing(fleet, seen, settings.failing)
     found += failed
     return Watch(tuple(found), {**vanished, **seen}, fresh)
@@ -141,22 +142,24 @@ def _frozen(
     watched = [
         (r, memory[n]) for r in pool.replicas if r.phase is Phase.READY and (n := pool.key.replica(r.id)) in fresh
     ]
-    moving = sum(stood_s(known, at) < settings.frozen_after_s for _, known in watched)
+    stood = [stood_s(known, at) for _, known in watched]
+    moving = sum(stood_for_s < settings.frozen_after_s for stood_for_s in stood)
     found: list[Anomaly] = []
-    for replica, known in watched:
-        since_at, seconds = known.progress_at, stood_s(known, at)
-        evidence = []
+    for (replica, known), stood_for_s in zip(watched, stood, strict=True):
         if (stuck_s := exporter_stuck_s(known)) >= 2.0 * settings.frozen_after_s:
             since_at, seconds = known.stepped_at, stuck_s
-            evidence.append(("exporter", f"its counters stand still for {stuck_s:.0f} s while it answers requests"))
-        elif seconds >= settings.frozen_after_s:
-            evidence.append(("progress", f"no engine step for {seconds:.0f} s with requests inside"))
+            evidence = [("exporter", f"its counters stand still for {stuck_s:.0f} s while it answers requests")]
+        elif stood_for_s >= settings.frozen_after_s:
+            since_at, seconds = known.progress_at, stood_for_s
+            evidence = [("progress", f"no engine step for {seconds:.0f} s with requests inside")]
             peers = len(watched) - 1
             if peers and 2 * moving > peers:
                 evidence.append(("peers", f"{moving} of {peers} peers went on meanwhile"))
             if replica.in_flight_requests > 0:
                 waits = f"the gateway waits for {replica.in_flight_requests:.0f} requests and saw none end"
                 evidence.append(("gateway", waits))
+        else:
+            continue
         score = seconds / settings.frozen_after_s
         found += [Anomaly(family, replica.id, pool.key, score, since_at, detail) for family, detail in evidence]
     return found
@@ -165,8 +168,11 @@ def _frozen(
 def _slow(
     at: float, pool: PoolState, memory: Mapping[str, ReplicaMemory], settings: AnomalySettings
 ) -> tuple[list[Anomaly], dict[str, ReplicaMemory]]:
-    """TPOT far above the peers' at k of the last n scrapes; more than its load explains is the second family."""
-    remembered = dict(memory)
+    """TPOT far above the peers' at k of the last n scrapes; more than its load explains is the second family.
+
+    With the evidence it returns the memory of those of whom something else is to be remembered than before.
+    """
+    remembered: dict[str, ReplicaMemory] = {}
     reporting = [
         (r, r.metrics)
         for r in pool.replicas
@@ -175,13 +181,15 @@ def _slow(
         and at - r.metrics.observed_at <= settings.max_metrics_age_s
         and math.isfinite(r.metrics.tpot_mean_s)
     ]
+    ascending = sorted(seen.tpot_mean_s for _, seen in reporting)
     found: list[Anomaly] = []
     for replica, seen in reporting:
         name = pool.key.replica(replica.id)
-        peers = {pool.key.replica(r.id): m.tpot_mean_s for r, m in reporting if r.id != replica.id}
-        before = remembered[name]
+        before = memory[name]
         slow_at = tuple(t for t in before.slow_at if at - t <= settings.look_back_s)
-        if len(peers) >= settings.min_peers:
+        # Whoever is not far above the median of all is not far above its peers': nothing to compare one by one.
+        if len(ascending) > settings.min_peers and seen.tpot_mean_s > settings.slow_ratio * _least_median(ascending):
+            peers = {pool.key.replica(r.id): m.tpot_mean_s for r, m in reporting if r.id != replica.id}
             middle, z = _robust_z(seen.tpot_mean_s, list(peers.values()))
             outlying = z > settings.slow_z and seen.tpot_mean_s > settings.slow_ratio * middle
             if outlying and seen.observed_at not in slow_at:
@@ -194,7 +202,8 @@ def _slow(
                     detail = f"the work that it does explains a TPOT of {explained_s * 1000:.0f} ms at most"
                     score = seen.tpot_mean_s / explained_s
                     found.append(Anomaly("latency", replica.id, pool.key, score, slow_at[0], detail))
-        remembered[name] = replace(before, slow_at=slow_at)
+        if slow_at != before.slow_at:
+            remembered[name] = replace(before, slow_at=slow_at)
     return found, remembered
 
 
@@ -213,6 +222,11 @@ def _busier(own: ReplicaMemory, peers: Sequence[ReplicaMemory]) -> float:
         if mine is not None and known and median(known) > 0:
             ratios.append(mine / median(known))
     return max(1.0, *ratios) if ratios else math.inf
+
+
+def _least_median(ascending: Sequence[float]) -> float:
+    """Return the least that the median can become by leaving one value out, of three or more."""
+    return (ascending[(len(ascending) - 2) // 2] + ascending[(len(ascending) - 1) // 2]) / 2
 
 
 def _robust_z(value: float, peers: Sequence[float]) -> tuple[float, float]:

@@ -31,7 +31,7 @@ from policies.settings import PolicySettings
 from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
 from policies.vanished import vanished
-from policies.wire import digest
+from policies.wire import Digest
 
 __all__ = ["Foresail", "PolicySettings", "decide"]
 
@@ -51,9 +51,16 @@ class _Draft:
 
 
 def decide(
-    fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory, settings: PolicySettings
+    fleet: FleetState,
+    forecasts: Mapping[str, LoadForecast],
+    memory: PolicyMemory,
+    settings: PolicySettings,
+    settings_digest: Digest | None = None,
 ) -> Decision:
-    """Return what to do about ``fleet``. Pure: the same arguments give the same decision, digest included."""
+    """Return what to do about ``fleet``. Pure: the same arguments give the same decision, digest included.
+
+    Whoever decides again and again with the same settings may give their digest, so that it is worked out once.
+    """
     memory, clock_reasons = follow_clock(memory, fleet.at)
     gone = vanished(fleet, memory, settings.anomaly.keep_vanished_s)
     draft = _Draft(reasons=[*clock_reasons, *gone.reasons], incomplete=gone.incomplete)
@@ -82,11 +89,11 @@ def decide(
         draft.pools[name] = guardrails.remember_desired(draft.pools[name], pool, count, fleet.at, settings.guardrails)
 
     generation = memory.generation + 1
-    settings_digest = digest(settings)
+    settings_digest = settings_digest or Digest(settings)
     return Decision(
         at=fleet.at,
         generation=generation,
-        input_digest=digest((fleet, forecasts, memory, settings_digest)),
+        input_digest=Digest((fleet, forecasts, memory, settings_digest)),
         expires_at=fleet.at + settings.plan_expiry_s,
         scaling=scaling,
         traffic=tuple(draft.traffic),
@@ -114,10 +121,14 @@ class Foresail:
 
     settings: PolicySettings
     name: str = "foresail"
+    _digest: Digest = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_digest", Digest(self.settings))
 
     def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         """Return what to do about ``fleet``; see :func:`decide`."""
-        return decide(fleet, forecasts, memory, self.settings)
+        return decide(fleet, forecasts, memory, self.settings, self._digest)
 
 
 def _decide_model(

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 from forecasting.forecast import LoadForecast
 from policies.fleet import FleetState, PoolKey
 from policies.memory import PolicyMemory
+from policies.wire import Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Decision:
 
     at: float
     generation: int
-    input_digest: str
+    input_digest: str | Digest
     expires_at: float
     scaling: tuple[ScalingPlan, ...]
     traffic: tuple[TrafficPlan, ...]
@@ -146,7 +147,7 @@ class Decision:
     remediations: tuple[Remediation, ...]
     reasons: tuple[Reason, ...]
     memory: PolicyMemory
-    settings_digest: str = ""
+    settings_digest: str | Digest = ""
 
 
 class Policy(Protocol):

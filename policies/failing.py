@@ -69,14 +69,17 @@ _WITNESSES = (
 )
 
 
-def count_answers(known: ReplicaMemory, at: float, replica: ReplicaState, settings: FailingSettings) -> ReplicaMemory:
-    """Return what is known of the replica with its answers counted on; the gateway's figures count as of ``at``."""
+def count_answers(
+    before: ReplicaMemory | None, at: float, replica: ReplicaState, settings: FailingSettings
+) -> tuple[AnswerMemory | None, AnswerMemory | None]:
+    """Return the replica's answers counted on, by the gateway and by itself; the gateway's figures are as of ``at``."""
+    by_gateway, by_itself = (None, None) if before is None else (before.by_gateway, before.by_itself)
     told = replica.answered_requests_total, replica.failed_answers_total
-    by_gateway, by_itself = _counted(known.by_gateway, at, *told, settings), known.by_itself
+    by_gateway = _counted(by_gateway, at, *told, settings)
     if (seen := replica.metrics) is not None:
         told = seen.finished_requests_total, seen.failed_requests_total
         by_itself = _counted(by_itself, seen.observed_at, *told, settings)
-    return replace(known, by_gateway=by_gateway, by_itself=by_itself)
+    return by_gateway, by_itself
 
 
 def failing(
@@ -100,13 +103,18 @@ def failing(
                 if name in memory and (answers := witness.read(memory[name])) and _recent(answers, fleet.at, settings)
             }
             for name, answers in told.items():
-                key, replica = cohort[name]
-                # nobody's share means anything before one answer counts in full
-                peers = [peer for other, peer in told.items() if other != name and peer.ended >= 1.0]
+                suspicious = _suspicious(answers, settings)
+                # Nobody's share means anything before one answer counts in full. Of those beyond suspicion nobody
+                # asks how their peers do: to compare everyone with everyone takes a second per 1,000 replicas.
+                peers = (
+                    [peer for other, peer in told.items() if other != name and peer.ended >= 1.0] if suspicious else []
+                )
                 better, worse = _compared(answers, peers, settings)
                 looked = _with_look(answers, fleet.at, settings, worse=worse)
-                remembered[name] = witness.write(remembered[name], looked)
-                if _suspicious(looked, settings):
+                if looked is not answers:
+                    remembered[name] = witness.write(remembered[name], looked)
+                if suspicious:
+                    key, replica = cohort[name]
                     found.append(_errors(key, replica.id, witness, looked, settings))
                     if worse and len(looked.worse_at) >= settings.looks:
                         found.append(_alone(key, replica.id, looked, f"{better} of {len(peers)}", settings))
@@ -147,13 +155,13 @@ def _suspicious(answers: AnswerMemory, settings: FailingSettings) -> bool:
 
 
 def _compared(own: AnswerMemory, peers: Sequence[AnswerMemory], settings: FailingSettings) -> tuple[int, bool]:
-    """Return how many peers fail far fewer, and whether it fails more than they do, beyond what chance explains.
+    """Return how many peers fail far fewer, and whether it (suspicious) fails more than chance explains.
 
     Most peers must do better one by one, so that a second bad replica hides none. Chance is ruled out against all of
     them together, by a two-proportion z-test with the pooled share: 9 errors in 25 answers, where peers had 11 in 225,
     are 5.4 standard errors.
     """
-    if not peers or not _suspicious(own, settings):
+    if not peers:
         return 0, False
     better = sum(own.failed_ratio >= settings.times_peers * peer.failed_ratio for peer in peers)
     failed, ended = sum(peer.failed for peer in peers), sum(peer.ended for peer in peers)
@@ -164,6 +172,8 @@ def _compared(own: AnswerMemory, peers: Sequence[AnswerMemory], settings: Failin
 
 def _with_look(answers: AnswerMemory, at: float, settings: FailingSettings, *, worse: bool) -> AnswerMemory:
     """Return the counts with this look noted if it found them ``worse``, and says something new."""
+    if not worse and not answers.worse_at:
+        return answers
     kept = tuple(t for t in answers.worse_at if at - t <= settings.look_back_s)
     new = answers.ended_at == answers.told_at and answers.told_at not in kept
     return replace(answers, worse_at=(*kept, answers.told_at) if worse and new else kept)

@@ -33,13 +33,16 @@ class PoolKey:
     model: str
     pool: str
     role: Role = Role.UNIFIED
+    # Made once, since a tick asks for it several times per replica.
+    _text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.model or not self.pool or "/" in self.pool:
             raise ValueError(f"a pool needs a model and a pool name without slashes, got {self.model!r}, {self.pool!r}")
+        object.__setattr__(self, "_text", f"{self.model}/{self.pool}/{self.role}")
 
     def __str__(self) -> str:
-        return f"{self.model}/{self.pool}/{self.role}"
+        return self._text
 
     @property
     def stage(self) -> Stage:
@@ -48,7 +51,7 @@ class PoolKey:
 
     def replica(self, replica_id: str) -> str:
         """Return the name of one of its replicas in the whole fleet: an id is unique only within its pool."""
-        return f"{self}/{replica_id}"
+        return f"{self._text}/{replica_id}"
 
     @classmethod
     def parse(cls, text: str) -> PoolKey:

@@ -50,10 +50,12 @@ def _read(kind: Any, written: Any) -> Any:
 
 
 def _member(arguments: tuple[Any, ...], written: Any) -> Any:
-    """Return which member of a union was written: the class that it names, or the only one that can be."""
+    """Return which member of a union was written: the class that it names, text, or the only one that can be."""
     members = [a for a in arguments if a is not NoneType]
     if len(members) == 1:
         return members[0]
+    if str in members and isinstance(written, str):
+        return str
     return {member.__name__: member for member in members}[written[TYPE_KEY]]
 
 

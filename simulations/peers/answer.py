@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from policies.decisions import Decision, Reason, ScalingPlan, TrafficPlan
 from policies.fleet import FleetState, PoolKey
 from policies.memory import PolicyMemory, PoolMemory
-from policies.wire import digest
+from policies.wire import Digest
 
 PLAN_EXPIRY_S = 30.0
 """As Foresail's default; a rival acts in the tick in which it decides, so this never binds."""
@@ -33,7 +33,7 @@ def decision_of(
     return Decision(
         at=fleet.at,
         generation=generation,
-        input_digest=digest((fleet, memory)),
+        input_digest=Digest((fleet, memory)),
         expires_at=fleet.at + PLAN_EXPIRY_S,
         scaling=tuple(
             ScalingPlan(pool.key, pool.desired, desired[pool.key], pool.version)

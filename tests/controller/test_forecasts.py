@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from controller.forecasts import ForecastSettings, LoadForecasts, LoadHistory
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast, FallbackForecaster
+from forecasting.last_value import LastValueForecaster
 from forecasting.series import REQUESTS, LoadSeries
 from policies.fleet import Demand, PoolKey
 from tests.builders import AT, MODEL, demand, fleet, forecast, pool
@@ -245,3 +246,33 @@ def test_load_can_be_recalled_before_anything_was_seen() -> None:
     assert len(loads.recorded()[MODEL]) == 3
     loads.learn(fleet(at=AT + 15.0, requests_per_s=4.0))
     assert rates(loads.recorded()[MODEL]) == [2.0, 2.0, 2.0, 4.0]
+
+
+def test_models_asked_for_together_get_what_each_gets_alone() -> None:
+    rng = np.random.default_rng(3)
+    before = {
+        model: LoadSeries(AT - 15.0 * steps, 15.0, rng.poisson(40.0, (steps, 3)) / 15.0)
+        for model, steps in (("a", 6000), ("b", 6000), ("c", 700), ("d", 20))
+    }
+    loads = LoadForecasts(FallbackForecaster((LastValueForecaster(),)), 15.0, ForecastSettings(), before)
+    horizons_s = {"a": 300.0, "b": 300.0, "c": 500.0, "d": 300.0, "ghost": 300.0}
+    together = loads.forecast_many(horizons_s)
+    notes = dict(loads.notes)
+    assert sorted(together) == ["a", "b", "c"]
+    for model, made in together.items():
+        # The whole history, of which the forecaster is shown only what it looks at.
+        whole = LoadHistory(15.0, 86400.0 * 15, before[model]).series(60.0)
+        alone = LastValueForecaster().forecast(whole, math.ceil(horizons_s[model] / 60.0))
+        np.testing.assert_array_equal(made.values, alone.values)
+        np.testing.assert_array_equal(made.peaks, alone.peaks)
+    assert loads.forecast("d", 300.0) is None
+    assert loads.notes == notes
+    assert "ghost" not in notes
+
+
+def test_of_a_long_history_as_much_is_shown_as_is_asked_for() -> None:
+    history = LoadHistory(15.0, 86400.0, LoadSeries(AT, 15.0, np.arange(33.0)[:, None] * np.ones(3)))
+    assert history.series(60.0, 2).values[:, 0].tolist() == [26.5, 30.5]
+    assert history.series(60.0, 2).end_at == history.series(60.0).end_at
+    assert len(history.series(60.0, 0)) == 0
+    assert len(history.series(60.0, 99)) == len(history.series(60.0)) == 8

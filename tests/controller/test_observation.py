@@ -192,10 +192,6 @@ def test_what_is_only_not_told_is_believed(change: dict[str, float]) -> None:
     assert plausible(replace(metrics(), **change), AT)
 
 
-def test_no_metrics_are_nothing_to_refuse() -> None:
-    assert plausible(None, AT)
-
-
 @pytest.mark.parametrize("count", [math.nan, math.inf, -1.0, 1e15])
 def test_impossible_counts_of_the_gateway_become_unknown(count: float) -> None:
     state = seen(FleetMetrics(in_flight={"a0": count}, gateway_queued={MODEL: count}))

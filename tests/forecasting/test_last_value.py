@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.forecaster import CannotForecast
 from forecasting.last_value import LastValueForecaster, Smoother, filled_from_first
 from forecasting.series import LoadSeries
-from tests.builders_forecasting import poisson_series, series_of
+from tests.builders_forecasting import poisson_series, series_of, with_gaps
 
 
 def scores(
@@ -126,3 +127,37 @@ def test_on_recorded_chat_traffic_it_beats_the_last_value_with_honest_peaks(
     assert skill_vs_last_value(chosen, plain) > least_skill
     # About ten independent five-minute windows are in an hour: 0.95 is one miss more or less.
     assert 0.88 <= held <= 1.0
+
+
+def test_many_workloads_side_by_side_get_the_very_numbers_that_each_gets_alone() -> None:
+    """Of different lengths, rates, steps and horizons, with gaps, blind, and some that cannot be forecast."""
+    loads = [poisson_series(1300, rate, seed=int(rate)) for rate in (0.2, 3.0, 40.0, 500.0, 7.0, 8.0)]
+    loads += [poisson_series(steps, 5.0, seed=steps) for steps in (3, 10, 60, 60, 300)]
+    loads += [with_gaps(poisson_series(1300, 20.0, seed=seed), 0.1, seed) for seed in (1, 2)]
+    loads += [with_gaps(poisson_series(400, 20.0), 0.7), poisson_series(1300, 9.0, step_s=60.0)]
+    blind = poisson_series(1300, 30.0).values.copy()
+    blind[-2:] = np.nan
+    loads += [LoadSeries(0.0, 15.0, blind), LoadSeries(0.0, 15.0, np.zeros((1300, 3)))]
+    horizons = [20 if place % 5 else 7 for place in range(len(loads))]
+    forecaster = LastValueForecaster()
+    told = forecaster.forecast_many(loads, horizons)
+    refused = 0
+    for load, horizon_steps, together in zip(loads, horizons, told, strict=True):
+        if isinstance(together, CannotForecast):
+            refused += 1
+            with pytest.raises(CannotForecast, match=re.escape(str(together))):
+                forecaster.forecast(load, horizon_steps)
+            continue
+        alone = forecaster.forecast(load, horizon_steps)
+        np.testing.assert_array_equal(together.values, alone.values)
+        np.testing.assert_array_equal(together.peaks, alone.peaks)
+        assert (together.made_at, together.step_s, together.source) == (alone.made_at, alone.step_s, alone.source)
+    assert refused == 2
+
+
+def test_what_lies_further_back_than_it_says_changes_nothing() -> None:
+    forecaster = LastValueForecaster()
+    load = poisson_series(3000, 12.0)
+    whole, recent = (forecaster.forecast(one, 12) for one in (load, load.tail(forecaster.most_steps)))
+    np.testing.assert_array_equal(whole.values, recent.values)
+    np.testing.assert_array_equal(whole.peaks, recent.peaks)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 
 from policies.anomaly import AnomalySettings, Watch, watch
@@ -370,3 +372,31 @@ def test_the_metrics_themselves_are_left_as_they_are() -> None:
     look(crowd(0.0, 0.1), AT, memory)
     assert memory == {}
     assert isinstance(crowd(0.0, 0.1)[0].metrics, ReplicaMetrics)
+
+
+def test_who_is_compared_one_by_one_is_a_matter_of_speed_alone() -> None:
+    """Every replica's TPOT against the median and spread of all its peers, worked out the long way."""
+    rng = np.random.default_rng(0)
+    for count in (4, 5, 6, 9, 12):
+        for _ in range(20):
+            tpots = [
+                float(t) for t in 0.03 * rng.choice([1.0, 1.05, 1.59, 1.61, 3.0], count, p=[0.4, 0.2, 0.1, 0.1, 0.2])
+            ]
+            seen = watched(*((15.0 * look, answering_slowly(tpots, 15.0 * look)) for look in range(5)))
+            expected = set()
+            for place, own in enumerate(tpots):
+                others = tpots[:place] + tpots[place + 1 :]
+                middle = median(others)
+                spread = max(1.4826 * median(abs(t - middle) for t in others), 0.05 * middle)
+                enough = len(others) >= SETTINGS.min_peers
+                if enough and own > SETTINGS.slow_ratio * middle and (own - middle) / spread > SETTINGS.slow_z:
+                    expected.add(f"r{place}")
+            assert {a.replica for a in seen.anomalies if a.family == "peers"} == expected
+
+
+def answering_slowly(tpots: Sequence[float], seconds: float) -> list[ReplicaState]:
+    """Replicas that step on, each with its own TPOT."""
+    return [
+        at(seconds, name=f"r{place}", steps_total=1000.0 + seconds, tpot_mean_s=tpot)
+        for place, tpot in enumerate(tpots)
+    ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import weakref
+from collections.abc import ItemsView, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -17,7 +18,7 @@ from forecasting.forecast import LoadForecast
 from policies.decisions import CordonReplica, RestartReplica
 from policies.fleet import Demand, FleetState, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState, Role
 from policies.slo import ServiceObjective
-from policies.wire import canonical_json, digest
+from policies.wire import Digest, canonical_json, digest
 
 KEY = PoolKey("llama/70b", "a100", Role.DECODE)
 
@@ -77,6 +78,33 @@ def test_equal_values_have_equal_digests(one: object, other: object) -> None:
 
 def test_a_whole_number_beyond_exact_floats_stays_a_float() -> None:
     assert canonical_json(2.0**60) == "1.152921504606847e+18"
+
+
+def test_a_digest_read_later_is_the_digest_of_the_value() -> None:
+    later, now = Digest(fleet()), digest(fleet())
+    assert str(later) == now
+    assert (later, hash(later), repr(later)) == (now, hash(now), repr(now))
+    assert later == Digest(fleet())
+    assert later != Digest(fleet(4))
+    assert canonical_json({"of": Digest(fleet())}) == canonical_json({"of": now})
+
+
+def test_a_digest_that_nobody_reads_costs_nothing_and_then_holds_on_to_nothing() -> None:
+    class Costly(dict[str, int]):
+        read = 0
+
+        def items(self) -> ItemsView[str, int]:
+            Costly.read += 1
+            return super().items()
+
+    value = Costly(a=1)
+    held = weakref.ref(value)
+    later = Digest(value)
+    del value
+    assert Costly.read == 0
+    assert (str(later), repr(later)) == (digest({"a": 1}), repr(digest({"a": 1})))
+    assert Costly.read == 1
+    assert held() is None
 
 
 def test_any_changed_field_changes_the_digest_of_a_fleet() -> None:
