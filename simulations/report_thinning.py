@@ -1,0 +1,52 @@
+"""Which points of a long curve does a screen need, so that every peak and every dip is still there?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from forecasting.series import FloatArray
+
+
+def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[FloatArray, FloatArray]:
+    """Return at most ``most`` points of a curve, in order: its ends, and the lowest and highest of equal stretches.
+
+    A stretch that has a NaN keeps the first, so that a gap stays a gap unless the curve is denser than the screen.
+
+    Args:
+        x: ``[N]``, ascending.
+        y: ``[N]``, may have NaN.
+        most: At least 8.
+    """
+    xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(ys) <= most:
+        return xs, ys
+    stretches = (most - 2) // 3
+    edges = np.linspace(0, len(ys), stretches + 1).astype(int)
+    kept = {0, len(ys) - 1}
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        part = ys[low:high]
+        gaps = np.isnan(part)
+        if gaps.any():
+            kept.add(int(low + np.argmax(gaps)))
+        if not gaps.all():
+            kept |= {int(low + np.nanargmin(part)), int(low + np.nanargmax(part))}
+    places = sorted(kept)
+    return xs[places], ys[places]
+
+
+def without_repeats(x: Sequence[float], y: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    """Return the points at which a step curve changes, and its last: drawn in steps, it looks the same.
+
+    >>> without_repeats([0, 1, 2, 3, 4], [5, 5, 7, 7, 7])
+    (array([0., 2., 4.]), array([5., 7., 7.]))
+    """
+    xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(ys) < 3:
+        return xs, ys
+    before, now = ys[:-1], ys[1:]
+    changes = (before != now) & ~(np.isnan(before) & np.isnan(now))
+    kept = np.concatenate(([True], changes))
+    kept[-1] = True
+    return xs[kept], ys[kept]
