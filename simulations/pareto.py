@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each ``(cost, gain)`` whether none costs at most as much and gives at least as much, one of them better.
+    """Return for each ``(cost, gain)`` whether none costs no more and gives no less, and does better in one of them.
 
     Equal points do not beat each other; a point with a NaN is on no front and beats nothing.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
 from forecasting.series import FloatArray
 
+Numbers: TypeAlias = Sequence[float] | FloatArray
 
-def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[FloatArray, FloatArray]:
+
+def thinned(x: Numbers, y: Numbers, most: int) -> tuple[FloatArray, FloatArray]:
     """Return at most ``most`` points of a curve, in order: its ends, and the lowest and highest of equal stretches.
 
     A stretch that has a NaN keeps the first, so that a gap stays a gap unless the curve is denser than the screen.
@@ -25,7 +29,7 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[FloatArr
     stretches = (most - 2) // 3
     edges = np.linspace(0, len(ys), stretches + 1).astype(int)
     kept = {0, len(ys) - 1}
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         part = ys[low:high]
         gaps = np.isnan(part)
         if gaps.any():
@@ -36,7 +40,7 @@ def thinned(x: Sequence[float], y: Sequence[float], most: int) -> tuple[FloatArr
     return xs[places], ys[places]
 
 
-def without_repeats(x: Sequence[float], y: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+def without_repeats(x: Numbers, y: Numbers) -> tuple[FloatArray, FloatArray]:
     """Return the points at which a step curve changes, and its last: drawn in steps, it looks the same.
 
     >>> without_repeats([0, 1, 2, 3, 4], [5, 5, 7, 7, 7])
