@@ -144,7 +144,7 @@ def _page(body: str, figures: Mapping[str, Figure]) -> str:
 def _objective(objective: ServiceObjective) -> str:
     return (
         f"<p class='note'>A request is in time within TTFT {objective.ttft_s:g} s and TPOT {objective.tpot_s:g} s; "
-        f"{objective.attainment_ratio * 100:g} % of all requests are to be. Failed and dropped requests count as "
+        f"{objective.attainment_ratio * 100:g}% of all requests are to be. Failed and dropped requests count as "
         "missed. GPU hours and money count loading and draining too, up to the end of the trace.</p>"
     )
 
@@ -183,7 +183,7 @@ def _section(said: Comparison, trace: str, number: int, most: int) -> tuple[str,
             _figure(f"pareto-{number}", "pareto", number, _pareto_words(rows)),
         ]
     parts += [
-        table(rows, RESULT, "What each policy gives and costs; in small print the 95 % interval of the mean", target),
+        table(rows, RESULT, "What each policy gives and costs; in small print the 95% interval of the mean", target),
         table(rows, OPERATION, "How it went about it; replicas started and stopped, and time to recover", target),
         "<h3>Over time</h3>",
         _chips(policies, said.looks, visible, number),
@@ -248,7 +248,7 @@ def _pareto_words(rows: Sequence[SummaryRow]) -> str:
     return (
         "GPU hours against the share of requests in time, spaced by nines; up and left is better. The line joins those "
         f"that nobody beats on both counts: {names}. The clairvoyant bound knows the future and competes with nobody. "
-        "Pale points are beaten; bars are 95 % intervals. The figures are in the table below."
+        "Pale points are beaten; bars are 95% intervals. The figures are in the table below."
     )
 
 

@@ -49,9 +49,9 @@ def pareto_figure(plot: ParetoPlot, looks: Mapping[str, Look], target_ratio: flo
             "title": {"text": "within the objective"},
             "range": list(plot.height_span),
             "tickvals": [nines(tick) for tick in plot.ticks],
-            "ticktext": [f"{tick * 100:g} %" for tick in plot.ticks],
+            "ticktext": [f"{tick * 100:g}%" for tick in plot.ticks],
         },
-        **_lines([("y", nines(target_ratio), f"objective {target_ratio * 100:g} %")]),
+        **_lines([("y", nines(target_ratio), f"objective {target_ratio * 100:g}%")]),
     }
     return {"data": [_front(plot), *points], "layout": layout}
 
@@ -87,7 +87,7 @@ def _points(points: Sequence[Point], look: Look) -> Figure:
 
 def _error(reaches: Sequence[tuple[float, float]], look: Look) -> Figure:
     return {
-        "type": "data", "symmetric": False, "color": look.colour, "thickness": 0.8, "width": 2,
+        "type": "data", "symmetric": False, "color": look.colour + "99", "thickness": 1, "width": 2,
         "array": _numbers(high for _, high in reaches), "arrayminus": _numbers(low for low, _ in reaches),
     }  # fmt: skip
 
@@ -96,7 +96,7 @@ def _hover(row: SummaryRow) -> str:
     hours, attained = row.intervals["gpu_hours"], row.intervals["slo_attainment_ratio"]
     lines = [f"<b>{escape(row.name)}</b>", f"within the objective {percent(attained.mean)}"]
     if attained.known:
-        lines[-1] += f" (95 % interval {percent(attained.low)} to {percent(min(attained.high, 1.0))})"
+        lines[-1] += f" (95% interval {percent(attained.low)} to {percent(min(attained.high, 1.0))})"
     lines.append(f"GPU hours {hours.mean:.1f}")
     if hours.known:
         lines[-1] += f" ({hours.low:.1f} to {hours.high:.1f})"

@@ -18,7 +18,7 @@ _TERMS = {
     "at each tick.",
     "Missed spell": f"From a minute that misses the objective, in {_WINDOW} that miss it, to the next minute from "
     f"which {_WINDOW} meet it. Longest and mean are its length; after a fault it counts from the fault.",
-    "95 % interval": "Student's, over the seeds; differences are taken seed by seed. With one run there is none.",
+    "95% interval": "Student's, over the seeds; differences are taken seed by seed. With one run there is none.",
 }
 
 

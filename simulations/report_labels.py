@@ -22,15 +22,16 @@ class Place:
 
 
 PLACES = (
-    Place("middle right", 1, 0),
-    Place("middle left", -1, 0),
-    Place("top center", 0, 1),
-    Place("bottom center", 0, -1),
     Place("top right", 1, 1),
     Place("bottom right", 1, -1),
     Place("top left", -1, 1),
     Place("bottom left", -1, -1),
+    Place("middle right", 1, 0),
+    Place("middle left", -1, 0),
+    Place("top center", 0, 1),
+    Place("bottom center", 0, -1),
 )
+"""In order of preference: corners first, for bars go to the sides, up and down."""
 
 
 @dataclass(frozen=True, slots=True)

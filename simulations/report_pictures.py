@@ -63,12 +63,12 @@ def _draw_pareto(axes: Axes, plot: ParetoPlot, looks: Mapping[str, Look], target
     for point in plot.points:
         _draw_point(axes, point, looks[point.row.policy])
     axes.axhline(nines(target_ratio), color="#444444", linewidth=0.8, linestyle=(0, (4, 3)))
-    words = f"objective {target_ratio * 100:g} %"
+    words = f"objective {target_ratio * 100:g}%"
     at = (1.0, nines(target_ratio))
     axes.annotate(words, at, (-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")
     axes.set_xlim(plot.hours_span)
     axes.set_ylim(plot.height_span)
-    axes.set_yticks([nines(tick) for tick in plot.ticks], [f"{tick * 100:g} %" for tick in plot.ticks])
+    axes.set_yticks([nines(tick) for tick in plot.ticks], [f"{tick * 100:g}%" for tick in plot.ticks])
     axes.set_xlabel("GPU hours (fewer is better)")
     axes.set_ylabel("within the objective")
     _dress(axes)
@@ -81,7 +81,7 @@ def _draw_point(axes: Axes, point: Point, look: Look) -> None:
     at = (point.gpu_hours, point.height)
     if not math.isnan(point.hours_reach[0]):
         reach = [[max(0.0, each)] for each in point.hours_reach], [[max(0.0, each)] for each in point.height_reach]
-        axes.errorbar(*at, xerr=reach[0], yerr=reach[1], color=look.colour, elinewidth=0.7, alpha=alpha * 0.8, zorder=2)
+        axes.errorbar(*at, xerr=reach[0], yerr=reach[1], color=look.colour, elinewidth=0.7, alpha=alpha * 0.6, zorder=2)
     axes.plot(*at, marker=look.marker, color=look.colour, markersize=size, alpha=alpha, linestyle="none", zorder=3)
     side, text = point.label, label_of(point)
     if side is not None and text:
@@ -97,15 +97,17 @@ def timeline_picture(trace: str, line: Timeline, looks: Mapping[str, Look], obje
     from matplotlib.figure import Figure
 
     rows = len(line.runs)
-    inches = 1.45 * rows + 1.0
+    inches = 1.45 * rows + 1.2
     with mpl.rc_context({"font.size": 9.0, "font.family": "sans-serif"}):
         figure = Figure(figsize=(15.0, inches))
-        figure.subplots_adjust(0.05, 0.55 / inches, 0.99, 1 - 0.75 / inches, 0.17, 0.28)
+        figure.subplots_adjust(0.05, 0.55 / inches, 0.99, 1 - 0.85 / inches, 0.17, 0.32)
         axes = figure.subplots(rows, 4, squeeze=False, sharex=True, sharey="col")
         for row, run in enumerate(line.runs):
             _draw_run(list(axes[row]), run, line, looks[run.run.scorecard.policy], objective)
         for place, title in enumerate(_TITLES):
-            axes[0][place].set_title(title, loc="left", fontsize=9.5)
+            axes[0][place].set_title(title, loc="left", fontsize=9.5, pad=16)
+            axes[0][place].set_ylim(bottom=0.0)  # of the whole column, once all of it is drawn
+            axes[0][place].margins(x=0.01)
             axes[-1][place].set_xlabel(f"{line.unit} from the start")
         figure.suptitle(_plain(trace), x=0.01, y=1 - 0.12 / inches, ha="left", va="top", fontsize=12)
         return _png(figure)
@@ -115,7 +117,7 @@ _TITLES = (
     "requests/s: demand (grey), ready capacity",
     "replicas: ready, asked for (thin)",
     "waiting requests",
-    "missed requests per minute",
+    "missed requests, share of a minute's",
 )
 
 
@@ -135,8 +137,6 @@ def _draw_run(axes: Sequence[Axes], run: RunCurves, line: Timeline, look: Look, 
     load.texts[-1].set_fontweight("bold")
     for each in axes:
         _dress(each)
-        each.set_ylim(bottom=0.0)
-        each.margins(x=0.01)
 
 
 def _draw(axes: Axes, curve: Curve, colour: str, width: float) -> None:

@@ -8,7 +8,8 @@ from html import escape
 
 from policies.slo import ServiceObjective
 from simulations.comparison import BOUND, SummaryRow
-from simulations.tables import number, percent
+from simulations.report_words import share
+from simulations.tables import number
 
 
 def tiles(ranked_rows: Sequence[SummaryRow], objective: ServiceObjective) -> str:
@@ -17,12 +18,13 @@ def tiles(ranked_rows: Sequence[SummaryRow], objective: ServiceObjective) -> str
     row = next(iter([*ours, *(row for row in ranked_rows if row.policy != BOUND)]), None)
     if row is None:
         return ""
+    target = objective.attainment_ratio
     each = [
-        (percent(_mean(row, "slo_attainment_ratio")), f"in time; {objective.attainment_ratio * 100:g} % wanted"),
-        (number(_mean(row, "gpu_hours"), ",.1f"), "GPU hours" + _against_hpa(row)),
-        (f"US$ {number(_mean(row, 'cost_usd'), ',.0f')}", "for the GPUs" + _saved(row)),
+        (share(_mean(row, "slo_attainment_ratio"), target), f"in time; {target * 100:g}% wanted"),
+        (number(_mean(row, "gpu_hours"), ",.1f"), f"GPU hours{_against_hpa(row)}"),
+        (f"US$ {number(_mean(row, 'cost_usd'), ',.0f')}", "for these GPUs"),
         (_recovery(row), "longest time to be back within the objective"),
-        (number(_mean(row, "dropped_in_flight"), ",.4g"), "requests dropped in flight"),
+        (number(_mean(row, "dropped_in_flight"), ",.0f"), "requests dropped in flight"),
     ]
     shown = "".join(
         f"<div class='tile'><b>{escape(figure)}</b><span>{escape(words)}</span></div>" for figure, words in each
@@ -33,16 +35,16 @@ def tiles(ranked_rows: Sequence[SummaryRow], objective: ServiceObjective) -> str
 def _against_hpa(row: SummaryRow) -> str:
     if row.to_hpa is None or math.isnan(row.to_hpa.gpu_hours_ratio.mean):
         return ""
-    return f"; {row.to_hpa.gpu_hours_ratio.mean:+.1%} to hpa"
-
-
-def _saved(row: SummaryRow) -> str:
-    return "" if row.to_hpa is None else f"; {row.to_hpa.cost_usd.mean:+,.0f} to hpa"
+    less = row.to_hpa.gpu_hours_ratio
+    if less.known and not (less.above_zero or less.below_zero):
+        return "; no settled difference to hpa"
+    words = f"; {abs(less.mean):.1%} {'more' if less.mean > 0 else 'fewer'} than hpa"
+    return words if less.known else f"{words}, in one run"
 
 
 def _recovery(row: SummaryRow) -> str:
     longest_s = _mean(row, "time_to_recover_longest_s")
-    return "never out" if math.isnan(longest_s) else f"{longest_s / 60:.3g} min"
+    return "never out" if math.isnan(longest_s) else f"{longest_s / 60:.2g} min"
 
 
 def _mean(row: SummaryRow, name: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies.slo import ServiceObjective
-from simulations.comparison import BOUND, SummaryRow
+from simulations.comparison import BOUND, SummaryRow, variant_of
 from simulations.intervals import Interval
 from simulations.job import RunReport
 from simulations.ranking import Verdict, attains, between, judged
@@ -36,7 +36,7 @@ def trace_words(rows: Sequence[SummaryRow], runs: Sequence[RunReport], objective
     if verdict is None:
         return TraceWords(f"Only the {BOUND} bound ran: there is nothing to compare.", ())
     ours = next((row for row in rows if row.policy == OURS and not row.variant), None)
-    sentences = [_lead(verdict)]
+    sentences = [_doubt(ours or verdict.winner, runs, target), _lead(verdict)]
     if ours is not None:
         if verdict.winner.policy != OURS:
             sentences.append(_behind(ours, verdict, runs))
@@ -52,10 +52,10 @@ def trace_words(rows: Sequence[SummaryRow], runs: Sequence[RunReport], objective
 
 def _headline(verdict: Verdict, ours: SummaryRow | None, target: float) -> str:
     winner, name = verdict.winner, _title(verdict.winner.name)
-    figures = f"{percent(_mean(winner, 'slo_attainment_ratio'))} of the requests in time for {_hours(winner)}"
+    figures = f"{share(_mean(winner, 'slo_attainment_ratio'), target)} of the requests in time for {_hours(winner)}"
     if not verdict.attained:
         best = f"No policy met the objective of {_target(target)}: {winner.name} came closest, {figures}."
-        return best if ours is None or ours is winner else f"{best} Foresail: {_stand(ours)}."
+        return best if ours is None or ours is winner else f"{best} Foresail: {_stand(ours, target)}."
     if verdict.runner_up is None:
         return f"{name} met the objective of {_target(target)}: {figures}. Nobody else ran."
     said = f"met the objective of {_target(target)} with the fewest GPU hours"
@@ -66,7 +66,24 @@ def _headline(verdict: Verdict, ours: SummaryRow | None, target: float) -> str:
     if ours is None or ours is winner:
         return f"{name} {said}: {figures}."
     how = "met it too" if attains(ours, target) else "missed it"
-    return f"Foresail did not win here. {name} {said}: {figures}; foresail {how}, {_stand(ours)}."
+    return f"Foresail did not win here. {name} {said}: {figures}; foresail {how}, {_stand(ours, target)}."
+
+
+def _doubt(row: SummaryRow, runs: Sequence[RunReport], target: float) -> str:
+    """Return in how many seeds a policy met the objective, where that is not all or none beyond doubt."""
+    known = row.intervals["slo_attainment_ratio"]
+    if row.runs == 1:
+        return "One run of each policy, no interval: with another seed the order may be another."
+    if not known.low < target <= known.high:
+        return ""
+    mine = [run.scorecard.slo_attainment_ratio for run in runs if _is(run, row)]
+    met = sum(attained >= target for attained in mine)
+    reach = f"{share(known.low, target)} to {share(min(known.high, 1.0), target)}"
+    return f"{_title(row.name)} met it in {met} of {len(mine)} seeds; the 95% interval of its mean is {reach}."
+
+
+def _is(run: RunReport, row: SummaryRow) -> bool:
+    return (run.scorecard.policy, variant_of(run)) == (row.policy, row.variant)
 
 
 def _lead(verdict: Verdict) -> str:
@@ -96,8 +113,8 @@ def _cost(apart: Versus) -> str:
         return f"{abs(share.mean):.1%} {more} GPU hours (one run, no interval)"
     if share.above_zero or share.below_zero:
         low, high = sorted((abs(share.low), abs(share.high)))
-        return f"{abs(share.mean):.1%} {more} GPU hours (95 % interval {low:.1%} to {high:.1%})"
-    reach = f"95 % interval {share.low:+.1%} to {share.high:+.1%}"
+        return f"{abs(share.mean):.1%} {more} GPU hours (95% interval {low:.1%} to {high:.1%})"
+    reach = f"95% interval {share.low:+.1%} to {share.high:+.1%}"
     return f"GPU hours that do not differ beyond doubt ({share.mean:+.1%}, {reach})"
 
 
@@ -129,7 +146,7 @@ def _regret(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
 
 
 def _over(known: Interval) -> str:
-    return f" (GPU hours: 95 % interval {known.low:+.1f} to {known.high:+.1f})" if known.known else ""
+    return f" (GPU hours: 95% interval {known.low:+.1f} to {known.high:+.1f})" if known.known else ""
 
 
 def _recovery(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
@@ -147,14 +164,27 @@ def _recovery(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
 
 def _losses(rows: Sequence[SummaryRow]) -> str:
     """Return who lost requests that were being served, and who broke a rule."""
-    lost = [f"{row.name} {_mean(row, 'dropped_in_flight'):,.4g}" for row in rows if _mean(row, "dropped_in_flight") > 0]
+    lost = [f"{row.name} {_mean(row, 'dropped_in_flight'):,.0f}" for row in rows if _mean(row, "dropped_in_flight") > 0]
     broken = [f"{row.name} ({row.violations})" for row in rows if row.violations]
     words = "Requests dropped in flight: " + (", ".join(lost) if lost else "none") + "."
     return words + (f" Invariants were violated: {', '.join(broken)}." if broken else "")
 
 
-def _stand(row: SummaryRow) -> str:
-    return f"{percent(_mean(row, 'slo_attainment_ratio'))} for {_hours(row)}"
+def share(ratio: float, target_ratio: float) -> str:
+    """Return a share with as many digits as it takes to see on which side of the target it is.
+
+    >>> share(0.9916, 0.99), share(0.98996, 0.99), share(0.99, 0.99)
+    ('99.16%', '98.996%', '99.00%')
+    """
+    for digits in (2, 3, 4):
+        text = f"{ratio:.{digits}%}"
+        if ratio == target_ratio or float(text[:-1]) != round(target_ratio * 100, 6):
+            return text
+    return text
+
+
+def _stand(row: SummaryRow, target: float) -> str:
+    return f"{share(_mean(row, 'slo_attainment_ratio'), target)} for {_hours(row)}"
 
 
 def _attained(row: SummaryRow) -> str:
@@ -166,11 +196,11 @@ def _hours(row: SummaryRow) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60.0:.3g} min" if seconds < 7200 else f"{seconds / 3600.0:.3g} h"
+    return f"{seconds / 60.0:.2g} min" if seconds < 7200 else f"{seconds / 3600.0:.2g} h"
 
 
 def _target(target_ratio: float) -> str:
-    return f"{target_ratio * 100:g} %"
+    return f"{target_ratio * 100:g}%"
 
 
 def _title(name: str) -> str:
