@@ -11,7 +11,7 @@ import os
 import tempfile
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -22,7 +22,7 @@ from policies.slo import ServiceObjective
 from simulations.comparison import SummaryRow
 from simulations.job import RunReport
 from simulations.ranking import ranked
-from simulations.report_curves import first_seen, most_points, shown_runs, timeline
+from simulations.report_curves import Timeline, first_seen, most_points, shown_runs, timeline
 from simulations.report_figures import PARETO_SIZE, Figure, latency_figure, pareto_figure, timeline_figure
 from simulations.report_glossary import glossary
 from simulations.report_looks import Look, looks
@@ -41,6 +41,7 @@ class Comparison:
         settings: How it was run, as ``comparison.facts_of`` says it.
         provenance: Where it comes from, as ``provenance.Provenance.as_json`` says it.
         pictures: Names of the pictures beside the page, with what they show.
+        timelines: Curves of each trace, made once for page and pictures (``timelines_of``).
     """
 
     reports: Sequence[RunReport]
@@ -49,6 +50,7 @@ class Comparison:
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
     pictures: Mapping[str, str]
+    timelines: Mapping[str, Timeline] = field(default_factory=dict)
 
     @property
     def traces(self) -> list[str]:
@@ -66,13 +68,19 @@ class Comparison:
         return looks(sorted({row.policy for row in self.rows}))
 
 
+def timelines_of(said: Comparison) -> dict[str, Timeline]:
+    """Return the curves of each trace, thin enough for all of them to be on one page."""
+    shown = {trace: shown_runs(*said.of(trace)) for trace in said.traces}
+    most = most_points(sum(map(len, shown.values())))
+    return {trace: timeline(runs, most) for trace, runs in shown.items()}
+
+
 def html_report(said: Comparison) -> str:
     """Return the whole page: what it comes down to, then plots and tables per trace, then how to get it again."""
-    most = most_points(sum(len(shown_runs(*said.of(trace))) for trace in said.traces))
     figures: dict[str, Figure] = {}
     sections = []
     for number, trace in enumerate(said.traces):
-        section, drawn = _section(said, trace, number, most)
+        section, drawn = _section(said, trace, number)
         sections.append(section)
         figures |= drawn
     body = [
@@ -162,12 +170,12 @@ def _summary(said: Comparison, trace: str) -> str:
     )
 
 
-def _section(said: Comparison, trace: str, number: int, most: int) -> tuple[str, dict[str, Figure]]:
+def _section(said: Comparison, trace: str, number: int) -> tuple[str, dict[str, Figure]]:
     """Return what is said of one trace, and the figures in it by their element's id."""
     rows, runs = said.of(trace)
     target = said.objective.attainment_ratio
     shown = shown_runs(rows, runs)
-    drawn = timeline(shown, most)
+    drawn = said.timelines[trace]
     policies = [run.scorecard.policy for run in shown]
     visible = first_seen(policies)
     plot = pareto_plot(rows, target, PARETO_SIZE)

@@ -79,9 +79,10 @@ def _points(points: Sequence[Point], look: Look) -> Figure:
             "line": {"width": 1, "color": look.colour},
         },
     }  # fmt: skip
-    if any(not math.isnan(p.hours_reach[0]) for p in points):
-        figure["error_x"] = _error([p.hours_reach for p in points], look)
-        figure["error_y"] = _error([p.height_reach for p in points], look)
+    if any(p.barred for p in points):
+        none = (math.nan, math.nan)
+        figure["error_x"] = _error([p.hours_reach if p.barred else none for p in points], look)
+        figure["error_y"] = _error([p.height_reach if p.barred else none for p in points], look)
     return figure
 
 

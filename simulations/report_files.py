@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from simulations.comparison import SummaryRow, as_json, summarised
 from simulations.job import RunReport
 from simulations.output_places import refusing
 from simulations.provenance import Provenance
-from simulations.report import Comparison, html_report, write_whole
-from simulations.report_curves import MOST_POINTS, shown_runs, timeline
+from simulations.report import Comparison, html_report, timelines_of, write_whole
 from simulations.report_pareto import pareto_plot
 from simulations.report_pictures import PARETO, PARETO_SIZE, pareto_picture, picture_names, timeline_picture
 from simulations.report_words import trace_words
@@ -53,6 +52,7 @@ def files_of(
     words = {PARETO: "cost against attainment", **{name: f"over time, {trace}" for trace, name in names.items()}}
     told = origin.as_json()
     said = Comparison(reports, rows, objective, settings, told, words)
+    said = replace(said, timelines=timelines_of(said))
     headlines = {trace: trace_words(*said.of(trace), objective).headline for trace in said.traces}
     content = as_json(reports, rows, settings, {**told, "wall_s": sum(run.scorecard.wall_s for run in reports)})
     content["headlines"] = headlines
@@ -78,6 +78,5 @@ def _pictures(said: Comparison, names: Mapping[str, str]) -> dict[str, bytes]:
     drawn = {trace: plot for trace, plot in plots.items() if plot is not None}
     pictures = {PARETO: pareto_picture(drawn, said.looks, target)}
     for trace, name in names.items():
-        line = timeline(shown_runs(*said.of(trace)), MOST_POINTS)
-        pictures[name] = timeline_picture(trace, line, said.looks, said.objective)
+        pictures[name] = timeline_picture(trace, said.timelines[trace], said.looks, said.objective)
     return pictures

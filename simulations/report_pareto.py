@@ -17,6 +17,9 @@ from simulations.report_labels import Place, placed
 TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 0.99999)
 """Attainments at which there may be a line."""
 
+_FEW = 8
+"""So many points can all have their intervals drawn and still be told apart."""
+
 _MARGIN_RATIO = 0.09
 """Room around the points, as a share of the plot: names need some."""
 
@@ -38,6 +41,7 @@ class Point:
         gpu_hours: Its mean, and ``height`` that of its attainment in nines.
         hours_reach: How far the interval of the mean goes down and up from there; NaN for a single run.
         height_reach: The same in nines.
+        barred: Whether its intervals are drawn: where there are many points, only of those that matter most.
         faint: Beaten on both counts by somebody, and not the bound.
     """
 
@@ -46,6 +50,7 @@ class Point:
     height: float
     hours_reach: tuple[float, float]
     height_reach: tuple[float, float]
+    barred: bool
     faint: bool
     label: Place | None
 
@@ -82,12 +87,13 @@ def pareto_plot(rows: Sequence[SummaryRow], target_ratio: float, size: tuple[flo
     order = sorted(range(len(rows)), key=lambda i: (not _stands_out(rows[i]), i))
     sides = placed([pixels[i] for i in order], [_label(rows[i], rows) for i in order], size)
     labels = dict(zip(order, sides, strict=True))
-    points = tuple(_point(row, at[i], floor, labels[i]) for i, row in enumerate(rows))
+    few = len(rows) <= _FEW
+    points = tuple(_point(row, at[i], floor, labels[i], few) for i, row in enumerate(rows))
     front = sorted((point for point in points if point.row.on_front), key=lambda point: (point.gpu_hours, point.height))
     return ParetoPlot(points, tuple(front), hours_span, height_span)
 
 
-def _point(row: SummaryRow, at: tuple[float, float], floor: float, label: Place | None) -> Point:
+def _point(row: SummaryRow, at: tuple[float, float], floor: float, label: Place | None, few: bool) -> Point:
     attained, hours = row.intervals["slo_attainment_ratio"], row.intervals["gpu_hours"]
     low, high = (nines(min(max(each, 0.0), 1.0), floor) if attained.known else math.nan for each in _ends(attained))
     return Point(
@@ -96,6 +102,7 @@ def _point(row: SummaryRow, at: tuple[float, float], floor: float, label: Place 
         height=at[1],
         hours_reach=(hours.mean - hours.low, hours.high - hours.mean),
         height_reach=(at[1] - low, high - at[1]),
+        barred=hours.known and (few or _stands_out(row)),
         faint=not row.on_front and row.policy != BOUND,
         label=label,
     )

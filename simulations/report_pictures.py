@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from policies.slo import ServiceObjective
 from simulations.report_curves import Curve, RunCurves, Timeline
 from simulations.report_looks import Look
 from simulations.report_pareto import ParetoPlot, Point, label_of, nines
+from simulations.tables import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +82,7 @@ def _draw_point(axes: Axes, point: Point, look: Look) -> None:
     alpha = 1.0 if bold or not point.faint else 0.45
     size = 15.0 if bold else 6.0 if point.faint else 8.5
     at = (point.gpu_hours, point.height)
-    if not math.isnan(point.hours_reach[0]):
+    if point.barred:
         reach = [[max(0.0, each)] for each in point.hours_reach], [[max(0.0, each)] for each in point.height_reach]
         axes.errorbar(*at, xerr=reach[0], yerr=reach[1], color=look.colour, elinewidth=0.7, alpha=alpha * 0.6, zorder=2)
     axes.plot(*at, marker=look.marker, color=look.colour, markersize=size, alpha=alpha, linestyle="none", zorder=3)
@@ -92,55 +95,94 @@ def _draw_point(axes: Axes, point: Point, look: Look) -> None:
 
 
 def timeline_picture(trace: str, line: Timeline, looks: Mapping[str, Look], objective: ServiceObjective) -> bytes:
-    """Return a PNG with a row of plots per policy: capacity, replicas, waiting requests, missed requests."""
+    """Return a PNG with a strip per policy: capacity, replicas, waiting requests, missed requests.
+
+    All strips of a column are one plot to one scale, since twenty times four plots would take a minute to draw.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rows = len(line.runs)
-    inches = 1.45 * rows + 1.2
+    inches = 1.35 * len(line.runs) + 1.3
     with mpl.rc_context({"font.size": 9.0, "font.family": "sans-serif"}):
         figure = Figure(figsize=(15.0, inches))
-        figure.subplots_adjust(0.05, 0.55 / inches, 0.99, 1 - 0.85 / inches, 0.17, 0.32)
-        axes = figure.subplots(rows, 4, squeeze=False, sharex=True, sharey="col")
-        for row, run in enumerate(line.runs):
-            _draw_run(list(axes[row]), run, line, looks[run.run.scorecard.policy], objective)
-        for place, title in enumerate(_TITLES):
-            axes[0][place].set_title(title, loc="left", fontsize=9.5, pad=16)
-            axes[0][place].set_ylim(bottom=0.0)  # of the whole column, once all of it is drawn
-            axes[0][place].margins(x=0.01)
-            axes[-1][place].set_xlabel(f"{line.unit} from the start")
+        figure.subplots_adjust(0.05, 0.55 / inches, 0.99, 1 - 0.75 / inches, 0.17)
+        for axes, column in zip(figure.subplots(1, 4), _COLUMNS, strict=True):
+            _draw_column(axes, column, line, looks, objective)
         figure.suptitle(_plain(trace), x=0.01, y=1 - 0.12 / inches, ha="left", va="top", fontsize=12)
         return _png(figure)
 
 
-_TITLES = (
-    "requests/s: demand (grey), ready capacity",
-    "replicas: ready, asked for (thin)",
-    "waiting requests",
-    "missed requests, share of a minute's",
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of strips: which curves, how its heights are written, and whether the main curve is filled."""
+
+    title: str
+    main: Callable[[RunCurves], Curve]
+    other: Callable[[RunCurves], Curve] | None = None
+    form: str = "{:,.4g}"
+    filled: bool = False
+
+
+_COLUMNS = (
+    _Column("requests/s: demand (grey), ready capacity", lambda run: run.capacity),
+    _Column("replicas: ready, asked for (thin)", lambda run: run.ready, lambda run: run.desired),
+    _Column("waiting requests", lambda run: run.queue),
+    _Column("missed requests, share of a minute's", lambda run: run.missed_ratio, form="{:.3g}", filled=True),
 )
+_STRIP = 0.74
+"""Height of a strip, in distances from one to the next."""
 
 
-def _draw_run(axes: Sequence[Axes], run: RunCurves, line: Timeline, look: Look, objective: ServiceObjective) -> None:
-    load, replicas, queue, missed = axes
-    load.fill_between(line.demand.x, line.demand.y, step="post", color="#cccccc", linewidth=0)
-    _draw(load, run.capacity, look.colour, 1.4)
-    _draw(replicas, run.desired, "#666666", 0.6)
-    _draw(replicas, run.ready, look.colour, 1.4)
-    _draw(queue, run.queue, look.colour, 1.0)
-    missed.fill_between(run.missed_ratio.x, run.missed_ratio.y, step="post", color=look.colour, linewidth=0, alpha=0.85)
-    missed.axhline(1.0 - objective.attainment_ratio, color="#444444", linewidth=0.7, linestyle=(0, (4, 3)))
-    missed.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
+def _draw_column(
+    axes: Axes, column: _Column, line: Timeline, looks: Mapping[str, Look], objective: ServiceObjective
+) -> None:
+    curves = [curve for run in line.runs for curve in (column.main(run), column.other and column.other(run)) if curve]
+    first, last = column is _COLUMNS[0], column is _COLUMNS[-1]
+    top = max((_highest(curve) for curve in [*curves, *([line.demand] if first else [])]), default=0.0) or 1.0
+    ticks, labels = [], []
+    for place, run in enumerate(line.runs):
+        base = float(len(line.runs) - 1 - place)
+        look = looks[run.run.scorecard.policy]
+        if first:
+            _fill(axes, line.demand, base, top, "#cccccc")
+            _name_strip(axes, run, base)
+        if column.other is not None:
+            _draw(axes, column.other(run), base, top, "#555555", 0.6)
+        draw = _fill if column.filled else _draw
+        draw(axes, column.main(run), base, top, look.colour)
+        if last:
+            at = base + min(1.0, (1.0 - objective.attainment_ratio) / top) * _STRIP
+            axes.axhline(at, color="#444444", linewidth=0.6, linestyle=(0, (4, 3)))
+        axes.axhline(base, color="#444444", linewidth=0.6)
+        ticks += [base, base + _STRIP]
+        labels += ["0", f"{100 * top:.3g}%" if last else column.form.format(top)]
+    axes.set_title(column.title, loc="left", fontsize=9.5)
+    axes.set_yticks(ticks, labels)
+    axes.set_ylim(-0.02, len(line.runs))
+    axes.set_xlabel(f"{line.unit} from the start")
+    axes.margins(x=0.01)
+    _dress(axes)
+
+
+def _name_strip(axes: Axes, run: RunCurves, base: float) -> None:
     card = run.run.scorecard
-    words = f"{_plain(run.name)}: {card.slo_attainment_ratio:.2%} in time, {card.gpu_hours:,.1f} GPU hours"
-    load.annotate(words, (0, 1), (0, 2), xycoords="axes fraction", textcoords="offset points", fontsize=8, va="bottom")
-    load.texts[-1].set_fontweight("bold")
-    for each in axes:
-        _dress(each)
+    words = f"{_plain(run.name)}: {percent(card.slo_attainment_ratio)} in time, {card.gpu_hours:,.1f} GPU hours"
+    at = (0.0, base + _STRIP)
+    axes.annotate(words, at, (2, 2), xycoords=("axes fraction", "data"), textcoords="offset points", fontweight="bold")
 
 
-def _draw(axes: Axes, curve: Curve, colour: str, width: float) -> None:
-    axes.plot(curve.x, curve.y, color=colour, linewidth=width, drawstyle="steps-post" if curve.stepped else "default")
+def _highest(curve: Curve) -> float:
+    finite = curve.y[np.isfinite(curve.y)]
+    return float(finite.max()) if len(finite) else 0.0
+
+
+def _draw(axes: Axes, curve: Curve, base: float, top: float, colour: str, width: float = 1.3) -> None:
+    style = "steps-post" if curve.stepped else "default"
+    axes.plot(curve.x, base + curve.y / top * _STRIP, color=colour, linewidth=width, drawstyle=style)
+
+
+def _fill(axes: Axes, curve: Curve, base: float, top: float, colour: str) -> None:
+    axes.fill_between(curve.x, base, base + curve.y / top * _STRIP, step="post", color=colour, linewidth=0.4)
 
 
 def _dress(axes: Axes) -> None:

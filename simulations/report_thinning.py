@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -27,16 +26,18 @@ def thinned(x: Numbers, y: Numbers, most: int) -> tuple[FloatArray, FloatArray]:
     if len(ys) <= most:
         return xs, ys
     stretches = (most - 2) // 3
-    edges = np.linspace(0, len(ys), stretches + 1).astype(int)
-    kept = {0, len(ys) - 1}
-    for low, high in pairwise(edges):
-        part = ys[low:high]
-        gaps = np.isnan(part)
-        if gaps.any():
-            kept.add(int(low + np.argmax(gaps)))
-        if not gaps.all():
-            kept |= {int(low + np.nanargmin(part)), int(low + np.nanargmax(part))}
-    places = sorted(kept)
+    width = -(-len(ys) // stretches)
+    padded = np.full(stretches * width, np.nan)
+    padded[: len(ys)] = ys
+    parts = padded.reshape(stretches, width)
+    gaps = np.isnan(parts)
+    begins = np.arange(stretches) * width
+    some = ~gaps.all(axis=1)
+    lowest = (begins + np.where(gaps, np.inf, parts).argmin(axis=1))[some]
+    highest = (begins + np.where(gaps, -np.inf, parts).argmax(axis=1))[some]
+    first_gap = (begins + gaps.argmax(axis=1))[gaps.any(axis=1)]
+    places = np.unique(np.concatenate(([0, len(ys) - 1], lowest, highest, first_gap)))
+    places = places[places < len(ys)]
     return xs[places], ys[places]
 
 

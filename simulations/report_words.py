@@ -46,7 +46,7 @@ def trace_words(rows: Sequence[SummaryRow], runs: Sequence[RunReport], objective
     if subject.regret is not None:
         sentences.append(_regret(subject, rows))
     sentences.append(_recovery(subject, rows))
-    sentences.append(_losses(rows))
+    sentences.append(_losses(subject, rows))
     return TraceWords(_headline(verdict, ours, target), tuple(each for each in sentences if each))
 
 
@@ -162,11 +162,18 @@ def _recovery(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
     return "Time to be back within the objective: " + "; ".join(said) + "."
 
 
-def _losses(rows: Sequence[SummaryRow]) -> str:
-    """Return who lost requests that were being served, and who broke a rule."""
-    lost = [f"{row.name} {_mean(row, 'dropped_in_flight'):,.0f}" for row in rows if _mean(row, "dropped_in_flight") > 0]
-    broken = [f"{row.name} ({row.violations})" for row in rows if row.violations]
-    words = "Requests dropped in flight: " + (", ".join(lost) if lost else "none") + "."
+def _losses(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
+    """Return who lost requests that were being served, and who broke a rule; of many only the worst is named."""
+    lost = {each.name: _mean(each, "dropped_in_flight") for each in rows}
+    named = [name for name in dict.fromkeys((row.name, "hpa", BOUND)) if name in lost]
+    others = [name for name in lost if name not in named]
+    if len(others) > 2:
+        worst = max(others, key=lambda name: lost[name])
+        rest = f"; of {len(others)} others at most {lost[worst]:,.0f} ({worst})"
+    else:
+        named, rest = [*named, *others], ""
+    words = "Requests dropped in flight: " + ", ".join(f"{name} {lost[name]:,.0f}" for name in named) + rest + "."
+    broken = [f"{each.name} ({each.violations})" for each in rows if each.violations]
     return words + (f" Invariants were violated: {', '.join(broken)}." if broken else "")
 
 
