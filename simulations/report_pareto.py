@@ -30,7 +30,7 @@ def nines(attainment_ratio: float, floor: float = 1e-6) -> float:
     >>> [round(nines(a), 3) for a in (0.0, 0.9, 0.99, 1.0)]
     [0.0, 1.0, 2.0, 6.0]
     """
-    return -math.log10(max(1.0 - attainment_ratio, floor))
+    return math.log10(1.0 / max(1.0 - attainment_ratio, floor))
 
 
 @dataclass(frozen=True, slots=True)

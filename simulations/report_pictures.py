@@ -166,9 +166,11 @@ def _draw_column(
 
 def _name_strip(axes: Axes, run: RunCurves, base: float) -> None:
     card = run.run.scorecard
-    words = f"{_plain(run.name)}: {percent(card.slo_attainment_ratio)} in time, {card.gpu_hours:,.1f} GPU hours"
-    at = (0.0, base + _STRIP)
-    axes.annotate(words, at, (2, 2), xycoords=("axes fraction", "data"), textcoords="offset points", fontweight="bold")
+    words = f"{_plain(run.name)}: {percent(card.slo_attainment_ratio)}, {card.gpu_hours:,.4g} GPU hours"
+    axes.annotate(
+        words, (0.0, base + _STRIP), (2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+        fontweight="bold", fontsize=7.5,
+    )  # fmt: skip
 
 
 def _highest(curve: Curve) -> float:

@@ -79,7 +79,9 @@ def _doubt(row: SummaryRow, runs: Sequence[RunReport], target: float) -> str:
     mine = [run.scorecard.slo_attainment_ratio for run in runs if _is(run, row)]
     met = sum(attained >= target for attained in mine)
     reach = f"{share(known.low, target)} to {share(min(known.high, 1.0), target)}"
-    return f"{_title(row.name)} met it in {met} of {len(mine)} seeds; the 95% interval of its mean is {reach}."
+    return (
+        f"{_title(row.name)} met the objective in {met} of {len(mine)} seeds; the 95% interval of its mean is {reach}."
+    )
 
 
 def _is(run: RunReport, row: SummaryRow) -> bool:
