@@ -21,7 +21,7 @@ from simulations.report_curves import Curve, RunCurves, Timeline
 from simulations.report_looks import Look
 from simulations.report_pareto import ParetoPlot, Point, label_of, nines
 from simulations.scorecard import CURVE_LEVELS
-from simulations.tables import percent
+from simulations.tables import gpu_hours, percent
 
 Figure = dict[str, Any]
 
@@ -98,9 +98,9 @@ def _hover(row: SummaryRow) -> str:
     lines = [f"<b>{escape(row.name)}</b>", f"within the objective {percent(attained.mean)}"]
     if attained.known:
         lines[-1] += f" (95% interval {percent(attained.low)} to {percent(min(attained.high, 1.0))})"
-    lines.append(f"GPU hours {hours.mean:.1f}")
+    lines.append(f"GPU hours {gpu_hours(hours.mean)}")
     if hours.known:
-        lines[-1] += f" ({hours.low:.1f} to {hours.high:.1f})"
+        lines[-1] += f" ({gpu_hours(hours.low)} to {gpu_hours(hours.high)})"
     lines.append(f"US$ {row.figures['cost_usd'].mean:,.0f}")
     lines.append("one run, no interval" if row.runs == 1 else f"{row.runs} seeds")
     return "<br>".join(lines)

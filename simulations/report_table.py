@@ -10,7 +10,7 @@ from html import escape
 from simulations.comparison import BOUND, SummaryRow
 from simulations.intervals import Interval
 from simulations.ranking import attains, ranked
-from simulations.tables import MISSING, number, percent, ratio
+from simulations.tables import MISSING, gpu_hours, number, percent, ratio
 
 Written = Callable[[float], str]
 
@@ -63,10 +63,10 @@ def _regret(name: str, form: str) -> Callable[[SummaryRow], str]:
 RESULT = (
     _figure("within\nSLO", "slo_attainment_ratio", _capped, interval=True),
     _figure("missed\nrequests", "missed_requests", _form(",.0f")),
-    _figure("GPU\nhours", "gpu_hours", _form(",.1f"), interval=True),
+    _figure("GPU\nhours", "gpu_hours", gpu_hours, interval=True),
     Column("times\nHPA", lambda row: ratio(row.gpu_hours_to_hpa)),
     Column("times\nbound", lambda row: ratio(row.gpu_hours_to_clairvoyant)),
-    Column("regret,\nGPU hours", _regret("gpu_hours", "+.1f")),
+    Column("regret,\nGPU hours", _regret("gpu_hours", "+,.4g")),
     Column("regret,\nmisses", _regret("missed_requests", "+,.0f")),
     _figure("US$", "cost_usd", _form(",.0f")),
     _figure("goodput\nreq/s", "goodput_requests_per_s", _form(".4g")),
@@ -82,8 +82,8 @@ OPERATION = (
     Column("ups /\ndowns", lambda row: f"{_plain(row, 'scale_ups')} / {_plain(row, 'scale_downs')}"),
     _figure("churn\nper hour", "churn_per_hour", _form(".1f")),
     _figure("unused\nstarts", "unused_starts", _form(".3g")),
-    _figure("loading,\nGPU hours", "loading_gpu_hours", _form(",.1f")),
-    _figure("idle,\nGPU hours", "idle_gpu_hours", _form(",.1f")),
+    _figure("loading,\nGPU hours", "loading_gpu_hours", gpu_hours),
+    _figure("idle,\nGPU hours", "idle_gpu_hours", gpu_hours),
     _figure("both,\nUS$", "unproductive_usd", _form(",.0f")),
     _figure("failed", "failed", _form(",.4g")),
     _figure("dropped\nin flight", "dropped_in_flight", _form(",.4g")),

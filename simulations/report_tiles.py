@@ -9,7 +9,7 @@ from html import escape
 from policies.slo import ServiceObjective
 from simulations.comparison import BOUND, SummaryRow
 from simulations.report_words import share
-from simulations.tables import number
+from simulations.tables import gpu_hours, number
 
 
 def tiles(ranked_rows: Sequence[SummaryRow], objective: ServiceObjective) -> str:
@@ -21,7 +21,7 @@ def tiles(ranked_rows: Sequence[SummaryRow], objective: ServiceObjective) -> str
     target = objective.attainment_ratio
     each = [
         (share(_mean(row, "slo_attainment_ratio"), target), f"in time; {target * 100:g}% wanted"),
-        (number(_mean(row, "gpu_hours"), ",.1f"), f"GPU hours{_against_hpa(row)}"),
+        (gpu_hours(_mean(row, "gpu_hours")), f"GPU hours{_against_hpa(row)}"),
         (f"US$ {number(_mean(row, 'cost_usd'), ',.0f')}", "for these GPUs"),
         (_recovery(row), "longest time to be back within the objective"),
         (number(_mean(row, "dropped_in_flight"), ",.0f"), "requests dropped in flight"),

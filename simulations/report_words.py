@@ -15,7 +15,7 @@ from simulations.comparison import BOUND, SummaryRow, variant_of
 from simulations.intervals import Interval
 from simulations.job import RunReport
 from simulations.ranking import Verdict, attains, between, judged
-from simulations.tables import number, percent
+from simulations.tables import gpu_hours, number, percent
 from simulations.versus import Versus
 
 OURS = "foresail"
@@ -142,13 +142,13 @@ def _regret(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
         return ""
     knew = f"A policy that knows the load to come would have taken {_hours(bound)} ({_attained(bound)})"
     extra = (
-        f"{number(regret.gpu_hours.mean, '+.1f')} GPU hours and {number(regret.missed_requests.mean, '+,.0f')} misses"
+        f"{number(regret.gpu_hours.mean, '+,.3g')} GPU hours and {number(regret.missed_requests.mean, '+,.0f')} misses"
     )
     return f"{knew}: the regret of {row.name} is {extra}{_over(regret.gpu_hours)}."
 
 
 def _over(known: Interval) -> str:
-    return f" (GPU hours: 95% interval {known.low:+.1f} to {known.high:+.1f})" if known.known else ""
+    return f" (GPU hours: 95% interval {known.low:+,.3g} to {known.high:+,.3g})" if known.known else ""
 
 
 def _recovery(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
@@ -201,7 +201,7 @@ def _attained(row: SummaryRow) -> str:
 
 
 def _hours(row: SummaryRow) -> str:
-    return f"{number(_mean(row, 'gpu_hours'), ',.1f')} GPU hours (US$ {number(_mean(row, 'cost_usd'), ',.0f')})"
+    return f"{gpu_hours(_mean(row, 'gpu_hours'))} GPU hours (US$ {number(_mean(row, 'cost_usd'), ',.0f')})"
 
 
 def _minutes(seconds: float) -> str:

@@ -40,13 +40,18 @@ def number(value: float, form: str) -> str:
     return MISSING if math.isnan(value) else format(value, form)
 
 
+def gpu_hours(value: float) -> str:
+    """Return GPU hours with a digit after the point; few have three significant digits."""
+    return number(value, ",.1f" if abs(value) >= 10 or value == 0 else ".3g")
+
+
 def _fixed(form: str) -> Callable[[float], str]:
     return lambda value: number(value, form)
 
 
 FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("within\nSLO", "slo_attainment_ratio", percent),
-    ("GPU\nhours", "gpu_hours", _fixed(".1f")),
+    ("GPU\nhours", "gpu_hours", gpu_hours),
     ("TTFT\nP95 s", "ttft_p95_s", _fixed(".3g")),
     ("TTFT\nP99 s", "ttft_p99_s", _fixed(".3g")),
     ("TPOT\nP95 s", "tpot_p95_s", _fixed(".2g")),
@@ -74,12 +79,13 @@ def scorecard_table(report: RunReport, objective: ServiceObjective) -> Renderabl
         "TTFT": f"P50 {seconds(card.ttft_p50_s)}, P95 {seconds(card.ttft_p95_s)}, P99 {seconds(card.ttft_p99_s)}",
         "TPOT": f"P50 {seconds(card.tpot_p50_s)}, P95 {seconds(card.tpot_p95_s)}",
         "goodput": f"{card.goodput_requests_per_s:.2f} requests/s, {card.goodput_tokens_per_s:,.0f} tokens/s",
-        "GPUs": f"{card.gpu_hours:.1f} GPU hours, {card.cost_usd:,.0f} US dollars",
+        "GPUs": f"{gpu_hours(card.gpu_hours)} GPU hours, {card.cost_usd:,.0f} US dollars",
         "replicas": f"{card.mean_replicas:.1f} on average, {card.peak_replicas} at most; "
         f"scaled up {card.scale_ups} and down {card.scale_downs} times",
         "churn": f"{card.replicas_started} replicas started, {card.replicas_stopped} stopped: "
         f"{card.churn_per_hour:.1f} per hour; {card.unused_starts} stopped before they could serve",
-        "held for nothing": f"{card.loading_gpu_hours:.1f} GPU hours loading, {card.idle_gpu_hours:.1f} idle",
+        "held for nothing": f"{gpu_hours(card.loading_gpu_hours)} GPU hours loading, "
+        f"{gpu_hours(card.idle_gpu_hours)} idle",
         "time to recover": recovery(card),
         "time": f"{card.simulated_s:,.0f} s simulated in {card.wall_s:.1f} s",
         "decisions digest": card.decisions_digest[:SHOWN_DIGEST_CHARS],

@@ -198,7 +198,7 @@ def test_several_seeds_are_averaged_with_least_most_and_interval() -> None:
     assert (row.runs, row.figures["gpu_hours"].mean) == (3, 14.0)
     assert (row.figures["gpu_hours"].least, row.figures["gpu_hours"].most) == (10.0, 20.0)
     text = page_of(report_on(reports))
-    assert "14.0\n<small>0.9 to 27.1</small>" in text  # 14 ± 4.303 * 5.292 / sqrt(3)
+    assert "14.0\n<small>0.855 to 27.1</small>" in text  # 14 ± 4.303 * 5.292 / sqrt(3)
     assert "<td>2 / 1</td>" in text
 
 

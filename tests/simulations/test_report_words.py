@@ -90,7 +90,7 @@ def test_the_bound_does_not_compete_and_its_regret_is_told() -> None:
     words = said(*runs)
     assert words.headline.startswith("Foresail met")
     assert "Nobody else ran" in words.headline
-    assert "the regret of foresail is +20.0 GPU hours" in " ".join(words.sentences)
+    assert "the regret of foresail is +20 GPU hours" in " ".join(words.sentences)
     assert said(*runs_of("clairvoyant", 0.999, 60.0)).headline.startswith("Only the clairvoyant bound ran")
 
 
