@@ -43,11 +43,12 @@ SUMMARISED = (
     "idle_gpu_hours",
     "unproductive_usd",
     "missed_spells",
+    "recovered",
     "time_to_recover_longest_s",
     "time_to_recover_mean_s",
     "fault_to_recover_longest_s",
 )
-"""Fields of the scorecard that are averaged over seeds."""
+"""Fields of the scorecard that are averaged over seeds; of ``recovered`` that is the share of runs."""
 
 BOUND = "clairvoyant"
 """Knows the future: shows what could be had at best, competes with nobody and is on no front."""

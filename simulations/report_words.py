@@ -157,6 +157,8 @@ def _recovery(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
     for each in (row, *(other for other in rows if other.name == "hpa" and other is not row)):
         longest_s = _mean(each, "time_to_recover_longest_s")
         words = "never missed it for a while" if math.isnan(longest_s) else f"{_minutes(longest_s)} at the longest"
+        if _mean(each, "recovered") < 1.0:
+            words += " and not over at the end"
         fault_s = _mean(each, "fault_to_recover_longest_s")
         if not math.isnan(fault_s):
             words += f", {_minutes(fault_s)} after a fault" if fault_s > 0 else ", none after a fault"

@@ -109,10 +109,10 @@ def test_without_foresail_the_winner_is_spoken_of() -> None:
 def test_recovery_drops_and_violations_are_told() -> None:
     runs = [
         a_run("foresail", time_to_recover_longest_s=180.0, fault_to_recover_longest_s=120.0, dropped_in_flight=4),
-        a_run("hpa", dropped_in_flight=9, violations=("broken",)),
+        a_run("hpa", time_to_recover_longest_s=8400.0, recovered=False, dropped_in_flight=9, violations=("broken",)),
     ]
     text = " ".join(said(*runs).sentences)
-    assert "foresail 3 min at the longest, 2 min after a fault; hpa never missed it for a while" in text
+    assert "foresail 3 min at the longest, 2 min after a fault; hpa 2.3 h at the longest and not over at the end" in text
     assert "Requests dropped in flight: foresail 4, hpa 9." in text
     assert "Invariants were violated: hpa (1)" in text
 
