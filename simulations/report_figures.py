@@ -141,7 +141,7 @@ def timeline_figure(
         layout["annotations"].append(_title(title, top))
         data += [_curve(run, curve_of(run), axis, looks, visible) for run in line.runs]
     layout["yaxis4"] |= {"tickformat": ".0%"}
-    layout["yaxis5"] |= {"type": "log", "dtick": 1}
+    layout["yaxis5"] |= {"type": "log", "dtick": "D2"}
     missed = 1.0 - objective.attainment_ratio
     marks = _lines([("y4", missed, ""), ("y5", objective.ttft_s, f"objective {objective.ttft_s:g} s")])
     layout["shapes"] += marks["shapes"]
@@ -181,7 +181,7 @@ def latency_figure(
             "title": {"text": "percentile of requests"}, "tickvals": [nines(level) for level in ticks],
             "ticktext": [f"P{level * 100:g}" for level in ticks], "unifiedhovertitle": {"text": "TTFT"},
         },
-        "yaxis": {"title": {"text": "TTFT, seconds"}, "type": "log"},
+        "yaxis": {"title": {"text": "TTFT, seconds"}, "type": "log", "dtick": "D2"},
         **_lines([("y", objective.ttft_s, f"objective {objective.ttft_s:g} s")]),
     }  # fmt: skip
     return {"data": data, "layout": layout}

@@ -14,7 +14,7 @@ from policies.slo import ServiceObjective
 from simulations.report_curves import Curve, RunCurves, Timeline
 from simulations.report_looks import Look
 from simulations.report_pareto import ParetoPlot, Point, label_of, nines
-from simulations.tables import percent
+from simulations.tables import gpu_hours, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ class _Column:
     title: str
     main: Callable[[RunCurves], Curve]
     other: Callable[[RunCurves], Curve] | None = None
-    form: str = "{:,.4g}"
+    form: str = "{:,.3g}"
     filled: bool = False
 
 
@@ -166,7 +166,7 @@ def _draw_column(
 
 def _name_strip(axes: Axes, run: RunCurves, base: float) -> None:
     card = run.run.scorecard
-    words = f"{_plain(run.name)}: {percent(card.slo_attainment_ratio)}, {card.gpu_hours:,.4g} GPU hours"
+    words = f"{_plain(run.name)}: {percent(card.slo_attainment_ratio)}, {gpu_hours(card.gpu_hours)} GPU hours"
     axes.annotate(
         words, (0.0, base + _STRIP), (2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
         fontweight="bold", fontsize=7.5,

@@ -10,7 +10,7 @@ from html import escape
 from simulations.comparison import BOUND, SummaryRow
 from simulations.intervals import Interval
 from simulations.ranking import attains, ranked
-from simulations.tables import MISSING, gpu_hours, number, percent, ratio
+from simulations.tables import MISSING, count, gpu_hours, number, percent, ratio
 
 Written = Callable[[float], str]
 
@@ -47,15 +47,15 @@ def _capped(value: float) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return MISSING if math.isnan(seconds) else f"{seconds / 60.0:.3g}"
+    return MISSING if math.isnan(seconds) else count(seconds / 60.0)
 
 
-def _regret(name: str, form: str) -> Callable[[SummaryRow], str]:
+def _regret(name: str, write: Written) -> Callable[[SummaryRow], str]:
     def cell(row: SummaryRow) -> str:
         if row.regret is None:
             return MISSING
         known: Interval = getattr(row.regret, name)
-        return escape(number(known.mean, form)) + _small(known, _form(form))
+        return escape(write(known.mean)) + _small(known, write)
 
     return cell
 
@@ -66,8 +66,8 @@ RESULT = (
     _figure("GPU\nhours", "gpu_hours", gpu_hours, interval=True),
     Column("times\nHPA", lambda row: ratio(row.gpu_hours_to_hpa)),
     Column("times\nbound", lambda row: ratio(row.gpu_hours_to_clairvoyant)),
-    Column("regret,\nGPU hours", _regret("gpu_hours", "+,.4g")),
-    Column("regret,\nmisses", _regret("missed_requests", "+,.0f")),
+    Column("regret,\nGPU hours", _regret("gpu_hours", lambda value: gpu_hours(value, "+"))),
+    Column("regret,\nmisses", _regret("missed_requests", _form("+,.0f"))),
     _figure("US$", "cost_usd", _form(",.0f")),
     _figure("goodput\nreq/s", "goodput_requests_per_s", _form(".4g")),
     _figure("TTFT\nP95 s", "ttft_p95_s", _form(".3g")),
@@ -81,13 +81,13 @@ OPERATION = (
     Column("peak", lambda row: number(row.figures["peak_replicas"].most, ".0f")),
     Column("ups /\ndowns", lambda row: f"{_plain(row, 'scale_ups')} / {_plain(row, 'scale_downs')}"),
     _figure("churn\nper hour", "churn_per_hour", _form(".1f")),
-    _figure("unused\nstarts", "unused_starts", _form(".3g")),
+    _figure("unused\nstarts", "unused_starts", count),
     _figure("loading,\nGPU hours", "loading_gpu_hours", gpu_hours),
     _figure("idle,\nGPU hours", "idle_gpu_hours", gpu_hours),
     _figure("both,\nUS$", "unproductive_usd", _form(",.0f")),
-    _figure("failed", "failed", _form(",.4g")),
-    _figure("dropped\nin flight", "dropped_in_flight", _form(",.4g")),
-    _figure("missed\nspells", "missed_spells", _form(".3g")),
+    _figure("failed", "failed", count),
+    _figure("dropped\nin flight", "dropped_in_flight", count),
+    _figure("missed\nspells", "missed_spells", count),
     _figure("longest,\nmin", "time_to_recover_longest_s", _minutes),
     _figure("mean,\nmin", "time_to_recover_mean_s", _minutes),
     _figure("after a\nfault, min", "fault_to_recover_longest_s", _minutes),
@@ -96,7 +96,7 @@ OPERATION = (
 
 
 def _plain(row: SummaryRow, name: str) -> str:
-    return number(row.figures[name].mean, ".3g")
+    return count(row.figures[name].mean)
 
 
 def table(rows: Sequence[SummaryRow], columns: Sequence[Column], caption: str, target_ratio: float) -> str:

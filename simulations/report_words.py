@@ -140,15 +140,17 @@ def _regret(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
     regret = row.regret
     if regret is None:
         return ""
-    knew = f"A policy that knows the load to come would have taken {_hours(bound)} ({_attained(bound)})"
+    knew = f"A policy that knows the load to come would have taken {_hours(bound)} at {_attained(bound)}"
     extra = (
-        f"{number(regret.gpu_hours.mean, '+,.3g')} GPU hours and {number(regret.missed_requests.mean, '+,.0f')} misses"
+        f"{gpu_hours(regret.gpu_hours.mean, '+')} GPU hours and {number(regret.missed_requests.mean, '+,.0f')} misses"
     )
     return f"{knew}: the regret of {row.name} is {extra}{_over(regret.gpu_hours)}."
 
 
 def _over(known: Interval) -> str:
-    return f" (GPU hours: 95% interval {known.low:+,.3g} to {known.high:+,.3g})" if known.known else ""
+    return (
+        f" (GPU hours: 95% interval {gpu_hours(known.low, '+')} to {gpu_hours(known.high, '+')})" if known.known else ""
+    )
 
 
 def _recovery(row: SummaryRow, rows: Sequence[SummaryRow]) -> str:
@@ -199,7 +201,7 @@ def _stand(row: SummaryRow, target: float) -> str:
 
 
 def _attained(row: SummaryRow) -> str:
-    return f"{percent(_mean(row, 'slo_attainment_ratio'))} in time"
+    return percent(_mean(row, "slo_attainment_ratio"))
 
 
 def _hours(row: SummaryRow) -> str:

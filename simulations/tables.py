@@ -40,9 +40,22 @@ def number(value: float, form: str) -> str:
     return MISSING if math.isnan(value) else format(value, form)
 
 
-def gpu_hours(value: float) -> str:
-    """Return GPU hours with a digit after the point; few have three significant digits."""
-    return number(value, ",.1f" if abs(value) >= 10 or value == 0 else ".3g")
+def gpu_hours(value: float, sign: str = "") -> str:
+    """Return GPU hours: one digit after the point from ten on, two below; ``sign`` is "+" for differences.
+
+    >>> gpu_hours(1234.56), gpu_hours(9.876), gpu_hours(0.0), gpu_hours(3.0764, "+")
+    ('1,234.6', '9.88', '0', '+3.08')
+    """
+    return number(value, f"{sign},.{1 if abs(value) >= 10 else 2}f") if value else "0"
+
+
+def count(value: float) -> str:
+    """Return a mean of counts: a digit after the point where it is no whole number.
+
+    >>> count(1234.0), count(23.6667), count(0.96)
+    ('1,234', '23.7', '1')
+    """
+    return number(value, ",.1f").removesuffix(".0")
 
 
 def _fixed(form: str) -> Callable[[float], str]:

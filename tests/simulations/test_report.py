@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -160,6 +160,36 @@ def test_a_trace_whose_name_is_no_text_can_be_reported(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / FIGURES).read_text())["traces"][0]["trace"] == "t\udcff.csv"
 
 
+@dataclass(frozen=True, slots=True)
+class VariantRun(RunReport):
+    """A run of a policy in one of several settings."""
+
+    variant: str = ""
+
+
+def variant_run(policy: str, variant: str, **figures: object) -> VariantRun:
+    plain = a_run(policy, **figures)
+    return VariantRun(**{each.name: getattr(plain, each.name) for each in fields(plain)}, variant=variant)
+
+
+def test_variants_are_rows_of_their_own_and_the_best_is_shown_over_time() -> None:
+    runs = [
+        a_run("foresail", slo_attainment_ratio=0.995, gpu_hours=12.0),
+        variant_run("keda", "", slo_attainment_ratio=0.97, gpu_hours=11.0),
+        variant_run("keda", "target=2", slo_attainment_ratio=0.999, gpu_hours=11.5),
+        variant_run("keda", "target=9", slo_attainment_ratio=0.9, gpu_hours=11.5),
+    ]
+    rows = {row.name: row for row in summarised(runs)}
+    assert [name for name, row in rows.items() if row.on_front] == ["keda", "keda (target=2)"]
+    assert rows["foresail"].on_front is False
+    made = report_on(runs)
+    assert made.headlines["t.csv"].startswith("Foresail did not win here. Keda (target=2) met the objective")
+    figures = figures_of(parsed(page_of(made)))
+    assert {trace["name"] for trace in figures["latency-0"]["data"]} == {"foresail", "keda (target=2)"}  # type: ignore[attr-defined]
+    content = json.loads(str(made.contents[FIGURES]))
+    assert [each["variant"] for each in content["summary"]] == ["", "", "target=2", "target=9"]
+
+
 # ---- pictures
 
 
@@ -198,7 +228,7 @@ def test_several_seeds_are_averaged_with_least_most_and_interval() -> None:
     assert (row.runs, row.figures["gpu_hours"].mean) == (3, 14.0)
     assert (row.figures["gpu_hours"].least, row.figures["gpu_hours"].most) == (10.0, 20.0)
     text = page_of(report_on(reports))
-    assert "14.0\n<small>0.855 to 27.1</small>" in text  # 14 ± 4.303 * 5.292 / sqrt(3)
+    assert "14.0\n<small>0.86 to 27.1</small>" in text  # 14 ± 4.303 * 5.292 / sqrt(3)
     assert "<td>2 / 1</td>" in text
 
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from policies.slo import ServiceObjective
-from simulations import report_words
+from simulations import report_words, tables
 from simulations.comparison import summarised
 from simulations.job import RunReport
 from simulations.ranking import judged, ranked
@@ -90,7 +90,7 @@ def test_the_bound_does_not_compete_and_its_regret_is_told() -> None:
     words = said(*runs)
     assert words.headline.startswith("Foresail met")
     assert "Nobody else ran" in words.headline
-    assert "the regret of foresail is +20 GPU hours" in " ".join(words.sentences)
+    assert "the regret of foresail is +20.0 GPU hours" in " ".join(words.sentences)
     assert said(*runs_of("clairvoyant", 0.999, 60.0)).headline.startswith("Only the clairvoyant bound ran")
 
 
@@ -112,7 +112,9 @@ def test_recovery_drops_and_violations_are_told() -> None:
         a_run("hpa", time_to_recover_longest_s=8400.0, recovered=False, dropped_in_flight=9, violations=("broken",)),
     ]
     text = " ".join(said(*runs).sentences)
-    assert "foresail 3 min at the longest, 2 min after a fault; hpa 2.3 h at the longest and not over at the end" in text
+    assert (
+        "foresail 3 min at the longest, 2 min after a fault; hpa 2.3 h at the longest and not over at the end" in text
+    )
     assert "Requests dropped in flight: foresail 4, hpa 9." in text
     assert "Invariants were violated: hpa (1)" in text
 
@@ -132,7 +134,7 @@ def test_those_that_attain_come_first_by_cost_and_the_rest_by_attainment() -> No
     assert [row.policy for row in ranked(summarised(runs), 0.99)] == ["cheap", "dear", "near", "poor", "none"]
 
 
-@pytest.mark.parametrize("module", [report_words], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [report_words, tables], ids=lambda module: module.__name__)
 def test_examples_in_docstrings_hold(module: object) -> None:
     tried = doctest.testmod(module)  # type: ignore[arg-type]  # a module
     assert tried.attempted > 0
