@@ -135,7 +135,9 @@ def simulate(path: Path | None, policy: str, seed: int, audit: Path | None, as_j
 @click.option("--policies", default="all", show_default=True, metavar="A,B,C", help="Who decides, or all.")
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=1, show_default=True, metavar="K",
               help="Repeat with K seeds, from --seed on.")  # fmt: skip
-@click.option("--out", type=_FILE, required=True, metavar="DIR", help="Folder for compare.json and report.html.")
+@click.option(
+    "--out", type=_FILE, required=True, metavar="DIR", help="Folder for report.html, compare.json and pictures."
+)
 @click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, expose_value=False,
               help="Where the runs are done.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1, max=256), default=2, show_default=True, metavar="N",
@@ -146,30 +148,31 @@ def compare(
     paths: tuple[Path, ...], policies: str, seeds: int, out: Path, workers: int, seed: int, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Replay traces with several policies and write a table, JSON and an HTML report with plots."""
+    """Replay traces with several policies and write a table, JSON, an HTML report with plots, and these as PNG."""
     from rich.console import Console
+    from rich.text import Text
 
-    from simulations.comparison import as_json as everything
-    from simulations.comparison import facts_of, run_all, summarised
+    from simulations.comparison import facts_of, run_all
     from simulations.options import jobs_of, policies_named
-    from simulations.output_places import check_folder, refusing
+    from simulations.output_places import check_folder
     from simulations.progress import progress_bar
-    from simulations.report import html_report, write_whole
+    from simulations.provenance import command_line, provenance_of
+    from simulations.report_files import file_names, files_of, write_files
     from simulations.tables import comparison_table
 
     jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options)
-    check_folder(out, "--out", ("report.html", "compare.json"))
+    check_folder(out, "--out", file_names([job.trace.name for job in jobs]))
+    origin = provenance_of(jobs, command_line(click.get_current_context()))
     with progress_bar(f"{len(jobs)} runs") as show:
         reports = run_all(jobs, workers, lambda done: show(done / len(jobs), f"{done} done"))
-    rows, facts = summarised(reports), facts_of(jobs)
-    content = everything(reports, rows, facts)
-    figures = json.dumps(content, indent=2, allow_nan=False)
-    page = html_report(reports, rows, jobs[0].settings.policy.objective, facts)
-    with refusing(f"--out {out}", "name a folder with room for it"):
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole({out / "report.html": page, out / "compare.json": figures + "\n"})
+    made = files_of(reports, jobs[0].settings.policy.objective, facts_of(jobs), origin)
+    write_files(out, made)
     if as_json:
-        click.echo(figures)
+        click.echo(made.json_text, nl=False)
     else:
-        Console().print(comparison_table(rows, reports))
+        console = Console()
+        console.print(comparison_table(made.rows, reports, made.target_ratio))
+        for trace, headline in made.headlines.items():
+            console.print(Text(f"{trace}: {headline}" if len(made.headlines) > 1 else headline))
         click.echo(f"report: {out / 'report.html'}   figures: {out / 'compare.json'}")
+        click.echo(f"pictures: {', '.join(str(out / name) for name in made.pictures)}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import active_children, get_context
 from typing import Any
 
+from simulations.intervals import Interval, interval
 from simulations.job import Job, RunReport, TraceChoice
+from simulations.pareto import on_front
 from simulations.scorecard import Scorecard
+from simulations.versus import Versus, versus
 
 SUMMARISED = (
     "slo_attainment_ratio",
@@ -31,8 +34,24 @@ SUMMARISED = (
     "dropped_in_flight",
     "scale_ups",
     "scale_downs",
+    "missed_requests",
+    "churn_per_hour",
+    "replicas_started",
+    "replicas_stopped",
+    "unused_starts",
+    "loading_gpu_hours",
+    "idle_gpu_hours",
+    "unproductive_usd",
+    "missed_spells",
+    "recovered",
+    "time_to_recover_longest_s",
+    "time_to_recover_mean_s",
+    "fault_to_recover_longest_s",
 )
-"""Fields of the scorecard that are averaged over seeds."""
+"""Fields of the scorecard that are averaged over seeds; of ``recovered`` that is the share of runs."""
+
+BOUND = "clairvoyant"
+"""Knows the future: shows what could be had at best, competes with nobody and is on no front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +72,11 @@ class SummaryRow:
         gpu_hours_to_clairvoyant: Its mean GPU hours over those of the lower bound; None when that was not run.
         gpu_hours_to_hpa: The same over HPA's.
         violations: Invariants broken in all of its runs.
+        variant: Which of a policy's settings, where several were tried; empty for those it has anyway.
+        intervals: Of the mean of each figure.
+        to_hpa: What it has more or less than HPA as it comes, seed by seed; None when that was not run, or is it.
+        regret: The same to the clairvoyant bound: what knowing the future would have saved.
+        on_front: Whether nobody on this trace, the bound aside, took fewer GPU hours for as much attainment.
     """
 
     trace: str
@@ -62,6 +86,26 @@ class SummaryRow:
     gpu_hours_to_clairvoyant: float | None
     gpu_hours_to_hpa: float | None
     violations: int
+    variant: str = ""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    to_hpa: Versus | None = None
+    regret: Versus | None = None
+    on_front: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tables and plots call it."""
+        return named(self.policy, self.variant)
+
+
+def named(policy: str, variant: str) -> str:
+    """Return what a policy in a variant is called."""
+    return f"{policy} ({variant})" if variant else policy
+
+
+def variant_of(report: RunReport) -> str:
+    """Return the variant of a run; empty where there is only one."""
+    return str(getattr(report, "variant", ""))
 
 
 def run_all(jobs: Sequence[Job], workers: int, finished: Callable[[int], None]) -> list[RunReport]:
@@ -127,23 +171,47 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def summarised(reports: Sequence[RunReport]) -> list[SummaryRow]:
-    """Return one row per trace and policy, in the order in which they first appear."""
-    groups: dict[tuple[str, str], list[Scorecard]] = {}
+    """Return one row per trace, policy and variant, in the order in which they first appear."""
+    groups: dict[tuple[str, str, str], dict[int, Scorecard]] = {}
     for report in reports:
-        groups.setdefault((report.trace, report.scorecard.policy), []).append(report.scorecard)
-    gpu_hours = {key: _spread(cards, "gpu_hours").mean for key, cards in groups.items()}
-    return [
-        SummaryRow(
-            trace=trace,
-            policy=policy,
-            runs=len(cards),
-            figures={name: _spread(cards, name) for name in SUMMARISED} | {"lost_requests": _lost(cards)},
-            gpu_hours_to_clairvoyant=_ratio(gpu_hours[trace, policy], gpu_hours.get((trace, "clairvoyant"))),
-            gpu_hours_to_hpa=_ratio(gpu_hours[trace, policy], gpu_hours.get((trace, "hpa"))),
-            violations=sum(len(card.violations) for card in cards),
-        )
-        for (trace, policy), cards in groups.items()
-    ]
+        key = (report.trace, report.scorecard.policy, variant_of(report))
+        groups.setdefault(key, {})[report.seed] = report.scorecard
+    rows = [_row(key, groups) for key in groups]
+    return [replace(row, on_front=front) for row, front in zip(rows, _fronts(rows), strict=True)]
+
+
+def _row(key: tuple[str, str, str], groups: Mapping[tuple[str, str, str], dict[int, Scorecard]]) -> SummaryRow:
+    trace, policy, variant = key
+    mine, hpa, bound = groups[key], groups.get((trace, "hpa", "")), groups.get((trace, BOUND, ""))
+    cards = list(mine.values())
+    hours = _spread(cards, "gpu_hours").mean
+    return SummaryRow(
+        trace=trace,
+        policy=policy,
+        runs=len(cards),
+        figures={name: _spread(cards, name) for name in SUMMARISED} | {"lost_requests": _lost(cards)},
+        gpu_hours_to_clairvoyant=_ratio(hours, _gpu_hours(bound)),
+        gpu_hours_to_hpa=_ratio(hours, _gpu_hours(hpa)),
+        violations=sum(len(card.violations) for card in cards),
+        variant=variant,
+        intervals={name: interval([float(getattr(card, name)) for card in cards]) for name in SUMMARISED},
+        to_hpa=None if hpa is None or hpa is mine else versus("hpa", mine, hpa),
+        regret=None if bound is None or bound is mine else versus(BOUND, mine, bound),
+    )
+
+
+def _gpu_hours(cards: Mapping[int, Scorecard] | None) -> float | None:
+    return None if cards is None else _spread(list(cards.values()), "gpu_hours").mean
+
+
+def _fronts(rows: Sequence[SummaryRow]) -> list[bool]:
+    """Return for each row whether it is on its trace's front."""
+    front: dict[int, bool] = {}
+    for trace in dict.fromkeys(row.trace for row in rows):
+        mine = [place for place, row in enumerate(rows) if row.trace == trace and row.policy != BOUND]
+        points = [(rows[i].figures["gpu_hours"].mean, rows[i].figures["slo_attainment_ratio"].mean) for i in mine]
+        front |= dict(zip(mine, on_front(points), strict=True))
+    return [front.get(place, False) for place in range(len(rows))]
 
 
 def facts_of(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -173,14 +241,20 @@ def _slice_of(choice: TraceChoice) -> str:
     return f"{start}, " + ("to the default end" if choice.duration_s is None else f"{choice.duration_s:g} s")
 
 
-def as_json(reports: Sequence[RunReport], rows: Sequence[SummaryRow], settings: dict[str, Any]) -> dict[str, Any]:
+def as_json(
+    reports: Sequence[RunReport],
+    rows: Sequence[SummaryRow],
+    settings: dict[str, Any],
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return everything that ``compare`` has to say, ready for ``json.dumps``; NaN is None."""
     traces = {report.trace: {"described": report.described, "generated": report.generated} for report in reports}
     return {
         "settings": settings,
         "traces": [{"trace": name, **facts} for name, facts in traces.items()],
         "summary": [_without_nan(asdict(row)) for row in rows],
-        "runs": [report.as_json() for report in reports],
+        "runs": [{**report.as_json(), "variant": variant_of(report)} for report in reports],
+        "provenance": dict(provenance or {}),
     }
 
 
@@ -206,4 +280,6 @@ def _ratio(value: float, base: float | None) -> float | None:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,79 +1,114 @@
-"""How does a comparison look on a page: one HTML file that needs nothing else, with plots drawn into it."""
+"""How does a comparison look on a page: one HTML file that needs nothing else, the plots' script included?
+
+The page makes no request: a content security policy forbids it all, and runs the two scripts that it carries by their
+digests alone. What comes from outside (names, paths, settings) is escaped in text, in attributes and in scripts' data.
+"""
 
 from __future__ import annotations
 
-import io
-import math
+import json
 import os
 import tempfile
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from html import escape
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from policies.slo import ServiceObjective
 from simulations.comparison import SummaryRow
 from simulations.job import RunReport
-from simulations.scorecard import BIN_S, CURVE_LEVELS
-from simulations.tables import FIGURES, RATIOS, number, ratio
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Okabe and Ito's palette stays apart under colour blindness; line styles stay apart without any colour.
-_COLOURS = {"foresail": "#0072B2", "hpa": "#D55E00", "static": "#777777", "clairvoyant": "#009E73"}
-_DASHES = {"foresail": "-", "hpa": "--", "static": ":", "clairvoyant": "-."}
-_MOST_POINTS = 2_000
-"""Points per curve; more than a screen has columns only make the file larger."""
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1180px; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-th, td { padding: 0.3rem 0.45rem; text-align: right; border-bottom: 1px solid #ddd; white-space: pre; }
-th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; border-bottom: 2px solid #888; vertical-align: bottom; } small { color: #555; }
-.note { color: #555; } .bad { color: #a00000; } svg { max-width: 100%; height: auto; }
-"""
+from simulations.ranking import ranked
+from simulations.report_curves import Timeline, first_seen, most_points, shown_runs, timeline
+from simulations.report_figures import PARETO_SIZE, Figure, latency_figure, pareto_figure, timeline_figure
+from simulations.report_glossary import glossary
+from simulations.report_looks import Look, looks
+from simulations.report_origin import origin
+from simulations.report_pareto import pareto_plot
+from simulations.report_table import OPERATION, RESULT, table
+from simulations.report_tiles import tiles
+from simulations.report_words import TraceWords, trace_words
 
 
-def html_report(
-    reports: Sequence[RunReport],
-    rows: Sequence[SummaryRow],
-    objective: ServiceObjective,
-    settings: Mapping[str, Any],
-) -> str:
-    """Return the whole page: how it was run, then a table and plots per trace.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that a report tells.
 
-    Everything that comes from outside (names, paths, settings) is escaped.
+    Attributes:
+        settings: How it was run, as ``comparison.facts_of`` says it.
+        provenance: Where it comes from, as ``provenance.Provenance.as_json`` says it.
+        pictures: Names of the pictures beside the page, with what they show.
+        timelines: Curves of each trace, made once for page and pictures (``timelines_of``).
     """
-    parts = ["<h1>Autoscaling policies compared</h1>", _facts(settings, objective)]
-    for trace in dict.fromkeys(row.trace for row in rows):
-        runs = [report for report in reports if report.trace == trace]
-        parts.append(_section(runs, [row for row in rows if row.trace == trace], objective))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Foresail: policies compared</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+
+    reports: Sequence[RunReport]
+    rows: Sequence[SummaryRow]
+    objective: ServiceObjective
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    pictures: Mapping[str, str]
+    timelines: Mapping[str, Timeline] = field(default_factory=dict)
+
+    @property
+    def traces(self) -> list[str]:
+        """Names of the traces, in order."""
+        return list(dict.fromkeys(row.trace for row in self.rows))
+
+    def of(self, trace: str) -> tuple[list[SummaryRow], list[RunReport]]:
+        """Return the rows of a trace, as they rank, and its runs."""
+        rows = ranked([row for row in self.rows if row.trace == trace], self.objective.attainment_ratio)
+        return rows, [report for report in self.reports if report.trace == trace]
+
+    @property
+    def looks(self) -> dict[str, Look]:
+        """How each policy is drawn."""
+        return looks(sorted({row.policy for row in self.rows}))
 
 
-def write_whole(texts: Mapping[Path, str]) -> None:
-    """Write each text to its path: all of them or none, also when something fails midway.
+def timelines_of(said: Comparison) -> dict[str, Timeline]:
+    """Return the curves of each trace, thin enough for all of them to be on one page."""
+    shown = {trace: shown_runs(*said.of(trace)) for trace in said.traces}
+    most = most_points(sum(map(len, shown.values())))
+    return {trace: timeline(runs, most) for trace, runs in shown.items()}
+
+
+def html_report(said: Comparison) -> str:
+    """Return the whole page: what it comes down to, then plots and tables per trace, then how to get it again."""
+    figures: dict[str, Figure] = {}
+    sections = []
+    for number, trace in enumerate(said.traces):
+        section, drawn = _section(said, trace, number)
+        sections.append(section)
+        figures |= drawn
+    body = [
+        "<header><h1>Autoscaling policies compared</h1>",
+        _objective(said.objective),
+        "</header><main>",
+        *(_summary(said, trace) for trace in said.traces),
+        *sections,
+        glossary(),
+        origin(said.reports, said.settings, said.provenance, said.pictures),
+        "</main>",
+    ]
+    return _page("\n".join(body), figures)
+
+
+def write_whole(contents: Mapping[Path, str | bytes]) -> None:
+    """Write each content to its path: all of them or none, also when something fails midway.
 
     Raises:
         OSError: If one cannot be written.
     """
     drafts: dict[Path, Path] = {}
     try:
-        for path, text in texts.items():
+        for path, content in contents.items():
             descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             drafts[path] = Path(name)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
             drafts[path].chmod(0o644)
         for path, draft in drafts.items():
             draft.replace(path)
@@ -83,158 +118,152 @@ def write_whole(texts: Mapping[Path, str]) -> None:
         raise
 
 
-def _facts(settings: Mapping[str, Any], objective: ServiceObjective) -> str:
-    target = (
-        f"A request counts as served well within TTFT {objective.ttft_s:g} s and TPOT {objective.tpot_s:g} s; "
-        f"{objective.attainment_ratio:.1%} of all requests are to be. Failed and dropped requests count as missed. "
-        "GPU hours count loading and draining too, up to the end of the trace."
+def in_script(value: object) -> str:
+    r"""Return JSON that cannot end the script element it stands in, nor begin a comment in it.
+
+    >>> print(in_script("</script>"))
+    "\u003c/script\u003e"
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _page(body: str, figures: Mapping[str, Figure]) -> str:
+    # Imported here: only this function needs the 5 MB.
+    from plotly.offline import get_plotlyjs
+
+    own = files("simulations")
+    style = own.joinpath("report_page.css").read_text(encoding="utf-8")
+    scripts = [get_plotlyjs(), own.joinpath("report_page.js").read_text(encoding="utf-8")]
+    allowed = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+    body = body.encode("utf-8", "replace").decode()  # a file's name need not be text
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Foresail: policies compared</title>\n<style>\n{style}</style></head>\n<body>\n{body}\n"
+        f'<script type="application/json" id="figures">{in_script(figures)}</script>\n'
+        + "\n".join(f"<script>{script}</script>" for script in scripts)
+        + "\n</body></html>\n"
     )
-    items = "".join(f"<li>{escape(str(name))}: {escape(str(value))}</li>" for name, value in settings.items())
-    return f"<p>{target}</p>\n<ul class='note'>{items}</ul>"
 
 
-def _section(runs: Sequence[RunReport], rows: Sequence[SummaryRow], objective: ServiceObjective) -> str:
-    first = runs[0]
-    made_up = " <strong>This trace is generated, not recorded.</strong>" if first.generated else ""
-    several = rows[0].runs > 1
-    seeds = f"Means over {rows[0].runs} seeds, least to most in small print; the plots show seed {first.seed}."
+def _objective(objective: ServiceObjective) -> str:
+    return (
+        f"<p class='note'>A request is in time within TTFT {objective.ttft_s:g} s and TPOT {objective.tpot_s:g} s; "
+        f"{objective.attainment_ratio * 100:g}% of all requests are to be. Failed and dropped requests count as "
+        "missed. GPU hours and money count loading and draining too, up to the end of the trace.</p>"
+    )
+
+
+def _summary(said: Comparison, trace: str) -> str:
+    rows, runs = said.of(trace)
+    words: TraceWords = trace_words(rows, runs, said.objective)
+    made_up = " <strong>This load is generated, not recorded.</strong>" if runs[0].generated else ""
+    items = "".join(f"<li>{escape(each)}</li>" for each in words.sentences)
+    title = f"<h3>{escape(trace)}</h3>" if len(said.traces) > 1 else ""
+    return (
+        f"<section class='summary' aria-label='Summary of {escape(trace)}'>{title}"
+        f"<p class='headline'>{escape(words.headline)}{made_up}</p>{tiles(rows, said.objective)}"
+        f"<ul>{items}</ul></section>"
+    )
+
+
+def _section(said: Comparison, trace: str, number: int) -> tuple[str, dict[str, Figure]]:
+    """Return what is said of one trace, and the figures in it by their element's id."""
+    rows, runs = said.of(trace)
+    target = said.objective.attainment_ratio
+    shown = shown_runs(rows, runs)
+    drawn = said.timelines[trace]
+    policies = [run.scorecard.policy for run in shown]
+    visible = first_seen(policies)
+    plot = pareto_plot(rows, target, PARETO_SIZE)
+    figures = {
+        f"timeline-{number}": timeline_figure(drawn, said.looks, said.objective, visible),
+        f"latency-{number}": latency_figure(shown, [r.name for r in drawn.runs], said.looks, said.objective, visible),
+    }
+    parts = [f"<section><h2>{escape(trace)}</h2>", _described(rows, runs), _violations(runs)]
+    if plot is not None:
+        figures[f"pareto-{number}"] = pareto_figure(plot, said.looks, target)
+        parts += [
+            "<h3>Cost against attainment</h3>",
+            _figure(f"pareto-{number}", "pareto", number, _pareto_words(rows)),
+        ]
+    parts += [
+        table(rows, RESULT, "What each policy gives and costs; in small print the 95% interval of the mean", target),
+        table(rows, OPERATION, "How it went about it; replicas started and stopped, and time to recover", target),
+        "<h3>Over time</h3>",
+        _chips(policies, said.looks, visible, number),
+        _figure(f"timeline-{number}", "timeline", number, _timeline_words(shown, rows)),
+        "<h3>Time to first token</h3>",
+        _figure(f"latency-{number}", "latency", number, "TTFT by percentile of all requests, spaced by nines."),
+        "</section>",
+    ]
+    return "\n".join(part for part in parts if part), figures
+
+
+def _figure(name: str, kind: str, number: int, words: str) -> str:
+    return (
+        f"<figure><div class='plot {kind}' id='{name}' data-trace='{number}' role='img' "
+        f"aria-label='{escape(words)}'></div><figcaption>{escape(words)}</figcaption></figure>"
+    )
+
+
+def _chips(policies: Sequence[str], drawn: Mapping[str, Look], visible: set[str], number: int) -> str:
+    chips = [
+        f"<button type='button' data-policy='{escape(policy)}' aria-pressed='{str(policy in visible).lower()}'>"
+        f"{_sample(drawn[policy])}{escape(policy)}</button>"
+        for policy in policies
+    ]
+    chips += [f"<button type='button' data-all='{state}'>{words}</button>" for state, words in _ALL]
+    return f"<div class='chips' data-trace='{number}' role='group' aria-label='Policies shown'>{''.join(chips)}</div>"
+
+
+_ALL = (("on", "all"), ("off", "none"))
+
+
+def _sample(look: Look) -> str:
+    dash = " ".join(f"{length * 2:g}" for length in look.dash) or "none"
+    return (
+        "<svg width='30' height='8' aria-hidden='true'><line x1='0' y1='4' x2='30' y2='4' "
+        f"stroke='{look.colour}' stroke-width='{look.width * 1.3:g}' stroke-dasharray='{dash}'/></svg>"
+    )
+
+
+def _described(rows: Sequence[SummaryRow], runs: Sequence[RunReport]) -> str:
+    made_up = " <strong>This trace is generated, not recorded.</strong>" if runs[0].generated else ""
+    gone = runs[0].left_out_requests
+    left_out = f" {gone:,} requests that failed in the recording are left out." if gone else ""
+    most = max(row.runs for row in rows)
+    seeds = f"Means over {most} seeds; curves show the first." if most > 1 else "One run of each, so no interval."
+    return f"<p class='note'>{escape(runs[0].described)}.{made_up}{left_out} {seeds}</p>"
+
+
+def _violations(runs: Sequence[RunReport]) -> str:
     broken = [
-        f"<li>{escape(run.scorecard.policy)}: {escape(violation)}</li>"
+        f"<li>{escape(run.scorecard.policy)}, seed {run.seed}: {escape(violation)}</li>"
         for run in runs
         for violation in run.scorecard.violations[:5]
     ]
-    shown = [run for run in runs if run.seed == first.seed]
-    return "\n".join(
-        [
-            f"<h2>{escape(first.trace)}</h2>",
-            f"<p class='note'>{escape(first.described)}.{made_up} {seeds if several else ''}</p>",
-            f"<div class='wide'>{_table(rows)}</div>",
-            f"<p class='bad'>Invariants were violated:</p><ul class='bad'>{''.join(broken)}</ul>" if broken else "",
-            trace_plots(shown, objective),
-        ]
+    return f"<p class='bad'>Invariants were violated:</p><ul class='bad'>{''.join(broken)}</ul>" if broken else ""
+
+
+def _pareto_words(rows: Sequence[SummaryRow]) -> str:
+    front = [row for row in rows if row.on_front]
+    front.sort(key=lambda row: row.figures["gpu_hours"].mean)
+    names = ", ".join(row.name for row in front)
+    return (
+        "GPU hours against the share of requests in time, spaced by nines; up and left is better. The line joins those "
+        f"that nobody beats on both counts: {names}. The clairvoyant bound knows the future and competes with nobody. "
+        "Pale points are beaten; bars are 95% intervals. The figures are in the table below."
     )
 
 
-def _table(rows: Sequence[SummaryRow]) -> str:
-    headings = [title for title, _, _ in FIGURES]
-    headings = ["policy", *headings[:2], *RATIOS, *headings[2:], "failed", "dropped", "peak\nrepl.", "ups /\ndowns"]
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(row))}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cells(row: SummaryRow) -> list[str]:
-    """Return the cells of a policy's row as HTML."""
-    figures = []
-    for _, name, write in FIGURES:
-        spread = row.figures[name]
-        cell = escape(write(spread.mean))
-        if spread.least < spread.most:
-            cell += f"\n<small>{escape(write(spread.least))}\u2013{escape(write(spread.most))}</small>"
-        figures.append(cell)
-    ratios = [escape(ratio(row.gpu_hours_to_clairvoyant)), escape(ratio(row.gpu_hours_to_hpa))]
-    means = {name: spread.mean for name, spread in row.figures.items()}
-    last = [number(means["failed"], ".4g"), number(means["dropped_in_flight"], ".4g")]
-    last.append(number(row.figures["peak_replicas"].most, ".0f"))
-    last.append(f"{number(means['scale_ups'], '.3g')} / {number(means['scale_downs'], '.3g')}")
-    return [escape(row.policy), *figures[:2], *ratios, *figures[2:], *last]
-
-
-def trace_plots(runs: Sequence[RunReport], objective: ServiceObjective) -> str:
-    """Return one SVG with four plots of the runs of one trace, one line per policy."""
-    # Imported here: matplotlib takes a second, and only this function needs it.
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    style: Any = {"svg.hashsalt": runs[0].trace, "svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif"}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(12.0, 8.0), layout="constrained")
-        (load, replicas), (over_time, quantiles) = figure.subplots(2, 2)
-        _plot_load(load, runs)
-        _plot_replicas(replicas, runs)
-        _plot_ttft_over_time(over_time, runs, objective)
-        _plot_ttft_quantiles(quantiles, runs, objective)
-        handles, labels = replicas.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(runs), frameon=False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def _plot_load(axes: Axes, runs: Sequence[RunReport]) -> None:
-    load = runs[0].curves.requests_per_s
-    minutes = _minutes(len(load) + 1)
-    axes.fill_between(minutes, (*load, load[-1]), step="post", color="#cccccc", label="load")
-    for run in runs:
-        at = [point.at_s / 60.0 for point in run.timeline]
-        carried = [
-            sum(count * run.replica_requests_per_s[pool] for pool, count in point.ready_in) for point in run.timeline
-        ]
-        axes.plot(*_thinned(at, carried), **_line(run), drawstyle="steps-post")
-    _dress(axes, "Load (grey) and load-tested capacity that is ready", "requests/s")
-    axes.set_xlabel("minutes")
-
-
-def _plot_replicas(axes: Axes, runs: Sequence[RunReport]) -> None:
-    for run in runs:
-        at = [point.at_s / 60.0 for point in run.timeline]
-        ready = [float(point.ready) for point in run.timeline]
-        desired = [float(point.desired) for point in run.timeline]
-        axes.plot(*_thinned(at, ready), **_line(run), drawstyle="steps-post", label=run.scorecard.policy)
-        thin = {**_line(run), "linestyle": "-", "linewidth": 0.6, "alpha": 0.5}
-        axes.plot(*_thinned(at, desired), **thin, drawstyle="steps-post")
-    _dress(axes, "Replicas: ready (thick) and asked for (thin)", "replicas")
-    axes.set_xlabel("minutes")
-
-
-def _plot_ttft_over_time(axes: Axes, runs: Sequence[RunReport], objective: ServiceObjective) -> None:
-    for run in runs:
-        p95 = list(run.curves.ttft_p95_s)
-        axes.plot(*_thinned(_minutes(len(p95)), p95), **_line(run))
-    _mark_objective(axes, objective.ttft_s)
-    _dress(axes, "TTFT P95 per minute of arrival", "seconds")
-    axes.set_xlabel("minutes")
-
-
-def _plot_ttft_quantiles(axes: Axes, runs: Sequence[RunReport], objective: ServiceObjective) -> None:
-    # Spaced by nines: what happens to the last percent is what an objective is about.
-    places = [-math.log10(1.0 - level) for level in CURVE_LEVELS]
-    for run in runs:
-        axes.plot(places, run.curves.ttft_s, **_line(run))
-    ticks = (0.5, 0.9, 0.95, 0.99, 0.999)
-    axes.set_xticks([-math.log10(1.0 - level) for level in ticks], [f"P{level * 100:g}" for level in ticks])
-    _mark_objective(axes, objective.ttft_s)
-    _dress(axes, "TTFT by percentile of requests", "seconds")
-
-
-def _mark_objective(axes: Axes, ttft_s: float) -> None:
-    axes.axhline(ttft_s, color="black", linewidth=0.8)
-    axes.annotate("objective", (0.99, ttft_s), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-    axes.set_yscale("log")  # a tenth of a second and a minute on one page
-    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted(lambda value, _place: f"{value:g}" if f"{value:.0e}"[0] in "125" else "")
-
-
-def _dress(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.set_ylabel(unit)
-    axes.grid(visible=True, color="#eeeeee")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.01)
-    if axes.get_yscale() == "linear":
-        axes.set_ylim(bottom=0.0)
-
-
-def _line(run: RunReport) -> dict[str, Any]:
-    policy = run.scorecard.policy
-    return {"color": _COLOURS.get(policy), "linestyle": _DASHES.get(policy, "-"), "linewidth": 1.6}
-
-
-def _minutes(steps: int) -> list[float]:
-    return [step * BIN_S / 60.0 for step in range(steps)]
-
-
-def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    every = max(1, math.ceil(len(x) / _MOST_POINTS))
-    return list(x[::every]), list(y[::every])
+def _timeline_words(shown: Sequence[RunReport], rows: Sequence[SummaryRow]) -> str:
+    several = any(row.variant for row in rows)
+    best = " Of a policy with several variants its best one is shown." if several else ""
+    return (
+        f"Demand with ready capacity, ready replicas, waiting requests, missed requests and TTFT of {len(shown)} "
+        f"policies. Switch policies above; drag to zoom in, double-click to see all.{best}"
+    )

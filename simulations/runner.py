@@ -29,11 +29,13 @@ from policies.decide import Foresail
 from policies.decisions import Page, Policy
 from policies.fleet import PoolKey
 from simulations.case import Case, SimulationSettings, prepare
+from simulations.faults import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.invariants import InvariantChecks
 from simulations.peers.clairvoyant import Clairvoyant, plan_ahead
 from simulations.peers.hpa import Hpa
 from simulations.peers.static import Static
+from simulations.recovery import with_recovery
 from simulations.scorecard import Bill, Curves, Scorecard, Tally, TimelinePoint, curves, score
 from simulations.sizing import covering, replicas_for
 from simulations.trace import Trace
@@ -124,13 +126,11 @@ def replay(
     simulated_s = fleet.clock.now() - start_at
     bill = Bill(fleet.gpu_seconds(), fleet.replica_seconds, fleet.cost_usd)
     fleet.finish()
-    return SimulationResult(
-        score(policy_name, fleet.tallies, bill, tally, simulated_s, checks.violations),
-        tuple(tally.timeline),
-        curves(fleet.tallies, simulated_s),
-        case,
-        fleet,
-    )
+    card = score(policy_name, fleet.tallies, bill, tally, simulated_s, checks.violations)
+    drawn = curves(fleet.tallies, simulated_s)
+    faults_at_s = [parse_fault(spec).at_s for spec in case.settings.faults]
+    card = with_recovery(card, drawn, objective.attainment_ratio, faults_at_s)
+    return SimulationResult(card, tuple(tally.timeline), drawn, case, fleet)
 
 
 def policy_of(name: str, case: Case) -> tuple[Policy, Mapping[PoolKey, int]]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from controller.ports import TickRecord
-from policies.fleet import Phase
+from policies.fleet import FleetState, Phase, ReplicaState
 from policies.wire import canonical_json
 from simulations.tallies import BIN_S as BIN_S
 from simulations.tallies import Results
+from simulations.turnover import TurnoverWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,16 @@ class Scorecard:
         wall_s: Real time that the run took, the load test before it excluded.
         decisions_digest: SHA-256 over every tick's acts and the totals: equal runs have equal digests.
         violations: Invariants that were broken, each with its instant.
+        missed_requests: All requests that were not completed within both objectives.
+        churn_per_hour: Replicas started and stopped, per hour of the trace.
+        replicas_started: As ``simulations.turnover`` counts them; also ``replicas_stopped`` and ``unused_starts``,
+            replicas that were paid for and went again before they could serve.
+        loading_gpu_hours: Part of ``gpu_hours`` held by replicas on their way to READY.
+        idle_gpu_hours: Part of it held by READY replicas with nothing in flight; ``unproductive_usd`` is for both.
+        missed_spells: Times that the objective was missed for a while, as ``simulations.recovery`` tells them.
+        recovered: Whether all of them were over before the trace was.
+        time_to_recover_longest_s: Longest of them, and their mean; NaN where nothing was missed.
+        fault_to_recover_longest_s: From a fault until the objective was met again, the longest; NaN without faults.
     """
 
     policy: str
@@ -62,6 +73,19 @@ class Scorecard:
     wall_s: float
     decisions_digest: str
     violations: tuple[str, ...]
+    missed_requests: int
+    churn_per_hour: float
+    replicas_started: int
+    replicas_stopped: int
+    unused_starts: int
+    loading_gpu_hours: float
+    idle_gpu_hours: float
+    unproductive_usd: float
+    missed_spells: int = 0
+    recovered: bool = True
+    time_to_recover_longest_s: float = math.nan
+    time_to_recover_mean_s: float = math.nan
+    fault_to_recover_longest_s: float = math.nan
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields in their order, ready for ``json.dumps``: NaN becomes None."""
@@ -88,6 +112,9 @@ class TimelinePoint:
         starting: On their way to READY.
         existing: All that there are, draining and failed ones included.
         source: Who forecast; empty when nobody was asked.
+        queued_requests: Waiting in the engines that told of it; NaN when none did.
+        held_requests: Held at the gateway because no replica could take them; NaN when it did not tell.
+        kv_cache_ratio: Mean use of the KV cache over READY replicas that told of it; NaN when none did.
     """
 
     at_s: float
@@ -97,6 +124,9 @@ class TimelinePoint:
     existing: int
     source: str
     ready_in: tuple[tuple[str, int], ...]
+    queued_requests: float = math.nan
+    held_requests: float = math.nan
+    kv_cache_ratio: float = math.nan
 
 
 class Tally:
@@ -106,7 +136,9 @@ class Tally:
         self.timeline: list[TimelinePoint] = []
         self.scale_ups = 0
         self.scale_downs = 0
+        self.turnover = TurnoverWatch()
         self._digest = sha256()
+        self._ready_in: dict[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]] = {}
 
     def add(self, record: TickRecord, at_s: float) -> None:
         """Count what was decided and carried out in one tick."""
@@ -120,18 +152,22 @@ class Tally:
         carried_out = [plan for plan in decision.scaling if str(plan.pool) in done]
         self.scale_ups += sum(plan.desired > plan.current for plan in carried_out)
         self.scale_downs += sum(plan.desired < plan.current for plan in carried_out)
+        self.turnover.look(record.fleet, at_s)
         replicas = [replica for pool in record.fleet.pools for replica in pool.replicas]
-        ready_in = {str(p.key): sum(r.phase is Phase.READY for r in p.replicas) for p in record.fleet.pools}
+        ready_in = tuple((str(p.key), sum(r.phase is Phase.READY for r in p.replicas)) for p in record.fleet.pools)
         planned = {plan.pool: plan.desired for plan in carried_out}
         self.timeline.append(
             TimelinePoint(
                 at_s=at_s,
                 desired=sum(planned.get(pool.key, pool.desired) for pool in record.fleet.pools),
-                ready=sum(ready_in.values()),
+                ready=sum(count for _, count in ready_in),
                 starting=sum(replica.starting for replica in replicas),
                 existing=len(replicas),
                 source=", ".join(sorted(set(record.forecast_sources.values()))),
-                ready_in=tuple(ready_in.items()),
+                ready_in=self._ready_in.setdefault(ready_in, ready_in),  # days of ticks share a few dozen of them
+                queued_requests=_told_sum(replicas, "queued_requests"),
+                held_requests=_held(record.fleet),
+                kv_cache_ratio=_kv_cache_mean(replicas),
             )
         )
 
@@ -145,12 +181,16 @@ class Tally:
 def score(
     policy: str, results: Results, bill: Bill, tally: Tally, simulated_s: float, violations: Sequence[str]
 ) -> Scorecard:
-    """Return the scorecard of a finished run; ``wall_s`` is left at 0 for whoever has a stopwatch."""
+    """Return the scorecard of a finished run.
+
+    ``wall_s`` is left at 0 for whoever has a stopwatch, recovery for ``simulations.recovery``, which has the curves.
+    """
     requests, completed, dropped = results.requests, results.completed, results.dropped
     good, good_tokens = results.within, results.good_tokens
     ttft_p50_s, ttft_p95_s, ttft_p99_s = results.ttft_s((0.5, 0.95, 0.99))
     tpot_p50_s, tpot_p95_s = results.tpot_s((0.5, 0.95))
     totals = (requests, completed, dropped, good, good_tokens, round(bill.gpu_s, 3))
+    turnover = tally.turnover.until(simulated_s)
     return Scorecard(
         policy=policy,
         requests=requests,
@@ -175,6 +215,14 @@ def score(
         wall_s=0.0,
         decisions_digest=tally.digest(totals),
         violations=tuple(violations),
+        missed_requests=requests - good,
+        churn_per_hour=(turnover.started + turnover.stopped) / (simulated_s / 3600.0),
+        replicas_started=turnover.started,
+        replicas_stopped=turnover.stopped,
+        unused_starts=turnover.unused_starts,
+        loading_gpu_hours=turnover.loading_gpu_hours,
+        idle_gpu_hours=turnover.idle_gpu_hours,
+        unproductive_usd=turnover.unproductive_usd,
     )
 
 
@@ -209,6 +257,27 @@ def curves(results: Results, simulated_s: float) -> Curves:
         tuple(ratio.tolist()),
         results.ttft_s(CURVE_LEVELS),
     )
+
+
+def _told(replicas: Sequence[ReplicaState], name: str) -> list[float]:
+    """Return a figure of all replicas that were scraped and gave it."""
+    values = [float(getattr(replica.metrics, name)) for replica in replicas if replica.metrics is not None]
+    return [value for value in values if not math.isnan(value)]
+
+
+def _told_sum(replicas: Sequence[ReplicaState], name: str) -> float:
+    told = _told(replicas, name)
+    return math.fsum(told) if told else math.nan
+
+
+def _kv_cache_mean(replicas: Sequence[ReplicaState]) -> float:
+    told = _told([replica for replica in replicas if replica.phase is Phase.READY], "kv_cache_ratio")
+    return math.fsum(told) / len(told) if told else math.nan
+
+
+def _held(fleet: FleetState) -> float:
+    told = [held for held in fleet.gateway_queued.values() if not math.isnan(held)]
+    return math.fsum(told) if told else math.nan
 
 
 def _is_nan(value: object) -> bool:

@@ -13,6 +13,7 @@ from rich.text import Text
 from policies.slo import ServiceObjective
 from simulations.comparison import Spread, SummaryRow
 from simulations.job import RunReport
+from simulations.scorecard import Scorecard
 
 MISSING = "-"
 SHOWN_DIGEST_CHARS = 16
@@ -39,13 +40,31 @@ def number(value: float, form: str) -> str:
     return MISSING if math.isnan(value) else format(value, form)
 
 
+def gpu_hours(value: float, sign: str = "") -> str:
+    """Return GPU hours: one digit after the point from ten on, two below; ``sign`` is "+" for differences.
+
+    >>> gpu_hours(1234.56), gpu_hours(9.876), gpu_hours(0.0), gpu_hours(3.0764, "+")
+    ('1,234.6', '9.88', '0', '+3.08')
+    """
+    return number(value, f"{sign},.{1 if abs(value) >= 10 else 2}f") if value else "0"
+
+
+def count(value: float) -> str:
+    """Return a mean of counts: a digit after the point where it is no whole number.
+
+    >>> count(1234.0), count(23.6667), count(0.96)
+    ('1,234', '23.7', '1')
+    """
+    return number(value, ",.1f").removesuffix(".0")
+
+
 def _fixed(form: str) -> Callable[[float], str]:
     return lambda value: number(value, form)
 
 
 FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("within\nSLO", "slo_attainment_ratio", percent),
-    ("GPU\nhours", "gpu_hours", _fixed(".1f")),
+    ("GPU\nhours", "gpu_hours", gpu_hours),
     ("TTFT\nP95 s", "ttft_p95_s", _fixed(".3g")),
     ("TTFT\nP99 s", "ttft_p99_s", _fixed(".3g")),
     ("TPOT\nP95 s", "tpot_p95_s", _fixed(".2g")),
@@ -73,9 +92,14 @@ def scorecard_table(report: RunReport, objective: ServiceObjective) -> Renderabl
         "TTFT": f"P50 {seconds(card.ttft_p50_s)}, P95 {seconds(card.ttft_p95_s)}, P99 {seconds(card.ttft_p99_s)}",
         "TPOT": f"P50 {seconds(card.tpot_p50_s)}, P95 {seconds(card.tpot_p95_s)}",
         "goodput": f"{card.goodput_requests_per_s:.2f} requests/s, {card.goodput_tokens_per_s:,.0f} tokens/s",
-        "GPUs": f"{card.gpu_hours:.1f} GPU hours, {card.cost_usd:,.0f} US dollars",
+        "GPUs": f"{gpu_hours(card.gpu_hours)} GPU hours, {card.cost_usd:,.0f} US dollars",
         "replicas": f"{card.mean_replicas:.1f} on average, {card.peak_replicas} at most; "
         f"scaled up {card.scale_ups} and down {card.scale_downs} times",
+        "churn": f"{card.replicas_started} replicas started, {card.replicas_stopped} stopped: "
+        f"{card.churn_per_hour:.1f} per hour; {card.unused_starts} stopped before they could serve",
+        "held for nothing": f"{gpu_hours(card.loading_gpu_hours)} GPU hours loading, "
+        f"{gpu_hours(card.idle_gpu_hours)} idle",
+        "time to recover": recovery(card),
         "time": f"{card.simulated_s:,.0f} s simulated in {card.wall_s:.1f} s",
         "decisions digest": card.decisions_digest[:SHOWN_DIGEST_CHARS],
     }
@@ -84,31 +108,58 @@ def scorecard_table(report: RunReport, objective: ServiceObjective) -> Renderabl
     return Group(table, *violations([report]))
 
 
+def recovery(card: Scorecard) -> str:
+    """Return how long the objective was missed at a time, and after faults."""
+    if not card.missed_spells:
+        spells = "the objective was never missed for a while"
+    else:
+        spells = (
+            f"{card.time_to_recover_longest_s / 60:.3g} min at the longest, {card.time_to_recover_mean_s / 60:.3g} on "
+            f"average, {card.missed_spells} times" + ("" if card.recovered else "; the last was not over at the end")
+        )
+    fault_s = card.fault_to_recover_longest_s
+    return spells if math.isnan(fault_s) else f"{spells}; {fault_s / 60:.3g} min after a fault"
+
+
 def left_out(report: RunReport) -> str:
     """Return how many failed requests of the recording are not replayed; nothing when there are none."""
     count = report.left_out_requests
     return f"; {count:,} that failed in the recording (no output tokens) left out" if count else ""
 
 
-def comparison_table(rows: Sequence[SummaryRow], reports: Sequence[RunReport]) -> RenderableType:
-    """Return a table per trace with a line per policy; with several seeds the mean, then the least and the most."""
+def comparison_table(rows: Sequence[SummaryRow], reports: Sequence[RunReport], target_ratio: float) -> RenderableType:
+    """Return a table per trace, a line per policy: those that attain by GPU hours, a rule, then the rest.
+
+    With several seeds a figure is the mean. The least and the most follow where there are few policies; JSON and the
+    page have them, and intervals, for any number.
+    """
+    from simulations.ranking import attains, ranked
+
     parts: list[RenderableType] = []
     for trace in dict.fromkeys(row.trace for row in rows):
-        mine = [row for row in rows if row.trace == trace]
+        mine = ranked([row for row in rows if row.trace == trace], target_ratio)
         gone = next((left_out(report) for report in reports if report.trace == trace), "")
         title = Text((f"{trace}, mean of {mine[0].runs} seeds" if mine[0].runs > 1 else trace) + gone)
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("policy", no_wrap=True, vertical="bottom")
+        table.add_column("policy", overflow="fold", vertical="bottom", min_width=10)
         headings = [heading for heading, _, _ in FIGURES]
         for heading in (*headings[:2], *RATIOS, *headings[2:]):
             table.add_column(heading, justify="right", no_wrap=True)
-        for row in mine:
-            _add_policy(table, row)
+        for place, row in enumerate(mine):
+            _add_policy(table, row, extremes=len(mine) <= FEW_POLICIES)
+            if attains(row, target_ratio) and not all(
+                attains(each, target_ratio) for each in mine[place + 1 : place + 2]
+            ):
+                table.add_section()
         parts += [table, Text()]
     return Group(*parts, *violations(reports))
 
 
-def _add_policy(table: Table, row: SummaryRow) -> None:
+FEW_POLICIES = 6
+"""So many still have their extremes on a screen."""
+
+
+def _add_policy(table: Table, row: SummaryRow, *, extremes: bool) -> None:
     """Add the line of means, and below it those of the extremes where there is more than one run."""
     ratios = (ratio(row.gpu_hours_to_clairvoyant), ratio(row.gpu_hours_to_hpa))
 
@@ -116,8 +167,8 @@ def _add_policy(table: Table, row: SummaryRow) -> None:
         return [Text(write(figure(row.figures[name]))) for _, name, write in FIGURES]
 
     means = line(lambda spread: spread.mean)
-    table.add_row(Text(row.policy, "bold"), *means[:2], *(Text(each) for each in ratios), *means[2:])
-    if row.runs > 1:
+    table.add_row(Text(row.name, "bold"), *means[:2], *(Text(each) for each in ratios), *means[2:])
+    if row.runs > 1 and extremes:
         least, most = line(lambda spread: spread.least), line(lambda spread: spread.most)
         table.add_row("  least", *least[:2], "", "", *least[2:], style="dim")
         table.add_row("  most", *most[:2], "", "", *most[2:], style="dim")

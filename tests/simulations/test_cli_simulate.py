@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +174,25 @@ def test_compare_writes_a_report_and_figures(run: Run, trace: Path, tmp_path: Pa
     ]
     assert [row["gpu_hours_to_clairvoyant"] for row in content["summary"]][2] == 1.0
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
-    assert sorted(path.name for path in out.iterdir()) == ["compare.json", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "compare.json", "pareto.png", "report.html", "timeline-trace.csv.png",
+    ]  # fmt: skip
+    assert f"report: {out / 'report.html'}" in text
+    assert str(out / "pareto.png") in text.replace("\n", "")
+    assert content["headlines"][trace.name] in " ".join(text.split())
+    told = shlex.split(content["provenance"]["command"])
+    assert told[:4] == ["foresail", "compare", "--trace", str(trace)]
+    assert content["provenance"]["traces"][0]["sha256"] == sha256(trace.read_bytes()).hexdigest()
+
+
+def test_the_command_of_a_report_gets_its_digests_again(run: Run, trace: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    run("compare", "--trace", trace, "--policies", "hpa,static", "--seed", 3, "--out", first, "--workers", 1, *QUICK)
+    before = json.loads((first / "compare.json").read_text())
+    command = shlex.split(before["provenance"]["command"])
+    assert run(*command[1:])[0] == 0
+    after = json.loads((first / "compare.json").read_text())
+    assert [each["decisions_digest"] for each in after["runs"]] == [each["decisions_digest"] for each in before["runs"]]
 
 
 def test_compare_in_several_processes_finds_what_simulate_finds(run: Run, trace: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_rivals_beside_come_to_the_same_as_rivals_here_and_are_run_here_when_the
     assert shares == sorted(shares)
     with RivalsBeside(SMALL) as rivals:
         rivals._process.kill()
-        assert [run.scorecard for run in rivals.wait()] == [run.scorecard for run in beside]
+        assert [run.scorecard.as_json() for run in rivals.wait()] == [run.scorecard.as_json() for run in beside]
 
 
 def test_a_block_that_fails_leaves_no_rival_behind() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from controller.ports import ActResult, TickRecord
 from policies.decisions import Decision, RestartReplica, ScalingPlan, TrafficPlan
-from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState
 from policies.memory import PolicyMemory
 from policies.slo import ServiceObjective
 from simulations.outcomes import Outcomes, RequestStatus
@@ -33,12 +33,24 @@ def four_requests() -> Outcomes:
     return outcomes
 
 
-def record(at: float, plans: tuple[ScalingPlan, ...] = (), outcome: str = "done", **decided: object) -> TickRecord:
+def record(
+    at: float,
+    plans: tuple[ScalingPlan, ...] = (),
+    outcome: str = "done",
+    ids: str = "abc",
+    queued: tuple[float, ...] = (),
+    held: float | None = None,
+    **decided: object,
+) -> TickRecord:
+    told = [ReplicaMetrics(at, 1.0, each, 0.3, 1.0, 1.0, 1.0, 1.0) for each in queued]
     replicas = tuple(
-        ReplicaState(name, phase, 0.0, 0.0)
-        for name, phase in (("a", Phase.READY), ("b", Phase.LOADING), ("c", Phase.DRAINING))
+        ReplicaState(name, phase, 0.0, 0.0, metrics=metrics)
+        for name, phase, metrics in zip(
+            ids, (Phase.READY, Phase.LOADING, Phase.DRAINING), told or [None] * 3, strict=True
+        )
     )
-    fleet = FleetState(at, (PoolState(KEY, replicas, desired=2, gpus_per_replica=4),))
+    waiting = {} if held is None else {"m": held}
+    fleet = FleetState(at, (PoolState(KEY, replicas, desired=2, gpus_per_replica=4),), gateway_queued=waiting)
     parts = {"traffic": (), "remediations": (), **decided}
     decision = Decision(
         at=at,
@@ -103,7 +115,36 @@ def test_json_has_the_promised_fields_in_their_order() -> None:
     tpot_p95_s goodput_requests_per_s goodput_tokens_per_s gpu_hours cost_usd mean_replicas peak_replicas scale_ups
     scale_downs simulated_s wall_s decisions_digest violations
     """
-    assert list(card.as_json()) == promised.split()
+    added = """
+    missed_requests churn_per_hour replicas_started replicas_stopped unused_starts loading_gpu_hours idle_gpu_hours
+    unproductive_usd missed_spells recovered time_to_recover_longest_s time_to_recover_mean_s fault_to_recover_longest_s
+    """
+    assert list(card.as_json()) == [*promised.split(), *added.split()]
+
+
+def test_misses_are_all_that_were_not_within_the_objective() -> None:
+    card = score("x", four_requests(), OBJECTIVE, BILL, Tally(), 100.0, ())
+    assert card.missed_requests == 3
+
+
+def test_churn_is_replicas_started_and_stopped_per_hour() -> None:
+    tally = Tally()
+    tally.add(record(0.0), 0.0)
+    tally.add(record(15.0, ids="abd"), 15.0)  # one is gone, another has come
+    card = score("x", four_requests(), OBJECTIVE, BILL, tally, 1800.0, ())
+    assert (card.replicas_started, card.replicas_stopped, card.churn_per_hour) == (1, 1, 4.0)
+    assert card.loading_gpu_hours == 2.0  # one of four GPUs was loading all along
+
+
+def test_a_point_in_time_tells_who_waits_and_how_full_caches_are() -> None:
+    tally = Tally()
+    tally.add(record(0.0, queued=(3.0, 2.0, math.nan), held=4.0), 0.0)
+    tally.add(record(15.0), 15.0)
+    first, second = tally.timeline
+    assert (first.queued_requests, first.held_requests, first.kv_cache_ratio) == (5.0, 4.0, 0.3)  # only "a" is READY
+    assert math.isnan(second.queued_requests)
+    assert math.isnan(second.held_requests)
+    assert math.isnan(second.kv_cache_ratio)
 
 
 def test_the_tally_counts_scaling_that_was_carried_out() -> None:

@@ -1,0 +1,63 @@
+"""What does a page say about how to get its figures again?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from simulations.comparison import named, variant_of
+from simulations.job import RunReport
+
+
+def origin(
+    reports: Sequence[RunReport],
+    settings: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    pictures: Mapping[str, str],
+) -> str:
+    """Return the section with command, versions, digests, settings, runs and the files beside the page."""
+    traces = {
+        f"trace {each['trace']}": "generated" if each["sha256"] is None else _sha(each["sha256"], each["size_bytes"])
+        for each in provenance.get("traces", ())
+    }
+    digests = {**traces, "settings": _sha(provenance["settings_sha256"])} if provenance else {}
+    command = provenance.get("command", "")
+    parts = [
+        "<section><h2>Get it again</h2>",
+        f"<p>Equal inputs and seeds give equal digests, on any machine.</p><pre>{escape(command)}</pre>"
+        if command
+        else "",
+        _listed({**provenance.get("versions", {}), **digests}),
+        _beside(pictures),
+        f"<details><summary>Settings</summary>{_listed(settings)}</details>",
+        f"<details><summary>All {len(reports)} runs, with their digests</summary>{_runs(reports)}</details></section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _sha(digest: str, size_bytes: int | None = None) -> str:
+    return f"sha256 {digest}" + ("" if size_bytes is None else f", {size_bytes:,} bytes")
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    items = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+    return f"<dl class='facts'>{items}</dl>"
+
+
+def _beside(pictures: Mapping[str, str]) -> str:
+    links = [f"<a href='{escape(name)}'>{escape(name)}</a> ({escape(words)})" for name, words in pictures.items()]
+    links.append("<a href='compare.json'>compare.json</a> (all figures)")
+    return f"<p>Beside this page: {', '.join(links)}.</p>"
+
+
+def _runs(reports: Sequence[RunReport]) -> str:
+    head = "".join(f"<th scope='col'>{title}</th>" for title in ("run", "trace", "seed", "wall s", "decisions digest"))
+    body = "".join(
+        f"<tr><th scope='row'>{escape(named(report.scorecard.policy, variant_of(report)))}</th>"
+        f"<td>{escape(report.trace)}</td><td>{report.seed}</td><td>{report.scorecard.wall_s:.1f}</td>"
+        f"<td class='digest'>{escape(report.scorecard.decisions_digest)}</td></tr>"
+        for report in reports
+    )
+    region = "<div class='wide' role='region' tabindex='0' aria-label='All runs'>"
+    return f"{region}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
