@@ -129,7 +129,7 @@ def replay(
     card = score(policy_name, fleet.tallies, bill, tally, simulated_s, checks.violations)
     drawn = curves(fleet.tallies, simulated_s)
     faults_at_s = [parse_fault(spec).at_s for spec in case.settings.faults]
-    card = with_recovery(card, drawn, objective.attainment_ratio, faults_at_s)
+    card = with_recovery(card, drawn, case.policy.objective.attainment_ratio, faults_at_s)
     return SimulationResult(card, tuple(tally.timeline), drawn, case, fleet)
 
 
