@@ -86,6 +86,18 @@ _RUN_OPTIONS = (
 
 _SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                      help="Equal seeds give equal runs.")  # fmt: skip
+# Who does the runs.
+_ENGINE_OPTIONS = (
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="Where the runs are done: in processes of this machine, or as tasks of Ray."),
+    click.option("--workers", type=click.IntRange(min=1, max=256), default=2, show_default=True, metavar="N",
+                 help="Processes of the local engine, or of a Ray of this machine."),
+    click.option("--ray-address", envvar="RAY_ADDRESS", metavar="HOST:PORT",
+                 help="Head of the Ray cluster for --engine ray, or auto.  [default: RAY_ADDRESS; else a Ray of this "
+                      "machine that ends with the command]"),
+    click.option("--fresh", is_flag=True, help="Do every run anew, also those that an earlier command has finished."),
+)  # fmt: skip
+
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -132,31 +144,34 @@ def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bo
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=1, show_default=True, metavar="K",
               help="Repeat with K seeds, from --seed on.")  # fmt: skip
 @click.option("--out", type=_FILE, required=True, metavar="DIR", help="Folder for compare.json and report.html.")
-@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, expose_value=False,
-              help="Where the runs are done.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1, max=256), default=2, show_default=True, metavar="N",
-              help="Processes of the local engine.")  # fmt: skip
-@_with(*_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
+@_with(*_ENGINE_OPTIONS, *_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
 @_JSON
 def compare(
-    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, workers: int, seed: int, as_json: bool,
-    **options: Any,
+    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, seed: int, as_json: bool, **options: Any
 ) -> None:  # fmt: skip
-    """Replay traces with several policies and write a table, JSON and an HTML report with plots."""
+    """Replay traces with several policies and write a table, JSON and an HTML report with plots.
+
+    Finished runs are kept in DIR/runs: the same command goes on where it was interrupted.
+    """
     from rich.console import Console
 
     from simulations.comparison import as_json as everything
-    from simulations.comparison import facts_of, run_all, summarised
+    from simulations.comparison import facts_of, summarised
+    from simulations.execution import WHOLE, check_traces, engine_of, run_all
+    from simulations.kept_runs import FOLDER, KeptRuns, bytes_to_keep
     from simulations.options import jobs_of, policies_named
-    from simulations.output_places import check_folder, refusing
+    from simulations.output_places import check_folder, check_room, refusing
     from simulations.progress import progress_bar
     from simulations.report import html_report, write_whole
     from simulations.tables import comparison_table
 
     jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options)
     check_folder(out, "--out", ("report.html", "compare.json"))
-    with progress_bar(f"{len(jobs)} runs") as show:
-        reports = run_all(jobs, workers, lambda done: show(done / len(jobs), f"{done} done"))
+    check_room(out, bytes_to_keep(jobs))
+    kept = KeptRuns(out / FOLDER, WHOLE, options["fresh"])
+    with engine_of(options) as engine, progress_bar(f"{len(jobs)} runs") as show:
+        check_traces(jobs)
+        reports = run_all(WHOLE, jobs, engine, lambda done: show(done / len(jobs), f"{done} done"), kept)
     rows, facts = summarised(reports), facts_of(jobs)
     content = everything(reports, rows, facts)
     figures = json.dumps(content, indent=2, allow_nan=False)
@@ -168,4 +183,8 @@ def compare(
         click.echo(figures)
     else:
         Console().print(comparison_table(rows, reports))
+        if kept.reused:
+            click.echo(
+                f"{kept.reused} of {len(jobs)} runs were finished before and are reused (--fresh does them anew)"
+            )
         click.echo(f"report: {out / 'report.html'}   figures: {out / 'compare.json'}")

@@ -61,14 +61,7 @@ class TraceChoice:
             BadInput: If there is no such trace, a row of it is wrong, or there is nothing or too much in the part that
                 is asked for.
         """
-        opened = open_trace(
-            self.path,
-            seed=settings.seed,
-            model=self.trace_model,
-            token_shape=self.token_shape,
-            arrivals=self.arrivals,
-            arrival_cv=self.arrival_cv,
-        )
+        opened = self.opened(settings.seed)
         start_s, duration_s = self.part_of(opened)
         part = sliced(opened, start_s, duration_s)
         stop_s = math.inf if duration_s is None else start_s + duration_s
@@ -83,6 +76,21 @@ class TraceChoice:
         before = load_before(whole, start_s, tick_s, kept_s)
         began_at = on_the_clock_of(trace, settings).fleet.epoch_at - len(before) * before.step_s
         return OpenTrace(trace, LoadSeries(began_at, before.step_s, before.values), failed)
+
+    def opened(self, seed: int) -> Trace:
+        """Return the whole trace, not scaled.
+
+        Raises:
+            BadInput: If there is no such trace.
+        """
+        return open_trace(
+            self.path,
+            seed=seed,
+            model=self.trace_model,
+            token_shape=self.token_shape,
+            arrivals=self.arrivals,
+            arrival_cv=self.arrival_cv,
+        )
 
     def part_of(self, trace: Trace) -> tuple[float, float | None]:
         """Return where in ``trace`` to begin and for how long to go on (None: to the end), in seconds."""
@@ -135,13 +143,18 @@ class Job:
         _, _, case = self._set_up()
         case.fleet(case.first)
 
-    def run(self, audit: AuditLog | None = None, on_tick: Callable[[Tick], None] | None = None) -> RunReport:
-        """Do it.
+    def run(
+        self,
+        audit: AuditLog | None = None,
+        on_tick: Callable[[Tick], None] | None = None,
+        opened: OpenTrace | None = None,
+    ) -> RunReport:
+        """Do it; with ``opened`` the trace is not opened again.
 
         Raises:
             BadInput: If the trace, the model or the settings cannot be used.
         """
-        opened, forecasters, case = self._set_up()
+        opened, forecasters, case = self._set_up(opened)
         stopwatch = SystemClock()
         began_s = stopwatch.elapsed()
         result = replay(case, self.policy, forecasters, audit, on_tick)
@@ -158,8 +171,8 @@ class Job:
             left_out_requests=opened.left_out_requests,
         )
 
-    def _set_up(self) -> tuple[OpenTrace, tuple[Forecaster, ...], Case]:
-        opened = self.trace.open(self.settings)
+    def _set_up(self, opened: OpenTrace | None = None) -> tuple[OpenTrace, tuple[Forecaster, ...], Case]:
+        opened = self.trace.open(self.settings) if opened is None else opened
         forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
         return opened, forecasters, prepare(opened.trace, on_the_clock_of(opened.trace, self.settings), opened.before)
 
