@@ -39,6 +39,7 @@ SUB_COMMANDS = {
     "demo": SubCommand("training.demo:demo", "Watch the whole closed loop on a simulated fleet, faults included."),
     "simulate": SubCommand("simulations.cli:simulate", "Replay a trace with one policy and count what happened."),
     "compare": SubCommand("simulations.cli:compare", "Replay a trace with several policies, side by side."),
+    "tune": SubCommand("simulations.cli:tune", "Search settings that would have done better on a trace."),
     "train": SubCommand("training.cli:train", "Fit forecasters to a load history and register them."),
     "backtest": SubCommand("training.cli:backtest", "Score forecasters on the past, as it would have looked then."),
     "promote": SubCommand("training.cli:promote", "Make a registered model the champion."),

@@ -188,3 +188,55 @@ def compare(
                 f"{kept.reused} of {len(jobs)} runs were finished before and are reused (--fresh does them anew)"
             )
         click.echo(f"report: {out / 'report.html'}   figures: {out / 'compare.json'}")
+
+
+@click.command()
+@click.option("--trace", "paths", type=_FILE, multiple=True, default=[Path("generated")], metavar="FILE",
+              help="Request trace or load series to tune on; repeatable; generated load if not given.")  # fmt: skip
+@click.option("--policy", default="foresail", show_default=True, metavar="NAME", help="Whose settings are tuned.")
+@click.option("--trials", type=click.IntRange(2, 100_000), default=96, show_default=True, metavar="N",
+              help="Settings to try, the present ones included.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(2, 1000), default=3, show_default=True, metavar="K",
+              help="Runs of each trial with other seeds, from --seed on: what differs by less than they do is noise.",
+              )  # fmt: skip
+@click.option("--tune", "tuned", multiple=True, metavar="KEY=LOW:HIGH[:log]",
+              help="Search this setting too, or in this range; KEY=A,B,C for a choice; repeatable.",
+              )  # fmt: skip
+@click.option("--space", type=_FILE, metavar="FILE", help="YAML file of such ranges, KEY: LOW:HIGH[:log] a line.")
+@click.option("--only-named", is_flag=True, help="Search nothing but what --tune and --space name.")
+@click.option("--search-share", type=float, callback=_share, default=0.6, show_default=True, metavar="R",
+              help="Share of the trace that is searched, from its start; the rest is for validation.")  # fmt: skip
+@click.option("--save", "saved", type=click.Choice(["gpu-hours", "usd"]), default="gpu-hours", show_default=True,
+              help="What is to be saved while --attainment is kept.")  # fmt: skip
+@click.option("--margin-ratio", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, metavar="R",
+              help="Share of the allowed misses that the search leaves unused.")  # fmt: skip
+@click.option("--budget-gpu-hours", type=float, callback=_positive(), metavar="H",
+              help="Look for the best attainment for so many GPU hours over the whole trace.")  # fmt: skip
+@click.option("--budget-usd", type=float, callback=_positive(), metavar="USD", help="The same in US dollars.")
+@click.option("--batch", type=click.IntRange(1, 1024), default=8, show_default=True, metavar="N",
+              help="Trials asked for at a time; more keep more workers busy and learn less from each other.",
+              )  # fmt: skip
+@click.option("--out", type=_FILE, required=True, metavar="DIR",
+              help="Folder for front.json, tune.html, the tuned settings and their diff.")  # fmt: skip
+@_with(*_ENGINE_OPTIONS, *_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
+@_JSON
+def tune(paths: tuple[Path, ...], policy: str, out: Path, as_json: bool, **options: Any) -> None:
+    """Search settings that would have done better on recorded load, and validate them on a later part of it.
+
+    Finished runs are kept in DIR/runs: the same command goes on where it was interrupted, or with more --trials.
+    """
+    from rich.console import Console
+
+    from simulations.tuning.command import FRONT, PAGE, plan_of, run_plan
+    from simulations.tuning.tables import as_json as everything
+    from simulations.tuning.tables import shown
+
+    found, file = run_plan(plan_of(paths, policy, options), out, options)
+    if as_json:
+        click.echo(json.dumps(everything(found, file), indent=2, allow_nan=False))
+        return
+    Console().print(shown(found, file))
+    if found.reused_runs:
+        click.echo(f"{found.reused_runs} runs were finished before and are reused (--fresh does them anew)")
+    settings = "" if file is None else f"   settings: {out / file.name}"
+    click.echo(f"page: {out / PAGE}   figures: {out / FRONT}{settings}")

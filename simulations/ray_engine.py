@@ -32,7 +32,6 @@ _LOCAL_ENVIRONMENT = {
     # Else each of its servers listens on all interfaces: nobody else has any business with them.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "disabled",
-    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 _ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _LONGEST_SOCKET_FOLDER = 36
