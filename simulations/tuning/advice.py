@@ -35,7 +35,9 @@ class KeepObjective:
         return 1.0 - (1.0 - self.attainment_ratio) * (1.0 - self.margin_ratio)
 
     def __str__(self) -> str:
-        return f"the fewest {UNITS[self.cost]} that keep {self.attainment_ratio:.5g} of all requests within the objective"
+        return (
+            f"the fewest {UNITS[self.cost]} that keep {self.attainment_ratio:.5g} of all requests within the objective"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ def _best_so_far(trials: Sequence[Trial], aim: Aim) -> str:
 
 def _about(plan: Plan, parts: Parts) -> dict[str, Any]:
     """Return what decides the trials, flat, so that a difference can be named."""
-    said: dict[str, Any] = {"code": code_digest()[:16], "policy": plan.policy}
+    said: dict[str, Any] = {"the code of Foresail": code_digest()[:16], "policy": plan.policy}
     for number, (choice, (first, later)) in enumerate(zip(plan.choices, parts.spans, strict=True), start=1):
         known = {name: getattr(choice, name) for name in choice.__slots__ if name not in ("path", "name")}
         said |= {f"trace {number} {name}": value for name, value in {**trace_identity(choice.path), **known}.items()}

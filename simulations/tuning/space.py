@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ SHOWN_DIGITS = 3
 _OURS = ("policy", "forecast")
 _YARDSTICK = ("objective", "objectives", "pools")
 _MOST_KNOBS = 32
+_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,10 @@ class Knob:
     why: str = ""
 
     @property
-    def ends(self) -> tuple[float | int | str | bool, ...]:
-        """The values that must be possible for all of them to be."""
-        return self.choices or (self.shown(self.low), self.shown(self.high))
+    def samples(self) -> tuple[float | int | str | bool, ...]:
+        """All choices, or values from end to end: where these are possible, so are those between."""
+        steps = [step / (_SAMPLES - 1) for step in range(_SAMPLES)]
+        return self.choices or tuple(self.shown(self.low + step * (self.high - self.low)) for step in steps)
 
     def shown(self, value: float) -> float | int:
         """Return ``value`` as it is tried: whole, or with few digits, and never outside the range."""
@@ -84,11 +87,15 @@ def space_of(
     """
     knobs = {} if only_named else {knob.key: knob for knob in declared(policy, settings)}
     knobs |= {knob.key: knob for knob in (*_of_file(space), *(_of_text(text) for text in named))}
+    tick, step = (knobs.get(key) for key in ("policy.tick_s", "forecast.step_s"))
     for knob in knobs.values():
         where = f"--tune {knob.key}"
         _check_belongs(knob.key, policy, where)
-        for value in knob.ends:
+        for value in knob.samples:
             with_values(settings, {knob.key: value}, where)
+    if tick and step:
+        for pair in product(tick.samples, step.samples):
+            with_values(settings, dict(zip((tick.key, step.key), pair, strict=True)))
     if not knobs:
         remedy = f"name some with --tune, such as --tune {_section(policy)}.target_ratio=0.4:1.0"
         raise BadInput(f"no range is declared for settings of {policy}", "--tune", remedy)
