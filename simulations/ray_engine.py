@@ -144,9 +144,10 @@ class RayEngine:
             raise _not_there(address, _first_line(error)) from None
 
     def _leave(self) -> None:
-        import ray
+        if "ray" in sys.modules:  # else nothing was begun, and it takes seconds to import
+            import ray
 
-        ray.shutdown()
+            ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from simulations.report import write_whole
 from simulations.tuning.advice import Aim, KeepBudget, KeepObjective
 from simulations.tuning.outcome import Cost
 from simulations.tuning.page import tune_page
-from simulations.tuning.session import STUDY, Plan, Tuned, claim_folder, parts_of, tune
+from simulations.tuning.session import STUDY, Plan, Tuned, check_parts, claim_folder, parts_of, tune
 from simulations.tuning.settings_file import SettingsFile, check_settings_file, tuned_file
 from simulations.tuning.space import space_of
 from simulations.tuning.tables import as_json
@@ -66,6 +66,7 @@ def run_plan(plan: Plan, out: Path, options: Mapping[str, Any]) -> tuple[Tuned, 
     check_room(out, _PAGE_BYTES + runs * _BYTES_PER_RUN)
     parts = parts_of(plan)
     with engine_of(options) as engine, progress_bar(f"{plan.trials} trials") as show:
+        check_parts(plan, parts)
         claim_folder(out, plan, parts, options["fresh"])
         tuned = tune(plan, parts, engine, KeptRuns(out / FOLDER, FIGURES, options["fresh"]), show)
     return tuned, _write(tuned, out, options)

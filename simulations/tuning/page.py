@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -12,6 +13,7 @@ from simulations.tuning.outcome import Outcome
 from simulations.tuning.search import Trial, front
 from simulations.tuning.session import Tuned
 from simulations.tuning.settings_file import SettingsFile
+from simulations.tuning.space import Knob
 from simulations.tuning.tables import changed
 
 # Okabe and Ito's palette stays apart under colour blindness; symbols stay apart without any colour.
@@ -45,7 +47,7 @@ def tune_page(tuned: Tuned, file: SettingsFile | None) -> str:
         "<h2>Candidates beside the baseline</h2>",
         f"<div class='wide'>{_table(tuned)}</div>",
         "<h2>What was searched</h2>",
-        "<ul>" + "".join(f"<li>{escape(str(knob))} {escape(knob.why)}</li>" for knob in tuned.plan.knobs) + "</ul>",
+        "<ul>" + "".join(f"<li>{escape(_range(knob))}</li>" for knob in tuned.plan.knobs) + "</ul>",
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -85,9 +87,9 @@ def _figure(tuned: Tuned) -> Any:
         first = column == 1
         shown = [(t, t.outcome if first else later) for t, later in looked]
         mark = {"color": _ORANGE, "size": 12, "symbol": "circle-open", "line": {"width": 2}}
-        _add(figure, tuned, column, "candidates", [one for one in shown if one[0].number != taken], mark)
+        _add(figure, tuned, column, "candidates", [one for one in shown if one[0].number != taken], mark, named=True)
         mark = {"color": _GREEN, "size": 16, "symbol": "star"}
-        _add(figure, tuned, column, "advice", [one for one in shown if one[0].number == taken], mark)
+        _add(figure, tuned, column, "advice", [one for one in shown if one[0].number == taken], mark, named=True)
         _add(figure, tuned, column, "baseline", base[column - 1], {"color": _BLACK, "size": 12, "symbol": "diamond"})
         figure.update_xaxes(title_text=UNITS[plan.aim.cost], row=1, col=column, gridcolor="#eeeeee")
     _dress(figure, tuned)
@@ -96,7 +98,7 @@ def _figure(tuned: Tuned) -> Any:
 
 def _add(
     figure: Any, tuned: Tuned, column: int, name: str, shown: Sequence[tuple[Trial, Outcome]], mark: dict[str, Any],
-    line: bool = False,
+    line: bool = False, named: bool = False,
 ) -> None:  # fmt: skip
     from plotly import graph_objects
 
@@ -105,7 +107,9 @@ def _add(
             graph_objects.Scatter(
                 x=[outcome.cost(tuned.plan.aim.cost) for _, outcome in shown],
                 y=[_missed(outcome) for _, outcome in shown],
-                mode="lines+markers" if line else "markers",
+                mode="lines+markers" if line else "markers+text" if named else "markers",
+                text=[str(trial.number) for trial, _ in shown] if named else None,
+                textposition="top center",
                 line={"color": mark["color"], "shape": "hv"} if line else None,
                 marker=mark,
                 name=name,
@@ -127,10 +131,25 @@ def _dress(figure: Any, tuned: Tuned) -> None:
     figure.update_yaxes(title_text="share of requests within the objective", row=1, col=1)
     aim = tuned.plan.aim
     if isinstance(aim, KeepObjective):
-        figure.add_hline(y=1.0 - aim.attainment_ratio, line={"color": _BLACK, "width": 1}, annotation_text="objective")
+        missed = 1.0 - aim.attainment_ratio
+        figure.add_hline(y=missed, line={"color": _BLACK, "width": 1})
+        # Beside shapes, plotly takes the place of a text on a logarithmic axis in logs.
+        text = {
+            "text": "objective",
+            "showarrow": False,
+            "xref": "x domain",
+            "x": 1.0,
+            "xanchor": "right",
+            "yanchor": "top",
+        }
+        figure.add_annotation(y=math.log10(missed), yref="y", **text)
     figure.update_layout(
         height=520, plot_bgcolor="#ffffff", margin={"l": 60, "r": 20, "t": 40, "b": 50}, legend={"orientation": "h"}
     )
+
+
+def _range(knob: Knob) -> str:
+    return f"{knob}: {knob.why}" if knob.why else str(knob)
 
 
 def _missed(outcome: Outcome) -> float:

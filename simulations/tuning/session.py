@@ -118,7 +118,6 @@ def tune(
         BadInput: If a run cannot be done or kept.
         ForesailError: If the engine is gone.
     """
-    _check(plan, parts)
     total = (plan.trials + 1 + MOST_VALIDATED) * len(plan.choices) * plan.seeds
     behind, note = 0, "trial 0 is the baseline"
 
@@ -179,8 +178,12 @@ def _choices(plan: Plan, spans: Sequence[tuple[Span, Span]]) -> tuple[tuple[Trac
     return first, later
 
 
-def _check(plan: Plan, parts: Parts) -> None:
-    """Find out about what cannot be run, in either part, before hours are spent on the first."""
+def check_parts(plan: Plan, parts: Parts) -> None:
+    """Make sure that both parts can be run, before hours are spent on the first.
+
+    Raises:
+        BadInput: If a trace, the model or the settings cannot be used.
+    """
     for choice in (*parts.search, *parts.validation):
         Job(choice, plan.policy, plan.settings, plan.model_dir).check()
 

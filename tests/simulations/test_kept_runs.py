@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import BadInput
+from foresail import main
 from simulations.execution import FIGURES, WHOLE, LocalEngine, run_all, whole_report
 from simulations.job import Job, RunReport, TraceChoice
 from simulations.kept_runs import KeptRuns, bytes_to_keep
@@ -137,3 +138,23 @@ def test_room_is_asked_for_before_anything_runs(job: Job, tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="MB are free") as refused:
         check_room(tmp_path / "out", 10**18)
     assert refused.value.where == f"--out {tmp_path / 'out'}"
+
+
+def test_the_same_comparison_again_reuses_its_runs_and_says_so(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compared(*more: str) -> tuple[str, list[str]]:
+        arguments = ["compare", "--trace", str(job.trace.path), "--policies", "static,hpa", "--workers", "1"]
+        assert main([*arguments, "--out", str(tmp_path / "out"), *more]) == 0
+        content = json.loads((tmp_path / "out" / "compare.json").read_text())
+        return capsys.readouterr().out, [run["decisions_digest"] for run in content["runs"]]
+
+    first, digests = compared()
+    assert "reused" not in first
+    only = next(iter((tmp_path / "out" / "runs").iterdir()))
+    only.write_bytes(only.read_bytes()[:-20])  # as a full disk leaves it
+    again, same = compared()
+    assert "1 of 2 runs were finished before and are reused" in again
+    assert same == digests
+    assert "2 of 2 runs" in compared()[0]
+    assert "reused" not in compared("--fresh")[0]

@@ -13,11 +13,15 @@ import pytest
 
 from controller.errors import BadInput
 from simulations import ray_engine
-from simulations.execution import FIGURES, LocalEngine, RunFigures, run_all
+from simulations.execution import FIGURES, Engine, LocalEngine, RunFigures, run_all
 from simulations.job import Job, TraceChoice
+from simulations.kept_runs import KeptRuns
 from simulations.ray_engine import RayEngine
 from simulations.run_identity import content_digest
 from simulations.shipped_files import ShippedFile, write_copy
+from simulations.tuning.advice import KeepObjective
+from simulations.tuning.session import Plan, Tuned, parts_of, tune
+from simulations.tuning.space import Knob
 from tests.builders_simulation import quick_settings
 
 pytestmark = [
@@ -76,6 +80,21 @@ def test_runs_are_those_of_the_local_engine_in_their_order(engine: RayEngine, tm
     assert digests(there) == digests(here)
     assert len(set(digests(here))) > 1
     assert [result.seed for result in there] == [0, 1, 0, 1]
+
+
+@pytest.mark.slow
+def test_a_search_has_the_trials_of_the_local_engine(engine: RayEngine, tmp_path: Path) -> None:
+    job = job_on(tmp_path / "load.csv", *(f"{60 * minute},{120 + 60 * (minute % 2)}" for minute in range(6)))
+    knobs = (Knob("hpa.target_ratio", 0.1, 1.5), Knob("hpa.down_window_s", 0.0, 300.0))
+    aim = KeepObjective(0.99, 0.2, "gpu_hours")
+    plan = Plan((job.trace,), "hpa", job.settings, None, knobs, trials=4, seeds=2, batch=3, search_share=0.5, aim=aim)
+
+    def tuned(engine: Engine, folder: str) -> Tuned:
+        return tune(plan, parts_of(plan), engine, KeptRuns(tmp_path / folder, FIGURES), lambda _share, _note: None)
+
+    there, here = tuned(engine, "there"), tuned(LocalEngine(1), "here")
+    assert there.trials == here.trials
+    assert there.advice == here.advice
 
 
 @pytest.mark.slow

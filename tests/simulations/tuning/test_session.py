@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from controller.errors import BadInput
 from simulations.execution import FIGURES, Engine, LocalEngine
 from simulations.job import TraceChoice
 from simulations.kept_runs import KeptRuns
-from simulations.ray_engine import RayEngine
 from simulations.tuning.advice import KeepObjective
 from simulations.tuning.session import STUDY, Plan, Tuned, claim_folder, parts_of, tune
 from simulations.tuning.space import Knob
@@ -25,7 +23,7 @@ def plan(tmp_path: Path) -> Plan:
     """Six minutes of waves of requests, and HPA's settings to tune on them."""
     path = tmp_path / "wave.csv"
     rng = np.random.default_rng(3)
-    at_s = np.sort(np.concatenate([rng.uniform(0, 360, 2000), rng.uniform(60, 120, 800), rng.uniform(260, 320, 800)]))
+    at_s = np.sort(np.concatenate([rng.uniform(0, 360, 800), rng.uniform(60, 120, 300), rng.uniform(260, 320, 300)]))
     path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{at:.3f},300,150\n" for at in at_s))
     return Plan(
         choices=(TraceChoice(path, path.name),),
@@ -33,7 +31,7 @@ def plan(tmp_path: Path) -> Plan:
         settings=quick_settings(lead_time_s=20.0),
         model_dir=None,
         knobs=(Knob("hpa.target_ratio", 0.3, 1.5), Knob("hpa.down_window_s", 0.0, 300.0)),
-        trials=7,
+        trials=5,
         seeds=2,
         batch=3,
         search_share=0.5,
@@ -52,7 +50,7 @@ def test_the_trace_is_cut_in_time_at_a_tick(plan: Plan) -> None:
     assert 355 < later.stop_s <= 360
     inner = replace(plan, choices=(replace(plan.choices[0], start_s=15.0, duration_s=330.0),))
     (parts,) = parts_of(inner).spans
-    assert [(part.start_s, part.stop_s) for part in parts] == [(15.0, 180.0), (180.0, pytest.approx(345.0, abs=1.0))]
+    assert [(part.start_s, part.stop_s) for part in parts] == [(15.0, 165.0), (165.0, pytest.approx(345.0, abs=1.0))]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.95])
@@ -63,7 +61,7 @@ def test_a_part_that_is_too_short_is_refused(plan: Plan, share: float) -> None:
 
 def test_trials_are_the_same_with_workers_and_after_an_interrupt(plan: Plan, tmp_path: Path) -> None:
     plain = tuned(plan, LocalEngine(1), tmp_path / "plain")
-    assert len({trial.outcome for trial in plain.trials}) > 3
+    assert len({trial.outcome for trial in plain.trials}) > 2
     with LocalEngine(2) as engine:
         assert tuned(plan, engine, tmp_path / "workers").trials == plain.trials
 
@@ -77,17 +75,7 @@ def test_trials_are_the_same_with_workers_and_after_an_interrupt(plan: Plan, tmp
     finished = len(list(folder.iterdir()))
     again = tuned(plan, LocalEngine(1), folder)
     assert (again.trials, again.advice) == (plain.trials, plain.advice)
-    assert again.reused_runs == finished > 5
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="the extra foresail[ray] is not installed")
-@pytest.mark.filterwarnings("default")
-def test_trials_are_the_same_on_ray(plan: Plan, tmp_path: Path) -> None:
-    short = replace(plan, trials=4)
-    with RayEngine(2) as engine:
-        there = tuned(short, engine, tmp_path / "ray")
-    assert there.trials == tuned(short, LocalEngine(1), tmp_path / "local").trials
+    assert again.reused_runs == finished > 3
 
 
 def test_no_trial_sees_the_later_part(plan: Plan, tmp_path: Path) -> None:
@@ -96,7 +84,7 @@ def test_no_trial_sees_the_later_part(plan: Plan, tmp_path: Path) -> None:
     path = plan.choices[0].path
     lines = path.read_text().splitlines()
     kept = [line for line in lines[1:] if float(line.split(",")[0]) < 165.0]
-    other = [f"{165 + 0.04 * number:.3f},400,60" for number in range(4800)]
+    other = [f"{165 + 0.08 * number:.3f},400,60" for number in range(2400)]
     path.write_text("\n".join([lines[0], *kept, *other, "359.9,1,1"]) + "\n")
     after = tuned(plan, LocalEngine(1), tmp_path / "after")
     assert after.trials == before.trials
