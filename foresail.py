@@ -39,6 +39,7 @@ SUB_COMMANDS = {
     "demo": SubCommand("training.demo:demo", "Watch the whole closed loop on a simulated fleet, faults included."),
     "simulate": SubCommand("simulations.cli:simulate", "Replay a trace with one policy and count what happened."),
     "compare": SubCommand("simulations.cli:compare", "Replay a trace with several policies, side by side."),
+    "tune": SubCommand("simulations.cli:tune", "Search settings that would have done better on a trace."),
     "scenarios": SubCommand("simulations.trace_cli:scenarios", "List the scenarios that come with Foresail."),
     "trace": SubCommand("simulations.trace_cli:trace", "Make a trace from others, or show what is in one."),
     "train": SubCommand("training.cli:train", "Fit forecasters to a load history and register them."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,7 @@ from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS,
 from policies.fleet import Demand, FleetState, PoolState
 from policies.lead_time import LeadTimeSettings, lead_time
 from policies.memory import PolicyMemory, PoolMemory
+from policies.tunable import Tunable
 
 
 class ForecastSettings(BaseModel):
@@ -37,7 +39,9 @@ class ForecastSettings(BaseModel):
         description="Load history kept per model, in seconds; a fortnight and a day for weekly shapes. It is held in "
         "memory, 48 bytes a tick.",
     )
-    demand_window_s: float = Field(
+    demand_window_s: Annotated[
+        float, Tunable(15.0, 240.0, why="from one scrape to what is late by minutes", log=True)
+    ] = Field(
         60.0,
         gt=0,
         le=86400,

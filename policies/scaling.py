@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,7 @@ from policies.decisions import Reason
 from policies.fleet import Demand, FleetState, PoolKey, PoolState
 from policies.memory import ModelMemory
 from policies.slo import ServiceObjective
+from policies.tunable import Tunable
 
 
 class ScalingSettings(BaseModel):
@@ -22,22 +24,26 @@ class ScalingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    missed_to_idle_cost_ratio: float = Field(
+    missed_to_idle_cost_ratio: Annotated[
+        float, Tunable(0.4, 20.0, why="covers the 0.29 to the 0.95 quantile", log=True)
+    ] = Field(
         1.5,
         gt=0,
         description="Cost of load beyond the headroom over the cost of the same capacity idle. The covered quantile of "
         "demand is ratio / (ratio + 1) (newsvendor): 1.5 covers the 0.6 quantile. Raise it where demand jumps; "
         "docs/benchmarks.md has the figures.",
     )
-    headroom_ratio: float = Field(
-        0.22,
-        ge=0,
-        le=1,
-        description="Spare capacity on top of what is forecast: bursts shorter than a forecast step and uneven routing "
-        "are in neither the forecast nor a load test at constant concurrency. It costs less than the same attainment "
-        "bought with a higher quantile.",
+    headroom_ratio: Annotated[float, Tunable(0.0, 0.6, why="from none to twice what is kept without a forecast")] = (
+        Field(
+            0.22,
+            ge=0,
+            le=1,
+            description="Spare capacity on top of what is forecast: bursts shorter than a forecast step and uneven "
+            "routing are in neither the forecast nor a load test at constant concurrency. It costs less than the same "
+            "attainment bought with a higher quantile.",
+        )
     )
-    growth_tolerance_ratio: float = Field(
+    growth_tolerance_ratio: Annotated[float, Tunable(0.0, 0.2, why="up to twice what HPA tolerates")] = Field(
         0.05,
         ge=0,
         le=1,
@@ -45,7 +51,9 @@ class ScalingSettings(BaseModel):
         "of noise a replica would be asked for and called off again, a lead time of loading for nothing. What already "
         "burns is never put off. HPA's tolerance is 0.1.",
     )
-    backlog_clear_s: float = Field(
+    backlog_clear_s: Annotated[
+        float, Tunable(10.0, 300.0, why="from a tick to the window that attainment is judged over", log=True)
+    ] = Field(
         60.0,
         gt=0,
         le=86400,
@@ -61,7 +69,9 @@ class ScalingSettings(BaseModel):
     kv_cache_high_ratio: float = Field(
         0.9, gt=0, le=1, description="Mean KV cache use above which replicas are added; engines preempt near 1."
     )
-    burn_rate: float = Field(
+    burn_rate: Annotated[
+        float, Tunable(1.2, 15.0, why="from the first miss too many to every seventh request missed at 99 %", log=True)
+    ] = Field(
         3.0,
         gt=1,
         le=10_000,
@@ -69,14 +79,18 @@ class ScalingSettings(BaseModel):
         "says; 3 ignores single slow requests. If every request misses, it is 1 / (1 - attainment): 100 at 99 %, and "
         "what is above that never happens.",
     )
-    margin_step_ratio: float = Field(
+    margin_step_ratio: Annotated[
+        float, Tunable(0.0, 0.1, why="from no feedback to a quarter more capacity per bad window")
+    ] = Field(
         0.02, ge=0, le=0.5, description="Capacity margin added per window in which the attainment target was missed."
     )
     margin_decay_ratio: float = Field(
         0.01, ge=0, le=0.5, description="Capacity margin given back per window in which it was met with room to spare."
     )
     margin_max_ratio: float = Field(0.5, ge=0, le=2, description="Largest margin that missed attainment may build up.")
-    margin_min_ratio: float = Field(
+    margin_min_ratio: Annotated[
+        float, Tunable(-0.2, 0.0, why="how far steady attainment may eat into the headroom")
+    ] = Field(
         0.0,
         ge=-0.5,
         le=0,

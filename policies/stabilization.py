@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +12,7 @@ from policies.capacity import whole_replicas
 from policies.decisions import Reason
 from policies.fleet import PoolState
 from policies.memory import PoolMemory
+from policies.tunable import Tunable
 
 
 class StabilizationSettings(BaseModel):
@@ -18,7 +20,7 @@ class StabilizationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    down_window_s: float = Field(
+    down_window_s: Annotated[float, Tunable(15.0, 600.0, why="from a tick to twice what HPA waits", log=True)] = Field(
         60.0,
         ge=0,
         description="Before shrinking, the largest target of this window counts, in seconds. Shorter than the 300 s of "
@@ -30,7 +32,7 @@ class StabilizationSettings(BaseModel):
         description="The same while there is no forecast to trust, and for what was there when Foresail came: whoever "
         "sized it may have known more. In seconds; what HPA waits.",
     )
-    tolerance_replicas: float = Field(
+    tolerance_replicas: Annotated[float, Tunable(0.0, 0.6, why="from none to most of a replica")] = Field(
         0.2, ge=0, lt=1, description="Spare, in replicas, that must be left after shrinking; stops 2-1-2 flapping."
     )
     start_patience_s: float = Field(

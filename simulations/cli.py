@@ -88,6 +88,18 @@ _RUN_OPTIONS = (
 
 _SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                      help="Equal seeds give equal runs.")  # fmt: skip
+# Who does the runs.
+_ENGINE_OPTIONS = (
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="Where the runs are done: in processes of this machine, or as tasks of Ray."),
+    click.option("--workers", type=click.IntRange(min=1, max=256), default=2, show_default=True, metavar="N",
+                 help="Processes of the local engine, or of a Ray of this machine."),
+    click.option("--ray-address", envvar="RAY_ADDRESS", metavar="HOST:PORT",
+                 help="Head of the Ray cluster for --engine ray, or auto.  [default: RAY_ADDRESS; else a Ray of this "
+                      "machine that ends with the command]"),
+    click.option("--fresh", is_flag=True, help="Do every run anew, also those that an earlier command has finished."),
+)  # fmt: skip
+
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -138,23 +150,23 @@ def simulate(path: Path | None, policy: str, seed: int, audit: Path | None, as_j
 @click.option(
     "--out", type=_FILE, required=True, metavar="DIR", help="Folder for report.html, compare.json and pictures."
 )
-@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, expose_value=False,
-              help="Where the runs are done.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=1, max=256), default=2, show_default=True, metavar="N",
-              help="Processes of the local engine.")  # fmt: skip
-@_with(*_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
+@_with(*_ENGINE_OPTIONS, *_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
 @_JSON
 def compare(
-    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, workers: int, seed: int, as_json: bool,
-    **options: Any,
+    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, seed: int, as_json: bool, **options: Any
 ) -> None:  # fmt: skip
-    """Replay traces with several policies and write a table, JSON, an HTML report with plots, and these as PNG."""
+    """Replay traces with several policies and write a table, JSON, an HTML report with plots, and these as PNG.
+
+    Finished runs are kept in DIR/runs: the same command goes on where it was interrupted.
+    """
     from rich.console import Console
     from rich.text import Text
 
-    from simulations.comparison import facts_of, run_all
+    from simulations.comparison import facts_of
+    from simulations.execution import WHOLE, check_traces, engine_of, run_all
+    from simulations.kept_runs import FOLDER, KeptRuns, bytes_to_keep
     from simulations.options import jobs_of, policies_named
-    from simulations.output_places import check_folder
+    from simulations.output_places import check_folder, check_room
     from simulations.progress import progress_bar
     from simulations.provenance import command_line, provenance_of
     from simulations.report_files import file_names, files_of, write_files
@@ -162,9 +174,12 @@ def compare(
 
     jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options)
     check_folder(out, "--out", file_names([job.trace.name for job in jobs]))
+    check_room(out, bytes_to_keep(jobs))
     origin = provenance_of(jobs, command_line(click.get_current_context()))
-    with progress_bar(f"{len(jobs)} runs") as show:
-        reports = run_all(jobs, workers, lambda done: show(done / len(jobs), f"{done} done"))
+    kept = KeptRuns(out / FOLDER, WHOLE, options["fresh"])
+    with engine_of(options) as engine, progress_bar(f"{len(jobs)} runs") as show:
+        check_traces(jobs)
+        reports = run_all(WHOLE, jobs, engine, lambda done: show(done / len(jobs), f"{done} done"), kept)
     made = files_of(reports, jobs[0].settings.policy.objective, facts_of(jobs), origin)
     write_files(out, made)
     if as_json:
@@ -174,5 +189,61 @@ def compare(
         console.print(comparison_table(made.rows, reports, made.target_ratio))
         for trace, headline in made.headlines.items():
             console.print(Text(f"{trace}: {headline}" if len(made.headlines) > 1 else headline))
+        if kept.reused:
+            click.echo(
+                f"{kept.reused} of {len(jobs)} runs were finished before and are reused (--fresh does them anew)"
+            )
         click.echo(f"report: {out / 'report.html'}   figures: {out / 'compare.json'}")
         click.echo(f"pictures: {', '.join(str(out / name) for name in made.pictures)}")
+
+
+@click.command()
+@click.option("--trace", "paths", type=_FILE, multiple=True, default=[Path("generated")], metavar="FILE",
+              help="Request trace or load series to tune on; repeatable; generated load if not given.")  # fmt: skip
+@click.option("--policy", default="foresail", show_default=True, metavar="NAME", help="Whose settings are tuned.")
+@click.option("--trials", type=click.IntRange(2, 100_000), default=96, show_default=True, metavar="N",
+              help="Settings to try, the present ones included.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(2, 1000), default=3, show_default=True, metavar="K",
+              help="Runs of each trial with other seeds, from --seed on: what differs by less than they do is noise.",
+              )  # fmt: skip
+@click.option("--tune", "tuned", multiple=True, metavar="KEY=LOW:HIGH[:log]",
+              help="Search this setting too, or in this range; KEY=A,B,C for a choice; repeatable.",
+              )  # fmt: skip
+@click.option("--space", type=_FILE, metavar="FILE", help="YAML file of such ranges, KEY: LOW:HIGH[:log] a line.")
+@click.option("--only-named", is_flag=True, help="Search nothing but what --tune and --space name.")
+@click.option("--search-share", type=float, callback=_share, default=0.6, show_default=True, metavar="R",
+              help="Share of the trace that is searched, from its start; the rest is for validation.")  # fmt: skip
+@click.option("--save", "saved", type=click.Choice(["gpu-hours", "usd"]), default="gpu-hours", show_default=True,
+              help="What is to be saved while --attainment is kept.")  # fmt: skip
+@click.option("--margin-ratio", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, metavar="R",
+              help="Share of the allowed misses that the search leaves unused.")  # fmt: skip
+@click.option("--budget-gpu-hours", type=float, callback=_positive(), metavar="H",
+              help="Look for the best attainment for so many GPU hours over the whole trace.")  # fmt: skip
+@click.option("--budget-usd", type=float, callback=_positive(), metavar="USD", help="The same in US dollars.")
+@click.option("--batch", type=click.IntRange(1, 1024), default=8, show_default=True, metavar="N",
+              help="Trials asked for at a time; more keep more workers busy and learn less from each other.",
+              )  # fmt: skip
+@click.option("--out", type=_FILE, required=True, metavar="DIR",
+              help="Folder for front.json, tune.html, the tuned settings and their diff.")  # fmt: skip
+@_with(*_ENGINE_OPTIONS, *_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
+@_JSON
+def tune(paths: tuple[Path, ...], policy: str, out: Path, as_json: bool, **options: Any) -> None:
+    """Search settings that would have done better on recorded load, and validate them on a later part of it.
+
+    Finished runs are kept in DIR/runs: the same command goes on where it was interrupted, or with more --trials.
+    """
+    from rich.console import Console
+
+    from simulations.tuning.command import FRONT, PAGE, plan_of, run_plan
+    from simulations.tuning.tables import as_json as everything
+    from simulations.tuning.tables import shown
+
+    found, file = run_plan(plan_of(paths, policy, options), out, options)
+    if as_json:
+        click.echo(json.dumps(everything(found, file), indent=2, allow_nan=False))
+        return
+    Console().print(shown(found, file))
+    if found.reused_runs:
+        click.echo(f"{found.reused_runs} runs were finished before and are reused (--fresh does them anew)")
+    settings = "" if file is None else f"   settings: {out / file.name}"
+    click.echo(f"page: {out / PAGE}   figures: {out / FRONT}{settings}")

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import active_children, get_context
 from typing import Any
 
 from simulations.intervals import Interval, interval
@@ -106,68 +102,6 @@ def named(policy: str, variant: str) -> str:
 def variant_of(report: RunReport) -> str:
     """Return the variant of a run; empty where there is only one."""
     return str(getattr(report, "variant", ""))
-
-
-def run_all(jobs: Sequence[Job], workers: int, finished: Callable[[int], None]) -> list[RunReport]:
-    """Do all jobs, in ``workers`` processes when more than one, and return their reports in the order of ``jobs``.
-
-    ``finished`` is called after each job with how many are done. The first job that fails ends everything at once, and
-    so does an interrupt. Several traces are all opened and checked before the first run.
-
-    Raises:
-        BadInput: If a job cannot be done.
-    """
-    _check_traces(jobs)
-    if workers <= 1 or len(jobs) <= 1:
-        reports = []
-        for job in jobs:
-            reports.append(job.run())
-            finished(len(reports))
-        return reports
-    others = set(active_children())
-    # Fresh interpreters: a forked one would inherit threads of torch and numpy that do not survive a fork.
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        done: dict[int, RunReport] = {}
-        try:
-            with _interrupts_held_back():
-                futures = {pool.submit(Job.run, job): place for place, job in enumerate(jobs)}
-            for future in as_completed(futures):
-                done[futures[future]] = future.result()
-                finished(len(done))
-        except BaseException:
-            for worker in set(active_children()) - others:
-                worker.terminate()  # nobody waits hours for runs that nobody will see
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [done[place] for place in range(len(jobs))]
-
-
-def _check_traces(jobs: Sequence[Job]) -> None:
-    """Refuse a comparison of several traces before the first run if one of them cannot be used."""
-    choices = dict.fromkeys(job.trace for job in jobs)
-    if len(choices) > 1:  # the first run of a single trace finds out as soon
-        for choice in choices:
-            mine = [job for job in jobs if job.trace == choice]
-            max(mine, key=lambda job: job.policy == "foresail").check()  # it asks for a model, which rivals do not
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, as it reaches all of a terminal: this one ends them.
-
-    They inherit what is blocked, from their first moment. Here an interrupt is only noted meanwhile (another thread of
-    a library may get it in spite of the block), for a process that is half started would be nobody's.
-    """
-    noted: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, usual)
-        if noted:
-            signal.raise_signal(signal.SIGINT)
 
 
 def summarised(reports: Sequence[RunReport]) -> list[SummaryRow]:

@@ -66,8 +66,7 @@ class TraceChoice:
             BadInput: If there is no such trace, a row of it is wrong, or there is nothing or too much in the part that
                 is asked for.
         """
-        source = self._source(settings.seed)
-        opened = composed(source, self.steps, settings.seed, lambda path: self._file(Path(path), settings.seed))
+        opened = self.opened(settings.seed)
         start_s, duration_s = self.part_of(opened)
         part = sliced(opened, start_s, duration_s)
         stop_s = math.inf if duration_s is None else start_s + duration_s
@@ -87,6 +86,14 @@ class TraceChoice:
         before = load_before(whole, start_s, tick_s, kept_s)
         began_at = on_the_clock_of(trace, settings).fleet.epoch_at - len(before) * before.step_s
         return OpenTrace(trace, LoadSeries(began_at, before.step_s, before.values), failed)
+
+    def opened(self, seed: int) -> Trace:
+        """Return the whole trace with its steps applied, not scaled.
+
+        Raises:
+            BadInput: If there is no such trace.
+        """
+        return composed(self._source(seed), self.steps, seed, lambda path: self._file(Path(path), seed))
 
     def _source(self, seed: int) -> Trace:
         """Return what the steps begin with."""
@@ -157,13 +164,18 @@ class Job:
         _, _, case = self._set_up()
         case.fleet(case.first)
 
-    def run(self, audit: AuditLog | None = None, on_tick: Callable[[Tick], None] | None = None) -> RunReport:
-        """Do it.
+    def run(
+        self,
+        audit: AuditLog | None = None,
+        on_tick: Callable[[Tick], None] | None = None,
+        opened: OpenTrace | None = None,
+    ) -> RunReport:
+        """Do it; with ``opened`` the trace is not opened again.
 
         Raises:
             BadInput: If the trace, the model or the settings cannot be used.
         """
-        opened, forecasters, case = self._set_up()
+        opened, forecasters, case = self._set_up(opened)
         stopwatch = SystemClock()
         began_s = stopwatch.elapsed()
         result = replay(case, self.policy, forecasters, audit, on_tick)
@@ -180,8 +192,8 @@ class Job:
             left_out_requests=opened.left_out_requests,
         )
 
-    def _set_up(self) -> tuple[OpenTrace, tuple[Forecaster, ...], Case]:
-        opened = self.trace.open(self.settings)
+    def _set_up(self, opened: OpenTrace | None = None) -> tuple[OpenTrace, tuple[Forecaster, ...], Case]:
+        opened = self.trace.open(self.settings) if opened is None else opened
         forecasters = forecaster_chain(self.model_dir, self.settings) if self.policy == "foresail" else ()
         return opened, forecasters, prepare(opened.trace, on_the_clock_of(opened.trace, self.settings), opened.before)
 

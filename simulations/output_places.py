@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,6 +49,21 @@ def check_file(path: Path, option: str) -> None:
         if not path.parent.is_dir():
             raise BadInput(f"cannot write into {path.parent}: there is no such folder", where, "make it first")
         _write_in(path.parent)
+
+
+def check_room(folder: Path, needed_bytes: int, option: str = "--out") -> None:
+    """Make sure that ``needed_bytes`` fit where ``folder`` is or will be.
+
+    Raises:
+        BadInput: If they do not, naming ``option``.
+    """
+    where = f"{option} {folder}"
+    with refusing(where, "name a folder that can be made and written to"):
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        what = f"some {needed_bytes / 1e6:,.0f} MB will be written, and {free_bytes / 1e6:,.0f} MB are free there"
+        raise BadInput(what, where, "make room, or name a folder on another disk")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Does a comparison check everything before it runs anything, and end when it is told to?"""
+"""Are runs checked before the first is done, done once, and ended when somebody says so?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.errors import BadInput
-from simulations.comparison import _interrupts_held_back, run_all
+from simulations.execution import WHOLE, LocalEngine, _interrupts_held_back, check_traces, run_all
 from simulations.job import Job, TraceChoice
 from tests.builders_simulation import quick_settings
 
@@ -21,12 +21,11 @@ def job_on(path: Path, *rows: str, policy: str = "static") -> Job:
     return Job(TraceChoice(path, path.name), policy, quick_settings())
 
 
-def test_all_traces_are_checked_before_the_first_run(tmp_path: Path) -> None:
-    finished: list[int] = []
+def test_all_of_several_traces_are_checked(tmp_path: Path) -> None:
     good, bad = job_on(tmp_path / "good", "0,60", "60,60"), job_on(tmp_path / "bad", "0,60", "60,-1")
+    check_traces([good, good])
     with pytest.raises(BadInput, match="-1 is not an amount"):
-        run_all([good, bad], 1, finished.append)
-    assert finished == []
+        check_traces([good, bad])
 
 
 def test_an_interrupt_ends_running_jobs_at_once(tmp_path: Path) -> None:
@@ -37,8 +36,8 @@ def test_an_interrupt_ends_running_jobs_at_once(tmp_path: Path) -> None:
 
     season = [f"{86400 * day},2" for day in range(90)]
     jobs = [job_on(tmp_path / "short", "0,6", "60,6"), job_on(tmp_path / "long", *season)]
-    with pytest.raises(KeyboardInterrupt):
-        run_all(jobs, 2, interrupt)
+    with pytest.raises(KeyboardInterrupt), LocalEngine(2) as engine:
+        run_all(WHOLE, jobs, engine, interrupt)
     assert active_children() == []
 
 

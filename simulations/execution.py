@@ -1,0 +1,179 @@
+"""Who does the runs of a comparison or a search: this process, several of this machine, or a Ray cluster?"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import active_children, get_context
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+
+from controller.errors import ForesailError
+from simulations.held_traces import held
+from simulations.job import Job, RunReport
+from simulations.kept_runs import KeptRuns
+from simulations.scorecard import Scorecard
+
+if TYPE_CHECKING:
+    from simulations.ray_engine import RayEngine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """What a search needs of a run: a thousandth of what a report is drawn from."""
+
+    trace: str
+    seed: int
+    scorecard: Scorecard
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[T]):
+    """What is done with each job; ``name`` and ``result`` tell kept results of different kinds apart."""
+
+    name: str
+    do: Callable[[Job], T]
+    result: type[T]
+
+
+class Engine(Protocol):
+    """Does jobs, in any order, until its ``with`` block is left."""
+
+    def results(self, work: Work[T], jobs: Sequence[Job]) -> Iterator[tuple[int, T]]:
+        """Do all ``jobs``; yield each one's place and result as soon as it is there.
+
+        Raises:
+            BadInput: If a job cannot be done.
+            ForesailError: If whoever does it is gone.
+        """
+        ...
+
+
+def whole_report(job: Job) -> RunReport:
+    """Do a run with the trace held from the one before it where that is the same."""
+    return job.run(opened=held(job.trace, job.settings))
+
+
+def figures_alone(job: Job) -> RunFigures:
+    """Do a run and keep its scorecard alone."""
+    report = whole_report(job)
+    return RunFigures(report.trace, report.seed, report.scorecard)
+
+
+WHOLE = Work("report", whole_report, RunReport)
+FIGURES = Work("figures", figures_alone, RunFigures)
+
+
+def run_all(
+    work: Work[T],
+    jobs: Sequence[Job],
+    engine: Engine,
+    finished: Callable[[int], None],
+    kept: KeptRuns[T] | None = None,
+) -> list[T]:
+    """Do all jobs and return their results in the order of ``jobs``; what is ``kept`` already is not done again.
+
+    ``finished`` is called with how many are there, first for those that were kept. The first job that fails ends
+    everything, and so does an interrupt; what was finished until then is kept.
+
+    Raises:
+        BadInput: If a job cannot be done, or a result cannot be written.
+        ForesailError: If the engine is gone.
+    """
+    found = {} if kept is None else {place: old for place, job in enumerate(jobs) if (old := kept.find(job))}
+    missing = [place for place in range(len(jobs)) if place not in found]
+    if found:
+        finished(len(found))
+    for number, result in engine.results(work, [jobs[place] for place in missing]):
+        if kept is not None:
+            kept.keep(jobs[missing[number]], result)
+        found[missing[number]] = result
+        finished(len(found))
+    return [found[place] for place in range(len(jobs))]
+
+
+def check_traces(jobs: Sequence[Job]) -> None:
+    """Refuse a comparison of several traces before the first run if one of them cannot be used."""
+    choices = dict.fromkeys(job.trace for job in jobs)
+    if len(choices) > 1:  # the first run of a single trace finds out as soon
+        for choice in choices:
+            mine = [job for job in jobs if job.trace == choice]
+            max(mine, key=lambda job: job.policy == "foresail").check()  # it asks for a model, which rivals do not
+
+
+class LocalEngine:
+    """Does jobs in ``workers`` processes of this machine; in this one when a single worker is asked for."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._others = set(active_children())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is None:
+            return
+        if kind is not None:
+            for worker in set(active_children()) - self._others:
+                worker.terminate()  # nobody waits hours for runs that nobody will see
+        self._pool.shutdown(cancel_futures=True)
+
+    def results(self, work: Work[T], jobs: Sequence[Job]) -> Iterator[tuple[int, T]]:
+        """Do the jobs, as ``Engine`` says."""
+        if self._pool is None and (self._workers <= 1 or len(jobs) <= 1):
+            yield from ((place, work.do(job)) for place, job in enumerate(jobs))
+            return
+        if self._pool is None:
+            # Fresh interpreters: a forked one would inherit threads of torch and numpy that do not survive a fork.
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
+        try:
+            with _interrupts_held_back():
+                futures = {self._pool.submit(work.do, job): place for place, job in enumerate(jobs)}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            what = "a process that did runs has died; it may have been killed for want of memory"
+            remedy = "give fewer --workers; the same command goes on with the runs that were finished"
+            raise ForesailError(what, "--workers", remedy) from None
+
+
+def engine_of(options: Mapping[str, Any]) -> LocalEngine | RayEngine:
+    """Return the engine that the command line's ``engine``, ``workers`` and ``ray_address`` ask for.
+
+    Raises:
+        BadInput: If Ray is not installed.
+    """
+    if options["engine"] == "local":
+        return LocalEngine(options["workers"])
+    from simulations.ray_engine import RayEngine
+
+    return RayEngine(options["workers"], options["ray_address"])
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, as it reaches all of a terminal: this one ends them.
+
+    They inherit what is blocked, from their first moment. Here an interrupt is only noted meanwhile (another thread of
+    a library may get it in spite of the block), for a process that is half started would be nobody's.
+    """
+    noted: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, usual)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
