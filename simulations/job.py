@@ -19,10 +19,10 @@ from simulations.runner import Tick, replay
 from simulations.scenario_workload import Workload
 from simulations.scorecard import Curves, Scorecard, TimelinePoint
 from simulations.trace import Trace
-from simulations.trace_files import RequestFile, open_trace
+from simulations.trace_files import GENERATED, RequestFile, names_a_file, open_trace
 from simulations.trace_limits import Part, check_amount, check_left
 from simulations.trace_load import load_before
-from simulations.trace_steps import composed
+from simulations.trace_steps import Concat, Merge, Splice, composed, parse_step
 from simulations.trace_views import scaled, sliced
 
 
@@ -66,7 +66,8 @@ class TraceChoice:
             BadInput: If there is no such trace, a row of it is wrong, or there is nothing or too much in the part that
                 is asked for.
         """
-        opened = self.opened(settings.seed)
+        source = self._source(settings.seed)
+        opened = self._composed(source, settings.seed)
         start_s, duration_s = self.part_of(opened)
         part = sliced(opened, start_s, duration_s)
         stop_s = math.inf if duration_s is None else start_s + duration_s
@@ -93,7 +94,10 @@ class TraceChoice:
         Raises:
             BadInput: If there is no such trace.
         """
-        return composed(self._source(seed), self.steps, seed, lambda path: self._file(Path(path), seed))
+        return self._composed(self._source(seed), seed)
+
+    def _composed(self, source: Trace, seed: int) -> Trace:
+        return composed(source, self.steps, seed, lambda path: self._file(Path(path), seed))
 
     def _source(self, seed: int) -> Trace:
         """Return what the steps begin with."""
@@ -112,6 +116,18 @@ class TraceChoice:
             arrivals=self.arrivals,
             arrival_cv=self.arrival_cv,
         )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that decide what is in the trace, the recording first."""
+        recording = self.path if self.workload is None else self.workload.trace
+        shapes = (self.token_shape,) if self.workload is None else (self.token_shape, self.workload.token_shape)
+        named = [
+            *([] if recording is None or str(recording) == GENERATED else [Path(recording)]),
+            *(Path(shape) for shape in shapes if names_a_file(shape)),
+            *(Path(step.path) for spec in self.steps if isinstance(step := parse_step(spec), Concat | Splice | Merge)),
+        ]
+        return tuple(dict.fromkeys(named))
 
     def part_of(self, trace: Trace) -> tuple[float, float | None]:
         """Return where in ``trace`` to begin and for how long to go on (None: to the end), in seconds."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from controller.errors import BadInput
 from controller.redaction import redacted
 from policies.wire import canonical_json
 from simulations.case import SimulationSettings
 from simulations.job import Job, TraceChoice
-from simulations.trace_files import GENERATED
+from simulations.run_identity import content_digest
 
 _LIBRARIES = ("foresail", "numpy", "numba", "scipy")
 
@@ -63,7 +62,7 @@ def provenance_of(jobs: Sequence[Job], command: str) -> Provenance:
     Raises:
         BadInput: If a trace cannot be read.
     """
-    traces = tuple(_digest(choice) for choice in dict.fromkeys(job.trace for job in jobs))
+    traces = tuple(found for choice in dict.fromkeys(job.trace for job in jobs) for found in _digests(choice))
     return Provenance(command, versions(), traces, settings_digest(jobs[0].settings))
 
 
@@ -110,13 +109,9 @@ def _text(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def _digest(choice: TraceChoice) -> TraceDigest:
-    if str(choice.path) == GENERATED:
-        return TraceDigest(choice.name, None, None)
-    try:
-        with choice.path.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-            return TraceDigest(choice.name, digest, file.tell())
-    except OSError as error:
-        what = f"cannot be read: {(error.strerror or str(error)).lower()}"
-        raise BadInput(what, f"--trace {choice.path}", "name a file that exists and can be read") from None
+def _digests(choice: TraceChoice) -> Iterator[TraceDigest]:
+    """Yield a digest per file that the trace is made of; one without content for load that is made up."""
+    if not choice.files:
+        yield TraceDigest(choice.name, None, None)
+    for path in choice.files:
+        yield TraceDigest(path.name if path != choice.path else choice.name, content_digest(path), path.stat().st_size)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from controller.errors import BadInput
 from policies.wire import canonical_json
-from simulations.job import Job
-from simulations.trace_files import GENERATED
+from simulations.job import Job, TraceChoice
 
 _CODE = ("forecasting", "policies", "controller", "simulations")
 _NUMERICS = ("numpy", "scipy", "numba", "torch")
@@ -43,7 +42,7 @@ def run_digest(job: Job, work: str) -> str:
         "work": work,
         "code": code_digest(),
         "policy": job.policy,
-        "trace": trace_identity(choice.path),
+        "trace": trace_identity(choice),
         "choice": {name: getattr(choice, name) for name in choice.__slots__ if name != "path"},
         "settings": settings,
         "set": settings.model_dump(mode="json", exclude_unset=True),  # some defaults differ from the same value said
@@ -52,13 +51,13 @@ def run_digest(job: Job, work: str) -> str:
     return sha256(canonical_json(said).encode()).hexdigest()
 
 
-def trace_identity(path: Path) -> dict[str, str]:
-    """Return the file's name and what tells its content; generated load has none but its code.
+def trace_identity(choice: TraceChoice) -> dict[str, str]:
+    """Return what tells the content of each file that the trace is made of, by name; none for made-up load.
 
     Raises:
-        BadInput: If it cannot be read.
+        BadInput: If one cannot be read.
     """
-    return {"name": path.name, "content": "generated" if str(path) == GENERATED else content_digest(path)}
+    return {path.name: content_digest(path) for path in choice.files}
 
 
 def content_digest(path: Path) -> str:

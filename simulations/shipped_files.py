@@ -14,7 +14,6 @@ from typing import Any
 from controller.errors import BadInput
 from simulations.job import Job
 from simulations.run_identity import content_digest
-from simulations.trace_files import GENERATED
 
 MOST_BYTES = 2 * 2**30
 """Largest file that travels to a worker: more belongs on storage that all machines share."""
@@ -38,7 +37,7 @@ class ShippedFile:
 
 def files_of(job: Job) -> tuple[Path, ...]:
     """Return the files that ``job`` reads."""
-    traces = () if str(job.trace.path) == GENERATED else (job.trace.path,)
+    traces = job.trace.files
     models = () if job.model_dir is None else tuple(path for path in sorted(job.model_dir.rglob("*")) if path.is_file())
     return (*traces, *models)
 
@@ -52,6 +51,11 @@ def at_home(job: Job, shipped: Mapping[Path, ShippedFile], bytes_of: Callable[[A
         BadInput: If a file is not there and cannot travel, or does not fit this machine's disk.
     """
     places = {path: _place(shipped[path], bytes_of) for path in files_of_shipped(job, shipped)}
+    for path in set(job.trace.files[1:]):
+        if places.get(path, path) != path:
+            raise BadInput(
+                "only the recording itself is sent to each machine", str(path), "put it where all can read it"
+            )
     trace = replace(job.trace, path=places.get(job.trace.path, job.trace.path))
     model_dir = job.model_dir
     if model_dir is not None and any(places[path] != path for path in places if path.is_relative_to(model_dir)):
@@ -63,7 +67,9 @@ def files_of_shipped(job: Job, shipped: Mapping[Path, ShippedFile]) -> list[Path
     """Return those of ``shipped`` that ``job`` reads, without looking at the disk, where they may not be."""
     model_dir = job.model_dir
     return [
-        path for path in shipped if path == job.trace.path or (model_dir is not None and path.is_relative_to(model_dir))
+        path
+        for path in shipped
+        if path in job.trace.files or (model_dir is not None and path.is_relative_to(model_dir))
     ]
 
 

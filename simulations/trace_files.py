@@ -135,13 +135,18 @@ def open_trace(
     return _series_trace(table, column, shape, process, seed)
 
 
+def names_a_file(token_shape: str) -> bool:
+    """Return whether lengths are those of a file: what is no name, and there."""
+    return token_shape not in TOKEN_SHAPES and Path(token_shape).exists()
+
+
 def lengths_of(text: str) -> Lengths:
     """Return the token shape called ``text``, or that of the requests in the file of that name.
 
     Raises:
         BadInput: If there is neither, or the file holds no requests.
     """
-    if text in TOKEN_SHAPES or not Path(text).exists():
+    if not names_a_file(text):
         return token_shape_named(text)
     table = open_table(checked_file(Path(text)))
     form = next((form for form in REQUEST_FORMATS if set(form.required) <= set(table.columns)), None)

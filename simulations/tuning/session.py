@@ -213,7 +213,7 @@ def _about(plan: Plan, parts: Parts) -> dict[str, Any]:
     said: dict[str, Any] = {"the code of Foresail": code_digest()[:16], "policy": plan.policy}
     for number, (choice, (first, later)) in enumerate(zip(plan.choices, parts.spans, strict=True), start=1):
         known = {name: getattr(choice, name) for name in choice.__slots__ if name not in ("path", "name")}
-        said |= {f"trace {number} {name}": value for name, value in {**trace_identity(choice.path), **known}.items()}
+        said |= {f"trace {number} {name}": value for name, value in {**trace_identity(choice), **known}.items()}
         said[f"trace {number} searched"] = f"{first.start_s:g} to {first.stop_s:g} s"
         said[f"trace {number} validated"] = f"{later.start_s:g} to {later.stop_s:g} s"
     said |= {"seeds": plan.seeds, "batch": plan.batch, "saved": plan.aim.cost}
