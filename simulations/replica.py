@@ -60,7 +60,9 @@ class ReplicaEngine(Generic[RequestT]):
     """One engine with continuous batching. Time is the caller's: it asks for a step and says when the step is over.
 
     After ``end_step``, ``first_tokens`` holds the requests whose prefill ended in that step (also those that were
-    prefilled anew after a preemption) and ``finished`` those that generated their last token in it.
+    prefilled anew after a preemption) and ``finished`` those that generated their last token in it. What the last step
+    begun consists of is in ``step_decodes`` (sequences), ``step_kv_tokens`` (that they hold), ``step_prompt_tokens``
+    and ``step_prompt_squares`` (the chunks, as the step time counts them).
 
     Args:
         profile: Timing and limits.
@@ -82,6 +84,7 @@ class ReplicaEngine(Generic[RequestT]):
         self.prompt_tokens_total = 0
         self.output_tokens_total = 0
         self.preemptions_total = 0
+        self.step_decodes = self.step_kv_tokens = self.step_prompt_tokens = self.step_prompt_squares = 0
         self.total_blocks = profile.kv_cache_tokens // profile.block_tokens
         self.free_blocks = self.total_blocks
         self._decode_base_s = profile.decode_base_s
@@ -173,7 +176,9 @@ class ReplicaEngine(Generic[RequestT]):
             due = self._make_room()
             may_admit = False
         self.free_blocks -= due
-        decoding = self._decoding
+        self.step_decodes = decoding = self._decoding
+        self.step_kv_tokens = self._decode_kv_tokens
+        self.step_prompt_tokens = self.step_prompt_squares = 0
         seconds = base_s = 0.0
         if decoding:
             base_s = self._decode_base_s
@@ -228,6 +233,7 @@ class ReplicaEngine(Generic[RequestT]):
                 tokens += chunk
                 squares += chunk * chunk
         self.prompt_tokens_total += tokens
+        self.step_prompt_tokens, self.step_prompt_squares = tokens, squares
         return tokens * self._prefill_per_token_s + squares * self._prefill_per_token2_s
 
     def _prefill_chunk(self, request: RequestT, budget: int) -> int:
