@@ -1,4 +1,4 @@
-"""Which engines come with their figures: nine model, GPU and tensor-parallel configurations.
+"""Which engines come with their figures: models on GPU types, by tensor parallelism.
 
 Step times are fits to a kernel-level latency model of vLLM (NVIDIA AIConfigurator 0.12, Apache-2.0; database 0.14.0
 for the A100, 0.24.0 for the others): decode milliseconds = a + b * sequences + c * KV tokens over batches of 1 to 256
@@ -10,9 +10,11 @@ included.
 KV cache per replica, the arithmetic of vLLM's start-up: GPUs x (memory x 0.9 - 4 GB for activations, CUDA graphs and
 the context) - weights, divided by bytes per token:
 
-* bytes per token = 2 (K, V) x layers x 8 KV heads x 128 x 2 bytes: 80 layers 327,680 B, 32 layers 131,072 B;
-* weights in bf16: 70B 141 GB, 8B 16 GB;
-* memory as the driver reports it: A100 85.9 GB, H100 85.5 GB, H200 150.8 GB, B200 192.3 GB, L40S 48.3 GB.
+* bytes per token = 2 (K, V) x layers x 8 KV heads x 128 x 2 bytes: 80 layers 327,680 B, 64 layers (Qwen3-32B)
+  262,144 B, 32 layers 131,072 B;
+* weights in bf16: 70B 141 GB, 32B 65.5 GB, 8B 16 GB; 70B with layers in fp8, embedding and head in bf16: 72.7 GB;
+* memory as the driver reports it: A100 85.9 GB, H100 85.5 GB, H200 150.8 GB, B200 192.3 GB, L40S 48.3 GB, RTX PRO
+  6000 102.6 GB.
 
 Example, 70B on four A100: 4 x (85.9 x 0.9 - 4) - 141 = 152.2 GB, / 327,680 B = 464,600 tokens.
 
@@ -56,9 +58,12 @@ _GPUS = {
     "h200": _Gpu(150.8e9, 8192, 1024, 3.80),
     "b200": _Gpu(192.3e9, 8192, 1024, 5.50),
     "l40s": _Gpu(48.3e9, 2048, 256, 1.10),
+    "rtxpro6000": _Gpu(102.6e9, 8192, 1024, 1.80),
 }
 _MODELS = {
     "llama-3.1-70b": _Model("meta-llama/Llama-3.1-70B-Instruct", 141e9, 2 * 80 * 8 * 128 * 2),
+    "llama-3.1-70b-fp8": _Model("meta-llama/Llama-3.1-70B-Instruct", 72.7e9, 2 * 80 * 8 * 128 * 2),
+    "qwen3-32b": _Model("Qwen/Qwen3-32B", 65.5e9, 2 * 64 * 8 * 128 * 2),
     "llama-3.1-8b": _Model("meta-llama/Llama-3.1-8B-Instruct", 16e9, 2 * 32 * 8 * 128 * 2),
 }
 
@@ -110,6 +115,14 @@ _FITS = (
     _Fit("llama-3.1-8b", "h100", 1, 6.3555, 0.011003, 0.043202, 4.7304, 16.647, 0.69303),
     _Fit("llama-3.1-8b", "h200", 1, 4.9107, 0.010939, 0.031220, 3.2947, 17.487, 0.64499),
     _Fit("llama-3.1-8b", "l40s", 1, 22.023, 0.034555, 0.20222, 17.207, 51.169, 3.2512),
+    _Fit("qwen3-32b", "a100", 2, 24.877, 0.076231, 0.089651, 18.984, 125.40, 2.9528),
+    _Fit("qwen3-32b", "a100", 4, 14.521, 0.043234, 0.046393, 11.093, 75.952, 1.1677),
+    _Fit("qwen3-32b", "h100", 2, 13.592, 0.026604, 0.042360, 11.702, 41.913, 1.4836),
+    _Fit("qwen3-32b", "h100", 4, 8.3057, 0.020021, 0.021170, 8.8843, 26.678, 0.59717),
+    _Fit("qwen3-32b", "h100", 8, 5.7350, 0.016479, 0.010920, 7.7758, 17.818, 0.26078),
+    _Fit("qwen3-32b", "h200", 1, 19.096, 0.033199, 0.059485, 11.311, 77.812, 2.4666),
+    _Fit("qwen3-32b", "h200", 2, 10.754, 0.024770, 0.029634, 8.9176, 42.822, 1.4325),
+    _Fit("qwen3-32b", "rtxpro6000", 2, 23.918, 0.063342, 0.088209, 17.500, 112.90, 2.2488),
 )
 
 CATALOGUE: Mapping[str, EngineProfile] = MappingProxyType(

@@ -21,10 +21,11 @@ import numpy as np
 
 from controller.errors import BadInput
 from forecasting.series import FloatArray
-from simulations.engine_runs import Times
-from training.measurements import Measurement
+from simulations.engine_runs import MEASURES, Times
+from training.measurements import STATISTICS, Measurement
 
 FORMATS = ("auto", "vllm", "guidellm", "aiperf", "inference-perf", "requests", "csv")
+_VLLM_MEASURES, _CSV_MEASURES = ("ttft", "tpot", "e2el"), ("ttft", "tpot", "e2e")
 _MOST_BYTES = 2**30
 _REQUESTS_PER_CLIENT = 10
 _MOST_REQUESTS = 4000  # of a summary: more would not change its mean, and a replay of them takes long
@@ -62,7 +63,9 @@ def _text_of(path: Path) -> str:
             raise BadInput(f"larger than {_MOST_BYTES:,} bytes", str(path), "give a part of it")
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise BadInput(f"cannot be read: {(error.strerror or str(error)).lower()}", str(path), "check --input") from None
+        raise BadInput(
+            f"cannot be read: {(error.strerror or str(error)).lower()}", str(path), "check --input"
+        ) from None
     except UnicodeDecodeError:
         raise BadInput("it is no text", str(path), "give JSON, JSON lines or CSV") from None
 
@@ -116,7 +119,8 @@ def _vllm(objects: Sequence[Json], name: str) -> Iterator[Measurement]:
         completed = int(result["completed"])
         if completed:
             prompt, output = result["total_input_tokens"] / completed, result["total_output_tokens"] / completed
-            figures = _summary(lambda m, s: result.get(f"{_word(s)}_{m}_ms"), ("ttft", "tpot", "e2el"), 1e-3)
+            named = {(m, s): result.get(f"{_median(s)}_{m}_ms") for m in _VLLM_MEASURES for s in STATISTICS}
+            figures = _summary(named, _VLLM_MEASURES, 1e-3)
             yield _summarised(where, prompt, output, clients, rate, completed, figures)
 
 
@@ -184,12 +188,14 @@ def _guidellm_figures(metrics: Json) -> dict[tuple[str, str], float]:
     # GuideLLM's own time per output token counts the first one; its inter-token latency is what is called TPOT here
     names = {"ttft": "time_to_first_token_ms", "tpot": "inter_token_latency_ms", "e2el": "request_latency"}
 
-    def value(measure: str, statistic: str) -> float | None:
-        told = (metrics.get(names[measure]) or {}).get("successful") or {}
-        found = told.get("mean") if statistic == "mean" else (told.get("percentiles") or {}).get(statistic)
-        return None if found is None else float(found) * (1e3 if measure == "e2el" else 1.0)
-
-    return _summary(value, tuple(names), 1e-3)
+    named: dict[tuple[str, str], float | None] = {}
+    for measure, name in names.items():
+        told = (metrics.get(name) or {}).get("successful") or {}
+        for statistic in STATISTICS:
+            found = told.get("mean") if statistic == "mean" else (told.get("percentiles") or {}).get(statistic)
+            in_s = name == "request_latency"
+            named[measure, statistic] = None if found is None else float(found) * (1e3 if in_s else 1.0)
+    return _summary(named, tuple(names), 1e-3)
 
 
 def _aiperf(objects: Sequence[Json], name: str) -> Iterator[Measurement]:
@@ -214,9 +220,12 @@ def _aiperf(objects: Sequence[Json], name: str) -> Iterator[Measurement]:
     whole = objects[0]
     metrics = whole.get("records", whole)
     names = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2el": "request_latency"}
-    figures = _summary(
-        lambda m, s: (metrics.get(names[m]) or {}).get("avg" if s == "mean" else s), tuple(names), 1e-3
-    )
+    named = {
+        (m, s): (metrics.get(name) or {}).get("avg" if s == "mean" else s)
+        for m, name in names.items()
+        for s in STATISTICS
+    }
+    figures = _summary(named, tuple(names), 1e-3)
     clients, rate = _named_in(whole["input_config"], "concurrency"), _named_in(whole["input_config"], "request_rate")
     yield _summarised(
         name,
@@ -241,7 +250,7 @@ def _inference_perf(objects: Sequence[Json], name: str) -> Iterator[Measurement]
         figures = {
             (measure, statistic): float(latency[told][_median(statistic)])
             for measure, told in (("ttft_s", "time_to_first_token"), ("e2e_s", "request_latency"))
-            for statistic in ("mean", "p50", "p90", "p99")
+            for statistic in STATISTICS
             if latency.get(told)
         }
         # Its time per output token counts chunks, empty ones too; from the means of the others it is right.
@@ -294,11 +303,12 @@ def _csv(text: str, name: str) -> Iterator[Measurement]:
     for number, row in enumerate(table, start=2):
         try:
             known = {key: float(value) for key, value in row.items() if key and value and value.strip()}
-            figures = _summary(
-                lambda m, s, known=known: known.get(f"{m}_ms" if s == "mean" else f"{m}_{s}_ms"),
-                ("ttft", "tpot", "e2e"),
-                1e-3,
-            )
+            named = {
+                (m, s): known.get(f"{m}_ms" if s == "mean" else f"{m}_{s}_ms")
+                for m in _CSV_MEASURES
+                for s in STATISTICS
+            }
+            figures = _summary(named, _CSV_MEASURES, 1e-3)
             clients = known.get("concurrency")
             yield _summarised(
                 f"{name}:{number}",
@@ -375,20 +385,16 @@ def _lengths(prompt_tokens: Any, output_tokens: Any) -> tuple[Any, Any]:
 
 
 def _summary(
-    value: Callable[[str, str], float | None], measures: Sequence[str], unit_s: float
+    named: Mapping[tuple[str, str], float | None], measures: Sequence[str], unit_s: float
 ) -> dict[tuple[str, str], float]:
-    """Return seconds by measure and statistic of what ``value`` knows of the three measures."""
+    """Return seconds by measure and statistic of what is known of the three measures, by the file's names of them."""
     figures = {}
-    for measure, told in zip(("ttft_s", "tpot_s", "e2e_s"), measures, strict=True):
-        for statistic in ("mean", "p50", "p90", "p99"):
-            found = value(told, statistic)
+    for measure, told in zip(MEASURES, measures, strict=True):
+        for statistic in STATISTICS:
+            found = named[told, statistic]
             if found is not None:
                 figures[measure, statistic] = float(found) * unit_s
     return figures
-
-
-def _word(statistic: str) -> str:
-    return _median(statistic)
 
 
 def _median(statistic: str) -> str:

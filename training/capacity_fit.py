@@ -129,7 +129,7 @@ class _Best:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
+class WorkRows:
     """Rows of the regression: ``work float64[M, 6]`` and ``weight float64[M]``; work is relative to the measured."""
 
     work: FloatArray
@@ -166,7 +166,7 @@ def capacity_fit(
             best = _Best(cost, values, number)
         elif number - best.at >= _WORSE_ROUNDS:
             break
-        solved = _solve(rows, values, prior, settings.deviations)
+        solved = solve(rows, values, prior, settings.deviations)
         change = float(np.abs(solved / np.maximum(values, _SHORTEST) - 1.0).max())
         values = solved
         show(number / rounds)
@@ -174,7 +174,7 @@ def capacity_fit(
             break
     profile = with_coefficients(start, best.values)
     rows = _regression(profile, parts)
-    coefficients = _coefficients(rows, best.values, settings)
+    coefficients = coefficients_from(rows, best.values, settings)
     if not settings.may_keep:
         _check_determined(coefficients)
     done = tuple(Part(one, fitted, one.replay(profile)) for one, fitted in parts)
@@ -248,14 +248,14 @@ def _load(one: Measurement) -> float:
     return len(one) / span_s if span_s > 0 else float(len(one))
 
 
-def _regression(profile: EngineProfile, parts: Sequence[tuple[Measurement, Rows]]) -> _Rows:
+def _regression(profile: EngineProfile, parts: Sequence[tuple[Measurement, Rows]]) -> WorkRows:
     works, weights = [], []
     for one, fitted in parts:
         if fitted.any():
             work = _observed(one, one.replay(profile), fitted)
             works.append(work)
             weights.append(np.full(len(work), min(1.0, (3 * _RUN_WEIGHT / max(1, len(work))) ** 0.5)))
-    return _Rows(np.concatenate(works), np.concatenate(weights))
+    return WorkRows(np.concatenate(works), np.concatenate(weights))
 
 
 def _observed(one: Measurement, replayed: Replayed, rows: Rows) -> FloatArray:
@@ -274,7 +274,7 @@ def _observed(one: Measurement, replayed: Replayed, rows: Rows) -> FloatArray:
     return np.concatenate(found)
 
 
-def _solve(rows: _Rows, values: FloatArray, prior: FloatArray, deviations: FloatArray) -> FloatArray:
+def solve(rows: WorkRows, values: FloatArray, prior: FloatArray, deviations: FloatArray) -> FloatArray:
     """Return the coefficients that fit the rows best, no more than a factor of three from ``values``."""
     residuals = rows.work @ values - 1.0
     spread = _spread(residuals)
@@ -288,7 +288,8 @@ def _solve(rows: _Rows, values: FloatArray, prior: FloatArray, deviations: Float
     return np.asarray(np.maximum(solved.x * values, _SHORTEST))
 
 
-def _coefficients(rows: _Rows, values: FloatArray, settings: FitSettings) -> tuple[Coefficient, ...]:
+def coefficients_from(rows: WorkRows, values: FloatArray, settings: FitSettings) -> tuple[Coefficient, ...]:
+    """Return what the rows say of each coefficient, near ``values`` that fit them."""
     shares = rows.work * values
     most = np.maximum(shares.max(axis=0), _SHORTEST)
     scaled = rows.work * (rows.weight / _spread(rows.work @ values - 1.0))[:, np.newaxis]
@@ -326,7 +327,7 @@ def _check_determined(coefficients: Sequence[Coefficient]) -> None:
         raise BadInput(what, "--input", f"{help_}; or give --like PROFILE, whose values are then kept")
 
 
-def _cost(rows: _Rows, values: FloatArray) -> float:
+def _cost(rows: WorkRows, values: FloatArray) -> float:
     return float(np.average(np.abs(rows.work @ values - 1.0), weights=rows.weight**2))
 
 

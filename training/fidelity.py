@@ -1,4 +1,4 @@
-"""How far is the simulated engine from recorded ones? Every recorded engine in a folder, fitted in part and predicted."""
+"""How far is the simulated engine from recorded ones? Each one in a folder, fitted to a part and asked for the rest."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def _runs(folder: Path) -> Iterator[_Recorded]:
         measurements, told = read_results(path, "requests"), told_by([path])
         known = [profile for profile in CATALOGUE.values() if _same_model(profile, str(told.get("model", "")))]
         if known:
-            limits = {key: value for key, value in told.items() if key not in ("model", "gpu")}
-            starts = [profile.model_copy(update=limits) for profile in known]
-            nearest = min(starts, key=lambda start: _distance(start, measurements))
             name = path.stem.removesuffix("_requests")
-            shipped = _plain(nearest.gpu) in _plain(name) and nearest.gpus == told.get("gpus")
-            yield _Recorded(name, measurements, nearest, shipped, "max_batched_tokens" in told)
+            limits = {key: value for key, value in told.items() if key not in ("model", "gpu")}
+            same = [one for one in known if _plain(one.gpu) in _plain(name) and one.gpus == told.get("gpus")]
+            starts = [profile.model_copy(update=limits) for profile in same or known]
+            start = starts[0] if same else min(starts, key=lambda start: _distance(start, measurements))
+            yield _Recorded(name, measurements, start, bool(same), "max_batched_tokens" in told)
 
 
 def _silicon(folder: Path) -> Iterator[_Recorded]:

@@ -50,8 +50,9 @@ def fit_errors(parts: Sequence[Part]) -> list[FitError]:
 
 
 def _of_run(part: Part) -> Iterator[FitError]:
-    one, ours = part.measurement, part.replayed.run.times
-    assert one.times is not None
+    one, ours, recorded = part.measurement, part.replayed.run.times, part.measurement.times
+    if recorded is None:
+        return
     for name, rows in ((FITTED, part.fitted), (HELD_OUT, ~part.fitted)):
         if not rows.any():
             continue
@@ -59,7 +60,7 @@ def _of_run(part: Part) -> Iterator[FitError]:
         for measure in MEASURES:
             if (measure, "mean") in theirs_figures:
                 counted = rows & (one.output_tokens > 1) if measure == "tpot_s" else rows
-                theirs = one.times.of(measure)[counted]
+                theirs = recorded.of(measure)[counted]
                 known = theirs > 0
                 errors = ours.of(measure)[counted][known] / theirs[known] - 1.0
                 of = {
@@ -67,9 +68,7 @@ def _of_run(part: Part) -> Iterator[FitError]:
                     for statistic in ("mean", "p90", "p99")
                 }
                 absolute = float(np.abs(errors).mean())
-                yield FitError(
-                    one.name, name, measure, len(errors), of["mean"], of["p90"], of["p99"], absolute, None
-                )
+                yield FitError(one.name, name, measure, len(errors), of["mean"], of["p90"], of["p99"], absolute, None)
 
 
 def _of_loads(parts: Sequence[Part]) -> Iterator[FitError]:

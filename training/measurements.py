@@ -42,9 +42,10 @@ class Measurement:
     summary: Figures = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert (self.arrived_at is None) == (self.concurrency > 0), self.name
-        assert len(self.prompt_tokens) == len(self.output_tokens) > 0, self.name
-        assert self.times is not None or self.summary, self.name
+        if (self.arrived_at is None) != (self.concurrency > 0) or (self.times is None and not self.summary):
+            raise ValueError(f"{self.name}: either instants or a concurrency, and times or a summary")
+        if not len(self.prompt_tokens) == len(self.output_tokens) > 0:
+            raise ValueError(f"{self.name}: {len(self.prompt_tokens)} prompts and {len(self.output_tokens)} outputs")
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)

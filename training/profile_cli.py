@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -92,7 +91,7 @@ def show_profile(name: str, as_json: bool) -> None:
               help="How far back the store is read.")  # fmt: skip
 @_with(*_ENGINE_OPTIONS)
 @click.option("--holdout", "holdout_ratio", type=click.FloatRange(0.0, 0.9), default=0.4, show_default=True,
-              metavar="R", help="Share that is not fitted but predicted, to tell the errors on it; 0 fits all.")  # fmt: skip
+              metavar="R", help="Share that is not fitted but predicted, to tell the errors on it.")  # fmt: skip
 @click.option("--out", type=_FILE, metavar="FILE", help="Write the profile there as YAML.")
 @click.option("--plot", type=_FILE, metavar="FILE", help="Draw measured against fitted times, as PNG.")
 @_JSON
@@ -129,10 +128,9 @@ def fidelity(runs: Path, holdout_ratio: float, only: str, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([row.as_json() for row in rows], indent=2, allow_nan=False))
         return 0
-    from training.profile_tables import fidelity_table
-    from training.profile_tables import show as print_table
+    from training.profile_tables import show_fidelity
 
-    print_table(fidelity_table(rows))
+    show_fidelity(rows)
     return 0
 
 
@@ -141,7 +139,9 @@ def fidelity(runs: Path, holdout_ratio: float, only: str, as_json: bool) -> int:
 @click.option("--system", required=True, metavar="NAME", help="AIConfigurator's name of the GPU, such as h100_sxm.")
 @click.option("--gpus", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
               help="Tensor parallel size.")  # fmt: skip
-@click.option("--weights", metavar="MODE", help="Its name of the weights' precision, such as fp8.  [default: the model's]")
+@click.option(
+    "--weights", metavar="MODE", help="Its name of the weights' precision, such as fp8.  [default: the model's]"
+)
 @click.option("--kv-cache-tokens", type=click.IntRange(1), required=True, metavar="N",
               help="Tokens that fit the KV cache, as the engine logs at its start.")  # fmt: skip
 @click.option("--max-running", type=click.IntRange(1), default=256, show_default=True, metavar="N",
@@ -170,7 +170,9 @@ def from_aiconfigurator(out: Path | None, as_json: bool, **said: Any) -> int:
         from simulations.profile_files import profile_yaml
 
         click.echo(profile_yaml(modelled.profile), nl=False)
-        click.echo(f"mean error of the formula: decode {modelled.decode_error:.1%}, prefill {modelled.prefill_error:.1%}")
+        click.echo(
+            f"mean error of the formula: decode {modelled.decode_error:.1%}, prefill {modelled.prefill_error:.1%}"
+        )
     return 0
 
 
@@ -264,6 +266,6 @@ def _write(path: Path, made: EngineProfile, notes: Sequence[str]) -> None:
     with refusing(f"--out {path}", "name a file in a folder with room for it"):
         try:
             draft.write_text(profile_yaml(made, notes))
-            os.replace(draft, path)
+            draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def start_of(options: EngineOptions, measurements: Sequence[Measurement], told: 
     if options.like is not None:
         like = profile_of(options.like, "--like")
         known.setdefault("name", f"{like.name}-fitted")
-        return _checked(like.model_dump() | known)
+        return checked_profile(like.model_dump() | known)
     if "kv_cache_tokens" not in known:
         what = "how many tokens fit the engine's KV cache is not known"
         remedy = "vLLM logs it at its start (GPU KV cache size); or give --like PROFILE"
@@ -57,7 +57,7 @@ def start_of(options: EngineOptions, measurements: Sequence[Measurement], told: 
     blank = {"name": "fitted", "model": "unknown", "gpu": "unknown", "gpus": 1, "usd_per_gpu_hour": 0.0}
     times = {"decode_base_s": 1.0, "decode_per_sequence_s": 0.0, "decode_per_kv_token_s": 0.0}
     times |= {"prefill_base_s": 0.0, "prefill_per_token_s": 1.0, "prefill_per_token2_s": 0.0}
-    return rough_start(_checked({"source": "measured", **blank, **times, **known}), measurements)
+    return rough_start(checked_profile({"source": "measured", **blank, **times, **known}), measurements)
 
 
 def tries_budgets(options: EngineOptions, told: Mapping[str, Any]) -> bool:
@@ -67,7 +67,7 @@ def tries_budgets(options: EngineOptions, told: Mapping[str, Any]) -> bool:
 
 
 def told_by(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return what the description beside a request log says of the engine, ``NAME_meta.json`` for ``NAME_requests.jsonl``."""
+    """Return what ``NAME_meta.json``, beside the request log ``NAME_requests.jsonl``, says of the engine."""
     told: dict[str, Any] = {}
     for path in paths:
         meta = path.with_name(path.name.removesuffix("_requests.jsonl") + _META_SUFFIX)
@@ -110,7 +110,12 @@ def _said(options: EngineOptions) -> dict[str, Any]:
     }
 
 
-def _checked(values: Mapping[str, Any]) -> EngineProfile:
+def checked_profile(values: Mapping[str, Any]) -> EngineProfile:
+    """Return the profile that ``values`` make.
+
+    Raises:
+        BadInput: If they cannot be one; it names the option that would say otherwise.
+    """
     try:
         profile = EngineProfile.model_validate(dict(values))
     except ValidationError as error:

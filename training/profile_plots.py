@@ -6,7 +6,6 @@ Importing this module imports matplotlib (1 s): import it late.
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ def write_fit_plot(path: Path, fitted: CapacityFit) -> None:
     with refusing(f"--plot {path}", "name a file in a folder with room for it"):
         try:
             draft.write_bytes(content.getvalue())
-            os.replace(draft, path)
+            draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
 

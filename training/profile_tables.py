@@ -70,8 +70,8 @@ def error_table(errors: Sequence[FitError]) -> Table:
     source = ""
     for each in errors:
         table.add_row(
-            each.source if each.source != source else "", each.part, _TITLES[each.measure], str(each.observations), f"{each.mean:+.1%}",
-            _signed(each.p90), _signed(each.p99), f"{each.absolute:.1%}",
+            each.source if each.source != source else "", each.part, _TITLES[each.measure], str(each.observations),
+            f"{each.mean:+.1%}", _signed(each.p90), _signed(each.p99), f"{each.absolute:.1%}",
             "-" if each.worst is None else f"{each.worst:.0%}",
         )  # fmt: skip
         source = each.source
@@ -118,22 +118,26 @@ def show_history_fit(fitted: HistoryFit, out: Path | None) -> None:
         console.print(f"the profile is in {out}: use it with --profile {out}", soft_wrap=True)
 
 
-def fidelity_table(rows: Sequence[FidelityRow]) -> Table:
-    """Return what was measured of every engine: the profile as shipped where there is one, and the fitted one."""
-    table = Table(box=SIMPLE_HEAD)
-    for title in ("engine", "profile", "part"):
-        table.add_column(title)
-    for title in ("n", "TTFT", "TPOT", "end to\nend", "TTFT\nP90 / P99", "TPOT\nP90 / P99", "E2E\nP90 / P99"):
-        table.add_column(title, justify="right")
-    engine = ""
-    for row in rows:
-        means = [f"{row.of(measure):+.1%}" if row.per_run else f"{row.of(measure):.1%}" for measure in _TITLES]
-        table.add_row(
-            row.engine if row.engine != engine else "", row.profile, row.part, str(row.observations), *means,
-            *(f"{_signed(row.p90.get(m))} / {_signed(row.p99.get(m))}" for m in _TITLES),
-        )  # fmt: skip
-        engine = row.engine
-    return table
+def show_fidelity(rows: Sequence[FidelityRow]) -> None:
+    """Print a table per engine: the profile as shipped where there is one, and the fitted one."""
+    console = Console()
+    for engine in dict.fromkeys(row.engine for row in rows):
+        of = [row for row in rows if row.engine == engine]
+        kind = "errors of the mean of a run" if of[0].per_run else "mean absolute errors of the means of loads"
+        table = Table(title=f"{engine}: {kind}", title_justify="left", box=SIMPLE_HEAD)
+        for title in ("profile", "part"):
+            table.add_column(title, no_wrap=True)
+        for title in ("n", *_TITLES.values(), *(f"{name}\nP90 / P99" for name in _TITLES.values() if of[0].per_run)):
+            table.add_column(title, justify="right")
+        for row in of:
+            means = [f"{row.of(measure):+.1%}" if row.per_run else f"{row.of(measure):.1%}" for measure in _TITLES]
+            tails = [f"{_short(row.p90.get(m))} / {_short(row.p99.get(m))}" for m in _TITLES if row.per_run]
+            table.add_row(row.profile, row.part, str(row.observations), *means, *tails)
+        console.print(table)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:+.0f}"
 
 
 def _signed(value: float | None) -> str:

@@ -36,7 +36,9 @@ class Engine:
     @property
     def name(self) -> str:
         """Return it as tables call it."""
-        return f"{self.model} {self.gpu} tp{self.gpus} {self.precision} {self.backend} {self.version}".replace("  ", " ")
+        return f"{self.model} {self.gpu} tp{self.gpus} {self.precision} {self.backend} {self.version}".replace(
+            "  ", " "
+        )
 
 
 def read_silicon(path: Path) -> dict[Engine, list[Measurement]]:
@@ -49,7 +51,7 @@ def read_silicon(path: Path) -> dict[Engine, list[Measurement]]:
 
     try:
         table = pd.read_parquet(path)
-    except Exception as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"cannot be read as Parquet: {error}", str(path), "give a table of silicon runs") from None
     if not set(table.columns) >= COLUMNS:
         missing = ", ".join(sorted(COLUMNS - set(table.columns)))
@@ -57,7 +59,9 @@ def read_silicon(path: Path) -> dict[Engine, list[Measurement]]:
     table = table[(table["mode"] == "agg") & table["batch_size"].notna() & table["tp_size"].notna()]
     engines: dict[Engine, list[Measurement]] = {}
     for row in table.itertuples():
-        said = [str(part) if isinstance(part, str) else "" for part in (row.precision, row.backend, row.backend_version)]
+        said = [
+            str(part) if isinstance(part, str) else "" for part in (row.precision, row.backend, row.backend_version)
+        ]
         gpu = str(row.system).removesuffix("_sxm")
         engine = Engine(str(row.model_path), gpu, int(row.tp_size), *said)  # type: ignore[arg-type]  # pandas' row types
         engines.setdefault(engine, []).append(_measurement(row))
