@@ -109,7 +109,9 @@ def test_a_run_of_single_requests_gives_its_coefficients_back_and_predicts_the_r
     fit = capacity_fit(wrong_start(), [one], FitSettings.near_start(0.4))
     held_out = [error for error in fit_errors(fit.parts) if error.part == "held out"]
     assert [error.observations for error in held_out][0] == 120
-    assert all(abs(error.mean) < 0.01 and error.absolute < 0.02 for error in held_out)
+    assert all(abs(error.mean) < 0.01 for error in held_out)
+    # A TTFT of a step or two depends on where in a step the request came; every other time is a sum of many.
+    assert all(error.absolute < (0.05 if error.measure == "ttft_s" else 0.01) for error in held_out)
     assert fit.profile.prefill_per_token_s == pytest.approx(TRUE.prefill_per_token_s, rel=0.05)
 
 
