@@ -53,7 +53,9 @@ def read_profile(path: Path) -> EngineProfile:
     try:
         return EngineProfile.model_validate(text.value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda each: each["type"] != "extra_forbidden"
+        )  # a misspelt key before its lack
         key = str(first["loc"][0]) if first["loc"] else ""
         field = EngineProfile.model_fields.get(key)
         if first["type"] == "extra_forbidden":

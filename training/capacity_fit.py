@@ -174,7 +174,7 @@ def capacity_fit(
             break
     profile = with_coefficients(start, best.values)
     rows = _regression(profile, parts)
-    coefficients = coefficients_from(rows, best.values, settings)
+    coefficients = coefficients_from(rows, best.values, settings.deviations)
     if not settings.may_keep:
         _check_determined(coefficients)
     done = tuple(Part(one, fitted, one.replay(profile)) for one, fitted in parts)
@@ -288,7 +288,9 @@ def solve(rows: WorkRows, values: FloatArray, prior: FloatArray, deviations: Flo
     return np.asarray(np.maximum(solved.x * values, _SHORTEST))
 
 
-def coefficients_from(rows: WorkRows, values: FloatArray, settings: FitSettings) -> tuple[Coefficient, ...]:
+def coefficients_from(
+    rows: WorkRows, values: FloatArray, deviations: FloatArray, names: Sequence[str] = COEFFICIENTS
+) -> tuple[Coefficient, ...]:
     """Return what the rows say of each coefficient, near ``values`` that fit them."""
     shares = rows.work * values
     most = np.maximum(shares.max(axis=0), _SHORTEST)
@@ -296,7 +298,7 @@ def coefficients_from(rows: WorkRows, values: FloatArray, settings: FitSettings)
     reach = np.maximum(rows.work.max(axis=0), _SHORTEST)
     seen = (scaled / reach).T @ (scaled / reach)
     alone = np.sqrt(np.diag(np.linalg.inv(seen + 1e-6 * np.eye(len(values)))))  # of what each adds to a time
-    pull = 1.0 / (settings.deviations * most) ** 2
+    pull = 1.0 / (deviations * most) ** 2
     both = np.sqrt(np.diag(np.linalg.inv(seen + np.diag(pull))))
     return tuple(
         Coefficient(
@@ -306,7 +308,7 @@ def coefficients_from(rows: WorkRows, values: FloatArray, settings: FitSettings)
             share=float(most[column]) if rows.work[:, column].any() else 0.0,
             determined=bool(alone[column] <= _UNKNOWN and rows.work[:, column].any()),
         )
-        for column, name in enumerate(COEFFICIENTS)
+        for column, name in enumerate(names)
     )
 
 

@@ -9,13 +9,16 @@ and all amounts are counters or gauges that vLLM exports: steps are the observat
 decoded tokens the generated ones less the first of each request. Windows of many loads make a bounded, robust
 regression. Prefix cache hits are not prefilled and are taken off; where prompts vary in length, the square of the mean
 stands for the mean square, which only the last coefficient feels. ``prefill_base_s`` does not show in counters.
+
+While the mean context of a sequence hardly changes from window to window, KV tokens grow as sequences do, and only the
+sum of the two terms shows: then their ratio is that of the start. The same goes for prompt tokens and their squares.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from controller.adapters.series_rows import labels_of, range_of
 from controller.errors import BadInput
 from forecasting.series import FloatArray
 from policies.engine_profile import EngineProfile
-from simulations.engine_runs import coefficients_of, with_coefficients
+from simulations.engine_runs import COEFFICIENTS, coefficients_of, with_coefficients
 from training.capacity_fit import Coefficient, FitSettings, WorkRows, coefficients_from, solve
 from training.profile_options import EngineOptions, start_of
 
@@ -39,6 +42,8 @@ _LOOKS = 4  # of gauges in a window
 _FEWEST_WINDOWS = 20
 _HELD_OUT = 0.4
 _ROUNDS = 20
+_TOLD_APART = 2.0  # 90th over 10th percentile of a ratio of two amounts, from which on each shows by itself
+_PAIRS = (("decode_per_sequence_s", "decode_per_kv_token_s"), ("prefill_per_token_s", "prefill_per_token2_s"))
 _COUNTERS = ("steps_total", "prompt_tokens_total", "output_tokens_total")
 _GAUGES = ("running_requests", "kv_cache_ratio")
 _NEEDED = (*_COUNTERS, *_GAUGES, "ttft_seconds")
@@ -89,15 +94,20 @@ class HistoryFit:
     engines: int
     held_out_error: float
     """Mean absolute error of the busy time of windows that were not fitted."""
+    tied: tuple[tuple[str, str], ...] = ()
+    """Pairs of coefficients whose ratio is that of the start."""
 
     @property
     def note(self) -> str:
         """Return what it rests on and how far it is off, in a sentence."""
-        kept = ", ".join(each.name for each in self.coefficients if not each.determined)
+        pairs = ", ".join(" and ".join(pair) for pair in self.tied)
+        in_pairs = {name for _, name in self.tied}
+        kept = ", ".join(each.name for each in self.coefficients if not each.determined and each.name not in in_pairs)
         return (
             f"fitted to {self.windows} busy minutes of {self.engines} engines; on the newest {_HELD_OUT:.0%}, not "
             f"fitted, the time of a minute's steps is off by {self.held_out_error:.1%} on average"
-            + (f"; not determined and kept from the start: {kept}" if kept else "")
+            + (f"; in the ratio of the start, since they never showed apart: {pairs}" if pairs else "")
+            + (f"; not determined and kept near the start: {kept}" if kept else "")
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -108,6 +118,7 @@ class HistoryFit:
             "windows": self.windows,
             "engines": self.engines,
             "held_out_error": self.held_out_error,
+            "tied": [list(pair) for pair in self.tied],
             "undetermined": [each.name for each in self.coefficients if not each.determined],
         }
 
@@ -146,12 +157,47 @@ def fit_windows(start: EngineProfile, windows: Windows, engines: int, source: st
         raise BadInput(what, "--history-s", "read further back, or wait until there was more load")
     work = windows.work(start.kv_cache_tokens)
     prior = np.maximum(coefficients_of(start), 1e-12)
-    rows, settings, values = WorkRows(work[:fitted_on], np.ones(fitted_on)), FitSettings.near_start(_HELD_OUT), prior
+    tied = [pair for pair in _PAIRS if not _told_apart(work[:fitted_on], pair)]
+    mix = _mixture(prior, tied)
+    for first, second in tied:  # a gauge looked at now and then is noisy; what it says on average is not
+        exact, noisy = work[:, COEFFICIENTS.index(first)], work[:, COEFFICIENTS.index(second)]
+        work[:, COEFFICIENTS.index(second)] = exact * (noisy[:fitted_on].sum() / exact[:fitted_on].sum())
+    settings = FitSettings.near_start(_HELD_OUT)
+    rows = WorkRows(work[:fitted_on] * prior @ mix, np.ones(fitted_on))  # unknowns: multiples of the start
+    factors, deviations = np.ones(mix.shape[1]), settings.deviations[: mix.shape[1]]
     for _ in range(_ROUNDS):
-        values = solve(rows, values, prior, settings.deviations)
+        factors = solve(rows, factors, np.ones(len(factors)), deviations)
+    values = prior * (mix @ factors)
     profile = with_coefficients(start, values).model_copy(update={"source": f"fitted by foresail to {source}"})
     error = float(np.abs(work[fitted_on:] @ values - 1.0).mean())
-    return HistoryFit(profile, coefficients_from(rows, values, settings), len(windows), engines, error)
+    unknowns = coefficients_from(rows, factors, deviations, [COEFFICIENTS[row] for row in mix.argmax(axis=0)])
+    kept = {second for _, second in tied}
+    coefficients = tuple(
+        replace(shared, name=name, value=float(value), determined=shared.determined and name not in kept)
+        for name, value, shared in zip(
+            COEFFICIENTS, values, (unknowns[owner] for owner in mix.argmax(axis=1)), strict=True
+        )
+    )
+    return HistoryFit(profile, coefficients, len(windows), engines, error, tuple(tied))
+
+
+def _told_apart(work: FloatArray, pair: tuple[str, str]) -> bool:
+    """Return whether the ratio of the amounts of two coefficients changes enough from window to window."""
+    first, second = (work[:, COEFFICIENTS.index(name)] for name in pair)
+    ratios = second[first > 0] / first[first > 0]
+    low, high = np.quantile(ratios, (0.1, 0.9)) if len(ratios) else (0.0, 0.0)
+    return bool(low > 0 and high / low >= _TOLD_APART)
+
+
+def _mixture(prior: FloatArray, tied: Sequence[tuple[str, str]]) -> FloatArray:
+    """Return ``float64[6, U]``: which unknown each coefficient is a multiple of, with tied ones sharing one."""
+    leader = {second: first for first, second in tied}
+    owners = [leader.get(name, name) for name in COEFFICIENTS]
+    unknowns = list(dict.fromkeys(owners))
+    mix = np.zeros((len(prior), len(unknowns)))
+    for row, owner in enumerate(owners):
+        mix[row, unknowns.index(owner)] = 1.0
+    return mix
 
 
 def read_windows(

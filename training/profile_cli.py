@@ -86,7 +86,7 @@ def show_profile(name: str, as_json: bool) -> None:
               help="auto, vllm, guidellm, aiperf, inference-perf, requests or csv.")  # fmt: skip
 @click.option("--prometheus", "url", metavar="URL", help="Fit to the history of live engines in this metrics store.")
 @click.option("-c", "--config", type=_FILE, metavar="FILE",
-              help="Settings file: its prometheus section says where the store is and as whom it is asked.")  # fmt: skip
+              help="Settings file: its prometheus section says where the store is and who asks.")  # fmt: skip
 @click.option("--history-s", type=click.FloatRange(600.0), default=86_400.0, show_default=True, metavar="S",
               help="How far back the store is read.")  # fmt: skip
 @_with(*_ENGINE_OPTIONS)
