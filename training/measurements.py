@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,21 @@ class Measurement:
             longest = int((self.prompt_tokens + self.output_tokens).max())
             what = f"a request of {longest:,} tokens does not fit {profile.kv_cache_tokens:,} KV tokens"
             raise BadInput(what, self.name, "give the engine's true --kv-cache-tokens") from None
+
+    def varied(self, spread: float, seed: int = 0) -> Measurement:
+        """Return a summary's requests with lengths drawn evenly from ``1 - spread`` to ``1 + spread`` of what they are.
+
+        Requests of equal lengths that were sent together stay together in a closed loop: they end in one step, are sent
+        anew and prefilled in one batch. Benchmarks whose lengths vary do not do that. Single requests stay as they are.
+        """
+        if self.times is not None or spread == 0.0:
+            return self
+        rng = np.random.default_rng(seed)
+        drawn = [
+            np.maximum(1, np.rint(tokens * rng.uniform(1.0 - spread, 1.0 + spread, len(self)))).astype(np.int32)
+            for tokens in (self.prompt_tokens, self.output_tokens)
+        ]
+        return replace(self, prompt_tokens=drawn[0], output_tokens=drawn[1])
 
     def measured(self, rows: npt.NDArray[np.bool_] | None = None) -> Figures:
         """Return the statistics over all requests, or over ``rows`` of them."""

@@ -15,6 +15,7 @@ from controller.errors import BadInput
 if TYPE_CHECKING:
     from policies.engine_profile import EngineProfile
     from training.capacity_fit import CapacityFit
+    from training.measurements import Measurement
     from training.profile_options import EngineOptions
 
 _FILE = click.Path(path_type=Path)
@@ -92,6 +93,8 @@ def show_profile(name: str, as_json: bool) -> None:
 @_with(*_ENGINE_OPTIONS)
 @click.option("--holdout", "holdout_ratio", type=click.FloatRange(0.0, 0.9), default=0.4, show_default=True,
               metavar="R", help="Share that is not fitted but predicted, to tell the errors on it.")  # fmt: skip
+@click.option("--length-spread", type=click.FloatRange(0.0, 0.9), default=0.0, show_default=True, metavar="R",
+              help="How far lengths vary about their means, where a result tells only those: 0.1 is 10 %.")  # fmt: skip
 @click.option("--out", type=_FILE, metavar="FILE", help="Write the profile there as YAML.")
 @click.option("--plot", type=_FILE, metavar="FILE", help="Draw measured against fitted times, as PNG.")
 @_JSON
@@ -106,7 +109,12 @@ def fit(paths: tuple[Path, ...], form: str, out: Path | None, plot: Path | None,
             check_file(place, option)
     engine = _engine_options(said)
     if paths:
-        return _fit_results(paths, form, engine, said["holdout_ratio"], out, plot, as_json)
+        from training.bench_results import FORMATS, read_results
+
+        if form not in FORMATS:
+            raise BadInput(f"no format is called {form!r}", "--format", f"known: {', '.join(FORMATS)}")
+        read = [one.varied(said["length_spread"]) for path in paths for one in read_results(path, form)]
+        return _fit_results(paths, read, engine, said["holdout_ratio"], out, plot, as_json)
     return _fit_history(said, engine, out, as_json)
 
 
@@ -184,7 +192,7 @@ def _engine_options(said: Mapping[str, Any]) -> EngineOptions:
 
 def _fit_results(
     paths: Sequence[Path],
-    form: str,
+    measurements: Sequence[Measurement],
     engine: EngineOptions,
     holdout_ratio: float,
     out: Path | None,
@@ -192,14 +200,10 @@ def _fit_results(
     as_json: bool,
 ) -> int:
     from simulations.progress import progress_bar
-    from training.bench_results import FORMATS, read_results
     from training.capacity_fit import FitSettings, capacity_fit, fit_budget
     from training.fit_errors import fit_errors
     from training.profile_options import start_of, told_by, tries_budgets
 
-    if form not in FORMATS:
-        raise BadInput(f"no format is called {form!r}", "--format", f"known: {', '.join(FORMATS)}")
-    measurements = [one for path in paths for one in read_results(path, form)]
     told = told_by(paths)
     start = start_of(engine, measurements, told)
     settings = FitSettings(holdout_ratio) if engine.like is None else FitSettings.near_start(holdout_ratio)

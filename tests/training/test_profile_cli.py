@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from controller.settings import load_settings
@@ -178,3 +179,33 @@ def test_a_file_that_holds_no_profile_is_refused(
     refused = refusal(capsys, "simulate", "--profile", str(path))
     assert said in refused
     assert str(path) in refused
+
+
+def test_a_table_of_silicon_runs_is_checked_against_the_profile_as_shipped(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shipped = profile_named("llama-3.1-8b-h200-tp1")
+    rows = []
+    for clients in (2, 4, 8):
+        for prompt, output in ((200, 60), (3000, 20)):
+            lengths = np.full(10 * clients, prompt, np.int32), np.full(10 * clients, output, np.int32)
+            times = hold_concurrency(shipped, clients, *lengths).run.times
+            rows.append(
+                {
+                    "backend": "vllm", "backend_version": "0.19.0", "model_path": "meta-llama/Llama-3.1-8B-Instruct",
+                    "system": "h200_sxm", "precision": None, "mode": "agg", "isl": prompt, "osl": output,
+                    "batch_size": float(clients), "tp_size": 1.0, "silicon_ttft_ms": times.ttft_s.mean() * 1e3,
+                    "silicon_tpot_ms": times.tpot_s.mean() * 1e3,
+                }
+            )  # fmt: skip
+    pd.DataFrame(rows).to_parquet(tmp_path / "silicon.parquet")
+    told = answer(capsys, "profile", "fidelity", "--runs", str(tmp_path))
+    as_shipped, varied, fitted, held_out = told
+    assert as_shipped["engine"] == "meta-llama/Llama-3.1-8B-Instruct h200 tp1 vllm 0.19.0"
+    assert (as_shipped["profile"], as_shipped["part"], as_shipped["observations"]) == (shipped.name, "all", 6)
+    assert as_shipped["absolute"] == pytest.approx({"ttft_s": 0.0, "tpot_s": 0.0, "e2e_s": 0.0}, abs=1e-9)
+    assert varied["length_spread"] == 0.1
+    assert varied["absolute"]["ttft_s"] > 0.05  # requests of equal lengths keep step; these do not
+    assert (fitted["observations"], held_out["observations"]) == (4, 2)
+    assert fitted["length_spread"] == held_out["length_spread"] == 0.0
+    assert held_out["absolute"]["tpot_s"] < 0.02
