@@ -141,7 +141,9 @@ def _silicon(folder: Path) -> Iterator[_Recorded]:
 
 
 def _shipped(engine: Engine) -> EngineProfile | None:
-    """Return the catalogue's profile of the very engine; None where there is none."""
+    """Return the catalogue's profile of the very engine; None where there is none, or it does not schedule as vLLM."""
+    if engine.backend != "vllm":
+        return None
     for profile in CATALOGUE.values():
         low_precision = "-fp8-" in profile.name
         same = _same_model(profile, engine.model) and (profile.gpu, profile.gpus) == (engine.gpu, engine.gpus)
