@@ -83,7 +83,9 @@ def pool_options(
         PoolOption(
             state=pool,
             settings=mine,
-            capacity=capacity_of(mine.profile, objective, shape, mine.efficiency_ratio or assumed.efficiency_ratio),
+            capacity=capacity_of(
+                mine.profile, objective, shape, mine.efficiency_ratio or assumed.efficiency_ratio, pool.key.role
+            ),
             lost=lost.get(str(pool.key), 0),
         )
         for pool, mine in pools
