@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def measure_fidelity(folder: Path, holdout_ratio: float, only: str, show: Shown)
         what = "it holds no run of an engine whose model is in the catalogue"
         raise BadInput(what, f"--runs {folder}", "see docs/profiles.md for the files; --only may leave all out")
     rows: list[FidelityRow] = []
+    total = len(recorded)
     for number, one in enumerate(recorded):
-        done = lambda share, number=number, name=one.name: show((number + share) / len(recorded), name)  # noqa: E731
         spreads = LENGTH_SPREADS if one.measurements[0].times is None else (0.0,)
         variants = {spread: [each.varied(spread) for each in one.measurements] for spread in spreads}
         if one.shipped:
@@ -103,12 +104,18 @@ def measure_fidelity(folder: Path, holdout_ratio: float, only: str, show: Shown)
                 errors = fit_errors([_whole(each, one.start) for each in measurements])
                 rows += _rows(one.name, one.start, spread, errors, one.start.name, part="all")
         spread = min(variants, key=lambda spread: _distance_of_fitted(one.start, variants[spread], holdout_ratio))
-        fit = _fitted(replace(one, measurements=variants[spread]), holdout_ratio, done)
+        fit = _fitted(
+            replace(one, measurements=variants[spread]), holdout_ratio, partial(_show, show, number, total, one.name)
+        )
         rows += _rows(one.name, fit.profile, spread, fit_errors(fit.parts), FITTED)
     return rows
 
 
-def _fitted(one: _Recorded, holdout_ratio: float, show: Any) -> CapacityFit:
+def _show(show: Shown, done: int, total: int, name: str, share: float) -> None:
+    show((done + share) / total, name)
+
+
+def _fitted(one: _Recorded, holdout_ratio: float, show: Callable[[float], None]) -> CapacityFit:
     settings = FitSettings.near_start(holdout_ratio)
     fit = capacity_fit if one.budget_known else fit_budget
     return fit(one.start, one.measurements, settings, show)

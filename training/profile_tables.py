@@ -125,13 +125,13 @@ def show_fidelity(rows: Sequence[FidelityRow]) -> None:
         of = [row for row in rows if row.engine == engine]
         kind = "errors of the mean of a run" if of[0].per_run else "mean absolute errors of the means of loads"
         table = Table(title=f"{engine}: {kind}", title_justify="left", box=SIMPLE_HEAD)
-        for title in ("profile", "part"):
-            table.add_column(title, no_wrap=True)
-        for title in ("n", *_TITLES.values(), *(f"{name}\nP90 / P99" for name in _TITLES.values() if of[0].per_run)):
-            table.add_column(title, justify="right")
+        table.add_column("profile", overflow="fold")
+        table.add_column("part", no_wrap=True)
+        for title in ("n", *_TITLES.values(), *(f"{name}\nP90/99" for name in _TITLES.values() if of[0].per_run)):
+            table.add_column(title, justify="right", no_wrap=True)
         for row in of:
             means = [f"{row.of(measure):+.1%}" if row.per_run else f"{row.of(measure):.1%}" for measure in _TITLES]
-            tails = [f"{_short(row.p90.get(m))} / {_short(row.p99.get(m))}" for m in _TITLES if row.per_run]
+            tails = [f"{_short(row.p90.get(m))}/{_short(row.p99.get(m))}" for m in _TITLES if row.per_run]
             name = row.profile if row.length_spread == 0 else f"{row.profile}, lengths +-{row.length_spread:.0%}"
             table.add_row(name, row.part, str(row.observations), *means, *tails)
         console.print(table)
