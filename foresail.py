@@ -51,6 +51,7 @@ SUB_COMMANDS = {
     "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
     "bench": SubCommand("controller.bench:bench", "Measure how fast Foresail is on this machine."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
+    "profile": SubCommand("training.profile_cli:profile", "Make engine profiles from measurements, and check them."),
 }
 
 

@@ -57,8 +57,9 @@ _TRACE_OPTIONS = (
 
 # What it is replayed against.
 _RUN_OPTIONS = (
-    click.option("--profile", "profiles", multiple=True, metavar="NAME",
-                 help="Engine profile of the pool; repeat for several pools.  [default: llama-3.1-70b-a100-tp4]"),
+    click.option("--profile", "profiles", multiple=True, metavar="NAME|FILE",
+                 help="Engine profile of the pool, by name or as a YAML file; repeat for several pools.  [default: "
+                      "llama-3.1-70b-a100-tp4]"),
     click.option("--lead-time-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",
                  help="Median time from asking for a replica to READY.  [default: 120]"),
     click.option("--ttft-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",

@@ -15,11 +15,11 @@ from controller.ports import AuditLog
 from controller.settings import Settings, load_settings
 from policies.fleet import PoolKey
 from policies.placement import PoolSettings
-from policies.profile_catalogue import profile_named
 from policies.slo import ServiceObjective
 from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
 from simulations.faults import parse_fault
 from simulations.job import Job, TraceChoice
+from simulations.profile_files import profile_of
 from simulations.runner import POLICIES
 from simulations.scenario import Scenario, for_simulator, laid_over, read_scenario
 from simulations.trace_files import GENERATED
@@ -232,10 +232,7 @@ def _pool(profile_name: str, options: RunOptions) -> tuple[str, PoolSettings]:
     if least > most:
         what = f"the minimum of {least} replicas is more than the maximum of {most}"
         raise BadInput(what, "--min and --max", f"give --min {most} or less, or --max {least} or more")
-    try:
-        profile = profile_named(profile_name)
-    except ValueError as error:
-        raise BadInput(str(error), "--profile") from None
+    profile = profile_of(profile_name)
     return pool_name(profile), PoolSettings(profile=profile, min_replicas=least, max_replicas=most)
 
 

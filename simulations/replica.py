@@ -90,7 +90,9 @@ class ReplicaEngine(Generic[RequestT]):
     """One engine with continuous batching. Time is the caller's: it asks for a step and says when the step is over.
 
     After ``end_step``, ``first_tokens`` holds the requests whose prefill ended in that step (also those that were
-    prefilled anew after a preemption) and ``finished`` those that generated their last token in it.
+    prefilled anew after a preemption) and ``finished`` those that generated their last token in it. What the last step
+    begun consists of is in ``step_decodes`` (sequences), ``step_kv_tokens`` (that they hold), ``step_prompt_tokens``
+    and ``step_prompt_squares`` (the chunks, as the step time counts them).
 
     Args:
         profile: Timing and limits.
@@ -119,6 +121,7 @@ class ReplicaEngine(Generic[RequestT]):
         self.preemptions_total = 0
         self.looked_up_tokens_total = 0
         self.cached_tokens_total = 0
+        self.step_decodes = self.step_kv_tokens = self.step_prompt_tokens = self.step_prompt_squares = 0
         self.total_blocks = profile.kv_cache_tokens // profile.block_tokens
         self.free_blocks = self.total_blocks
         self._decode_base_s = profile.decode_base_s
@@ -216,10 +219,12 @@ class ReplicaEngine(Generic[RequestT]):
         self.free_blocks -= due
         if self._prefixes is not None:
             self._prefixes.shrink_to(max(0, self.free_blocks))
+        self.step_prompt_tokens = self.step_prompt_squares = 0
         prefill_s = 0.0
         if self._partial is not None or self.waiting:
             prefill_s = self._plan_prefill(self._max_batched_tokens - self._decoding, may_admit)
-        decoding = self._decoding
+        self.step_decodes = decoding = self._decoding
+        self.step_kv_tokens = self._decode_kv_tokens
         seconds = base_s = 0.0
         if decoding:
             base_s = self._decode_base_s
@@ -282,6 +287,7 @@ class ReplicaEngine(Generic[RequestT]):
                 tokens += chunk
                 squares += chunk * (chunk + 2 * cached)
         self.prompt_tokens_total += tokens
+        self.step_prompt_tokens, self.step_prompt_squares = tokens, squares
         return tokens * self._prefill_per_token_s + squares * self._prefill_per_token2_s
 
     def _prefill_chunk(self, request: RequestT, budget: int) -> int:

@@ -108,7 +108,7 @@ def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
     """A library that is only there because another one brought it goes away with that one."""
     names = {"PyYAML": "yaml", "mlflow-skinny": "mlflow"}
     extras = project["project"]["optional-dependencies"]
-    lines = [*project["project"]["dependencies"], *extras["ray"], *extras["live"]]
+    lines = [*project["project"]["dependencies"], *extras["ray"], *extras["live"], *extras["profiles"]]
     declared = {names.get(needed.name, needed.name.lower().replace("-", "_")) for needed in map(Requirement, lines)}
     ours = {*PACKAGES, "foresail"}
     imports = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)

@@ -1,0 +1,148 @@
+"""Does the history of live vLLM engines give their step times back? Emulated engines of a known profile, scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from controller.errors import BadInput
+from policies.engine_profile import EngineProfile
+from simulations.engine_runs import COEFFICIENTS, coefficients_of, with_coefficients
+from simulations.replica import EngineRequest, ReplicaEngine
+from tests.builders_fleet import a_profile
+from tests.builders_prometheus import CLOCK, RunningPrometheus, Sample, client_of, write
+from training.capacity_history import Windows, fit_to_history, fit_windows, read_windows
+from training.profile_options import EngineOptions
+
+from controller.adapters.prometheus_settings import PrometheusSettings  # isort: skip
+
+TRUE = a_profile(
+    decode_base_s=0.02,
+    prefill_base_s=0.02,
+    decode_per_sequence_s=80e-6,
+    decode_per_kv_token_s=100e-9,
+    prefill_per_token_s=60e-6,
+    prefill_per_token2_s=4e-9,
+    kv_cache_tokens=400_000,
+    max_running=256,
+)
+SCRAPE_S, SPAN_S = 15.0, 5400.0
+MODEL = "test/model"
+RECOVERED = 0.15
+"""Gauges are looked at four times a minute, and counters grow at step ends: the coefficients are within this."""
+
+
+def scrapes(profile: EngineProfile, pod: str, seed: int, begins_at: float) -> Iterator[Sample]:
+    """What vLLM's counters say every 15 s of an engine under a load that comes and goes."""
+    rng = np.random.default_rng(seed)
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(profile)
+    labels = {"model_name": MODEL, "pod": pod, "instance": pod}
+    now, steps, prompts, prompt_tokens, next_scrape, next_arrival = 0.0, 0, 0, 0, 0.0, 0.0
+    seen: set[EngineRequest] = set()
+    while now < SPAN_S:
+        while next_arrival <= now:
+            engine.submit(EngineRequest(int(rng.integers(50, 3500)), int(rng.integers(20, 400))))
+            next_arrival += rng.exponential(1.0 / (2.0 + 1.9 * np.sin(now / 400.0)))
+        took_s = engine.begin_step()
+        firsts = [request for request in engine.first_tokens if request not in seen]
+        yields = engine.step_decodes + len(engine.first_tokens)
+        now += took_s or 0.05
+        if took_s:
+            engine.end_step()
+            steps += yields > 0
+            seen.update(firsts)
+            prompts += len(firsts)
+            prompt_tokens += sum(request.prompt_tokens for request in firsts)
+        while next_scrape <= now:
+            at = begins_at + next_scrape
+            for name, value in (
+                ("num_requests_running", engine.running_requests),
+                ("kv_cache_usage_perc", engine.kv_cache_ratio),
+                ("iteration_tokens_total_count", steps),
+                ("prompt_tokens_total", prompt_tokens),
+                ("generation_tokens_total", engine.output_tokens_total),
+                ("time_to_first_token_seconds_count", prompts),
+                ("request_success_total", prompts),
+            ):
+                yield Sample({"__name__": f"vllm:{name}", **labels}, at, float(value))
+            next_scrape += SCRAPE_S
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPrometheus]:
+    folder = tmp_path_factory.mktemp("history")
+    config = "storage: {tsdb: {out_of_order_time_window: 3h}}\n"
+    with RunningPrometheus(folder, config, "--web.enable-remote-write-receiver") as running:
+        begins_at = float(int(CLOCK.now() - SPAN_S - 30.0))
+        for number, pod in enumerate(("a", "b")):
+            write(running, scrapes(TRUE, pod, number, begins_at))
+        yield running
+
+
+def a_start() -> EngineProfile:
+    return with_coefficients(TRUE, coefficients_of(TRUE) * np.array([0.7, 0.7, 1.5, 1.5, 1.4, 1.4]))
+
+
+def test_the_profile_of_emulated_engines_comes_back_from_their_metrics(server: RunningPrometheus) -> None:
+    client = client_of(server.url)
+    shown: list[float] = []
+    windows, engines = read_windows(client, PrometheusSettings(url=server.url), MODEL, SPAN_S, shown.append)
+    client.close()
+    assert engines == 2
+    assert len(windows) > 60
+    fit = fit_windows(a_start(), windows, engines, "a test")
+    ratios = dict(zip(COEFFICIENTS, coefficients_of(fit.profile) / coefficients_of(TRUE), strict=True))
+    told = {each.name for each in fit.coefficients if each.determined}
+    assert {"decode_base_s", "decode_per_sequence_s", "prefill_per_token_s"} <= told
+    # Requests are of one kind throughout: what a sequence holds hardly changes, and prompts are as long as ever.
+    assert fit.tied == (
+        ("decode_per_sequence_s", "decode_per_kv_token_s"),
+        ("prefill_per_token_s", "prefill_per_token2_s"),
+    )
+    assert told.isdisjoint({"prefill_base_s", "decode_per_kv_token_s", "prefill_per_token2_s"})
+    del ratios["prefill_base_s"]
+    assert all(ratio == pytest.approx(1.0, abs=RECOVERED) for ratio in ratios.values()), ratios
+    assert fit.held_out_error < 0.05
+    assert "2 engines" in fit.note
+    assert shown == sorted(shown)
+
+
+def test_lengths_that_change_tell_the_paired_coefficients_apart() -> None:
+    rng = np.random.default_rng(5)
+    steps, running = rng.uniform(500, 2000, 80), rng.uniform(2, 60, 80)
+    context, prompt = rng.uniform(300, 6000, 80), rng.uniform(100, 5000, 80)
+    prompts = rng.uniform(5, 80, 80)
+    rows = np.stack([steps, 0 * steps, steps * running, steps * running * context, prompts * prompt,
+                     prompts * prompt**2], axis=1)  # fmt: skip
+    scale = 60.0 / (rows @ coefficients_of(TRUE))  # as many steps and prompts as fill each minute
+    windows = Windows(
+        steps * scale, prompts * scale, prompts * prompt * scale, (steps * running + prompts) * scale,
+        running * context / TRUE.kv_cache_tokens,
+    )  # fmt: skip
+    fit = fit_windows(a_start(), windows, 1, "a test")
+    assert fit.tied == ()
+    found = coefficients_of(fit.profile) / coefficients_of(TRUE)
+    assert np.delete(found, 1) == pytest.approx(np.ones(5), abs=0.02)
+
+
+def test_a_store_without_the_model_is_said_to_have_no_busy_engine(server: RunningPrometheus) -> None:
+    with pytest.raises(BadInput, match="no engine of 'other' was busy"):
+        fit_to_history(server.url, None, EngineOptions(like="llama-3.1-8b-l40s-tp1", model="other"), SPAN_S, _nothing)
+
+
+def test_a_store_without_vllm_is_refused(tmp_path: Path) -> None:
+    with RunningPrometheus(tmp_path) as empty, pytest.raises(BadInput, match="no vLLM engines"):
+        fit_to_history(empty.url, None, EngineOptions(like="llama-3.1-8b-l40s-tp1", model=MODEL), SPAN_S, _nothing)
+
+
+def test_too_few_busy_windows_are_refused() -> None:
+    few = Windows(*(np.ones(8) for _ in range(5)))
+    with pytest.raises(BadInput, match="8 minutes in which an engine was busy throughout are too few"):
+        fit_windows(TRUE, few, 1, "a test")
+
+
+def _nothing(_share: float) -> None:
+    pass
