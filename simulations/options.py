@@ -20,8 +20,10 @@ from policies.slo import ServiceObjective
 from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
 from simulations.faults import parse_fault
 from simulations.job import Job, TraceChoice
+from simulations.platform_settings import PlatformSettings
 from simulations.runner import POLICIES
 from simulations.scenario import for_simulator, laid_over, read_scenario
+from simulations.startup import LEAD_TIME_S, StartupModel, startup_named
 
 _V = TypeVar("_V")
 
@@ -38,7 +40,8 @@ class RunOptions:
     min_replicas: int | None = None
     max_replicas: int | None = None
     initial_replicas: int | None = None
-    lead_time_s: float = 120.0
+    lead_time_s: float | None = None
+    startup: str | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
     attainment_ratio: float | None = None
@@ -79,9 +82,11 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
     faults = (*scenario.faults, *options.faults)
     for spec in faults:
         parse_fault(spec)
+    startup = _startup(options.startup)
     simulation = SimulationSettings(
         pools=_pools(options, settings),
-        lead_time_s=options.lead_time_s,
+        platform=PlatformSettings() if startup is None else PlatformSettings(startup=startup),
+        lead_time_s=options.lead_time_s or LEAD_TIME_S,
         initial_replicas=options.initial_replicas,
         faults=faults,
         seed=seed,
@@ -89,7 +94,17 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
         forecast=settings.forecast,
     )
     _check_steps(simulation)
-    return laid_over(simulation, [text for text in overrides if for_simulator(text)]), settings.registry
+    simulation = laid_over(simulation, [text for text in overrides if for_simulator(text)])
+    if options.lead_time_s is None:
+        simulation = simulation.model_copy(update={"lead_time_s": simulation.platform.startup.median_s})
+    return simulation, settings.registry
+
+
+def _startup(name: str | None) -> StartupModel | None:
+    try:
+        return None if name is None else startup_named(name)
+    except ValueError as error:
+        raise BadInput(str(error), f"--startup {name}", "name one of them") from None
 
 
 def policies_named(text: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from controller.errors import BadInput
 from controller.yaml_source import MAX_BYTES, Value, read_yaml
 from simulations.case import SimulationSettings
 
-_PARTS = ("static", "hpa", "clairvoyant", "fleet")
+_PARTS = ("static", "hpa", "clairvoyant", "fleet", "platform")
 """Parts of ``SimulationSettings`` that ``--set`` reaches beside those of the settings file."""
 
 _EXAMPLES = {"faults": "crash@600", "set": "policy.scaling.burn_rate=4"}
@@ -41,14 +41,18 @@ def laid_over(settings: SimulationSettings, overrides: Sequence[str]) -> Simulat
     Raises:
         BadInput: If a key is unknown or a value impossible.
     """
-    said: dict[str, dict[str, Any]] = {}
+    said: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         part, _, name = key.partition(".")
         if not equals or not name:
             raise BadInput("not of the form key=value", f"--set {text}", "write for example --set hpa.target_ratio=0.8")
-        said.setdefault(part, {})[name] = _value(value, f"--set {text}")
-    parts = {part: _checked(type(getattr(settings, part)), values, "--set", part) for part, values in said.items()}
+        _put(said.setdefault(part, {}), name.split("."), _value(value, f"--set {text}"))
+    parts = {}
+    for part, values in said.items():
+        base = getattr(settings, part)
+        _under(values, base.model_dump(exclude_unset=True))
+        parts[part] = _checked(type(base), values, "--set", part)
     return settings.model_copy(update=parts)
 
 
@@ -74,6 +78,23 @@ def read_scenario(path: Path | None) -> Scenario:
         what = "not a scenario: it has no keys"
         raise BadInput(what, str(path), f"write some of: {', '.join(Scenario.model_fields)}")
     return _checked(Scenario, text.value, str(path), "")
+
+
+def _put(values: dict[str, Any], steps: Sequence[str], value: Value) -> None:
+    """Set what the steps lead to, such as platform.nodes.max_nodes."""
+    for step in steps[:-1]:
+        inner = values.get(step)
+        values[step] = values = dict(inner) if isinstance(inner, dict) else {}
+    values[steps[-1]] = value
+
+
+def _under(values: dict[str, Any], base: Mapping[str, Any]) -> None:
+    """Fill in what ``base`` says and ``values`` do not."""
+    for name, value in base.items():
+        if name not in values:
+            values[name] = value
+        elif isinstance(values[name], dict) and isinstance(value, dict):
+            _under(values[name], value)
 
 
 def _value(text: str, where: str) -> Value:
