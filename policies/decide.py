@@ -31,6 +31,7 @@ from policies.settings import PolicySettings
 from policies.sizing import hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
 from policies.vanished import vanished
+from policies.waiting import not_coming
 from policies.wire import digest
 
 __all__ = ["Foresail", "PolicySettings", "decide"]
@@ -140,7 +141,8 @@ def _decide_model(
     draft.reasons += why
     demand = fleet.demand.get(model)
     outlook = look_ahead(forecast, demand, fleet.at, max(lead_times[str(p.key)].p90_s for p, _ in pools), settings)
-    options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity)
+    waiting = {k: not_coming(p, draft.pools[k], lead_times[k], fleet.at) for p, _ in pools if (k := str(p.key))}
+    options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity, waiting)
     failover = fail_over(fleet, model, options, draft.pools, settings.failover, settings.traffic)
     options = failover.options
     draft.pools.update(failover.memory)

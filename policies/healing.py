@@ -141,12 +141,20 @@ def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory])
 def _stopped_models(diagnoses: Sequence[Diagnosis], ladder: Ladder) -> set[str]:
     """Return the models in which too much looks sick at once to heal single replicas (invariant I3).
 
-    The fleet's breaker looks at the other models only: one that is stopped already must not stop those with it.
+    What has no node yet is no engine that could be sick: it waits for GPUs. The fleet's breaker looks at the other
+    models only: one that is stopped already must not stop those with it.
     """
     frozen = {(a.pool, a.replica) for a in ladder.seen.anomalies if a.family == "progress"}
     harmless = (UNKNOWN.code, EXPORTER.code)
-    sick = [d for d in diagnoses if d.cause not in harmless or (d.pool, d.subject) in frozen]
-    present = {m: sum(len(p.replicas) for p in ladder.fleet.pools_of(m)) for m in ladder.fleet.models}
+    waiting = {(p.key, r.id) for p in ladder.fleet.pools for r in p.replicas if r.unplaced}
+    sick = [
+        d
+        for d in diagnoses
+        if (d.cause not in harmless or (d.pool, d.subject) in frozen) and (d.pool, d.subject) not in waiting
+    ]
+    present = {
+        m: sum(not r.unplaced for p in ladder.fleet.pools_of(m) for r in p.replicas) for m in ladder.fleet.models
+    }
     sick_of = {m: sum(d.pool.model == m for d in sick) for m in present}
     stopped = {m for m in present if ladder.settings.breaker_open(sick_of[m], present[m])}
     for model in sorted(stopped):
