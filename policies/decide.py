@@ -141,7 +141,7 @@ def _decide_model(
     draft.reasons += why
     demand = fleet.demand.get(model)
     outlook = look_ahead(forecast, demand, fleet.at, max(lead_times[str(p.key)].p90_s for p, _ in pools), settings)
-    waiting = {k: not_coming(p, draft.pools[k], lead_times[k], fleet.at) for p, _ in pools if (k := str(p.key))}
+    waiting = {k: not_coming(p, lead_times[k], fleet.at) for p, _ in pools if (k := str(p.key))}
     options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity, waiting)
     failover = fail_over(fleet, model, options, draft.pools, settings.failover, settings.traffic)
     options = failover.options

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -80,6 +80,22 @@ def read_scenario(path: Path | None) -> Scenario:
     return _checked(Scenario, text.value, str(path), "")
 
 
+def _settings_at(model: type[BaseModel], steps: Sequence[int | str]) -> type[BaseModel]:
+    """Return the settings within ``model`` that the steps lead to, or the last on the way that are settings."""
+    for step in steps:
+        field = model.model_fields.get(str(step))
+        if field is not None:  # else it is a key of a mapping: what it holds has been found already
+            model = next(_settings_in(field.annotation), model)
+    return model
+
+
+def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _settings_in(inner)
+
+
 def _put(values: dict[str, Any], steps: Sequence[str], value: Value) -> None:
     """Set what the steps lead to, such as platform.nodes.max_nodes."""
     for step in steps[:-1]:
@@ -112,11 +128,14 @@ def _checked(model: type[_M], values: Mapping[str, Any], where: str, part: str) 
         first = error.errors()[0]
         key = ".".join(str(step) for step in ((part, *first["loc"]) if part else first["loc"]))
         if first["type"] == "extra_forbidden":
-            known = ", ".join(f"{part}.{name}" if part else name for name in model.model_fields)
+            inner = _settings_at(model, first["loc"][:-1])
+            within = key.rpartition(".")[0]
+            known = ", ".join(f"{within}.{name}" if within else name for name in inner.model_fields)
             raise BadInput(f"{key}: there is no such setting", where, f"known here: {known}") from None
         if first["type"] == "tuple_type":
             what = f"{key}: must be a list, not {first['input']!r}"
             raise BadInput(what, where, f"write for example {key}: [{_EXAMPLES.get(key, '...')}]") from None
-        described = model.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        steps = first["loc"]
+        described = _settings_at(model, steps[:-1]).model_fields.get(str(steps[-1])) if steps else None
         remedy = (described.description or "") if described else ""
         raise BadInput(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}", where, remedy) from None
