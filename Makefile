@@ -24,10 +24,11 @@ check: $(INSTALLED)  ## lint, format, types, layers
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())'
 
-# One thread per worker: two workers with a thread pool each would fight over the same cores.
+# One thread per worker: two workers with a thread pool each would fight over the same cores. Live tests mostly wait.
 test: export OMP_NUM_THREADS = 1
 test: check  ## set up, check, and run every test
-	$(PYTHON) -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore=tests/live --cov --cov-report=
+	$(PYTHON) -m pytest tests/live -n 3 --dist loadfile --cov --cov-append --cov-report=term
 
 clean:  ## remove .venv, caches and build output
 	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov

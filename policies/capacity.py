@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.engine_profile import EngineProfile
-from policies.fleet import Demand
+from policies.fleet import Demand, Role
 from policies.slo import ServiceObjective
 
 KV_USABLE_RATIO = 0.95  # above it every engine starts to preempt
@@ -21,7 +21,8 @@ class CapacityModel:
     Attributes:
         demand: Largest sustainable load.
         concurrency: Requests in the replica at that load.
-        limit: What binds: ``time`` (step time reaches the TPOT objective) or ``sequences`` (batch or KV cache full).
+        limit: What binds: ``time`` (the step time reaches the TPOT objective, or prompts queue for as long as the TTFT
+            objective allows) or ``sequences`` (batch or KV cache full).
         prefill_s_per_token: Engine time that one offered prompt token costs (cached ones included, at no cost).
         decode_s_per_token: Engine time that one output token costs beyond its share of the step's base time.
         work_ratio: Engine time per second that a replica can spend on such work within the objective.
@@ -51,7 +52,13 @@ class CapacitySettings(BaseModel):
     default_output_tokens: float = Field(200.0, gt=0, description="Output length assumed until requests have ended.")
 
 
-def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Demand, efficiency: float) -> CapacityModel:
+def capacity_of(
+    profile: EngineProfile,
+    objective: ServiceObjective,
+    shape: Demand,
+    efficiency: float,
+    role: Role = Role.UNIFIED,
+) -> CapacityModel:
     """Return what one replica of ``profile`` carries when requests look like those of ``shape``.
 
     Fluid balance of continuous batching: with ``r`` requests/s of ``P`` prompt and ``O`` output tokens and a mean
@@ -70,6 +77,8 @@ def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Dema
     An objective faster than an empty step cannot be met at any load; the answer is then the load at twice the
     empty step time, which is where adding replicas stops helping.
 
+    A decode replica is the same without the prefill. A prefill replica is a queue of prompts (``_prefill_capacity``).
+
     Raises:
         ValueError: If ``shape`` has no requests or ``efficiency`` is not positive.
     """
@@ -80,9 +89,13 @@ def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Dema
     fresh = prompt * (1.0 - shape.cached_prompt_ratio)
     held = prompt + output / 2.0
     prefill_s = (profile.prefill_per_token_s + profile.prefill_per_token2_s * fresh) * (1.0 - shape.cached_prompt_ratio)
+    if role is Role.PREFILL:
+        return _prefill_capacity(profile, objective, Demand(1.0, prompt, output, shape.cached_prompt_ratio), efficiency)
+    if role is Role.DECODE:
+        prefill_s = 0.0
     decode_s = profile.decode_per_sequence_s + profile.decode_per_kv_token_s * held
     work_s = prefill_s * prompt + decode_s * output  # the docstring's w
-    base_s = max(profile.decode_base_s, profile.prefill_base_s)
+    base_s = profile.decode_base_s if role is Role.DECODE else max(profile.decode_base_s, profile.prefill_base_s)
     step_s = max(objective.tpot_s, 2.0 * base_s)
     sequences = max(1.0, min(profile.max_running, KV_USABLE_RATIO * profile.kv_cache_tokens / held))
     by_time = (1.0 - base_s / step_s) / work_s if work_s > 0 else math.inf
@@ -96,6 +109,34 @@ def capacity_of(profile: EngineProfile, objective: ServiceObjective, shape: Dema
         prefill_s_per_token=prefill_s,
         decode_s_per_token=decode_s,
         work_ratio=rate * work_s,
+    )
+
+
+def _prefill_capacity(
+    profile: EngineProfile, objective: ServiceObjective, request: Demand, efficiency: float
+) -> CapacityModel:
+    """Return what a replica carries that only prefills, given the lengths of one ``request``.
+
+    A prompt of ``P`` tokens, ``F`` of them not cached, takes ``s = base * F/B + q*F + r*F^2`` when steps of ``B``
+    tokens are full, and ``s1``, with a base per step begun, when it is alone. Prompts of about one length come at
+    random, so that one waits ``u*s / (2*(1 - u))`` at a utilisation ``u`` (M/D/1; Kleinrock, Queueing Systems I, 1975,
+    section 5.6). The load is that at which this and ``s1`` make up the TTFT objective: ``u = 2*w / (s + 2*w)`` with
+    ``w = TTFT - s1``. An objective below twice ``s1`` is taken for that: more replicas do not help one prompt.
+    """
+    fresh = max(1.0, request.prompt_tokens_per_s * (1.0 - request.cached_prompt_ratio))
+    work_s = profile.prefill_per_token_s * fresh + profile.prefill_per_token2_s * fresh * fresh
+    steps = fresh / profile.max_batched_tokens
+    service_s, alone_s = profile.prefill_base_s * steps + work_s, profile.prefill_base_s * math.ceil(steps) + work_s
+    wait_s = max(objective.ttft_s, 2.0 * alone_s) - alone_s
+    busy_ratio = 2.0 * wait_s / (service_s + 2.0 * wait_s)
+    rate = busy_ratio / service_s * efficiency
+    return CapacityModel(
+        demand=request.scaled(rate),
+        concurrency=rate * (wait_s + alone_s),
+        limit="time",
+        prefill_s_per_token=service_s / max(1.0, request.prompt_tokens_per_s),
+        decode_s_per_token=0.0,
+        work_ratio=busy_ratio * efficiency,
     )
 
 

@@ -1,7 +1,7 @@
 """What should be done now? The whole of Foresail's judgement, as one pipeline of pure steps.
 
     lead times -> evidence -> diagnosis -> healing
-               -> per model: failover -> need -> placement -> stabilization -> guardrails -> traffic
+               -> per stage of each model: failover -> need -> placement -> stabilization -> guardrails -> traffic
                -> budgets
 
 Each step is a module of its own and leaves a ``Reason`` for everything that it changed, refused or held.
@@ -9,7 +9,7 @@ Each step is a module of its own and leaves a ``Reason`` for everything that it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from forecasting.forecast import LoadForecast
@@ -18,17 +18,17 @@ from policies.anomaly import watch
 from policies.decisions import Decision, FailOver, Reason, ScalingPlan, TrafficPlan
 from policies.diagnosis import diagnose
 from policies.failover import fail_over
-from policies.fleet import FleetState, PoolKey, PoolState
+from policies.fleet import FleetState, PoolKey, PoolState, Stage
 from policies.forecast_fitness import fit_for_use
 from policies.healing import Course, heal
 from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
-from policies.placement import PoolSettings
+from policies.placement import PoolOption, PoolSettings
 from policies.progress import taking_prompts
 from policies.scaling import steer_margin
 from policies.set_back import follow_clock
 from policies.settings import PolicySettings
-from policies.sizing import hold, look_ahead, needed_by, pool_options, size
+from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
 from policies.vanished import vanished
 from policies.waiting import not_coming
@@ -131,44 +131,66 @@ def _decide_model(
     settings: PolicySettings,
     draft: _Draft,
 ) -> None:
-    """Size the pools of one model and share its traffic."""
-    pools = _managed(fleet, model, settings, draft)
-    if not pools:
-        draft.models[model] = known
+    """Size the pools of one model and share its traffic, stage by stage."""
+    stages = [(part, pools) for stage in fleet.stages_of(model)
+              if (pools := _managed(part := fleet.part(stage), model, settings, draft))]  # fmt: skip
+    draft.models[model] = known
+    if not stages:
         return
     objective = settings.objective_of(model)
     known, why = steer_margin(known, fleet, model, objective, settings.scaling)
     draft.reasons += why
-    demand = fleet.demand.get(model)
-    outlook = look_ahead(forecast, demand, fleet.at, max(lead_times[str(p.key)].p90_s for p, _ in pools), settings)
-    waiting = {k: not_coming(p, lead_times[k], fleet.at) for p, _ in pools if (k := str(p.key))}
-    options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity, waiting)
-    failover = fail_over(fleet, model, options, draft.pools, settings.failover, settings.traffic)
-    options = failover.options
-    draft.pools.update(failover.memory)
-    draft.failovers += failover.moves
-    draft.reasons += failover.reasons
-
+    draft.models[model] = known
     incomplete = "one of its pools is not listed" if model in draft.incomplete else ""
     busy = model in draft.taking_prompts
     blind = incomplete or guardrails.blind_spot(fleet, model, settings.guardrails, taking_prompts=busy)
-    if demand is None:
-        sized = hold(fleet, model, options, blind, draft.pools, settings)
-    else:
-        need, why = needed_by(fleet, model, outlook, options, known.margin_ratio, settings)
+    sick = "too many replicas look sick" if model in course.stopped else ""
+    current = {p.key: p.weight for p in fleet.pools_of(model)}
+    weights = dict(current)
+    for part, pools in stages:
+        lead_time_s = max(lead_times[str(p.key)].p90_s for p, _ in pools)
+        outlook = look_ahead(forecast, fleet.demand.get(model), fleet.at, lead_time_s, settings)
+        waiting = {k: not_coming(p, lead_times[k], fleet.at) for p, _ in pools if (k := str(p.key))}
+        options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity, waiting)
+        failover = fail_over(part, model, options, draft.pools, settings.failover, settings.traffic)
+        draft.pools.update(failover.memory)
+        draft.failovers += failover.moves
+        draft.reasons += failover.reasons
+        _size_stage(part, model, outlook, failover.options, known, (blind, sick), settings, draft)
+        moved, why = weigh(part, model, failover.options, settings.traffic, hold=bool(blind))
         draft.reasons += why
-        sick = "too many replicas look sick" if model in course.stopped else ""
-        sized = size(fleet.at, need, options, blind or sick, draft.pools, settings)
+        weights.update(moved)
+    if weights != current and not incomplete and _can_be_set(weights, fleet.stages_of(model)):
+        draft.traffic.append(TrafficPlan(model, weights))
+
+
+def _size_stage(
+    part: FleetState,
+    model: str,
+    outlook: Outlook,
+    options: Sequence[PoolOption],
+    known: ModelMemory,
+    why_not: tuple[str, str],
+    settings: PolicySettings,
+    draft: _Draft,
+) -> None:
+    """Size the pools of one stage. ``why_not`` says why nothing may shrink: what cannot be seen, and what is sick."""
+    blind, sick = why_not
+    if model not in part.demand:
+        sized = hold(part, model, options, blind, draft.pools, settings)
+    else:
+        need, why = needed_by(part, model, outlook, options, known.margin_ratio, settings)
+        draft.reasons += why
+        sized = size(part.at, need, options, blind or sick, draft.pools, settings)
     draft.desired.update(sized.desired)
     draft.pools.update(sized.memory)
     draft.reasons += sized.reasons
 
-    weights, why = weigh(fleet, model, options, settings.traffic, hold=bool(blind))
-    draft.reasons += why
-    current = {p.key: p.weight for p in fleet.pools_of(model)}
-    if weights != current and sum(weights.values()) > 0 and not incomplete:
-        draft.traffic.append(TrafficPlan(model, weights))
-    draft.models[model] = known
+
+def _can_be_set(weights: Mapping[PoolKey, float], stages: Collection[Stage]) -> bool:
+    """Return whether every stage has a share to give, and all shares are known: a route is written as a whole."""
+    totals = [sum(weight for key, weight in weights.items() if key.role is stage.role) for stage in stages]
+    return all(total > 0 for total in totals)
 
 
 def _managed(

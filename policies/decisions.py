@@ -43,7 +43,7 @@ class ScalingPlan:
 
 @dataclass(frozen=True, slots=True)
 class TrafficPlan:
-    """Shares of a model's new requests per pool; they sum to one."""
+    """Shares of a model's requests per pool; those of each stage sum to one."""
 
     model: str
     weights: Mapping[PoolKey, float]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from policies.fleet import FleetState, PoolState, ReplicaState
+from policies.fleet import FleetState, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory
 
@@ -46,20 +46,20 @@ class DisruptionSettings(BaseModel):
         return sick >= self.breaker_min_sick and sick >= self.breaker_ratio * present
 
     def serving_floor(self, healthy: int, min_replicas: int) -> int:
-        """Return how many replicas of a model must go on serving while others are under repair (invariant I1)."""
+        """Return how many replicas of a stage must go on serving while others are under repair (invariant I1)."""
         return max(min_replicas, math.ceil(self.floor_ratio * healthy - 1e-9))
 
 
-def last_healthy(fleet: FleetState, model: str, known: Collection[str]) -> int:
-    """Return how many replicas of ``model`` are or lately were healthy, those that are sick now included.
+def last_healthy(fleet: FleetState, stage: Stage, known: Collection[str]) -> int:
+    """Return how many replicas of ``stage`` are or lately were healthy, those that are sick now included.
 
     Args:
         fleet: What is there.
-        model: Which replicas.
+        stage: Which replicas.
         known: Names of replicas that were scraped lately, also of those that are gone: what a lost node took with it
             counts until it is forgotten.
     """
-    pools = fleet.pools_of(model)
+    pools = fleet.pools_in(stage)
     present = {p.key.replica(r.id): r for p in pools for r in p.replicas}
     began = sum(not r.starting or r.restarts > 0 for r in present.values())
     gone = sum(name not in present and any(name.startswith(f"{p.key}/") for p in pools) for name in known)

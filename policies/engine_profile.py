@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -36,5 +38,10 @@ class EngineProfile(BaseModel):
         2048, gt=0, description="Most tokens in a step, decode and prefill together (vLLM's max_num_batched_tokens)."
     )
     block_tokens: int = Field(16, gt=0, description="Tokens per KV block.")
+    prefix_cache: Literal["off", "lru", "lfu"] = Field(
+        "lru",
+        description="Which idle prefix goes first when blocks are wanted; off keeps none. Matters only where prompts "
+        "come with hashes. vLLM and SGLang use lru by default.",
+    )
     usd_per_gpu_hour: float = Field(ge=0, description="Price of a GPU hour in US dollars, an assumption to override.")
     source: str = Field(description="Where the figures come from.")

@@ -89,9 +89,9 @@ def failing(
     """
     found: list[Anomaly] = []
     remembered = dict(memory)
-    for model in fleet.models:
+    for stage in fleet.stages:
         cohort = {
-            p.key.replica(r.id): (p.key, r) for p in fleet.pools_of(model) for r in p.replicas if r.phase is Phase.READY
+            p.key.replica(r.id): (p.key, r) for p in fleet.pools_in(stage) for r in p.replicas if r.phase is Phase.READY
         }
         for witness in _WITNESSES:
             told = {

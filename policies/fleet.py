@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -41,6 +41,11 @@ class PoolKey:
     def __str__(self) -> str:
         return f"{self.model}/{self.pool}/{self.role}"
 
+    @property
+    def stage(self) -> Stage:
+        """The part of its model's serving that the pool belongs to."""
+        return Stage(self.model, self.role)
+
     def replica(self, replica_id: str) -> str:
         """Return the name of one of its replicas in the whole fleet: an id is unique only within its pool."""
         return f"{self}/{replica_id}"
@@ -52,6 +57,20 @@ class PoolKey:
         if len(parts) != 3:
             raise ValueError(f"expected model/pool/role, got {text!r}")
         return cls(parts[0], parts[1], Role(parts[2]))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Stage:
+    """One part of serving a model, which every request passes: all of it, or its prefill or its decode.
+
+    Each stage of a model is sized for all of its requests and shares them out among its own pools.
+    """
+
+    model: str
+    role: Role = Role.UNIFIED
+
+    def __str__(self) -> str:
+        return self.model if self.role is Role.UNIFIED else f"{self.model} {self.role}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +184,7 @@ class PoolState:
     Attributes:
         desired: Replicas that the platform was last asked for.
         version: Version of the platform's object, the precondition of a write.
-        weight: Share of the model's new requests, in [0, 1]; NaN when the route could not be read.
+        weight: Share of the requests that come to its stage, in [0, 1]; NaN when the route could not be read.
         revision: Revision that new replicas get.
         stable_revision: Last revision recorded as good; empty when none is known.
         owner: Another controller that owns the replica count; empty when nobody else does.
@@ -243,15 +262,21 @@ class FleetState:
     missing: tuple[str, ...] = ()
     # Made from ``pools``, since a decision asks for those of each model a dozen times; no part of what is recorded.
     _by_model: Mapping[str, tuple[PoolState, ...]] = field(init=False, repr=False, compare=False)
+    _roles: Mapping[str, tuple[Role, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         keys = [pool.key for pool in self.pools]
         if len(set(keys)) != len(keys):
             raise ValueError("pool keys repeat")
         by_model: dict[str, tuple[PoolState, ...]] = {}
+        roles: dict[str, tuple[Role, ...]] = {}
         for pool in sorted(self.pools, key=lambda p: p.key):
-            by_model[pool.key.model] = (*by_model.get(pool.key.model, ()), pool)
+            model, role = pool.key.model, pool.key.role
+            by_model[model] = (*by_model.get(model, ()), pool)
+            if role not in roles.get(model, ()):
+                roles[model] = (*roles.get(model, ()), role)
         object.__setattr__(self, "_by_model", by_model)
+        object.__setattr__(self, "_roles", roles)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -261,6 +286,33 @@ class FleetState:
     def pools_of(self, model: str) -> tuple[PoolState, ...]:
         """Pools of ``model`` in key order."""
         return self._by_model.get(model, ())
+
+    def stages_of(self, model: str) -> tuple[Stage, ...]:
+        """Stages of ``model`` that have a pool, the first that a request comes to first."""
+        order = (Role.UNIFIED, Role.PREFILL, Role.DECODE)
+        return tuple(Stage(model, role) for role in order if role in self._roles.get(model, ()))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Stages of all models, in this order."""
+        return tuple(stage for model in self.models for stage in self.stages_of(model))
+
+    def pools_in(self, stage: Stage) -> tuple[PoolState, ...]:
+        """Pools of one stage in key order."""
+        pools = self.pools_of(stage.model)
+        if len(self._roles.get(stage.model, ())) > 1:
+            return tuple(pool for pool in pools if pool.key.role is stage.role)
+        return pools if pools and pools[0].key.role is stage.role else ()
+
+    def part(self, stage: Stage) -> FleetState:
+        """Return the fleet as this stage sees it; itself where the model has no other stage.
+
+        It has none but the stage's own pools, and what waits at the gateway only where that waits for this stage.
+        """
+        if len(self._roles.get(stage.model, ())) <= 1:
+            return self
+        waiting = self.gateway_queued if stage == self.stages_of(stage.model)[0] else {}
+        return replace(self, pools=self.pools_in(stage), gateway_queued=waiting)
 
     def coverage_ratio(self, model: str, max_age_s: float) -> float:
         """Share of the model's serving replicas that reported within ``max_age_s``; 1 when none is expected to.

@@ -78,7 +78,7 @@ def heal(
             lifted, and nothing else is done there.
         settings: Patience and budgets.
     """
-    floors = {m: sum(least.get(str(p.key), 0) for p in fleet.pools_of(m)) for m in fleet.models}
+    floors = {stage: sum(least.get(str(p.key), 0) for p in fleet.pools_in(stage)) for stage in fleet.stages}
     actions, cordons = settled(fleet, memory.actions, settings), _still_on(fleet, seen, memory.cordons)
     ladder = Ladder(fleet, seen, lead_times, floors, settings, actions, cordons)
     ours = [d for d in diagnoses if str(d.pool) in least]
@@ -139,31 +139,31 @@ def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory])
 
 
 def _stopped_models(diagnoses: Sequence[Diagnosis], ladder: Ladder) -> set[str]:
-    """Return the models in which too much looks sick at once to heal single replicas (invariant I3).
+    """Return the models in a stage of which too much looks sick at once to heal single replicas (invariant I3).
 
     What has no node yet is no engine that could be sick: it waits for GPUs. The fleet's breaker looks at the other
     models only: one that is stopped already must not stop those with it.
     """
     frozen = {(a.pool, a.replica) for a in ladder.seen.anomalies if a.family == "progress"}
     harmless = (UNKNOWN.code, EXPORTER.code)
-    waiting = {(p.key, r.id) for p in ladder.fleet.pools for r in p.replicas if r.unplaced}
+    fleet = ladder.fleet
+    waiting = {(p.key, r.id) for p in fleet.pools for r in p.replicas if r.unplaced}
     sick = [
         d
         for d in diagnoses
         if (d.cause not in harmless or (d.pool, d.subject) in frozen) and (d.pool, d.subject) not in waiting
     ]
-    present = {
-        m: sum(not r.unplaced for p in ladder.fleet.pools_of(m) for r in p.replicas) for m in ladder.fleet.models
-    }
-    sick_of = {m: sum(d.pool.model == m for d in sick) for m in present}
-    stopped = {m for m in present if ladder.settings.breaker_open(sick_of[m], present[m])}
-    for model in sorted(stopped):
-        _break(ladder, model, sick_of[model], present[model])
-    others = [m for m in present if m not in stopped]
-    sick_others, present_others = sum(sick_of[m] for m in others), sum(present[m] for m in others)
-    if len(others) > 1 and ladder.settings.breaker_open(sick_others, present_others):
+    present = {stage: sum(not r.unplaced for p in fleet.pools_in(stage) for r in p.replicas) for stage in fleet.stages}
+    sick_of = {stage: sum(d.pool.stage == stage for d in sick) for stage in present}
+    broken = [stage for stage in present if ladder.settings.breaker_open(sick_of[stage], present[stage])]
+    for stage in sorted(broken):
+        _break(ladder, str(stage), sick_of[stage], present[stage])
+    stopped = {stage.model for stage in broken}
+    others = [stage for stage in present if stage.model not in stopped]
+    sick_others, present_others = sum(sick_of[s] for s in others), sum(present[s] for s in others)
+    if len({s.model for s in others}) > 1 and ladder.settings.breaker_open(sick_others, present_others):
         _break(ladder, "fleet", sick_others, present_others)
-        return set(present)
+        return set(fleet.models)
     return stopped
 
 

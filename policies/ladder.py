@@ -21,7 +21,7 @@ from policies.diagnosis import (
     confirmed,
 )
 from policies.disruption import DisruptionSettings, last_healthy, why_no_restart, why_not_now
-from policies.fleet import FleetState, Phase, PoolState, ReplicaState
+from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory, CordonMemory, ReplicaMemory
 
@@ -53,7 +53,7 @@ class Ladder:
     It alone adds to ``actions`` and ``cordons``. Replicas are told apart by their name in the whole fleet.
 
     Attributes:
-        min_replicas: Replicas that must go on serving, by model.
+        min_replicas: Replicas that must go on serving, by stage.
         actions, cordons: What is on record, this tick's included.
         pages: What a human should know, told already or not.
         waiting: Replicas that stay in traffic until there are enough others.
@@ -64,7 +64,7 @@ class Ladder:
     fleet: FleetState
     seen: Watch
     lead_times: Mapping[str, LeadTime]
-    min_replicas: Mapping[str, int]
+    min_replicas: Mapping[Stage, int]
     settings: LadderSettings
     actions: list[ActionMemory]
     cordons: dict[str, CordonMemory]
@@ -180,22 +180,22 @@ class Ladder:
 
     def _cordon_with_care(self, pool: PoolState, replica: ReplicaState, diagnosis: Diagnosis) -> None:
         """It may still serve, so that it goes only when enough others do and nothing else is under repair."""
-        model, name = pool.key.model, pool.key.replica(replica.id)
+        stage, name = pool.key.stage, pool.key.replica(replica.id)
         if replica.cordoned or replica.phase is not Phase.READY:
             return
-        replicas = [(p.key.replica(r.id), r) for p in self.fleet.pools_of(model) for r in p.replicas]
+        replicas = [(p.key.replica(r.id), r) for p in self.fleet.pools_in(stage) for r in p.replicas]
         out = (
             self.hung
             | self.failing - {name}
             | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica)}
         )
         left = sum(r.serving and other not in out for other, r in replicas) - 1
-        healthy = last_healthy(self.fleet, model, self.seen.memory.keys())
-        floor = self.settings.serving_floor(healthy, self.min_replicas.get(model, 0))
+        healthy = last_healthy(self.fleet, stage, self.seen.memory.keys())
+        floor = self.settings.serving_floor(healthy, self.min_replicas.get(stage, 0))
         if left < floor:
             self.waiting.add(name)
             self._note("serving floor", diagnosis, f"{left} would be left serving, {floor} must; one more is asked for")
-        elif refusal := why_not_now(model, self._under_repair(name), self.settings):
+        elif refusal := why_not_now(stage.model, self._under_repair(name), self.settings):
             self._note(refusal.rule, diagnosis, refusal.detail)
         else:
             self._cordon(pool, replica, diagnosis)

@@ -186,7 +186,7 @@ def reactive_replicas(
     """
     pools = fleet.pools_of(model)
     serving = [r for pool in pools for r in pool.serving]
-    coming = [r for pool in pools for r in pool.starting if not out_of_place(r, fleet.at, lead_time_s)]
+    coming = [(p, r) for p in pools for r in p.starting if not out_of_place(r, fleet.at, lead_time_s)]
     there = math.fsum(worth.get(pool.key, 1.0) * len(pool.serving) for pool in pools)
     metrics = [r.metrics for r in serving if r.metrics is not None]
     reasons: list[Reason] = []
@@ -195,11 +195,11 @@ def reactive_replicas(
     queued = sum(m.queued_requests for m in metrics if m.queued_requests > 0) + fleet.gateway_queued.get(model, 0.0)
     # A request or two waiting for the next step of each replica is how continuous batching works, not a backlog.
     backlog_s = max(0.0, queued - 2.0 * len(serving)) / capacity.demand.requests_per_s
-    if backlog_s > objective.ttft_s * len(serving):  # the last in the queue waits longer than was promised
-        started_s = [fleet.at - r.requested_at for r in coming]
-        wanted = clearing(answer, backlog_s, len(serving), started_s, lead_time_s, settings.backlog_clear_s)
+    if backlog_s > objective.ttft_s * there:  # the last in the queue waits longer than was promised
+        started = [(fleet.at - r.requested_at, worth.get(pool.key, 1.0)) for pool, r in coming]
+        wanted = clearing(answer, backlog_s, there, started, lead_time_s, settings.backlog_clear_s)
         if wanted > answer:
-            detail = f"{queued:.0f} requests queue, {backlog_s / max(1, len(serving)):.0f} s of work"
+            detail = f"{queued:.0f} requests queue, {backlog_s / (there or 1.0):.0f} s of work"
             reasons.append(Reason("backlog", model, answer, wanted, detail))
             answer = wanted
     kv = [m.kv_cache_ratio for m in metrics if 0 <= m.kv_cache_ratio <= 1]
@@ -214,42 +214,51 @@ def reactive_replicas(
         burn = (1.0 - service.attainment_ratio) / (1.0 - objective.attainment_ratio)
         wanted = there + 1.0
         # What is on its way may be all that was missing.
-        if burn >= settings.burn_rate and wanted > answer and not coming and _loaded(pools, capacity):
+        if burn >= settings.burn_rate and wanted > answer and not coming and _loaded(pools, capacity, worth):
             reasons.append(Reason("burn rate", model, answer, wanted, f"error budget burns at {burn:.1f}x"))
             answer = wanted
     return answer, tuple(reasons)
 
 
 def clearing(
-    needed: float, backlog_s: float, serving: int, started_s: Sequence[float], lead_time_s: float, clear_s: float
+    needed: float,
+    backlog_s: float,
+    serving: float,
+    started: Sequence[tuple[float, float]],
+    lead_time_s: float,
+    clear_s: float,
 ) -> float:
     """Return the replicas after which a backlog is gone ``clear_s`` after those asked for now serve.
 
     Until then the load goes on as it is, and whoever is starting helps from its own end of the lead time on, which is
     at most a lead time away, whatever the clocks say. Nothing that serves or starts is given up before the backlog is
-    gone.
+    gone. All replicas are counted in those of the reference pool.
 
     Args:
         needed: Replicas that the load alone needs.
         backlog_s: Work that queues, in replica-seconds.
         serving: Replicas that serve.
-        started_s: For each replica that is starting, how long ago it was asked for.
+        started: For each replica that is starting, how long ago it was asked for, in seconds, and what it is worth.
         lead_time_s: Time that a replica takes to serve.
         clear_s: As in ``ScalingSettings.backlog_clear_s``.
 
     >>> clearing(20.0, 100.0, 8, (), 120.0, 60.0)  # 20 * 180 + 100 wanted, 8 * 180 there: 2260 / 60 more
     45.666666666666664
-    >>> clearing(20.0, 100.0, 8, [60.0] * 24, 120.0, 60.0)  # 24 more help for 120 s: they are enough
+    >>> clearing(20.0, 100.0, 8, [(60.0, 1.0)] * 24, 120.0, 60.0)  # 24 more help for 120 s: they are enough
+    32.0
+    >>> clearing(20.0, 100.0, 8, [(60.0, 2.0)] * 12, 120.0, 60.0)  # and so are 12 of twice the capacity
     32.0
     """
     until_s = lead_time_s + clear_s
-    helps_s = sum(until_s - min(lead_time_s, max(0.0, lead_time_s - age_s)) for age_s in started_s)
+    helps_s = sum(
+        replica_worth * (until_s - min(lead_time_s, max(0.0, lead_time_s - age_s))) for age_s, replica_worth in started
+    )
     missing_s = needed * until_s + backlog_s - serving * until_s - helps_s
-    return serving + len(started_s) + max(0.0, missing_s) / clear_s
+    return serving + sum(replica_worth for _, replica_worth in started) + max(0.0, missing_s) / clear_s
 
 
-def _loaded(pools: tuple[PoolState, ...], capacity: CapacityModel) -> bool:
+def _loaded(pools: tuple[PoolState, ...], capacity: CapacityModel, worth: Mapping[PoolKey, float]) -> bool:
     """Return whether replicas hold nearly what they sustain: else the misses are not for want of replicas."""
-    metrics = [r.metrics for pool in pools for r in pool.serving if r.metrics is not None]
-    held = sum(m.running_requests + m.queued_requests for m in metrics if m.running_requests >= 0)
-    return bool(metrics) and held >= 0.8 * capacity.concurrency * len(metrics)
+    seen = [(worth.get(pool.key, 1.0), r.metrics) for pool in pools for r in pool.serving if r.metrics is not None]
+    held = sum(m.running_requests + m.queued_requests for _, m in seen if m.running_requests >= 0)
+    return bool(seen) and held >= 0.8 * capacity.concurrency * sum(replica_worth for replica_worth, _ in seen)

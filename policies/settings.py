@@ -56,11 +56,16 @@ class PolicySettings(BaseModel):
 
     @field_validator("pools")
     @classmethod
-    def _pools_that_can_be_sized(cls, pools: Mapping[str, PoolSettings]) -> Mapping[str, PoolSettings]:
-        for name in pools:
-            if PoolKey.parse(name).role is not Role.UNIFIED:
-                # Taken for one more pool of its model, it would get a share of whole requests.
-                raise ValueError(f"{name} serves only a part of a request: pools of that kind are not sized yet")
+    def _pools_that_serve_whole_requests(cls, pools: Mapping[str, PoolSettings]) -> Mapping[str, PoolSettings]:
+        roles: dict[str, set[Role]] = {}
+        for key in map(PoolKey.parse, pools):
+            roles.setdefault(key.model, set()).add(key.role)
+        for model, found in roles.items():
+            if found not in ({Role.UNIFIED}, {Role.PREFILL, Role.DECODE}):
+                said = ", ".join(sorted(found))
+                raise ValueError(
+                    f"{model} has pools of role {said}: name unified ones only, or both prefill and decode"
+                )
         return pools
 
     def objective_of(self, model: str) -> ServiceObjective:

@@ -86,7 +86,9 @@ def pool_options(
         PoolOption(
             state=pool,
             settings=mine,
-            capacity=capacity_of(mine.profile, objective, shape, mine.efficiency_ratio or assumed.efficiency_ratio),
+            capacity=capacity_of(
+                mine.profile, objective, shape, mine.efficiency_ratio or assumed.efficiency_ratio, pool.key.role
+            ),
             lost=lost.get(str(pool.key), 0),
             waiting=waiting.get(str(pool.key), 0),
         )

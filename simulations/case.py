@@ -13,7 +13,7 @@ from controller.forecasts import ForecastSettings
 from forecasting.series import LoadSeries
 from policies.decide import PolicySettings
 from policies.engine_profile import EngineProfile
-from policies.fleet import PoolKey
+from policies.fleet import PoolKey, Role
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
 from policies.slo import ServiceObjective
@@ -154,6 +154,9 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
         BadInput: If the trace, a fault or the combination of settings cannot be used.
     """
     objective = settings.policy.objective
+    for name in settings.pools:
+        if PoolKey.parse(name).role is not Role.UNIFIED:
+            raise BadInput(f"{name} serves only a part of a request", "pools", "the simulator serves unified pools")
     for spec in settings.faults:
         parse_fault(spec)
     profiles = {PoolKey.parse(name).pool: pool.profile for name, pool in settings.pools.items()}

@@ -61,14 +61,15 @@ def _out_of_bounds(fleet: FleetState, decision: Decision, settings: PolicySettin
 
 
 def _bad_weights(fleet: FleetState, decision: Decision) -> Iterator[str]:
-    """Weights sum to one, and none stays on a pool without a serving replica while another pool serves (I10)."""
+    """Weights of a stage sum to one, and none stays on a pool without a serving replica while another serves (I10)."""
     planned = {traffic.model: traffic.weights for traffic in decision.traffic}
-    for model in fleet.models:
-        pools = fleet.pools_of(model)
-        weights = planned.get(model, {pool.key: pool.weight for pool in pools})
+    for stage in fleet.stages:
+        pools = fleet.pools_in(stage)
+        found = planned.get(stage.model, {pool.key: pool.weight for pool in pools})
+        weights = {pool.key: found.get(pool.key, 0.0) for pool in pools}
         total = math.fsum(weights.values())
         if abs(total - 1.0) > 1e-6 or min(weights.values()) < 0:
-            yield f"{model}: weights {sorted(weights.values())} do not share out one (I10)"
+            yield f"{stage}: weights {sorted(weights.values())} do not share out one (I10)"
         dead = [pool.key for pool in pools if not pool.serving]
         if len(dead) < len(pools):
             yield from (

@@ -2,7 +2,7 @@
 
 This is the readable reference of the engine model, in plain Python, one call per step. It follows the scheduler of
 vLLM V1 (``vllm/v1/core/sched/scheduler.py``, release 0.19) with its defaults: policy FCFS, chunked prefill,
-``scheduler_reserve_full_isl``; no prefix cache.
+``scheduler_reserve_full_isl``.
 
 * Each sequence that decodes takes one token of the step's budget. What is left goes to the one partly prefilled
   prompt, then to waiting prompts in order of arrival.
@@ -11,6 +11,10 @@ vLLM V1 (``vllm/v1/core/sched/scheduler.py``, release 0.19) with its defaults: p
   back to the head of the queue, to prefill its prompt and all that it had generated once more. Nothing is admitted
   in such a step.
 * The step that ends a prefill also yields a token.
+* With a prefix cache (``prefix_cache``), a prompt that is admitted finds its leading units there and does not compute
+  them again, but for at least its last token. Units in use are held once, however many use them.
+* A request whose prompt was prefilled elsewhere (``come_prefilled``) waits like any other, takes the blocks of its
+  whole prompt when it is admitted, and decodes in that very step. Preempted, it is prefilled here like any other.
 
 No work is done per sequence and step. All decoding sequences advance together, so the number of steps done tells
 what each of them holds, in which step it ends and in which steps it crosses into a new block.
@@ -23,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 from policies.engine_profile import EngineProfile
+from simulations.prefix_cache import PrefixCache
 
 
 class EngineRequest:
@@ -33,16 +38,32 @@ class EngineRequest:
         output_tokens: Tokens that it will generate, the first one included.
         generated: Tokens generated when it last stopped or began to decode.
         prefilled: Tokens in the KV cache while it is being prefilled.
+        kv_ready: Whether the keys and values of its prompt, and its first token, come with it.
+        hashes: Of the leading units of its prompt; empty when not known.
+        held_units: Those of them that it uses in the prefix cache, in order.
+        hashed_units: Leading units that have been looked up or offered to the prefix cache.
         lead: Steps that the engine had done when it began to decode, minus the tokens that it then held: it holds
             ``steps - lead`` tokens now.
         ends_at_step: Number of steps after which it has generated everything; -1 while it does not decode.
     """
 
-    __slots__ = ("ends_at_step", "generated", "lead", "output_tokens", "prefilled", "prompt_tokens")
+    __slots__ = (
+        "ends_at_step",
+        "generated",
+        "hashed_units",
+        "hashes",
+        "held_units",
+        "kv_ready",
+        "lead",
+        "output_tokens",
+        "prefilled",
+        "prompt_tokens",
+    )
 
-    def __init__(self, prompt_tokens: int, output_tokens: int) -> None:
+    def __init__(self, prompt_tokens: int, output_tokens: int, hashes: Sequence[int] = ()) -> None:
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
+        self.hashes = hashes
         self.forget()
 
     def forget(self) -> None:
@@ -51,6 +72,15 @@ class EngineRequest:
         self.prefilled = 0
         self.lead = 0
         self.ends_at_step = -1
+        self.held_units: list[int] = []
+        self.hashed_units = 0
+        self.kv_ready = False
+
+    def come_prefilled(self) -> None:
+        """Be, for the next engine, a request that another has prefilled and given its first token."""
+        self.forget()
+        self.generated = 1
+        self.kv_ready = True
 
 
 RequestT = TypeVar("RequestT", bound=EngineRequest)
@@ -64,17 +94,22 @@ class ReplicaEngine(Generic[RequestT]):
 
     Args:
         profile: Timing and limits.
+        unit_tokens: Tokens that one hash of a prompt covers, whole KV blocks; 0 when prompts have no hashes. The
+            prefix cache is there when the profile has one and prompts have hashes.
 
     Raises:
-        ValueError: If a full batch of decodes would not fit the token budget of a step.
+        ValueError: If a full batch of decodes would not fit the token budget of a step, or a unit is not whole blocks.
     """
 
-    def __init__(self, profile: EngineProfile) -> None:
+    def __init__(self, profile: EngineProfile, unit_tokens: int = 0) -> None:
         if profile.max_running > profile.max_batched_tokens:
             raise ValueError(
                 f"{profile.name}: max_running {profile.max_running} exceeds max_batched_tokens "
                 f"{profile.max_batched_tokens}"
             )
+        if unit_tokens % profile.block_tokens:
+            blocks = f"whole blocks of {profile.block_tokens}"
+            raise ValueError(f"{profile.name}: a hash covers {unit_tokens} tokens, which are no {blocks}")
         self.first_tokens: list[RequestT] = []
         self.finished: list[RequestT] = []
         self.waiting: deque[RequestT] = deque()
@@ -82,6 +117,8 @@ class ReplicaEngine(Generic[RequestT]):
         self.prompt_tokens_total = 0
         self.output_tokens_total = 0
         self.preemptions_total = 0
+        self.looked_up_tokens_total = 0
+        self.cached_tokens_total = 0
         self.total_blocks = profile.kv_cache_tokens // profile.block_tokens
         self.free_blocks = self.total_blocks
         self._decode_base_s = profile.decode_base_s
@@ -102,6 +139,10 @@ class ReplicaEngine(Generic[RequestT]):
         self._stepping = False
         self._aborted: list[RequestT] = []
         self._withheld_blocks = 0
+        self._unit_tokens = unit_tokens
+        self._prefixes: PrefixCache | None = None
+        if unit_tokens and profile.prefix_cache != "off":
+            self._prefixes = PrefixCache(unit_tokens // profile.block_tokens, profile.prefix_cache)
 
     @property
     def running_requests(self) -> int:
@@ -173,16 +214,19 @@ class ReplicaEngine(Generic[RequestT]):
             due = self._make_room()
             may_admit = False
         self.free_blocks -= due
+        if self._prefixes is not None:
+            self._prefixes.shrink_to(max(0, self.free_blocks))
+        prefill_s = 0.0
+        if self._partial is not None or self.waiting:
+            prefill_s = self._plan_prefill(self._max_batched_tokens - self._decoding, may_admit)
         decoding = self._decoding
         seconds = base_s = 0.0
         if decoding:
             base_s = self._decode_base_s
             seconds = self._decode_per_sequence_s * decoding + self._decode_per_kv_token_s * self._decode_kv_tokens
-        if self._partial is not None or self.waiting:
-            prefill_s = self._plan_prefill(self._max_batched_tokens - decoding, may_admit)
-            if prefill_s:
-                base_s = max(base_s, self._prefill_base_s)
-                seconds += prefill_s
+        if prefill_s:
+            base_s = max(base_s, self._prefill_base_s)
+            seconds += prefill_s
         self._stepping = base_s + seconds > 0.0
         return base_s + seconds
 
@@ -221,12 +265,22 @@ class ReplicaEngine(Generic[RequestT]):
             block_tokens, max_running = self._block_tokens, self._max_running
             while waiting and tokens < budget and len(running) < max_running:
                 request = waiting[0]
-                if -(-(request.prompt_tokens + request.generated) // block_tokens) > self.free_blocks:
+                if request.kv_ready:
+                    if not self._admit_prefilled(request):
+                        break
+                    running[waiting.popleft()] = None
+                    budget -= 1
+                    continue
+                if self._prefixes is not None and request.hashes:
+                    if not self._admit_with_prefix(request, self._prefixes):
+                        break
+                elif -(-(request.prompt_tokens + request.generated) // block_tokens) > self.free_blocks:
                     break
                 running[waiting.popleft()] = None
+                cached = request.prefilled
                 chunk = self._prefill_chunk(request, budget - tokens)
                 tokens += chunk
-                squares += chunk * chunk
+                squares += chunk * (chunk + 2 * cached)
         self.prompt_tokens_total += tokens
         return tokens * self._prefill_per_token_s + squares * self._prefill_per_token2_s
 
@@ -243,6 +297,8 @@ class ReplicaEngine(Generic[RequestT]):
             return 0
         self.free_blocks -= blocks
         request.prefilled = after
+        if self._prefixes is not None:
+            self._keep_units(request, self._prefixes)
         if after == goal:
             self._partial = None
             self.first_tokens.append(request)
@@ -250,21 +306,58 @@ class ReplicaEngine(Generic[RequestT]):
             self._partial = request
         return after - before
 
+    def _admit_prefilled(self, request: RequestT) -> bool:
+        """Let a request that was prefilled elsewhere decode in this step, if it fits the free blocks."""
+        blocks = request.prompt_tokens // self._block_tokens + 1  # the token that it is fed now needs a place too
+        if blocks > self.free_blocks:
+            return False
+        self.free_blocks -= blocks
+        request.kv_ready = False
+        request.prefilled = request.prompt_tokens
+        self._decode_from(request, self.steps_total)
+        return True
+
+    def _admit_with_prefix(self, request: RequestT, prefixes: PrefixCache) -> bool:
+        """Let the request have what is cached of its prompt, if the rest of it fits the free blocks as well."""
+        goal = request.prompt_tokens + request.generated
+        most = min(request.prompt_tokens, goal - 1) // self._unit_tokens
+        units, idle = prefixes.found(request.hashes[:most])
+        if (idle - units) * prefixes.unit_blocks - -goal // self._block_tokens > self.free_blocks:
+            return False
+        request.held_units = list(request.hashes[:units])
+        request.hashed_units = units
+        self.free_blocks -= prefixes.take(request.held_units) * prefixes.unit_blocks
+        request.prefilled = units * self._unit_tokens
+        self.looked_up_tokens_total += goal
+        self.cached_tokens_total += request.prefilled
+        return True
+
+    def _keep_units(self, request: RequestT, prefixes: PrefixCache) -> None:
+        """Let others find the units of the prompt that this step completes, and give up idle ones for its blocks."""
+        done = min(min(request.prefilled, request.prompt_tokens) // self._unit_tokens, len(request.hashes))
+        while request.hashed_units < done:
+            unit_hash = request.hashes[request.hashed_units]
+            if prefixes.add(unit_hash):
+                request.held_units.append(unit_hash)
+            request.hashed_units += 1
+        prefixes.shrink_to(max(0, self.free_blocks))
+
     def _start_decoding(self, request: RequestT) -> None:
         """Take in a request whose prefill has just ended and yielded a token."""
         request.generated += 1
-        steps = self.steps_total
+        if request.generated < request.output_tokens:
+            self._decode_from(request, self.steps_total)
+        else:
+            self._finish(request)
+
+    def _decode_from(self, request: RequestT, steps: int) -> None:
+        """Let the request decode from the step after ``steps`` on, with what is prefilled of it."""
         request.lead = steps - request.prefilled
-        request.ends_at_step = ends_at_step = steps + request.output_tokens - request.generated
+        request.ends_at_step = steps + request.output_tokens - request.generated
         self._decoding += 1
         self._decode_kv_tokens += request.prefilled
         self._due[request.lead % self._block_tokens] += 1
-        if ends_at_step == steps:
-            self._finish(request)
-        elif ends_at_step in self._ending:
-            self._ending[ends_at_step].append(request)
-        else:
-            self._ending[ends_at_step] = [request]
+        self._ending.setdefault(request.ends_at_step, []).append(request)
 
     def _finish(self, request: RequestT) -> None:
         self._withdraw(request)
@@ -297,6 +390,11 @@ class ReplicaEngine(Generic[RequestT]):
             self._partial = None
         self.free_blocks += -(-held // self._block_tokens)
         request.prefilled = 0
+        if self._prefixes is not None and request.hashed_units:
+            still_used = len(request.held_units) - self._prefixes.give_back(request.held_units)
+            self.free_blocks -= still_used * self._prefixes.unit_blocks
+            request.held_units = []
+            request.hashed_units = 0
 
 
 def run_alone(engine: ReplicaEngine[RequestT], arrivals: Sequence[tuple[float, RequestT]]) -> Iterator[float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class PrometheusSource:
         self._windowed: dict[Asked, tuple[float, Sequence[Row]]] = {}
         self._probed_at = self._began_at = -math.inf
         self._incomplete = False
+        self._probing: Future[tuple[Source, ...]] | None = None
         self.sources: tuple[Source, ...] = ()
         self.targets: Sequence[Target] = ()
         self.took_s: dict[str, float] = {}
@@ -136,7 +137,9 @@ class PrometheusSource:
         if self._incomplete:
             patience_s = min(patience_s, _SOONEST_PROBE_S)
         if since_s >= min(self._settings.probe_interval_s, patience_s):
-            found = probe(self._client, at, self._settings.match)
+            found = self._probed(at)
+            if found is None:
+                return  # with the names that are known; what is found by then is taken at the next look
             self._began_at = self._began_at if self.sources else at
             self.sources, self._probed_at = found or self.sources, at
         if not self.sources:
@@ -146,6 +149,23 @@ class PrometheusSource:
                 self._settings.url,
                 "are they scraped, and does prometheus.match fit? `foresail doctor` lists what is looked for",
             )
+
+    def _probed(self, at: float) -> tuple[Source, ...] | None:
+        """Return what was found, within the time of a look; None when that is over and some names are known."""
+        if self._probing is None:
+            self._probing = self._threads.submit(probe, self._client, at, self._settings.match)
+        probing = self._probing
+        wait([probing], self._settings.read_timeout_s)
+        if probing.done():
+            self._probing = None
+            return probing.result()
+        if not self.sources:
+            raise ObservationError(
+                f"the look-up of metric names is not over after {self._settings.read_timeout_s:g} s",
+                self._settings.url,
+                "find out what keeps the metrics store busy, or raise prometheus.read_timeout_s",
+            )
+        return None
 
     def _looked_at(self, at: float) -> tuple[Answers, Notes]:
         """Return what is known as of ``at``; figures over a window may be some time old, all others are asked for."""

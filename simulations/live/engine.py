@@ -89,11 +89,11 @@ def listening(port: int, option: str) -> socket.socket:
 
 
 async def run(
-    settings: EngineSettings, serving: socket.socket, admin: socket.socket, drain: DrainSettings, *, orphaned: bool
+    settings: EngineSettings, serving: socket.socket, admin: socket.socket, drain: DrainSettings, parent: int | None
 ) -> int:
-    """Serve until told to stop; return the exit code. Unless it may be ``orphaned``, it goes with its parent."""
+    """Serve until told to stop; return the exit code. With a ``parent``, its process id, it goes when that does."""
     engine = EmulatedEngine(settings, _exit_now)
-    watching = None if orphaned else asyncio.create_task(_end_with_parent())
+    watching = None if parent is None else asyncio.create_task(_end_with(parent))
     stopped = asyncio.Event()
 
     def stop() -> None:
@@ -139,9 +139,8 @@ async def _drain(engine: EmulatedEngine, lame_duck_s: float, server: uvicorn.Ser
     await asyncio.shield(task)
 
 
-async def _end_with_parent() -> None:
+async def _end_with(parent: int) -> None:
     """End the process when whoever started it is gone, however it went: nothing is left behind on the machine."""
-    parent = os.getppid()
     while os.getppid() == parent:
         await asyncio.sleep(_PARENT_LOOKED_FOR_S)
     _exit_now(1)
@@ -178,6 +177,8 @@ def main(
     profile: str, model: str | None, port: int, admin_port: int, stop_with_parent: bool, **options: Any
 ) -> None:  # fmt: skip
     """Be an LLM serving engine, but for the model: OpenAI API, native metrics, the timing of a profile."""
+    # Before anything is said: who started it may be gone as soon as it has heard that the ports listen.
+    parent = os.getppid() if stop_with_parent else None
     drain = DrainSettings(options.pop("lame_duck_s"), options.pop("drain_s"))
     try:
         chosen = live_profile_named(profile)
@@ -190,7 +191,7 @@ def main(
         raise click.UsageError(str(error)) from None
     gc.collect()
     gc.freeze()  # what was imported is never garbage; without it each full collection would walk all of it
-    sys.exit(asyncio.run(run(settings, serving, admin, drain, orphaned=not stop_with_parent)))
+    sys.exit(asyncio.run(run(settings, serving, admin, drain, parent)))
 
 
 if __name__ == "__main__":

@@ -50,12 +50,14 @@ def decision_of(
 
 
 def _even_traffic(fleet: FleetState) -> tuple[TrafficPlan, ...]:
-    """Share each model's requests in proportion to ready replicas, as a Kubernetes Service does over its endpoints."""
+    """Share the requests of each stage in proportion to ready replicas, as a Kubernetes Service does over endpoints."""
     plans = []
     for model in fleet.models:
-        pools = fleet.pools_of(model)
-        ready = sum(len(pool.serving) for pool in pools)
-        weights = {pool.key: len(pool.serving) / ready for pool in pools} if ready else {}
-        if ready and weights != {pool.key: pool.weight for pool in pools}:
+        weights: dict[PoolKey, float] = {}
+        for stage in fleet.stages_of(model):
+            pools = fleet.pools_in(stage)
+            ready = sum(len(pool.serving) for pool in pools)
+            weights |= {pool.key: len(pool.serving) / ready if ready else pool.weight for pool in pools}
+        if weights != {pool.key: pool.weight for pool in fleet.pools_of(model)} and sum(weights.values()) > 0:
             plans.append(TrafficPlan(model, weights))
     return tuple(plans)

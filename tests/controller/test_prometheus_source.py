@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from threading import Event
 
 import pytest
 
@@ -424,8 +425,8 @@ class BentHttp(PrometheusHttp):
         return self.bend(query, super().instant(query, at))
 
 
-def bent(store: Store) -> tuple[PrometheusSource, BentHttp]:
-    source = store.source()
+def bent(store: Store, **changes: object) -> tuple[PrometheusSource, BentHttp]:
+    source = store.source(**changes)
     client = BentHttp(source._settings, lambda: 0.0)
     source._client = client
     return source, client
@@ -473,3 +474,42 @@ def test_a_count_of_series_that_is_no_number_is_no_bug(store: Store, told: str) 
     store.scrape(*an_engine("r0", running=2.0))
     client.bend = with_value(told, "count(")
     assert looked(source, store).replicas["r0"].running_requests == 2.0
+
+
+def test_a_look_up_of_names_that_does_not_end_holds_nothing_up_for_longer_than_a_look(store: Store) -> None:
+    store.scrape(*an_engine())
+    source, client = bent(store, read_timeout_s=1.0)
+    may_answer = Event()
+
+    def held_up(query: str, rows: list[Row]) -> list[Row]:
+        if "__name__" in query:
+            may_answer.wait(10.0)
+        return rows
+
+    client.bend = held_up
+    with pytest.raises(ObservationError, match="look-up of metric names is not over after 1 s"):
+        looked(source, store)
+    may_answer.set()
+    assert "r0" in looked(source, store).replicas
+
+    may_answer.clear()  # from here on the names are known
+    store.scrape(*an_engine(), *an_engine("r1"))
+    assert {"r0", "r1"} <= set(looked(source, store).replicas)
+    may_answer.set()
+
+
+def test_replicas_that_are_scraped_and_say_nothing_known_have_names_looked_up_again_soon(store: Store) -> None:
+    """Another engine joins the pool: its names are none of those that matched before."""
+    store.scrape(*an_engine())
+    source = store.source(probe_interval_s=3600.0)
+    looked(source, store)
+    for _ in range(41):  # ten minutes: by now names are looked up at ever longer intervals
+        store.scrape(*an_engine())
+        looked(source, store)
+    newcomer = of_pod("r1", [("sglang:num_running_reqs", {"model_name": "m"}, 3.0)])
+    seen = []
+    for _ in range(5):
+        store.scrape(*an_engine(), *newcomer)
+        seen.append("r1" in looked(source, store).replicas)
+    assert seen[-1]
+    assert not seen[0]

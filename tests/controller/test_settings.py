@@ -65,8 +65,8 @@ def test_a_mode_that_does_not_exist_yet_is_refused_with_what_does(file: Path, ac
 @pytest.mark.parametrize(
     ("pool", "what"),
     [
-        ("llama/a100/prefill", "serves only a part of a request"),
-        ("llama/a100/decode", "serves only a part of a request"),
+        ("llama/a100/prefill", "unified ones only, or both prefill and decode"),
+        ("llama/a100/decode", "unified ones only, or both prefill and decode"),
         ("llama/a100/unifed", "'unifed' is not a valid Role"),
         ("a100", "expected model/pool/role"),
     ],

@@ -154,23 +154,41 @@ def test_while_requests_wait_too_long_nothing_that_serves_or_starts_is_given_up(
     needed=st.floats(0, 100),
     backlog_s=st.floats(0, 1e5),
     serving=st.integers(0, 60),
-    started_s=st.lists(st.floats(0, 600), max_size=20),
+    started=st.lists(st.tuples(st.floats(0, 600), st.floats(0.25, 4)), max_size=20),
 )
 def test_more_work_never_asks_for_fewer_and_clears_in_time(
-    needed: float, backlog_s: float, serving: int, started_s: list[float]
+    needed: float, backlog_s: float, serving: int, started: list[tuple[float, float]]
 ) -> None:
-    answer = clearing(needed, backlog_s, serving, started_s, 120.0, 60.0)
-    assert answer >= serving + len(started_s)
-    assert clearing(needed + 1.0, backlog_s + 10.0, serving, started_s, 120.0, 60.0) >= answer
-    new = answer - serving - len(started_s)
-    done_s = serving * 180.0 + sum(180.0 - max(0.0, 120.0 - age_s) for age_s in started_s) + new * 60.0
+    answer = clearing(needed, backlog_s, serving, started, 120.0, 60.0)
+    there = serving + sum(worth for _, worth in started)
+    assert answer >= there
+    assert clearing(needed + 1.0, backlog_s + 10.0, serving, started, 120.0, 60.0) >= answer
+    helps_s = sum(worth * (180.0 - max(0.0, 120.0 - age_s)) for age_s, worth in started)
+    done_s = serving * 180.0 + helps_s + (answer - there) * 60.0
     assert done_s >= needed * 180.0 + backlog_s - 1e-6
+
+
+def test_a_backlog_is_cleared_by_what_replicas_are_worth_and_not_by_their_number() -> None:
+    """Three large replicas of twice the capacity are six of the reference: the same backlog asks for no more."""
+    large = fleet(reporting(3, queued_requests=5000.0))
+    twice = reactive_replicas(large, MODEL, ONE, OBJECTIVE, LEAD_S, SETTINGS, {large.pools[0].key: 2.0})[0]
+    once = wanted(large)[0]
+    until_s = LEAD_S + SETTINGS.backlog_clear_s
+    assert twice == pytest.approx(once + 3.0 - 3.0 * until_s / SETTINGS.backlog_clear_s)
+
+
+def test_a_burning_budget_of_a_large_replica_asks_for_one_more_only_when_that_is_full() -> None:
+    burning = fleet(reporting(3, running_requests=36.0), service={MODEL: service(0.95)})
+    key = burning.pools[0].key
+    assert "burn rate" not in {
+        why.rule for why in reactive_replicas(burning, MODEL, ONE, OBJECTIVE, LEAD_S, SETTINGS, {key: 2.0})[1]
+    }
 
 
 def test_whoever_seems_to_be_asked_for_in_the_future_counts_as_asked_for_now() -> None:
     """The platform's clock is ahead of ours, or ours was set back."""
-    now = clearing(20.0, 100.0, 8, [0.0] * 24, 120.0, 60.0)
-    assert clearing(20.0, 100.0, 8, [-3600.0] * 24, 120.0, 60.0) == now
+    now = clearing(20.0, 100.0, 8, [(0.0, 1.0)] * 24, 120.0, 60.0)
+    assert clearing(20.0, 100.0, 8, [(-3600.0, 1.0)] * 24, 120.0, 60.0) == now
 
 
 def test_requests_that_wait_at_the_gateway_count_as_backlog() -> None:

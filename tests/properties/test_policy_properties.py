@@ -581,11 +581,12 @@ class Checked:
             if healing.breaker_open(len(sick), len(mine)):  # I3
                 assert model not in {r.pool.model for r in restarts} | {c.pool.model for c in cordons}
                 assert all(plan.desired >= plan.current for plan in decision.scaling if plan.pool.model == model)
-            slow = [c for c in cordons if c.pool.model == model and c.replica not in hung]
+        for stage in fleet.stages:
+            slow = [c for c in cordons if c.pool.stage == stage and c.replica not in hung]
             out = hung | {c.replica for c in cordons}
-            left = sum(r.serving and r.id not in out for r in mine)
-            least = sum(self.given.pools[str(p.key)].min_replicas for p in fleet.pools_of(model))
-            healthy = last_healthy(fleet, model, decision.memory.replicas.keys())
+            left = sum(r.serving and r.id not in out for p in fleet.pools_in(stage) for r in p.replicas)
+            least = sum(self.given.pools[str(p.key)].min_replicas for p in fleet.pools_in(stage))
+            healthy = last_healthy(fleet, stage, decision.memory.replicas.keys())
             assert not slow or left >= healing.serving_floor(healthy, least)  # I1
         for restart in restarts:
             state, one = replicas[restart.replica]

@@ -312,3 +312,75 @@ def test_generated_tokens_are_known_while_a_request_runs_waits_and_after_it_ende
         run_steps(engine, 1)
         seen.append(engine.generated_by(request))
     assert seen == [0, 1, 2, 3]
+
+
+def prefilled(prompt_tokens: int, output_tokens: int) -> EngineRequest:
+    request = EngineRequest(prompt_tokens, output_tokens)
+    request.come_prefilled()
+    return request
+
+
+def test_what_was_prefilled_elsewhere_decodes_at_once_and_costs_no_prefill() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(**TIMED))
+    request = prefilled(150, 3)
+    engine.submit(request)
+    # 10 ms + 1 ms + 150 (151) x 10 us, and no step for the prompt: its first token came with it
+    assert run_steps(engine, 2) == pytest.approx([0.0125, 0.01251])
+    assert (engine.finished, engine.first_tokens) == ([request], [])
+    assert (engine.prompt_tokens_total, engine.output_tokens_total) == (0, 2)
+    assert engine.free_blocks == engine.total_blocks
+
+
+def test_what_was_prefilled_elsewhere_waits_its_turn_for_blocks_and_is_prefilled_here_when_preempted() -> None:
+    # Four blocks of four tokens. A holds 8 tokens + 1: three blocks. B, 4 tokens + 1, needs two and waits until A ends.
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(kv_cache_tokens=16, block_tokens=4))
+    a, b = prefilled(8, 4), prefilled(4, 6)
+    engine.submit(a)
+    engine.submit(b)
+    run_steps(engine, 3)
+    assert (engine.finished, engine.queued_requests) == ([a], 1)
+    run_steps(engine, 1)
+    assert (engine.running_requests, engine.generated_by(b)) == (1, 2)
+
+    # C takes the two blocks that are left; both need another when they hold 8 tokens, and C, the last, gives way.
+    c = prefilled(4, 6)
+    engine.submit(c)
+    run_steps(engine, 1)
+    assert engine.free_blocks == 0
+    run_steps(engine, 10)
+    assert engine.preemptions_total == 1
+    assert (engine.prompt_tokens_total > 4, engine.running_requests, engine.queued_requests) == (True, 0, 0)
+    assert engine.free_blocks == engine.total_blocks
+    assert engine.generated_by(c) == 6
+
+
+@given(
+    arriving=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(1, 60), st.integers(2, 30), st.booleans()), min_size=1, max_size=20
+    )
+)
+def test_requests_from_elsewhere_and_others_share_an_engine_and_nothing_is_lost(
+    arriving: list[tuple[int, int, int, bool]],
+) -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(
+        a_profile(kv_cache_tokens=160, block_tokens=4, max_batched_tokens=24, max_running=6)
+    )
+    requests = [
+        prefilled(prompt, output) if elsewhere else EngineRequest(prompt, output)
+        for _, prompt, output, elsewhere in sorted(arriving)
+    ]
+    waiting = [request for request in requests if engine.fits(request)]
+    ended: list[EngineRequest] = []
+    for request in waiting:
+        engine.submit(request)
+    for _ in range(3000):
+        if not engine.begin_step():
+            break
+        held = sum(
+            -(-(r.prefilled if r.ends_at_step < 0 else engine.steps_total + 1 - r.lead) // 4) for r in engine._running
+        )
+        assert engine.total_blocks - engine.free_blocks == held
+        engine.end_step()
+        ended += engine.finished
+    assert sorted(map(id, ended)) == sorted(map(id, waiting))
+    assert engine.free_blocks == engine.total_blocks
