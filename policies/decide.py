@@ -31,6 +31,7 @@ from policies.settings import PolicySettings
 from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
 from policies.vanished import vanished
+from policies.waiting import not_coming
 from policies.wire import Digest
 
 __all__ = ["Foresail", "PolicySettings", "decide"]
@@ -160,7 +161,8 @@ def _decide_model(
     for part, pools in stages:
         lead_time_s = max(lead_times[str(p.key)].p90_s for p, _ in pools)
         outlook = look_ahead(forecast, fleet.demand.get(model), fleet.at, lead_time_s, settings)
-        options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity)
+        waiting = {k: not_coming(p, lead_times[k], fleet.at) for p, _ in pools if (k := str(p.key))}
+        options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity, waiting)
         failover = fail_over(part, model, options, draft.pools, settings.failover, settings.traffic)
         draft.pools.update(failover.memory)
         draft.failovers += failover.moves

@@ -174,6 +174,11 @@ class ReplicaState:
         """Asked for and on its way to READY."""
         return self.phase in (Phase.PENDING, Phase.LOADING)
 
+    @property
+    def unplaced(self) -> bool:
+        """Not on any node yet; also what is PENDING on a platform that tells no nodes."""
+        return self.phase is Phase.PENDING and not self.node
+
 
 @dataclass(frozen=True, slots=True)
 class PoolState:

@@ -141,13 +141,19 @@ def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory])
 def _stopped_models(diagnoses: Sequence[Diagnosis], ladder: Ladder) -> set[str]:
     """Return the models in a stage of which too much looks sick at once to heal single replicas (invariant I3).
 
-    The fleet's breaker looks at the other models only: one that is stopped already must not stop those with it.
+    What has no node yet is no engine that could be sick: it waits for GPUs. The fleet's breaker looks at the other
+    models only: one that is stopped already must not stop those with it.
     """
     frozen = {(a.pool, a.replica) for a in ladder.seen.anomalies if a.family == "progress"}
     harmless = (UNKNOWN.code, EXPORTER.code)
-    sick = [d for d in diagnoses if d.cause not in harmless or (d.pool, d.subject) in frozen]
     fleet = ladder.fleet
-    present = {stage: sum(len(p.replicas) for p in fleet.pools_in(stage)) for stage in fleet.stages}
+    waiting = {(p.key, r.id) for p in fleet.pools for r in p.replicas if r.unplaced}
+    sick = [
+        d
+        for d in diagnoses
+        if (d.cause not in harmless or (d.pool, d.subject) in frozen) and (d.pool, d.subject) not in waiting
+    ]
+    present = {stage: sum(not r.unplaced for p in fleet.pools_in(stage) for r in p.replicas) for stage in fleet.stages}
     sick_of = {stage: sum(d.pool.stage == stage for d in sick) for stage in present}
     broken = [stage for stage in present if ladder.settings.breaker_open(sick_of[stage], present[stage])]
     for stage in sorted(broken):

@@ -17,6 +17,7 @@ from policies.fleet import Demand, FleetState, PoolKey, PoolState
 from policies.memory import ModelMemory
 from policies.slo import ServiceObjective
 from policies.tunable import Tunable
+from policies.waiting import out_of_place
 
 
 class ScalingSettings(BaseModel):
@@ -199,6 +200,7 @@ def reactive_replicas(
     """
     pools = fleet.pools_of(model)
     serving = [r for pool in pools for r in pool.serving]
+    coming = [(p, r) for p in pools for r in p.starting if not out_of_place(r, fleet.at, lead_time_s)]
     there = math.fsum(worth.get(pool.key, 1.0) * len(pool.serving) for pool in pools)
     metrics = [r.metrics for r in serving if r.metrics is not None]
     reasons: list[Reason] = []
@@ -208,7 +210,7 @@ def reactive_replicas(
     # A request or two waiting for the next step of each replica is how continuous batching works, not a backlog.
     backlog_s = max(0.0, queued - 2.0 * len(serving)) / capacity.demand.requests_per_s
     if backlog_s > objective.ttft_s * there:  # the last in the queue waits longer than was promised
-        started = [(fleet.at - r.requested_at, worth.get(pool.key, 1.0)) for pool in pools for r in pool.starting]
+        started = [(fleet.at - r.requested_at, worth.get(pool.key, 1.0)) for pool, r in coming]
         wanted = clearing(answer, backlog_s, there, started, lead_time_s, settings.backlog_clear_s)
         if wanted > answer:
             detail = f"{queued:.0f} requests queue, {backlog_s / (there or 1.0):.0f} s of work"
@@ -225,8 +227,8 @@ def reactive_replicas(
     if service is not None and service.finished >= 20:  # fewer say nothing about a 99 % target
         burn = (1.0 - service.attainment_ratio) / (1.0 - objective.attainment_ratio)
         wanted = there + 1.0
-        settled = not any(pool.starting for pool in pools)  # what is on its way may be all that was missing
-        if burn >= settings.burn_rate and wanted > answer and settled and _loaded(pools, capacity, worth):
+        # What is on its way may be all that was missing.
+        if burn >= settings.burn_rate and wanted > answer and not coming and _loaded(pools, capacity, worth):
             reasons.append(Reason("burn rate", model, answer, wanted, f"error budget burns at {burn:.1f}x"))
             answer = wanted
     return answer, tuple(reasons)

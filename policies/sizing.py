@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from forecasting.forecast import LoadForecast
 from policies import guardrails
@@ -70,10 +71,12 @@ def pool_options(
     shape: Demand | None,
     lost: Mapping[str, int],
     assumed: CapacitySettings,
+    waiting: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[PoolOption, ...]:
     """Return each pool with what one of its replicas carries at the token shape to come.
 
-    Lengths that nobody has seen yet are assumed. ``lost`` counts replicas per pool that will not serve soon.
+    Lengths that nobody has seen yet are assumed. ``lost`` counts replicas per pool that will not serve soon, and
+    ``waiting`` those that wait for GPUs.
     """
     if shape is None or shape.requests_per_s <= 0:
         shape = Demand(1.0, assumed.default_prompt_tokens, assumed.default_output_tokens)
@@ -87,6 +90,7 @@ def pool_options(
                 mine.profile, objective, shape, mine.efficiency_ratio or assumed.efficiency_ratio, pool.key.role
             ),
             lost=lost.get(str(pool.key), 0),
+            waiting=waiting.get(str(pool.key), 0),
         )
         for pool, mine in pools
     )
@@ -143,7 +147,7 @@ def size(
 ) -> Sized:
     """Turn a need into a count per pool. ``why_not`` says why nothing may shrink; empty when it may."""
     one = _reference(options)
-    have = sum(max(0, o.state.desired - o.lost) * _worth(o, one) for o in options if not o.failing)
+    have = sum(o.here * _worth(o, one) for o in options if not o.failing)
     wanted, put_off = _worth_a_start(need, have, options, settings)
     placed, why = place(wanted, one, options)
     spare = settings.stabilization.tolerance_replicas if wanted > 0 else 0.0

@@ -23,14 +23,14 @@ from simulations.fleet import SimulatedFleet
 from simulations.peers.clairvoyant import ClairvoyantSettings
 from simulations.peers.hpa import HpaSettings
 from simulations.peers.static import StaticSettings
+from simulations.platform_settings import PlatformSettings, check_platform
 from simulations.pool import PoolSpec
 from simulations.settings import FleetSettings
 from simulations.sizing import TestedPool, first_replicas, known_load, load_tested
+from simulations.startup import LEAD_TIME_S, p90_over_median
 from simulations.trace import Trace
 
 DEFAULT_PROFILE = "llama-3.1-70b-a100-tp4"
-LEAD_TIME_P90_RATIO = 1.15
-"""90th percentile of the simulated lead times over their median; an operator who has seen starts knows it."""
 
 
 def pool_name(profile: EngineProfile) -> str:
@@ -52,10 +52,10 @@ class SimulationSettings(BaseModel):
         default_factory=_default_pools, description="Pools by key (model/pool/role), all of one model."
     )
     lead_time_s: float = Field(
-        120.0,
+        LEAD_TIME_S,
         gt=0,
         le=86400,
-        description="Median time from a replica being asked for to READY, in seconds.",
+        description="Median time from a replica getting its GPUs to READY, in seconds.",
     )
     initial_replicas: int | None = Field(
         None, ge=0, description="READY replicas of each pool at the start; none sizes them for the first five minutes."
@@ -67,11 +67,20 @@ class SimulationSettings(BaseModel):
     )
     forecast: ForecastSettings = Field(default_factory=ForecastSettings, description="What forecasters are shown.")
     fleet: FleetSettings = Field(default_factory=FleetSettings, description="How the simulated world behaves.")
+    platform: PlatformSettings = Field(
+        default_factory=PlatformSettings, description="Nodes, GPU stock and quota, spot, and how replicas start."
+    )
     static: StaticSettings = Field(default_factory=StaticSettings, description="The rival that never changes.")
     hpa: HpaSettings = Field(default_factory=HpaSettings, description="The rival that Kubernetes ships.")
     clairvoyant: ClairvoyantSettings = Field(
         default_factory=ClairvoyantSettings, description="The lower bound that knows the load."
     )
+
+    @property
+    def lead_time_p90_s(self) -> float:
+        """90th percentile of the lead time of the pool that scatters most, in seconds; no wait for GPUs, no failure."""
+        names = [PoolKey.parse(name).pool for name in self.pools]
+        return self.lead_time_s * max(p90_over_median(self.platform.startup_of(name)) for name in names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,26 +114,34 @@ class Case:
         Raises:
             BadInput: If a fault names a pool that is not there.
         """
-        specs = [
-            PoolSpec(
-                key=pool.key,
-                profile=pool.settings.profile,
-                replicas=first[pool.key],
-                lead_time_s=self.settings.lead_time_s,
-                lead_time_p90_ratio=LEAD_TIME_P90_RATIO,
-            )
-            for pool in self.pools
-        ]
         settings = self.settings
         fleet = SimulatedFleet(
-            specs, self.trace.batches(), self.policy.objective, settings.fleet, settings.seed, keep_rows=keep_rows
+            [self._spec(pool, first[pool.key]) for pool in self.pools],
+            self.trace.batches(),
+            self.policy.objective,
+            settings.fleet,
+            settings.seed,
+            settings.platform,
+            keep_rows=keep_rows,
         )
         for fault in settings.faults:
             try:
                 fleet.inject(parse_fault(fault))
             except ValueError as error:
-                raise BadInput(str(error), f"fault {fault!r}", "name a pool of this run") from None
+                raise BadInput(str(error), f"fault {fault!r}", "name a pool or node of this run") from None
         return fleet
+
+    def _spec(self, pool: TestedPool, replicas: int) -> PoolSpec:
+        name, profile, platform = pool.key.pool, pool.settings.profile, self.settings.platform
+        spot = platform.spot_of(name)
+        return PoolSpec(
+            key=pool.key,
+            profile=profile,
+            replicas=replicas,
+            lead_time_s=self.settings.lead_time_s,
+            startup=platform.startup_of(name),
+            usd_per_gpu_hour=None if spot is None else profile.usd_per_gpu_hour * spot.price_ratio,
+        )
 
     def share_behind(self, elapsed_s: float) -> float:
         """Return which share of the trace is behind after ``elapsed_s``."""
@@ -143,6 +160,8 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
             raise BadInput(f"{name} serves only a part of a request", "pools", "the simulator serves unified pools")
     for spec in settings.faults:
         parse_fault(spec)
+    profiles = {PoolKey.parse(name).pool: pool.profile for name, pool in settings.pools.items()}
+    check_platform(settings.platform, profiles, settings.fleet.gpus_per_node)
     try:
         pools = load_tested(settings.pools, objective, trace)
     except OutOfReach as error:
@@ -154,7 +173,8 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
         first = {pool.key: settings.initial_replicas for pool in pools}
     lead_time = settings.policy.lead_time
     if "default_s" not in lead_time.model_fields_set:
-        lead_time = lead_time.model_copy(update={"default_s": settings.lead_time_s * LEAD_TIME_P90_RATIO})
+        # An operator who has seen starts knows how they scatter.
+        lead_time = lead_time.model_copy(update={"default_s": settings.lead_time_p90_s})
     tested = {str(pool.key): pool.settings for pool in pools}
     policy = settings.policy.model_copy(update={"pools": tested, "lead_time": lead_time})
     return Case(trace, settings, load, pools, first, policy, before)

@@ -61,7 +61,7 @@ _RUN_OPTIONS = (
                  help="Engine profile of the pool, by name or as a YAML file; repeat for several pools.  [default: "
                       "llama-3.1-70b-a100-tp4]"),
     click.option("--lead-time-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",
-                 help="Median time from asking for a replica to READY.  [default: 120]"),
+                 help="Median time from placement of a replica to READY.  [default: 120; that of --startup NAME]"),
     click.option("--ttft-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",
                  help="Objective for the time to first token.  [default: 2]"),
     click.option("--tpot-s", type=float, callback=_positive(_HOUR_S, " (an hour)"), metavar="S",
@@ -85,6 +85,9 @@ _RUN_OPTIONS = (
                       "simulated world (fleet.gateway_timeout_s=30) and rivals (hpa.target_ratio=0.8)."),
     click.option("--model-dir", type=_FILE, metavar="DIR", help="Folder of a trained model for Foresail to ask first."),
     click.option("--model", metavar="NAME[@ALIAS]", help="The same from the model registry; its champion if no alias."),
+    click.option("--startup", metavar="NAME",
+                 help="How starts scatter, fail and straggle: plain, stragglers, llm-d-32b, cloud-2-7min and others."
+                      "  [default: plain]"),
 )  # fmt: skip
 
 _SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",

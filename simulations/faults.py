@@ -16,6 +16,9 @@ KIND@SECONDS[:KEY=VALUE,...], seconds after the start; kinds and their keys:
      slow           pool, replica, factor (3), duration    steps take factor times as long
      errors         pool, replica, share (1), duration     that share of its requests is answered with a 500
      node-loss      pool, replica             the node of that replica is gone with all replicas on it
+     reclaim        pool, replica, notice (120)            that node is drained, and gone after the notice (seconds)
+     reclaim        node, notice (120)        the same of a node by its name, such as a100-tp4-node-0
+     stock-out      pool, duration            no further node comes for that pool, or for any if none is named
      metrics-loss   duration                  the metrics store does not answer
      metrics-loss   pool, replica, duration   that replica cannot be scraped
      metrics-freeze duration                  the metrics store answers with old samples
@@ -81,6 +84,25 @@ class NodeLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class Reclaim:
+    """A node, the one named or else that of the target, is drained and gone ``notice_s`` later (F11)."""
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+    node: str = ""
+    notice_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class StockOut:
+    """The cloud has no further node to give for the target's pool, or for any when it names none."""
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsLoss:
     """The metrics store does not answer, or with a target, one replica cannot be scraped (F13)."""
 
@@ -106,7 +128,9 @@ class ExporterFreeze:
     duration_s: float = math.inf
 
 
-Fault: TypeAlias = Crash | Hang | SlowDown | Errors | NodeLoss | MetricsLoss | MetricsFreeze | ExporterFreeze
+Fault: TypeAlias = (
+    Crash | Hang | SlowDown | Errors | NodeLoss | Reclaim | StockOut | MetricsLoss | MetricsFreeze | ExporterFreeze
+)
 
 
 def parse_fault(spec: str) -> Fault:
@@ -177,6 +201,13 @@ def _errors(at_s: float, options: _Options) -> Errors:
     return Errors(at_s, options.target(), share, options.duration_s())
 
 
+def _reclaim(at_s: float, options: _Options) -> Reclaim:
+    node = options.values.get("node", "")
+    if node and ("pool" in options.values or "replica" in options.values):
+        raise _bad(options.spec, "node is given, and pool or replica too: one of them says which node")
+    return Reclaim(at_s, options.target(), node, options.number("notice", 120.0, least=0.0))
+
+
 def _metrics_loss(at_s: float, options: _Options) -> MetricsLoss:
     targeted = "replica" in options.values or "pool" in options.values
     return MetricsLoss(at_s, options.target() if targeted else None, options.duration_s())
@@ -192,6 +223,11 @@ _KINDS: Mapping[str, tuple[frozenset[str], Callable[[float, _Options], Fault]]] 
     "slow": (frozenset({"pool", "replica", "factor", "duration"}), _slow),
     "errors": (frozenset({"pool", "replica", "share", "duration"}), _errors),
     "node-loss": (frozenset({"pool", "replica"}), lambda at_s, options: NodeLoss(at_s, options.target())),
+    "reclaim": (frozenset({"pool", "replica", "node", "notice"}), _reclaim),
+    "stock-out": (
+        frozenset({"pool", "duration"}),
+        lambda at_s, options: StockOut(at_s, options.target(), options.duration_s()),
+    ),
     "metrics-loss": (frozenset({"pool", "replica", "duration"}), _metrics_loss),
     "metrics-freeze": (frozenset({"duration"}), lambda at_s, options: MetricsFreeze(at_s, options.duration_s())),
     "exporter-freeze": (frozenset({"pool", "replica", "duration"}), _exporter_freeze),

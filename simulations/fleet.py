@@ -23,8 +23,10 @@ from simulations.faults import (
     MetricsFreeze,
     MetricsLoss,
     NodeLoss,
+    Reclaim,
     ReplicaTarget,
     SlowDown,
+    StockOut,
 )
 from simulations.fleet_kernel import FleetKernel
 from simulations.fleet_replica import FleetReplica
@@ -33,8 +35,10 @@ from simulations.kernel.arrays import Timing
 from simulations.kernel.layout import DONE, DRAINED, NEEDS_ARRIVALS
 from simulations.metrics import SimulatedMetrics, scrapes_kept
 from simulations.outcomes import Outcomes
+from simulations.platform_settings import PlatformSettings
 from simulations.pool import PoolSpec, SimulatedPool
 from simulations.router import SimulatedRouter
+from simulations.scheduling import Berth, Scheduler
 from simulations.settings import FleetSettings
 from simulations.tallies import Tallies
 
@@ -69,7 +73,8 @@ class SimulatedFleet:
         requests: Batches in order; arrivals are relative to ``settings.epoch_at``.
         objective: When a request counts as served well in the metrics.
         settings: Timeouts, delays and rhythms.
-        seed: Decides lead times and scrape phases.
+        seed: Decides lead times, reclaims and scrape phases.
+        platform: Nodes, GPU stock and quota, spot, and who pays for what.
         keep_rows: Whether ``outcomes`` has a row for every request; memory then grows with their number.
         kernel_of: Makes what serves the requests; tests put a slow and plain one in its place.
 
@@ -87,6 +92,7 @@ class SimulatedFleet:
         objective: ServiceObjective,
         settings: FleetSettings,
         seed: int,
+        platform: PlatformSettings | None = None,
         *,
         keep_rows: bool = False,
         kernel_of: Callable[..., FleetKernel] = FleetKernel,
@@ -109,8 +115,14 @@ class SimulatedFleet:
         self._gateway = Gateway(_first_shares(pools), self._kernel)
         self._pools: list[SimulatedPool] = []
         self.metrics = SimulatedMetrics(self._model, self._pools, self._kernel, self._events, objective, settings)
+        berths = [Berth(spec.key.pool, spec.profile, spec.price_usd, spec.gpu_stock) for spec in pools]
+        self._scheduler = Scheduler(
+            berths, platform or PlatformSettings(), settings.gpus_per_node, self._events, seed, settings.epoch_at
+        )
         for index, spec in enumerate(pools):
-            pool = SimulatedPool(index, spec, self._gateway, self._events, settings, seed, self.metrics.watch)
+            pool = SimulatedPool(
+                index, spec, self._gateway, self._events, settings, seed, self.metrics.watch, self._scheduler
+            )
             self._pools.append(pool)
         self.cluster = SimulatedCluster(self._pools, self.clock)
         self.router = SimulatedRouter([spec.key for spec in pools], self._gateway, self.clock)
@@ -180,11 +192,14 @@ class SimulatedFleet:
         """Let ``fault`` happen ``fault.at_s`` seconds after the start; at once when that has passed.
 
         Raises:
-            ValueError: If it names a pool that is not there.
+            ValueError: If it names a pool that is not there, or a node that cannot be.
         """
         target = getattr(fault, "target", None)
         if target is not None and target.pool and target.pool not in {pool.spec.key.pool for pool in self._pools}:
             raise ValueError(f"no pool {target.pool!r}; there are {', '.join(p.spec.key.pool for p in self._pools)}")
+        if isinstance(fault, Reclaim) and fault.node and not self._scheduler.could_be(fault.node):
+            known = ", ".join(f"{name}-node-0" for name in self._scheduler.group_names)
+            raise ValueError(f"no node can be called {fault.node!r}; nodes are called {known} and so on")
         at = max(self._epoch_at + fault.at_s, self.clock.now())
         self._events.plan(at, partial(self._strike, fault))
 
@@ -201,8 +216,13 @@ class SimulatedFleet:
         return self.tallies.requests - self.tallies.ended
 
     def gpu_seconds(self, pool: PoolKey | None = None) -> float:
-        """Return the GPU seconds paid until now by ``pool`` or all: from placement to removal of each replica."""
+        """Return the GPU seconds paid until now by ``pool`` or all: from placement to removal of each replica.
+
+        Of all, it is those of the nodes where the platform is paid by node.
+        """
         now = self.clock.now()
+        if pool is None and self._scheduler.paid_by_node:
+            return self._scheduler.node_gpu_s(now)
         return math.fsum(p.gpu_seconds(now) for p in self._pools if pool is None or p.spec.key == pool)
 
     @property
@@ -212,14 +232,29 @@ class SimulatedFleet:
         return math.fsum(pool.gpu_seconds(now) / pool.spec.profile.gpus for pool in self._pools)
 
     @property
+    def idle_gpu_seconds(self) -> float:
+        """GPU seconds until now of nodes that were there for no replica."""
+        now = self.clock.now()
+        return self._scheduler.node_gpu_s(now) - math.fsum(pool.gpu_seconds(now) for pool in self._pools)
+
+    @property
     def cost_usd(self) -> float:
         """What the GPU seconds until now cost, in US dollars."""
         now = self.clock.now()
+        if self._scheduler.paid_by_node:
+            return self._scheduler.node_usd(now)
         return math.fsum(pool.gpu_seconds(now) / 3600.0 * pool.spec.price_usd for pool in self._pools)
 
     def _strike(self, fault: Fault, at: float) -> None:
         if isinstance(fault, MetricsFreeze):
             self.metrics.freeze(at + fault.duration_s)
+        elif isinstance(fault, StockOut):
+            names = [pool.spec.key.pool for pool in self._pools]
+            self._scheduler.stock_out(
+                names.index(fault.target.pool) if fault.target.pool else None, at + fault.duration_s
+            )
+        elif isinstance(fault, Reclaim) and fault.node:
+            self._scheduler.reclaim(fault.node, fault.notice_s, at)
         elif fault.target is None:
             self.metrics.lose(at + fault.duration_s)
         elif (replica := self._hit(fault.target)) is not None:
@@ -227,7 +262,7 @@ class SimulatedFleet:
 
     def _strike_replica(
         self,
-        fault: Crash | Hang | SlowDown | Errors | NodeLoss | MetricsLoss | ExporterFreeze,
+        fault: Crash | Hang | SlowDown | Errors | NodeLoss | Reclaim | MetricsLoss | ExporterFreeze,
         replica: FleetReplica,
         at: float,
     ) -> None:
@@ -235,7 +270,9 @@ class SimulatedFleet:
             case Crash():
                 self._pools[replica.pool].crash(replica, at)
             case NodeLoss():
-                self._pools[replica.pool].lose_node(replica.node, at)
+                self._scheduler.lose_node(replica.node, at)
+            case Reclaim():
+                self._scheduler.reclaim(replica.node, fault.notice_s, at)
             case Hang():
                 replica.hang(shows_zero=fault.running_zero)
             case SlowDown():

@@ -13,7 +13,7 @@ from controller.errors import BadInput
 from controller.ports import AuditLog
 from forecasting.forecaster import Forecaster
 from forecasting.series import LoadSeries
-from simulations.case import LEAD_TIME_P90_RATIO, Case, SimulationSettings, prepare
+from simulations.case import Case, SimulationSettings, prepare
 from simulations.generator import GeneratedTrace
 from simulations.runner import Tick, replay
 from simulations.scenario_workload import Workload
@@ -249,7 +249,7 @@ def _trained(model_dir: Path, settings: SimulationSettings) -> Forecaster:
         what = f"the model was trained on steps of {spec.step_s:g} s, forecasts are made in steps of {step_s:g} s"
         raise BadInput(what, str(model_dir), f"train one with that step, or set forecast.step_s={spec.step_s:g}")
     reach_s = spec.lead_steps[-1] * spec.step_s
-    needed_s = settings.lead_time_s * LEAD_TIME_P90_RATIO + settings.policy.tick_s
+    needed_s = settings.lead_time_p90_s + settings.policy.tick_s
     if reach_s < needed_s:
         what = f"the model's horizon of {reach_s:g} s is shorter than the lead time and a tick ({needed_s:g} s)"
         raise BadInput(what, str(model_dir), "train one with a longer horizon, or give a shorter --lead-time-s")

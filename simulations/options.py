@@ -19,15 +19,16 @@ from policies.slo import ServiceObjective
 from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
 from simulations.faults import parse_fault
 from simulations.job import Job, TraceChoice
+from simulations.platform_settings import PlatformSettings
 from simulations.profile_files import profile_of
 from simulations.runner import POLICIES
 from simulations.scenario import Scenario, for_simulator, laid_over, read_scenario
+from simulations.startup import LEAD_TIME_S, StartupModel, startup_named
 from simulations.trace_files import GENERATED
 from simulations.trace_steps import parse_step
 
 _V = TypeVar("_V")
 
-_DEFAULT_LEAD_TIME_S = 120.0
 _PARTS = ("start_s", "duration_s")
 
 
@@ -44,6 +45,7 @@ class RunOptions:
     max_replicas: int | None = None
     initial_replicas: int | None = None
     lead_time_s: float | None = None
+    startup: str | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
     attainment_ratio: float | None = None
@@ -104,9 +106,11 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
     faults = (*scenario.faults, *options.faults)
     for spec in faults:
         parse_fault(spec)
+    startup = _startup(options.startup)
     simulation = SimulationSettings(
         pools=_pools(options, settings),
-        lead_time_s=_DEFAULT_LEAD_TIME_S if options.lead_time_s is None else options.lead_time_s,
+        platform=PlatformSettings() if startup is None else PlatformSettings(startup=startup),
+        lead_time_s=options.lead_time_s or LEAD_TIME_S,
         initial_replicas=options.initial_replicas,
         faults=faults,
         seed=seed,
@@ -114,7 +118,17 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
         forecast=settings.forecast,
     )
     _check_steps(simulation)
-    return laid_over(simulation, [text for text in overrides if for_simulator(text)]), settings.registry
+    simulation = laid_over(simulation, [text for text in overrides if for_simulator(text)])
+    if options.lead_time_s is None:
+        simulation = simulation.model_copy(update={"lead_time_s": simulation.platform.startup.median_s})
+    return simulation, settings.registry
+
+
+def _startup(name: str | None) -> StartupModel | None:
+    try:
+        return None if name is None else startup_named(name)
+    except ValueError as error:
+        raise BadInput(str(error), f"--startup {name}", "name one of them") from None
 
 
 def _with_scenario(options: RunOptions, scenario: Scenario) -> RunOptions:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -17,9 +15,10 @@ from policies.fleet import Phase, PoolKey, PoolState
 from simulations.clock import EventQueue
 from simulations.fleet_replica import FleetReplica
 from simulations.gateway import Gateway
+from simulations.nodes import Node
+from simulations.scheduling import Scheduler
 from simulations.settings import FleetSettings
-
-_P90_DEVIATIONS = 1.2815515655446004  # standard normal quantile of 0.9
+from simulations.startup import LEAD_TIME_S, StartTimes, StartupModel, draw_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +29,8 @@ class PoolSpec:
         key: Model, name and role.
         profile: The engine of each replica.
         replicas: Replicas that are READY when the simulation begins.
-        lead_time_s: Median seconds from request to READY.
-        lead_time_p90_ratio: Its 90th percentile over its median; lead times are lognormal, 1 makes them constant.
-        pending_ratio: Share of the lead time before the engine is started (placement, image), the rest is loading.
+        lead_time_s: Median seconds from placement to READY.
+        startup: Phases of a start, and how starts scatter.
         gpu_stock: GPUs that the pool can get, None for no limit; further replicas stay PENDING, unpaid, until some are
             given back.
         usd_per_gpu_hour: Price; None takes the profile's.
@@ -47,9 +45,8 @@ class PoolSpec:
     key: PoolKey
     profile: EngineProfile
     replicas: int
-    lead_time_s: float = 120.0
-    lead_time_p90_ratio: float = 1.15
-    pending_ratio: float = 0.2
+    lead_time_s: float = LEAD_TIME_S
+    startup: StartupModel = field(default_factory=StartupModel)
     gpu_stock: int | None = None
     usd_per_gpu_hour: float | None = None
     weight: float | None = None
@@ -59,7 +56,7 @@ class PoolSpec:
     def __post_init__(self) -> None:
         if self.replicas < 0:
             raise ValueError(f"pool {self.key}: replicas cannot be negative, got {self.replicas}")
-        if not (self.lead_time_s >= 0 and self.lead_time_p90_ratio >= 1 and 0 <= self.pending_ratio <= 1):
+        if not 0 <= self.lead_time_s < math.inf:
             raise ValueError(f"pool {self.key}: impossible lead time")
         if self.gpu_stock is not None and self.gpu_stock < self.replicas * self.profile.gpus:
             raise ValueError(f"pool {self.key}: {self.replicas} replicas do not fit {self.gpu_stock} GPUs")
@@ -81,7 +78,7 @@ class SimulatedPool:
     """One pool and its replicas, in order of creation.
 
     The ``k``-th replica ever created draws its lead times from a generator seeded with (seed, pool, k) alone, so that
-    two policies that both create it wait for it equally long.
+    two policies that both create it wait for it equally long once it is placed, unless caches of its node differ.
     """
 
     def __init__(
@@ -93,6 +90,7 @@ class SimulatedPool:
         settings: FleetSettings,
         seed: int,
         created: Callable[[FleetReplica, float], None],
+        scheduler: Scheduler,
     ) -> None:
         self.index = index
         self.spec = spec
@@ -105,16 +103,13 @@ class SimulatedPool:
         self._settings = settings
         self._seed = seed
         self._created = created
+        self._scheduler = scheduler
         self._ordinal = 0
-        self._lost_nodes: set[str] = set()
-        self._on_node: Counter[str] = Counter()
-        self._placed = 0
+        self._withheld: list[FleetReplica | None] = []  # replicas that the quota forbids, each with whom it replaces
         self._paid_gpu_s = 0.0
-        self._log_sigma = math.log(spec.lead_time_p90_ratio) / _P90_DEVIATIONS
+        scheduler.join(index, self)
         for _ in range(spec.replicas):
-            replica = self._create(settings.epoch_at, start=False)
-            self._place(replica, settings.epoch_at)
-            self._ready(replica, replica.lives, settings.epoch_at)
+            self._begin(settings.epoch_at)
 
     # What can be seen
 
@@ -146,11 +141,14 @@ class SimulatedPool:
             return
         if version != self.version:
             raise StalePlan(f"plan is for version {version}, the pool is at {self.version}", str(self.spec.key))
+        standing = [replica for replica in self.replicas.values() if replica.stays]
+        more = replicas - len(standing) - len(self._withheld)
+        self._scheduler.check_growth(more * self.spec.profile.gpus, str(self.spec.key))
         self.desired = replicas
         self.version += 1
-        standing = [replica for replica in self.replicas.values() if replica.stays]
-        for _ in range(replicas - len(standing)):
+        for _ in range(more):
             self._create(at)
+        self._forgo(min(-more, len(self._withheld)), at)
         for replica in self._retirement_order(standing, retire_first)[: max(0, len(standing) - replicas)]:
             self._retire(replica, at)
 
@@ -171,7 +169,7 @@ class SimulatedPool:
         replica.replaces = None
         self._remove(replica, at, retry=True)
         if stays:
-            self._create(at).replaces = predecessor
+            self._create(at, predecessor)
 
     def roll_back(self, revision: str, at: float) -> None:
         """Give replicas the template of ``revision``: a READY one drains once its successor is READY."""
@@ -186,7 +184,7 @@ class SimulatedPool:
         for replica in [r for r in self.replicas.values() if r.stays and r.revision != revision]:
             if replica.phase is Phase.READY:
                 replica.superseded = True
-                self._create(at).replaces = replica
+                self._create(at, replica)
             else:
                 self.restart(replica, at)
 
@@ -198,77 +196,137 @@ class SimulatedPool:
             return
         if at - replica.ready_at >= self._settings.restart_backoff_reset_s:
             replica.backoffs = 0
-        wait_s = min(self._settings.restart_backoff_s * 2.0**replica.backoffs, self._settings.restart_backoff_cap_s)
         draining = replica.phase is Phase.DRAINING
         self._gateway.close(replica)
-        replica.end_life()
-        replica.backoffs += 1
-        replica.restarts += 1
-        replica.requested_at = at
-        replica.enter(Phase.FAILED, at)
+        self._exit(replica, at)
         self._gateway.lost(replica, at, retry=True)
         if draining:
             self._remove(replica, at, retry=True)
-        else:
-            self._events.plan(at + wait_s, partial(self._restarted, replica, replica.lives))
 
     def lose_node(self, node: str, at: float) -> None:
         """Let a node vanish with its replicas; the platform asks for others elsewhere."""
-        self._lost_nodes.add(node)
-        for replica in [replica for replica in self.replicas.values() if replica.node == node]:
+        for replica in self._on(node):
             self.restart(replica, at)
+
+    def evict(self, node: str, at: float) -> None:
+        """Let a node be drained: what serves finishes what it has, and the platform asks for others elsewhere."""
+        for replica in self._on(node):
+            if replica.phase is Phase.READY:
+                stays = replica.stays
+                self._retire(replica, at)
+                if stays:
+                    self._create(at)
+            elif replica.phase is not Phase.DRAINING:
+                self.restart(replica, at)
 
     def drained(self, replica: FleetReplica, at: float) -> None:
         """Take note that a draining replica has nothing left to do."""
         if not replica.removed:
             self._remove(replica, at, retry=False)
 
+    def placed(self, replica: FleetReplica, node: Node, at: float) -> None:
+        """Let a replica that has its GPUs start on its node."""
+        self._occupy(replica, node, at)
+        times = self._draw(replica)
+        container_at = at + times.schedule_s
+        image_at = container_at + times.pull_s
+        if self.spec.startup.keeps_image:
+            node.image_at = min(node.image_at, image_at)
+            image_at = max(container_at, node.image_at)
+        self._events.plan(image_at, partial(self._loading, replica, replica.lives, times))
+
+    def quota_freed(self, at: float) -> None:
+        """Make replicas that the quota did not allow before."""
+        while self._withheld and self._scheduler.admits(self.spec.profile.gpus):
+            self._make(at, self._withheld.pop(0))
+
     # Life of a replica
 
-    def _create(self, at: float, *, start: bool = True) -> FleetReplica:
+    def _begin(self, at: float) -> None:
+        """Have a replica that is READY when the simulation begins, if there is room for it."""
+        if not self._scheduler.admits(self.spec.profile.gpus):
+            self._withheld.append(None)
+            return
+        replica = self._new(at, None)
+        node = self._scheduler.ask(replica, at, at_once=True)
+        if node is not None:
+            self._occupy(replica, node, at)
+            node.image_at = node.weights_at = at
+            self._ready(replica, replica.lives, at)
+
+    def _create(self, at: float, replaces: FleetReplica | None = None) -> None:
+        """Ask for one more replica; the quota may put it off."""
+        if self._scheduler.admits(self.spec.profile.gpus):
+            self._make(at, replaces)
+        else:
+            self._withheld.append(replaces)
+
+    def _make(self, at: float, replaces: FleetReplica | None) -> None:
+        replica = self._new(at, replaces)
+        node = self._scheduler.ask(replica, at)
+        if node is not None:
+            self.placed(replica, node, at)
+
+    def _new(self, at: float, replaces: FleetReplica | None) -> FleetReplica:
         rng = np.random.default_rng([self._seed, self.index, self._ordinal])
         replica = FleetReplica(
             f"{self.spec.key.pool}-{self._ordinal}", self.index, self.revision, at, rng, self._gateway.kernel
         )
+        replica.replaces = replaces
         self._ordinal += 1
         self.replicas[replica.id] = replica
         self._created(replica, at)
-        if start and self._has_room():
-            self._start(replica, at)
         return replica
 
-    def _has_room(self) -> bool:
-        stock = self.spec.gpu_stock
-        return stock is None or (self._placed + 1) * self.spec.profile.gpus <= stock
+    def _forgo(self, count: int, at: float) -> None:
+        """Give up the last of the replicas that the quota forbids."""
+        for _ in range(count):
+            predecessor = self._withheld.pop()
+            if predecessor is not None and not predecessor.removed:
+                self._retire(predecessor, at)
 
-    def _lead_time_s(self, replica: FleetReplica) -> float:
-        return self.spec.lead_time_s * math.exp(self._log_sigma * replica.rng.standard_normal())
+    def _on(self, node: str) -> list[FleetReplica]:
+        return [replica for replica in self.replicas.values() if replica.node == node]
 
-    def _start(self, replica: FleetReplica, at: float) -> None:
-        self._place(replica, at)
-        lead_time_s = self._lead_time_s(replica)
-        pending_s = lead_time_s * self.spec.pending_ratio
-        self._events.plan(at + pending_s, partial(self._loading, replica, replica.lives, lead_time_s - pending_s))
+    def _draw(self, replica: FleetReplica) -> StartTimes:
+        return draw_start(self.spec.startup, self.spec.lead_time_s, replica.rng)
 
-    def _place(self, replica: FleetReplica, at: float) -> None:
+    def _occupy(self, replica: FleetReplica, node: Node, at: float) -> None:
         replica.placed_at = at
-        self._placed += 1
-        replica.node = self._node_with_room()
-        self._on_node[replica.node] += 1
+        replica.node = node.name
 
-    def _node_with_room(self) -> str:
-        """Return the first node that is there and has GPUs left; there is always another node."""
-        per_node = max(1, self._settings.gpus_per_node // self.spec.profile.gpus)
-        names = (f"{self.spec.key.pool}-node-{position}" for position in itertools.count())
-        return next(name for name in names if name not in self._lost_nodes and self._on_node[name] < per_node)
+    def _loading(self, replica: FleetReplica, lives: int, times: StartTimes, at: float) -> None:
+        """Load, warm up, and be READY or exit."""
+        if replica.lives != lives:
+            return
+        replica.enter(Phase.LOADING, at)
+        node = self._scheduler.node_of(replica)
+        load_s = times.load_s * (self.spec.startup.warm_load_ratio if node.weights_at <= at else 1.0)
+        starting_s = load_s + times.warm_up_s
+        if times.fails:
+            self._events.plan(at + starting_s * times.fails_after_ratio, partial(self._failed_to_start, replica, lives))
+        else:
+            node.weights_at = min(node.weights_at, at + load_s)
+            self._events.plan(at + starting_s, partial(self._ready, replica, lives))
 
-    def _loading(self, replica: FleetReplica, lives: int, loading_s: float, at: float) -> None:
+    def _failed_to_start(self, replica: FleetReplica, lives: int, at: float) -> None:
         if replica.lives == lives:
-            replica.enter(Phase.LOADING, at)
-            self._events.plan(at + loading_s, partial(self._ready, replica, lives))
+            self._exit(replica, at)
+
+    def _exit(self, replica: FleetReplica, at: float) -> None:
+        """Let the engine be gone; unless something else becomes of it, it is started again after a back-off."""
+        wait_s = min(self._settings.restart_backoff_s * 2.0**replica.backoffs, self._settings.restart_backoff_cap_s)
+        replica.end_life()
+        replica.backoffs += 1
+        replica.restarts += 1
+        replica.requested_at = at
+        replica.enter(Phase.FAILED, at)
+        self._events.plan(at + wait_s, partial(self._restarted, replica, replica.lives))
 
     def _restarted(self, replica: FleetReplica, lives: int, at: float) -> None:
-        self._loading(replica, lives, self._lead_time_s(replica) * (1.0 - self.spec.pending_ratio), at)
+        """Start again in place: it is placed and has its image, the rest is drawn anew."""
+        if replica.lives == lives:
+            self._loading(replica, lives, self._draw(replica), at)
 
     def _ready(self, replica: FleetReplica, lives: int, at: float) -> None:
         if replica.lives != lives:
@@ -297,6 +355,8 @@ class SimulatedPool:
         return sorted(replicas, key=order)
 
     def _retire(self, replica: FleetReplica, at: float) -> None:
+        if replica.phase is Phase.DRAINING:
+            return
         if replica.phase is not Phase.READY:
             self._remove(replica, at, retry=True)
             return
@@ -313,12 +373,9 @@ class SimulatedPool:
         replica.removed = True
         del self.replicas[replica.id]
         if not math.isnan(replica.placed_at):
-            self._placed -= 1
-            self._on_node[replica.node] -= 1
             self._paid_gpu_s += (at - replica.placed_at) * self.spec.profile.gpus
+        self._scheduler.leave(replica, at)
         self._gateway.lost(replica, at, retry=retry)
         if replica.replaces is not None and not replica.replaces.removed:
             self._retire(replica.replaces, at)
-        for waiting in self.replicas.values():
-            if math.isnan(waiting.placed_at) and self._has_room():
-                self._start(waiting, at)
+        self._scheduler.serve(at)

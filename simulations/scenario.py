@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,7 +13,7 @@ from controller.yaml_source import MAX_BYTES, Value, read_yaml
 from simulations.case import SimulationSettings
 from simulations.scenario_workload import Workload
 
-_PARTS = ("static", "hpa", "clairvoyant", "fleet")
+_PARTS = ("static", "hpa", "clairvoyant", "fleet", "platform")
 """Parts of ``SimulationSettings`` that ``--set`` reaches beside those of the settings file."""
 
 _EXAMPLES = {
@@ -61,14 +61,18 @@ def laid_over(settings: SimulationSettings, overrides: Sequence[str]) -> Simulat
     Raises:
         BadInput: If a key is unknown or a value impossible.
     """
-    said: dict[str, dict[str, Any]] = {}
+    said: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         part, _, name = key.partition(".")
         if not equals or not name:
             raise BadInput("not of the form key=value", f"--set {text}", "write for example --set hpa.target_ratio=0.8")
-        said.setdefault(part, {})[name] = _value(value, f"--set {text}")
-    parts = {part: _checked(type(getattr(settings, part)), values, "--set", part) for part, values in said.items()}
+        _put(said.setdefault(part, {}), name.split("."), _value(value, f"--set {text}"))
+    parts = {}
+    for part, values in said.items():
+        base = getattr(settings, part)
+        _under(values, base.model_dump(exclude_unset=True))
+        parts[part] = _checked(type(base), values, "--set", part)
     return settings.model_copy(update=parts)
 
 
@@ -106,6 +110,39 @@ def read_scenario(path: Path | None, *, shipped: bool = False) -> Scenario:
     return _checked(Scenario, text.value, str(path), "")
 
 
+def _settings_at(model: type[BaseModel], steps: Sequence[int | str]) -> type[BaseModel]:
+    """Return the settings within ``model`` that the steps lead to, or the last on the way that are settings."""
+    for step in steps:
+        field = model.model_fields.get(str(step))
+        if field is not None:  # else it is a key of a mapping: what it holds has been found already
+            model = next(_settings_in(field.annotation), model)
+    return model
+
+
+def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _settings_in(inner)
+
+
+def _put(values: dict[str, Any], steps: Sequence[str], value: Value) -> None:
+    """Set what the steps lead to, such as platform.nodes.max_nodes."""
+    for step in steps[:-1]:
+        inner = values.get(step)
+        values[step] = values = dict(inner) if isinstance(inner, dict) else {}
+    values[steps[-1]] = value
+
+
+def _under(values: dict[str, Any], base: Mapping[str, Any]) -> None:
+    """Fill in what ``base`` says and ``values`` do not."""
+    for name, value in base.items():
+        if name not in values:
+            values[name] = value
+        elif isinstance(values[name], dict) and isinstance(value, dict):
+            _under(values[name], value)
+
+
 def _value(text: str, where: str) -> Value:
     read = read_yaml(text.encode())
     for problem in read.problems:
@@ -121,13 +158,16 @@ def _checked(model: type[_M], values: Mapping[str, Any], where: str, part: str) 
         first = error.errors()[0]
         key = ".".join(str(step) for step in ((part, *first["loc"]) if part else first["loc"]))
         if first["type"] == "extra_forbidden":
-            names = model.model_fields if len(first["loc"]) == 1 else ()
-            known = ", ".join(f"{part}.{name}" if part else name for name in names) or "see docs/scenarios.md"
+            inner = _settings_at(model, first["loc"][:-1])
+            within = key.rpartition(".")[0]
+            names = inner.model_fields if inner is not model or len(first["loc"]) == 1 else ()
+            known = ", ".join(f"{within}.{name}" if within else name for name in names) or "see docs/scenarios.md"
             raise BadInput(f"{key}: there is no such setting", where, f"known here: {known}") from None
         if first["type"] == "tuple_type":
             what = f"{key}: must be a list, not {first['input']!r}"
             raise BadInput(what, where, f"write for example {key}: [{_EXAMPLES.get(key, '...')}]") from None
-        described = model.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        steps = first["loc"]
+        described = _settings_at(model, steps[:-1]).model_fields.get(str(steps[-1])) if steps else None
         remedy = (described.description or "") if described else ""
         what = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"{key}: {what[:1].lower()}{what[1:]}", where, remedy) from None

@@ -13,8 +13,10 @@ from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from policies.slo import ServiceObjective
 from simulations.fleet import SimulatedFleet
+from simulations.platform_settings import PlatformSettings
 from simulations.pool import PoolSpec
 from simulations.settings import FleetSettings
+from simulations.startup import StartupModel
 
 MODEL = "test/model"
 
@@ -78,8 +80,7 @@ def a_pool(replicas: int = 1, pool: str = "main", **changes: Any) -> PoolSpec:
         "profile": a_profile(),
         "replicas": replicas,
         "lead_time_s": 100.0,
-        "lead_time_p90_ratio": 1.0,
-        "pending_ratio": 0.2,
+        "startup": StartupModel(p90_ratio=changes.pop("lead_time_p90_ratio", 1.0)),
     }
     return PoolSpec(**{**spec, **changes})
 
@@ -89,6 +90,7 @@ def a_fleet(
     batches: Sequence[Batch] = (),
     seed: int = 0,
     objective: ServiceObjective | None = None,
+    platform: PlatformSettings | None = None,
     **settings: Any,
 ) -> SimulatedFleet:
     """A fleet of one replica without load, unless told otherwise."""
@@ -98,5 +100,6 @@ def a_fleet(
         objective or ServiceObjective(),
         FleetSettings(**settings),
         seed,
+        platform,
         keep_rows=True,
     )

@@ -428,6 +428,20 @@ def test_too_many_sick_at_once_stop_healing_and_call_a_human() -> None:
     assert course.stopped == {MODEL}
 
 
+def test_what_waits_for_a_node_opens_no_breaker_and_is_told_to_a_human_once() -> None:
+    waiting = [replica(f"w{number}", Phase.PENDING) for number in range(4)]
+    state = fleet(pool([*some(5).pools[0].replicas, *waiting]))
+    course = treated(state, sick("a0", "F1"), *(sick(f"w{number}", "F4", 900.0) for number in range(4)))
+    assert done(course) == [(CordonReplica, "a0")]
+    assert pages(course) == [(str(KEY), "F4")]
+    assert course.stopped == frozenset()
+
+
+def test_what_waits_for_a_node_is_none_of_those_that_the_breaker_counts() -> None:
+    state = fleet(pool([*some(5).pools[0].replicas, *(replica(f"w{n}", Phase.PENDING) for n in range(20))]))
+    assert pages(treated(state, sick("a0", "F1", 900.0), sick("a1", "F1", 900.0))) == [(MODEL, "breaker")]
+
+
 def test_replicas_frozen_by_one_kind_of_evidence_count_for_the_breaker() -> None:
     frozen = tuple(Anomaly("progress", f"a{i}", KEY, 1.0, AT - 60.0, "") for i in range(3))
     course = treated(some(5), *(sick(f"a{i}", "unknown") for i in range(3)), anomalies=frozen)

@@ -77,6 +77,30 @@ def test_the_minimum_of_a_failing_pool_carries_nothing() -> None:
     assert placed(4.0, cheap(failing=True, least=2), dear()) == {CHEAP: 2.0, DEAR: pytest.approx(4.0)}
 
 
+def test_what_waits_for_gpus_is_not_counted_on_and_the_next_pool_takes_its_load() -> None:
+    held_up = option(pool(3, CHEAP, desired=3, usd_per_replica_hour=2.0), waiting=2)
+    assert placed(3.0, held_up, dear()) == {CHEAP: 3.0, DEAR: pytest.approx(2.0)}
+    assert rules(3.0, held_up, dear()) == ["waiting for GPUs"]
+
+
+def test_no_more_waits_for_gpus_than_would_be_of_use() -> None:
+    held_up = option(pool(6, CHEAP, desired=6, usd_per_replica_hour=2.0), waiting=4)
+    assert placed(3.5, held_up, dear()) == {CHEAP: pytest.approx(3.5), DEAR: pytest.approx(1.5)}
+    assert placed(1.5, held_up, dear()) == {CHEAP: pytest.approx(1.5), DEAR: 0.0}
+
+
+def test_where_no_pool_has_room_more_is_asked_for_than_waits() -> None:
+    held_up = option(pool(3, CHEAP, desired=3), waiting=1)
+    assert placed(5.0, held_up) == {CHEAP: pytest.approx(5.0)}
+    assert rules(5.0, held_up) == ["waiting for GPUs", "out of room"]
+    assert placed(9.0, option(pool(3, CHEAP, desired=3), waiting=1, most=6)) == {CHEAP: 6.0}
+
+
+def test_a_minimum_that_waits_for_gpus_carries_nothing() -> None:
+    held_up = option(pool(2, CHEAP, desired=2, usd_per_replica_hour=2.0), least=2, waiting=2)
+    assert placed(3.0, held_up, dear()) == {CHEAP: 2.0, DEAR: pytest.approx(3.0)}
+
+
 def test_pools_without_a_price_compare_by_gpus() -> None:
     small = option(pool(1, CHEAP, usd_per_replica_hour=0.0, gpus_per_replica=4))
     smaller = option(pool(1, DEAR, usd_per_replica_hour=0.0, gpus_per_replica=1))

@@ -107,6 +107,15 @@ def test_a_burning_budget_waits_for_what_is_already_starting() -> None:
     assert wanted(fleet(pool([*members, replica("a3", phase=Phase.LOADING)]), service=burning))[1] == set()
 
 
+def test_a_burning_budget_does_not_wait_for_what_has_no_gpus() -> None:
+    members = reporting(3, running_requests=36.0).replicas
+    burning = {MODEL: service(0.95)}
+    waits = replica("a3", Phase.PENDING, requested_at=AT - LEAD_S - 1.0)
+    assert wanted(fleet(pool([*members, waits]), service=burning)) == (4.0, {"burn rate"})
+    placed = replica("a3", Phase.PENDING, requested_at=AT - LEAD_S - 1.0, node="n1")
+    assert wanted(fleet(pool([*members, placed]), service=burning))[1] == set()
+
+
 def test_offered_load_alone_asks_for_its_replicas() -> None:
     assert wanted(fleet(reporting())) == (2.0, set())
 

@@ -17,6 +17,7 @@ import pytest
 
 from controller.adapters.sql_audit import SqlAudit
 from foresail import main
+from simulations.options import RunOptions, settings_of
 from simulations.scorecard import Scorecard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +102,32 @@ def test_set_reaches_the_policy_the_rivals_and_the_world(run: Run, trace: Path) 
         run, *base, "--fault", "crash@60", "--fault", "crash@60:replica=1", "--set", "fleet.gateway_timeout_s=1"
     )
     assert short["failed"] > lost["failed"]
+
+
+def test_a_platform_can_be_set_piece_by_piece_and_a_start_up_model_brings_its_lead_time() -> None:
+    scattered = RunOptions(
+        startup="blis-240s",
+        overrides=("platform.spot.notice_s=30", "platform.spot={price_ratio: 0.5}", "platform.nodes.max_nodes=3"),
+    )
+    settings, _ = settings_of(scattered, 0)
+    assert settings.lead_time_s == 240.0
+    platform = settings.platform
+    assert platform.spot is not None
+    assert (platform.spot.price_ratio, platform.spot.notice_s, platform.nodes.max_nodes) == (0.5, 120.0, 3)
+    assert platform.startup.name == "blis-240s"
+    named = settings_of(RunOptions(overrides=("platform.startup=llm-d-32b",)), 0)[0]
+    assert (named.lead_time_s, named.lead_time_p90_s) == (118.0, pytest.approx(118.0 * 1.137))
+    assert settings_of(RunOptions(startup="blis-240s", lead_time_s=60.0), 0)[0].lead_time_s == 60.0
+    assert settings_of(RunOptions(), 0)[0].lead_time_s == 120.0
+
+
+def test_spot_nodes_are_cheaper_and_the_same_seed_loses_the_same_ones(run: Run, trace: Path) -> None:
+    base = ("--trace", trace, "--policy", "static", "--initial", "2")
+    spot = (*base, "--set", "platform.spot={reclaims_per_hour: 60, notice_s: 5, price_ratio: 0.25}")
+    plain, first, again = simulated(run, *base), simulated(run, *spot), simulated(run, *spot)
+    assert first == again | {"wall_s": first["wall_s"]}
+    assert first["decisions_digest"] != plain["decisions_digest"]
+    assert first["cost_usd"] / first["gpu_hours"] == pytest.approx(0.25 * plain["cost_usd"] / plain["gpu_hours"])
 
 
 def test_a_scenario_brings_faults_and_settings(run: Run, trace: Path, tmp_path: Path) -> None:
@@ -253,6 +280,12 @@ def refused(run: Run, trace: Path, *arguments: object, command: str = "simulate"
         (("--set", "hpa.magic=1"), ("hpa.magic", "there is no such setting", "hpa.target_ratio")),
         (("--set", "hpa.target_ratio=-1"), ("hpa.target_ratio", "greater than 0")),
         (("--set", "hpa.target_ratio"), ("hpa.target_ratio", "key=value")),
+        (("--startup", "quick"), ("--startup quick", "known: plain, stragglers")),
+        (("--set", "platform.startup=quick"), ("platform.startup", "known: plain, stragglers")),
+        (("--set", "platform.spot.price=1"), ("platform.spot.price", "platform.spot.price_ratio")),
+        (("--set", "platform.nodes.max_nodes=-1"), ("platform.nodes.max_nodes", "Most nodes")),
+        (("--set", "platform.pools.x.node_group=y"), ("platform.pools", "'x'", "a100-tp4")),
+        (("--fault", "reclaim@60:node=x-9"), ("'x-9'", "a100-tp4-node-0")),
         (("--set", "forecast.step_s=20"), ("forecast.step_s", "whole multiple")),
         (("--set", "policy.tick_s=0"), ("policy.tick_s",)),
         (("--set", "policy.tick_s=1e-6"), ("policy.tick_s", ">= 1")),

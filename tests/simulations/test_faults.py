@@ -16,8 +16,10 @@ from simulations.faults import (
     MetricsFreeze,
     MetricsLoss,
     NodeLoss,
+    Reclaim,
     ReplicaTarget,
     SlowDown,
+    StockOut,
     parse_fault,
 )
 
@@ -35,6 +37,10 @@ from simulations.faults import (
         ("errors@60:share=0.8,duration=90,replica=1", Errors(60.0, ReplicaTarget("", 1), 0.8, 90.0)),
         ("errors@60", Errors(60.0)),
         ("node-loss@10.5:pool=b", NodeLoss(10.5, ReplicaTarget("b"))),
+        ("reclaim@60:pool=b,replica=1,notice=30", Reclaim(60.0, ReplicaTarget("b", 1), notice_s=30.0)),
+        ("reclaim@60:node=b-node-2", Reclaim(60.0, node="b-node-2", notice_s=120.0)),
+        ("stock-out@60:pool=b,duration=90", StockOut(60.0, ReplicaTarget("b"), 90.0)),
+        ("stock-out@60", StockOut(60.0, duration_s=math.inf)),
         ("metrics-loss@60:duration=90", MetricsLoss(60.0, None, 90.0)),
         ("metrics-loss@60:replica=1,duration=90", MetricsLoss(60.0, ReplicaTarget("", 1), 90.0)),
         ("metrics-freeze@60", MetricsFreeze(60.0)),
@@ -68,6 +74,9 @@ def test_a_spec_is_read_as_written(spec: str, fault: Fault) -> None:
         ("errors@5:share=0", "share must be more than 0, got '0'"),
         ("errors@5:share=1.1", "share must be at most 1, got '1.1'"),
         ("slow@5:duration=0", "duration must be more than 0, got '0'"),
+        ("reclaim@5:node=n,replica=1", "node is given, and pool or replica too"),
+        ("reclaim@5:notice=-1", "notice must be at least 0, got '-1'"),
+        ("stock-out@5:replica=1", "unknown key 'replica'; known here: duration, pool"),
         ("metrics-freeze@5:replica=1", "unknown key 'replica'; known here: duration"),
     ],
 )
