@@ -30,6 +30,7 @@ from simulations.fleet_kernel import FleetKernel
 from simulations.outcomes import RequestStatus
 from simulations.pool import PoolSpec
 from simulations.settings import FleetSettings
+from simulations.startup import StartupModel
 from tests.builders_fleet import Batch, a_key, a_profile
 from tests.reference.plain_kernel import PlainKernel
 
@@ -109,7 +110,7 @@ def _pool(rng: np.random.Generator, name: str) -> PoolSpec:
         profile,
         int(rng.integers(0, 5)),
         lead_time_s=float(rng.uniform(0, 15)),
-        lead_time_p90_ratio=1.3,
+        startup=StartupModel(p90_ratio=1.3),
         gpu_stock=None if rng.random() < 0.7 else 10,
         weight=float(rng.choice([0.0, 1.0, 2.5])),
         revisions=("1", "2"),
