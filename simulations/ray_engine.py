@@ -198,7 +198,9 @@ def _check_answers(address: str) -> None:
             raise _not_there(address, (error.strerror or str(error) or "no answer").lower()) from None
     command = [sys.executable, "-c", _PROBE, address]
     try:
-        probe = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False)  # noqa: S603
+        probe = subprocess.run(  # noqa: S603 - our own script, and an address that was checked
+            command, capture_output=True, text=True, timeout=PROBE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise _not_there(address, f"what listens there did not answer as Ray does within {PROBE_S:g} s") from None
     if probe.returncode:
