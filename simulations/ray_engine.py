@@ -6,6 +6,7 @@ reads the same bytes.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -125,14 +126,22 @@ class RayEngine:
         if len(parent) > _LONGEST_SOCKET_FOLDER - len("/fs-ray-12345678"):
             parent = "/tmp"  # noqa: S108 - mkdtemp makes a folder of its own, and Ray needs a short path
         self._folder = Path(tempfile.mkdtemp(prefix="fs-ray-", dir=parent))
-        ray.init(
-            num_cpus=self._workers,
-            include_dashboard=False,
-            configure_logging=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(self._folder),
-        )
+        # Processes of a Ray that did not come up write there until they are ended, at the exit of this one.
+        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        try:
+            ray.init(
+                num_cpus=self._workers,
+                include_dashboard=False,
+                configure_logging=False,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(self._folder),
+            )
+        except Exception as error:  # noqa: BLE001 - Ray raises just this class when one of its processes is late
+            what = f"Ray did not start on this machine: {_first_line(error)}"
+            raise ForesailError(
+                what, "--engine ray", "try again when it is less busy, or give --engine local"
+            ) from None
 
     def _connect(self, address: str) -> None:
         _check_answers(address)
@@ -189,7 +198,9 @@ def _check_answers(address: str) -> None:
             raise _not_there(address, (error.strerror or str(error) or "no answer").lower()) from None
     command = [sys.executable, "-c", _PROBE, address]
     try:
-        probe = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False)  # noqa: S603
+        probe = subprocess.run(  # noqa: S603 - our own script, and an address that was checked
+            command, capture_output=True, text=True, timeout=PROBE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise _not_there(address, f"what listens there did not answer as Ray does within {PROBE_S:g} s") from None
     if probe.returncode:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,12 @@ def _model_copy(model_dir: Path, places: Mapping[Path, Path], shipped: Mapping[P
     for path in inside:
         copy = folder / path.relative_to(model_dir)
         if not copy.is_file() or content_digest(copy) != shipped[path].digest:
-            write_copy(copy, shipped[path], lambda _content, place=places[path]: place.read_bytes())  # type: ignore[misc]
+            write_copy(copy, shipped[path], partial(_bytes_at, places[path]))
     return folder
+
+
+def _bytes_at(place: Path, _content: Any) -> bytes:
+    return place.read_bytes()
 
 
 def _joint(paths: list[Path], shipped: Mapping[Path, ShippedFile]) -> str:

@@ -75,8 +75,10 @@ def edited(text: str, changes: Mapping[Key, Value]) -> str:
     wanted = deepcopy(read_yaml(text.encode()).value or {})
     for key, value in changes.items():
         _set(wanted, key, value)
-    result = text if not text or text.endswith("\n") else f"{text}\n"
-    for key, value in changes.items():
+    if not text.strip():
+        return yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+    result = text if text.endswith("\n") else f"{text}\n"
+    for key, value in reversed(list(changes.items())):  # each comes before those that were put into its section already
         result = _with_line(result, key, value)
     if read_yaml(result.encode()).value == wanted:
         return result

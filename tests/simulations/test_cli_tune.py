@@ -61,14 +61,14 @@ def test_a_wasteful_rival_is_tuned_and_the_folder_says_how(run: Run, trace: Path
     """HPA with a target far too low holds many replicas for nothing: any search finds that, and later load agrees."""
     out = tmp_path / "out"
     options = (
-        "--trace", trace, "--policy", "hpa", "--set", "hpa.target_ratio=0.05",
-        "--tune", "hpa.target_ratio=0.05:0.8:log",
+        "--trace", trace, "--policy", "hpa", "--set", "hpa.target_ratio=0.02",
+        "--set", "hpa.down_window_s=15", "--initial", "6", "--tune", "hpa.target_ratio=0.02:0.8:log",
         "--trials", "6", "--batch", "3", "--max", "8", "--out", out,
     )  # fmt: skip
     found = tuned(run, *options)
     advice = found["advice"]
     assert advice["trial"] > 0
-    assert advice["values"]["hpa.target_ratio"] > 0.05
+    assert advice["values"]["hpa.target_ratio"] > 0.02
     taken = next(one for one in found["candidates"] if one["taken"])
     assert taken["cost_difference"]["mean"] < 0
     assert taken["cost_difference"]["certain"]
@@ -76,7 +76,7 @@ def test_a_wasteful_rival_is_tuned_and_the_folder_says_how(run: Run, trace: Path
     assert found["trials"][0]["values"] == {}
     assert json.loads((out / "front.json").read_text()) == found
     assert read_scenario(out / "hpa.tuned.yaml").set == (f"hpa.target_ratio={advice['values']['hpa.target_ratio']}",)
-    assert "-  - hpa.target_ratio=0.05\n" in (out / "tuned.diff").read_text()
+    assert "-  - hpa.target_ratio=0.02\n" in (out / "tuned.diff").read_text()
     page = (out / "tune.html").read_text()
     assert f"Take trial {advice['trial']}" in page
     assert "waves.csv" in page
