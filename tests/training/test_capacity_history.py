@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.errors import BadInput
+from foresail import main
 from policies.engine_profile import EngineProfile
 from simulations.engine_runs import COEFFICIENTS, coefficients_of, with_coefficients
+from simulations.profile_files import profile_yaml, read_profile
 from simulations.replica import EngineRequest, ReplicaEngine
 from tests.builders_fleet import a_profile
 from tests.builders_prometheus import CLOCK, RunningPrometheus, Sample, client_of, write
 from training.capacity_history import Windows, fit_to_history, fit_windows, read_windows
 from training.profile_options import EngineOptions
-
-from controller.adapters.prometheus_settings import PrometheusSettings  # isort: skip
 
 TRUE = a_profile(
     decode_base_s=0.02,
@@ -108,6 +110,21 @@ def test_the_profile_of_emulated_engines_comes_back_from_their_metrics(server: R
     assert fit.held_out_error < 0.05
     assert "2 engines" in fit.note
     assert shown == sorted(shown)
+
+
+def test_the_command_reads_the_store_and_writes_the_profile(
+    server: RunningPrometheus, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    like, out = tmp_path / "like.yaml", tmp_path / "fitted.yaml"
+    like.write_text(profile_yaml(a_start()))
+    fit = ["profile", "fit", "--prometheus", server.url, "--model", MODEL, "--like", str(like), "--name", "mine"]
+    assert main([*fit, "--history-s", f"{SPAN_S:g}", "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["engines"] == 2
+    assert told["profile"]["decode_base_s"] == pytest.approx(TRUE.decode_base_s, rel=RECOVERED)
+    assert read_profile(out) == EngineProfile(**told["profile"])
+    assert main([*fit, "--history-s", f"{SPAN_S:g}"]) == 0
+    assert "in the ratio of the start" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_lengths_that_change_tell_the_paired_coefficients_apart() -> None:
