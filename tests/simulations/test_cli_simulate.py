@@ -172,7 +172,7 @@ def test_compare_writes_a_report_and_figures(run: Run, trace: Path, tmp_path: Pa
     ]
     assert [row["gpu_hours_to_clairvoyant"] for row in content["summary"]][2] == 1.0
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
-    assert sorted(path.name for path in out.iterdir()) == ["compare.json", "report.html"]
+    assert sorted(path.name for path in out.iterdir()) == ["compare.json", "report.html", "runs"]
 
 
 def test_compare_in_several_processes_finds_what_simulate_finds(run: Run, trace: Path, tmp_path: Path) -> None:
