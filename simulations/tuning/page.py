@@ -140,7 +140,7 @@ def _dress(figure: Any, tuned: Tuned) -> None:
             "xref": "x domain",
             "x": 1.0,
             "xanchor": "right",
-            "yanchor": "top",
+            "yanchor": "bottom",
         }
         figure.add_annotation(y=math.log10(missed), yref="y", **text)
     figure.update_layout(

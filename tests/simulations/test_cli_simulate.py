@@ -202,7 +202,7 @@ def test_compare_writes_a_report_and_figures(run: Run, trace: Path, tmp_path: Pa
     assert [row["gpu_hours_to_clairvoyant"] for row in content["summary"]][2] == 1.0
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert sorted(path.name for path in out.iterdir()) == [
-        "compare.json", "pareto.png", "report.html", "timeline-trace.csv.png",
+        "compare.json", "pareto.png", "report.html", "runs", "timeline-trace.csv.png",
     ]  # fmt: skip
     assert f"report: {out / 'report.html'}" in text
     assert str(out / "pareto.png") in text.replace("\n", "")

@@ -125,7 +125,7 @@ def test_json_has_the_promised_fields_in_their_order() -> None:
 
 
 def test_misses_are_all_that_were_not_within_the_objective() -> None:
-    card = score("x", four_requests(), OBJECTIVE, BILL, Tally(), 100.0, ())
+    card = score("x", Exact(four_requests(), OBJECTIVE), BILL, Tally(), 100.0, ())
     assert card.missed_requests == 3
 
 
@@ -133,7 +133,7 @@ def test_churn_is_replicas_started_and_stopped_per_hour() -> None:
     tally = Tally()
     tally.add(record(0.0), 0.0)
     tally.add(record(15.0, ids="abd"), 15.0)  # one is gone, another has come
-    card = score("x", four_requests(), OBJECTIVE, BILL, tally, 1800.0, ())
+    card = score("x", Exact(four_requests(), OBJECTIVE), BILL, tally, 1800.0, ())
     assert (card.replicas_started, card.replicas_stopped, card.churn_per_hour) == (1, 1, 4.0)
     assert card.loading_gpu_hours == 2.0  # one of four GPUs was loading all along
 
