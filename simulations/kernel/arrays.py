@@ -24,12 +24,17 @@ from simulations.kernel.layout import (
     REQUEST,
     ROW,
     SAMPLE,
+    TRAFFIC,
     WORLD,
+    Floats,
+    Int32s,
     Records,
     State,
 )
 
-_FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS = 1_024, 4_096, 128
+_FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS, _FIRST_RECENT = 1_024, 4_096, 128, 256
+_LINE_BYTES = 64
+_MOST_ROWS = 2**31 - 1
 BIN_S = 60.0
 MOST_BINS = 4_096
 """Bins by time of arrival; when they do not do, each becomes twice as long."""
@@ -60,19 +65,21 @@ def new_state(
         check_budget(profile)
     pools = len(profiles)
     leaves = _leaves(replicas)
+    earliest, winners = _tournament(np.full(leaves, NEVER))
     state = State(
         world=_world(timing, keep_rows),
         profiles=np.array([_profile(profile) for profile in profiles], PROFILE),
         pools=np.zeros(pools, POOL),
-        replicas=_blank(leaves, REPLICA),
-        requests=_chained(0, requests),
-        ends=np.zeros((leaves, max(profile.max_running for profile in profiles) + 1), np.int64),
-        due=np.zeros((leaves, max(profile.block_tokens for profile in profiles)), np.int32),
-        keys=np.full(leaves, NEVER),
-        winners=_tournament(np.full(leaves, NEVER)),
+        replicas=aligned(_blank(leaves)),
+        traffic=aligned(_out_of_traffic(leaves)),
+        requests=aligned(_chained(0, requests)),
+        ends=aligned(np.zeros((leaves, _whole_lines(max(profile.max_running for profile in profiles) + 1)), np.int64)),
+        due=aligned(np.zeros((leaves, max(profile.block_tokens for profile in profiles)), np.int32)),
+        earliest=earliest,
+        winners=winners,
         heads=np.full((pools, requests + 1), NOBODY, np.int32),
         tails=np.full((pools, requests + 1), NOBODY, np.int32),
-        recent_ttft_s=np.empty((leaves, MOST_RECENT)),
+        recent_ttft_s=np.zeros((leaves, _FIRST_RECENT)),
         scratch=np.empty(MOST_RECENT),
         scrape_order=np.zeros(leaves, np.int32),
         samples=np.zeros((leaves, samples), SAMPLE),
@@ -103,25 +110,23 @@ def check_budget(profile: EngineProfile) -> None:
 
 def with_more_replicas(state: State) -> State:
     """Return the state with room for twice as many replicas."""
-    before = len(state.keys)
+    before = len(state.replicas)
     keys = np.full(2 * before, NEVER)
-    keys[:before] = state.keys
+    keys[:before] = state.earliest[before:]
+    earliest, winners = _tournament(keys)
     order = np.zeros(2 * before, np.int32)
     w = state.world[0]
     places = (int(w["scrape_first"]) + np.arange(int(w["scrape_count"]))) % before
     order[: len(places)] = state.scrape_order[places]
     w["scrape_first"] = 0
-    recent = np.empty((2 * before, state.recent_ttft_s.shape[1]))
-    for r in range(before):  # most of it has never been written, and takes no memory
-        count = min(int(state.replicas["recent"][r]), recent.shape[1])
-        recent[r, :count] = state.recent_ttft_s[r, :count]
     return state._replace(
-        replicas=np.concatenate([state.replicas, _blank(before, REPLICA)]),
-        ends=_longer(state.ends, 2 * before),
-        due=_longer(state.due, 2 * before),
-        keys=keys,
-        winners=_tournament(keys),
-        recent_ttft_s=recent,
+        replicas=aligned(np.concatenate([state.replicas, _blank(before)])),
+        traffic=aligned(np.concatenate([state.traffic, _out_of_traffic(before)])),
+        ends=aligned(_longer(state.ends, 2 * before)),
+        due=aligned(_longer(state.due, 2 * before)),
+        earliest=earliest,
+        winners=winners,
+        recent_ttft_s=_longer(state.recent_ttft_s, 2 * before),
         scrape_order=order,
         samples=_longer(state.samples, 2 * before),
     )
@@ -131,15 +136,23 @@ def with_more_room(state: State) -> State:
     """Return the state with room for the next arrival, whatever was full.
 
     Raises:
-        OverflowError: If more requests are in the system than their numbers can tell apart.
+        OverflowError: If more requests are in the system, or in the trace, than their numbers can tell apart.
     """
     w = state.world[0]
+    if w["recent_short"]:
+        w["recent_short"] = 0
+        longer = min(4 * state.recent_ttft_s.shape[1], MOST_RECENT)
+        state = state._replace(recent_ttft_s=np.ascontiguousarray(_longer(state.recent_ttft_s.T, longer).T))
+    if w["cursor"] == w["batch"]:
+        return state
     if w["free_head"] == NOBODY:
         state = _more_requests(state)
     if w["arrivals"] - w["oldest"] >= len(state.watched):
         state = _more_watched(state)
     if w["keep_rows"] and w["arrivals"] >= len(state.rows):
         state = state._replace(rows=_longer(state.rows, 2 * len(state.rows)))
+    if w["arrivals"] >= _MOST_ROWS:
+        raise OverflowError(f"more than {_MOST_ROWS:,} requests in one run")
     arrives_at = state.arrival_s[w["cursor"]]
     while arrives_at >= len(state.bins) * w["bin_s"]:
         state = _more_bins(state)
@@ -154,7 +167,7 @@ def _more_requests(state: State) -> State:
     heads[:, : before + 1] = state.heads
     tails[:, : before + 1] = state.tails
     state.world["free_head"] = before
-    requests = np.concatenate([state.requests, _chained(before, before)])
+    requests = aligned(np.concatenate([state.requests, _chained(before, before)]))
     return state._replace(requests=requests, heads=heads, tails=tails)
 
 
@@ -209,17 +222,23 @@ def _profile(profile: EngineProfile) -> tuple[float, ...]:
     )
 
 
+def _whole_lines(numbers: int) -> int:
+    """Return so many 8-byte numbers or more, in an odd number of lines: rows then spread over the sets of a cache."""
+    lines = -(-numbers // 8)
+    return 8 * (lines + 1 - lines % 2)
+
+
 def _leaves(replicas: int) -> int:
     """Return the next power of two, for the tournament; at least two, so that it has a root."""
     return max(2, 1 << (replicas - 1).bit_length())
 
 
-def _blank(count: int, dtype: np.dtype[Any]) -> Records:
-    """Return records of replicas that have no engine, no traffic and no scrapes."""
-    blank = np.zeros(count, dtype)
+def _blank(count: int) -> Records:
+    """Return records of replicas that have no engine and no scrapes."""
+    blank = np.zeros(count, REPLICA)
     blank["end_at"] = blank["scrape_at"] = NEVER
     blank["slowdown"] = 1.0
-    for name in ("partial", "done", "next", "before", "wait_head", "wait_tail"):
+    for name in ("partial", "done", "wait_head", "wait_tail"):
         blank[name] = NOBODY
     for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until"):
         blank[name] = -NEVER
@@ -228,7 +247,28 @@ def _blank(count: int, dtype: np.dtype[Any]) -> Records:
 
 def blank_replica() -> Records:
     """Return one such record."""
-    return _blank(1, REPLICA)
+    return _blank(1)
+
+
+def _out_of_traffic(count: int) -> Records:
+    """Return records of replicas that are in no list."""
+    blank = np.zeros(count, TRAFFIC)
+    blank["next"] = blank["before"] = NOBODY
+    return blank
+
+
+def blank_traffic() -> Records:
+    """Return one such record."""
+    return _out_of_traffic(1)
+
+
+def aligned(array: Any) -> Any:
+    """Return the array at an address that begins a line of the cache, so that no record lies across two."""
+    room = np.zeros(array.nbytes + _LINE_BYTES, np.uint8)
+    first = -room.ctypes.data % _LINE_BYTES
+    copy = room[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _chained(first: int, count: int) -> Records:
@@ -239,14 +279,14 @@ def _chained(first: int, count: int) -> Records:
     return requests
 
 
-def _tournament(keys: Any) -> Any:
+def _tournament(keys: Floats) -> tuple[Floats, Int32s]:
     leaves = len(keys)
-    winners = np.zeros(2 * leaves, np.int32)
-    winners[leaves:] = np.arange(leaves)
+    earliest, winners = np.zeros(2 * leaves), np.zeros(2 * leaves, np.int32)
+    earliest[leaves:], winners[leaves:] = keys, np.arange(leaves)
     for node in range(leaves - 1, 0, -1):
-        left, right = winners[2 * node], winners[2 * node + 1]
-        winners[node] = left if keys[left] <= keys[right] else right
-    return winners
+        first = 2 * node + int(earliest[2 * node] > earliest[2 * node + 1])
+        earliest[node], winners[node] = earliest[first], winners[first]
+    return earliest, winners
 
 
 def _longer(array: Any, length: int) -> Any:

@@ -50,7 +50,7 @@ def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_even
             return NEEDS_ARRIVALS
         arrives_at = s.arrival_s[w.cursor] if w.cursor < w.batch else NEVER
         r = s.winners[1]
-        at = s.keys[r]
+        at = s.earliest[1]
         kind = _END
         if w.next_other_at < at:
             at = w.next_other_at
@@ -84,6 +84,8 @@ def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_even
             send(s, i, r, at)
         if w.drained != NOBODY:
             return DRAINED
+        if w.recent_short:
+            return NEEDS_ROOM
     return PAUSED
 
 
@@ -111,7 +113,7 @@ def _arrive(s: State, at: float) -> int:
     x.prompt = s.prompt_tokens[w.cursor]
     x.output = s.output_tokens[w.cursor]
     x.generated = 0
-    x.prefilled = 0
+    x.lead = 0
     x.replica = NOBODY
     x.pool = next_pool(s)
     x.place = 0
@@ -172,7 +174,7 @@ def _other(s: State, at: float) -> None:
     elif w.next_patience_at <= at:
         give_up(s, s.watched[w.oldest % s.watched.shape[0]], at)
         forget_ended(s)
-    elif w.held > 0 and s.requests[w.held_head].held_until <= at:
+    elif w.held > 0 and s.requests[w.held_head].timed_at <= at:
         i = w.held_head
         hold_no_more(s, i)
         close_request(s, i, FAILED, at)
@@ -186,5 +188,5 @@ def plan_other(s: State) -> None:
     w = s.world[0]
     at = min(w.next_scrape_at, w.next_patience_at)
     if w.held > 0:
-        at = min(at, s.requests[w.held_head].held_until)
+        at = min(at, s.requests[w.held_head].timed_at)
     w.next_other_at = at

@@ -73,6 +73,8 @@ def _sample(s: State, r: int, at: float) -> None:
     sample.finished_total = q.finished
     sample.failed_total = q.failed
     sample.ttft_p95_s = recent_ttft_p95_s(s, r)
+    if 2 * q.recent > s.recent_ttft_s.shape[1] and s.recent_ttft_s.shape[1] < s.scratch.shape[0]:
+        s.world[0].recent_short = 1
     sample.tpot_mean_s = q.recent_tpot_s / q.recent_done if q.recent_done > 0 else math.nan
     q.recent = q.recent_done = 0
     q.recent_tpot_s = 0.0

@@ -9,10 +9,22 @@ from simulations.kernel.layout import State
 @inlined
 def set_key(s: State, r: int, at: float) -> None:
     """Let ``at`` be the instant of replica ``r``. Among equal instants the replica with the lower number wins."""
-    keys, winners = s.keys, s.winners
-    keys[r] = at
-    node = (r + keys.shape[0]) >> 1
-    while node >= 1:
-        left, right = winners[2 * node], winners[2 * node + 1]
-        winners[node] = left if keys[left] <= keys[right] else right
+    earliest, winners = s.earliest, s.winners
+    node = r + (earliest.shape[0] >> 1)
+    earliest[node] = at
+    winner = r
+    while node > 1:
+        # Without a branch: which of two replicas comes first is anybody's guess, and a wrong guess costs more.
+        other = earliest[node ^ 1]
+        beaten = (other < at) | ((other == at) & ((node & 1) == 1))
+        winner = winners[node ^ 1] if beaten else winner
+        at = min(at, other)
         node >>= 1
+        earliest[node] = at
+        winners[node] = winner
+
+
+@inlined
+def key_of(s: State, r: int) -> float:
+    """Return the instant of replica ``r``."""
+    return s.earliest[r + (s.earliest.shape[0] >> 1)]
