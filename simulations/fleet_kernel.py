@@ -11,20 +11,21 @@ import numpy.typing as npt
 
 from policies.engine_profile import EngineProfile
 from simulations.kernel import platform
-from simulations.kernel.arrays import Timing, blank_replica, blank_traffic, new_state, with_more_replicas, with_more_room
+from simulations.kernel.arrays import (
+    Timing,
+    blank_replica,
+    blank_traffic,
+    new_state,
+    with_more_replicas,
+    with_more_room,
+)
 from simulations.kernel.compiled import announce
 from simulations.kernel.layout import (
-    DONE,
-    DRAINED,
-    EMPTY,
-    HELD,
-    NEEDS_ARRIVALS,
     NEEDS_ROOM,
     NEVER,
     NOBODY,
     PAUSED,
     WAITING,
-    State,
 )
 from simulations.kernel.run import run
 

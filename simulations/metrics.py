@@ -167,7 +167,9 @@ class SimulatedMetrics:
         place, found = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
         for back in range(1, kept + 1):
             earlier = (taken - back) % kept
-            visible = (taken >= back) & (state.samples["at"][rows, earlier] + self._settings.scrape_delay_s <= at - epoch_at)
+            visible = (taken >= back) & (
+                state.samples["at"][rows, earlier] + self._settings.scrape_delay_s <= at - epoch_at
+            )
             place[~found] = earlier[~found]
             found |= visible
         newest = state.samples[rows, place]

@@ -14,6 +14,8 @@ from simulations.kernel.layout import (
     COARSE_OCTAVES,
     FINE_BITS,
     FINE_OCTAVES,
+    GROUP_BITS,
+    LINE_BYTES,
     MOST_RECENT,
     MOST_REQUESTS_AT_ONCE,
     NEVER,
@@ -27,13 +29,11 @@ from simulations.kernel.layout import (
     TRAFFIC,
     WORLD,
     Floats,
-    Int32s,
     Records,
     State,
 )
 
 _FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS, _FIRST_RECENT = 1_024, 4_096, 128, 256
-_LINE_BYTES = 64
 _MOST_ROWS = 2**31 - 1
 BIN_S = 60.0
 MOST_BINS = 4_096
@@ -64,25 +64,24 @@ def new_state(
     for profile in profiles:
         check_budget(profile)
     pools = len(profiles)
-    leaves = _leaves(replicas)
-    earliest, winners = _tournament(np.full(leaves, NEVER))
+    room = _whole_groups(replicas)
     state = State(
         world=_world(timing, keep_rows),
         profiles=np.array([_profile(profile) for profile in profiles], PROFILE),
         pools=np.zeros(pools, POOL),
-        replicas=aligned(_blank(leaves)),
-        traffic=aligned(_out_of_traffic(leaves)),
+        replicas=aligned(_blank(room)),
+        traffic=aligned(_out_of_traffic(room)),
         requests=aligned(_chained(0, requests)),
-        ends=aligned(np.zeros((leaves, _whole_lines(max(profile.max_running for profile in profiles) + 1)), np.int64)),
-        due=aligned(np.zeros((leaves, max(profile.block_tokens for profile in profiles)), np.int32)),
-        earliest=earliest,
-        winners=winners,
+        ends=aligned(np.zeros((room, _whole_lines(max(profile.max_running for profile in profiles) + 1)), np.int64)),
+        due=aligned(np.zeros((room, max(profile.block_tokens for profile in profiles)), np.int32)),
+        **_timeline(np.full(room, NEVER)),
+        first_ends=np.zeros(room, np.int32),
         heads=np.full((pools, requests + 1), NOBODY, np.int32),
         tails=np.full((pools, requests + 1), NOBODY, np.int32),
-        recent_ttft_s=np.zeros((leaves, _FIRST_RECENT)),
+        recent_ttft_s=np.zeros((room, _FIRST_RECENT)),
         scratch=np.empty(MOST_RECENT),
-        scrape_order=np.zeros(leaves, np.int32),
-        samples=np.zeros((leaves, samples), SAMPLE),
+        scrape_order=np.zeros(room, np.int32),
+        samples=np.zeros((room, samples), SAMPLE),
         watched=np.full(_FIRST_WATCHED, NOBODY, np.int32),
         histograms=np.zeros((3, FINE_OCTAVES << FINE_BITS), np.int64),
         bins=np.zeros((_FIRST_BINS, 2), np.int64),
@@ -112,8 +111,7 @@ def with_more_replicas(state: State) -> State:
     """Return the state with room for twice as many replicas."""
     before = len(state.replicas)
     keys = np.full(2 * before, NEVER)
-    keys[:before] = state.earliest[before:]
-    earliest, winners = _tournament(keys)
+    keys[:before] = state.keys.reshape(-1).view(np.float64)
     order = np.zeros(2 * before, np.int32)
     w = state.world[0]
     places = (int(w["scrape_first"]) + np.arange(int(w["scrape_count"]))) % before
@@ -124,8 +122,8 @@ def with_more_replicas(state: State) -> State:
         traffic=aligned(np.concatenate([state.traffic, _out_of_traffic(before)])),
         ends=aligned(_longer(state.ends, 2 * before)),
         due=aligned(_longer(state.due, 2 * before)),
-        earliest=earliest,
-        winners=winners,
+        **_timeline(keys),
+        first_ends=_longer(state.first_ends, 2 * before),
         recent_ttft_s=_longer(state.recent_ttft_s, 2 * before),
         scrape_order=order,
         samples=_longer(state.samples, 2 * before),
@@ -197,7 +195,7 @@ def _world(timing: Timing, keep_rows: bool) -> Records:
     world["hold_s"], world["patience_s"] = timing.hold_s, timing.patience_s
     world["scrape_interval_s"] = timing.scrape_interval_s
     world["ttft_s"], world["tpot_s"] = timing.ttft_s, timing.tpot_s
-    for name in ("next_other_at", "next_scrape_at", "next_patience_at"):
+    for name in ("next_end_at", "next_other_at", "next_scrape_at", "next_patience_at"):
         world[name] = NEVER
     for name in ("only_pool", "held_head", "held_tail", "free_head", "drained"):
         world[name] = NOBODY
@@ -228,9 +226,16 @@ def _whole_lines(numbers: int) -> int:
     return 8 * (lines + 1 - lines % 2)
 
 
-def _leaves(replicas: int) -> int:
-    """Return the next power of two, for the tournament; at least two, so that it has a root."""
-    return max(2, 1 << (replicas - 1).bit_length())
+def _whole_groups(replicas: int) -> int:
+    """Return so many replicas or more, in whole groups."""
+    return max(1, -(-replicas // (1 << GROUP_BITS))) << GROUP_BITS
+
+
+def _timeline(at: Floats) -> dict[str, Any]:
+    """Return the arrays that tell whose instant is the earliest, given one per replica."""
+    keys = aligned(at.view(np.int64).reshape(-1, 1 << GROUP_BITS))
+    winners = keys.argmin(axis=1) + (np.arange(len(keys)) << GROUP_BITS)
+    return {"keys": keys, "group_keys": keys.min(axis=1), "group_winners": winners.astype(np.int32)}
 
 
 def _blank(count: int) -> Records:
@@ -264,8 +269,8 @@ def blank_traffic() -> Records:
 
 def aligned(array: Any) -> Any:
     """Return the array at an address that begins a line of the cache, so that no record lies across two."""
-    room = np.zeros(array.nbytes + _LINE_BYTES, np.uint8)
-    first = -room.ctypes.data % _LINE_BYTES
+    room = np.zeros(array.nbytes + LINE_BYTES, np.uint8)
+    first = -room.ctypes.data % LINE_BYTES
     copy = room[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
@@ -277,16 +282,6 @@ def _chained(first: int, count: int) -> Records:
     requests["next"] = np.arange(first + 1, first + count + 1)
     requests["next"][-1] = NOBODY
     return requests
-
-
-def _tournament(keys: Floats) -> tuple[Floats, Int32s]:
-    leaves = len(keys)
-    earliest, winners = np.zeros(2 * leaves), np.zeros(2 * leaves, np.int32)
-    earliest[leaves:], winners[leaves:] = keys, np.arange(leaves)
-    for node in range(leaves - 1, 0, -1):
-        first = 2 * node + int(earliest[2 * node] > earliest[2 * node + 1])
-        earliest[node], winners[node] = earliest[first], winners[first]
-    return earliest, winners
 
 
 def _longer(array: Any, length: int) -> Any:

@@ -95,9 +95,7 @@ def begin(s: State, r: int, at: float) -> None:
             base_s = p.prefill_base_s
             if q.decoding > 0:
                 base_s = max(base_s, p.decode_base_s)
-                seconds = (
-                    p.decode_per_sequence_s * q.decoding + p.decode_per_kv_token_s * q.kv_tokens
-                ) + seconds
+                seconds = (p.decode_per_sequence_s * q.decoding + p.decode_per_kv_token_s * q.kv_tokens) + seconds
             q.mode = SINGLE
             q.m = 1
             q.end_at = at + (base_s + seconds) * q.slowdown
@@ -422,6 +420,7 @@ def next_end_at(s: State, r: int) -> float:
     finish = _LONG + q.steps
     if q.decoding > 0:
         finish = s.ends[r, 0] >> SLOT_BITS
+        s.first_ends[r] = s.ends[r, 0] & SLOT_MASK
     if q.fresh > 0:
         finish = min(finish, after + q.soonest)
     if q.waiting > 0 and not q.blocked:

@@ -23,6 +23,9 @@ SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
 """A number in ``ends`` is the step after which a request ends, and in its last bits the request's record."""
 
+GROUP_BITS = 5
+LINE_BYTES = 64
+
 MOST_REQUESTS_AT_ONCE = 1 << SLOT_BITS
 MOST_RECENT = 10_000
 """First tokens between two scrapes whose TTFT are kept at most; the oldest go when scrapes are lost."""
@@ -184,6 +187,8 @@ POOL = np.dtype(
 WORLD = np.dtype(
     [
         ("now", "f8"),
+        ("next_end_at", "f8"),  # no request ends before this
+        ("next_end_of", "i8"),  # and this replica has to be asked then
         ("next_other_at", "f8"),  # the next scrape or time-out, or earlier
         ("next_scrape_at", "f8"),
         ("next_patience_at", "f8"),
@@ -238,7 +243,7 @@ ROW = np.dtype(
 
 
 class State(NamedTuple):
-    """All arrays. R replicas, S requests at once, P pools, B blocks' phases, L leaves (R up to a power of two).
+    """All arrays. R replicas, S requests at once, P pools, B blocks' phases, G groups of replicas.
 
     Attributes:
         world: One ``WORLD``.
@@ -247,9 +252,9 @@ class State(NamedTuple):
         requests: ``[S]``; free ones are chained through ``next``.
         ends: ``int64[R, max_running]``, a binary heap per replica of the steps in which its requests end.
         due: ``int32[R, B]``, decoding sequences by the phase of the steps in which they need a block.
-        earliest: ``float64[2 L]``, from L on for each replica an instant before which none of its requests ends (its
-            key); before, the winners of a tournament over them: the earliest of all is at 1.
-        winners: ``int32[2 L]``, whose these are.
+        keys: ``int64[G, 32]``, for each replica an instant before which none of its requests ends, as bits.
+        group_keys, group_winners: ``int64[G]``, ``int32[G]``, the earliest of each row and whose it is.
+        first_ends: ``int32[R]``, the request of each replica that ends first, for it to be fetched early.
         heads, tails: ``int32[P, S + 1]``, lists of the pool's replicas by requests in flight.
         recent_ttft_s: ``float64[R, up to MOST_RECENT]``.
         scratch: ``float64[MOST_RECENT]``, for whoever needs to sort.
@@ -271,8 +276,10 @@ class State(NamedTuple):
     requests: Records
     ends: Int64s
     due: Int32s
-    earliest: Floats
-    winners: Int32s
+    keys: Int64s
+    group_keys: Int64s
+    group_winners: Int32s
+    first_ends: Int32s
     heads: Int32s
     tails: Int32s
     recent_ttft_s: Floats

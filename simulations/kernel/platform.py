@@ -10,7 +10,9 @@ from simulations.kernel.routing import enter_traffic, leave_traffic
 from simulations.kernel.run import forget_ended, plan_other
 from simulations.kernel.timeline import set_key
 
-BEGIN_LIFE, END_LIFE, OPEN, CLOSE, ASSIGN, LOSE, LOSE_WITH_RETRY, HANG, HANG_SHOWING_ZERO, CHANGE_SPEED, PLAN = range(11)
+BEGIN_LIFE, END_LIFE, OPEN, CLOSE, ASSIGN, LOSE, LOSE_WITH_RETRY, HANG, HANG_SHOWING_ZERO, CHANGE_SPEED, PLAN = range(
+    11
+)
 """What ``act`` can do: start and end an engine; give traffic, to those held first, and take it; choose pools anew for
 those held; take note that a replica is gone with all that it had, in the order in which it got them; hang; slow down; no
 more than look when the next scrape or time-out is."""

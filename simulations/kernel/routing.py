@@ -52,9 +52,7 @@ def change_in_flight(s: State, r: int, change: int) -> None:
     _unlink(s, r)
     q.in_flight += change
     _append(s, r)
-    if q.in_flight < pool.low:
-        pool.low = q.in_flight
-    elif s.heads[q.pool, pool.low] == NOBODY:  # it was the only one with so few
+    if q.in_flight < pool.low or s.heads[q.pool, pool.low] == NOBODY:
         pool.low = q.in_flight
 
 

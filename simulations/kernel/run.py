@@ -20,6 +20,7 @@ from simulations.kernel.layout import (
     DRAINED,
     EMPTY,
     FAILED,
+    LINE_BYTES,
     NEEDS_ARRIVALS,
     NEEDS_ROOM,
     NEVER,
@@ -27,6 +28,7 @@ from simulations.kernel.layout import (
     PAUSED,
     State,
 )
+from simulations.kernel.prefetching import prefetch
 from simulations.kernel.routing import least_outstanding, next_pool
 from simulations.kernel.scraping import next_scraped, scrape
 from simulations.kernel.timeline import set_key
@@ -49,8 +51,8 @@ def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_even
         if w.cursor == w.batch and not w.exhausted:
             return NEEDS_ARRIVALS
         arrives_at = s.arrival_s[w.cursor] if w.cursor < w.batch else NEVER
-        r = s.winners[1]
-        at = s.earliest[1]
+        r = w.next_end_of
+        at = w.next_end_at
         kind = _END
         if w.next_other_at < at:
             at = w.next_other_at
@@ -82,11 +84,21 @@ def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_even
             hold(s, i, at)
         else:
             send(s, i, r, at)
+            _fetch_next(s, i)
         if w.drained != NOBODY:
             return DRAINED
         if w.recent_short:
             return NEEDS_ROOM
     return PAUSED
+
+
+@inlined
+def _fetch_next(s: State, i: int) -> None:
+    """Bring near what the next arrival will need: most often it goes to the pool of request ``i``."""
+    p = s.requests[i].pool
+    if p != NOBODY and s.pools[p].members > 0:
+        for line in range(3):
+            prefetch(s.replicas, s.heads[p, s.pools[p].low], line * LINE_BYTES)
 
 
 @inlined

@@ -6,7 +6,7 @@ import math
 
 from simulations.kernel.compiled import called, inlined
 from simulations.kernel.engine import blocks_due, steps_until
-from simulations.kernel.layout import JUMP, NEVER, State
+from simulations.kernel.layout import JUMP, Floats, State
 
 
 @inlined
@@ -102,7 +102,7 @@ def recent_ttft_p95_s(s: State, r: int) -> float:
 
 
 @called
-def _select(values: object, rank: int) -> float:
+def _select(values: Floats, rank: int) -> float:
     """Return the number of that rank (from 0); what is larger lies behind it afterwards (Hoare's selection)."""
     low, high = 0, len(values) - 1
     while low < high:

@@ -90,7 +90,9 @@ def test_gpus_are_counted_in_hours_and_replicas_on_average() -> None:
 
 def test_json_has_no_nan() -> None:
     outcomes = Outcomes()
-    text = json.dumps(score("x", Exact(outcomes, OBJECTIVE), BILL, Tally(), 100.0, ("broken",)).as_json(), allow_nan=False)
+    text = json.dumps(
+        score("x", Exact(outcomes, OBJECTIVE), BILL, Tally(), 100.0, ("broken",)).as_json(), allow_nan=False
+    )
     back = json.loads(text)
     assert back["slo_attainment_ratio"] is None
     assert back["violations"] == ["broken"]
