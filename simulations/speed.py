@@ -1,8 +1,8 @@
 """How many requests a second are simulated on this machine: ``foresail bench simulator``.
 
-A row is one run: so many replicas of the default profile, at 70 % of the load that a load test finds them to sustain, of
-requests of one shape, for as long as it takes until so many have arrived. Who decides is nobody (the fleet alone: its
-engines, gateway and scrapes), or a policy in the whole control loop, every 15 s.
+A row is one run: so many replicas of the default profile, at 70 % of the load that a load test finds them to sustain,
+of requests of one shape, for as long as it takes until so many have arrived. Who decides is nobody (the fleet alone:
+its engines, gateway and scrapes), or a policy in the whole control loop, every 15 s.
 """
 
 from __future__ import annotations

@@ -99,9 +99,12 @@ def catch_up(s: State, r: int, at: float) -> None:
 
 
 @called
-def send_or_hold(s: State, i: int, at: float) -> None:
-    """Send request ``i`` to a replica of its pool, or hold it while there is none."""
-    r = least_outstanding(s, s.requests[i].pool)
+def send_or_hold(s: State, i: int, at: float, anew: bool) -> None:
+    """Send request ``i`` to a replica of its pool, chosen ``anew`` or not, or hold it while there is none."""
+    x = s.requests[i]
+    if anew:
+        x.pool = next_pool(s)
+    r = least_outstanding(s, x.pool)
     if r == NOBODY:
         hold(s, i, at)
     else:
@@ -223,28 +226,22 @@ def give_up(s: State, i: int, at: float) -> None:
     left(s, r)
 
 
-@called
-def drop_or_retry(s: State, i: int, at: float, retry: bool) -> None:
-    """Take note that request ``i`` is gone with its replica.
+@inlined
+def drop_or_retry(s: State, i: int, at: float, retry: bool) -> bool:
+    """Take note that request ``i`` is gone with its replica; return whether it is to be sent elsewhere.
 
-    With ``retry``, a request that had not begun to stream is sent to another replica, once.
+    It is, with ``retry``, once, when it had not begun to stream.
     """
     x = s.requests[i]
     if x.ended:  # it was about to leave
         release(s, i)
-    elif retry and math.isnan(x.first_token_at) and not x.retried:
+        return False
+    if retry and math.isnan(x.first_token_at) and not x.retried:
         x.retried = 1
         x.generated = 0
         x.lead = 0
         x.place = 0
-        assign(s, i, at)
-    else:
-        close_request(s, i, DROPPED, at)
-        release(s, i)
-
-
-@called
-def assign(s: State, i: int, at: float) -> None:
-    """Choose a pool for request ``i``, and send or hold it."""
-    s.requests[i].pool = next_pool(s)
-    send_or_hold(s, i, at)
+        return True
+    close_request(s, i, DROPPED, at)
+    release(s, i)
+    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulations.kernel.compiled import called, entry
 from simulations.kernel.engine import look_again, steps_until
-from simulations.kernel.gateway import assign, catch_up, drop_or_retry, send_or_hold
+from simulations.kernel.gateway import catch_up, drop_or_retry, send_or_hold
 from simulations.kernel.layout import IDLE, JUMP, NEVER, NOBODY, Int32s, State
 from simulations.kernel.routing import enter_traffic, leave_traffic
 from simulations.kernel.run import forget_ended, plan_other
@@ -14,8 +14,8 @@ BEGIN_LIFE, END_LIFE, OPEN, CLOSE, ASSIGN, LOSE, LOSE_WITH_RETRY, HANG, HANG_SHO
     11
 )
 """What ``act`` can do: start and end an engine; give traffic, to those held first, and take it; choose pools anew for
-those held; take note that a replica is gone with all that it had, in the order in which it got them; hang; slow down; no
-more than look when the next scrape or time-out is."""
+those held; take note that a replica is gone with all that it had, in the order in which it got them; hang; slow down;
+no more than look when the next scrape or time-out is."""
 
 
 @called
@@ -39,34 +39,30 @@ def _clear(s: State, r: int) -> None:
 
 
 @entry
-def act(s: State, verb: int, r: int, requests: Int32s, number: float) -> None:
+def act(s: State, verb: int, r: int, requests: Int32s, number: float) -> None:  # noqa: C901  a table of verbs
     """Do what ``verb`` says to replica ``r``, now. One entry for all of them: each entry is compiled apart."""
     now = s.world[0].now
+    if r != NOBODY:
+        catch_up(s, r, now)
     if verb == BEGIN_LIFE:
         _begin_life(s, r)
     elif verb == END_LIFE:
-        catch_up(s, r, now)
         _clear(s, r)
     elif verb == OPEN:
         enter_traffic(s, r)
-        for i in requests:
-            send_or_hold(s, i, now)
     elif verb == CLOSE:
         leave_traffic(s, r)
-    elif verb == ASSIGN:
-        for i in requests:
-            assign(s, i, now)
     elif verb in (LOSE, LOSE_WITH_RETRY):
         s.traffic[r].in_flight = 0
-        for i in requests:
-            drop_or_retry(s, i, now, verb == LOSE_WITH_RETRY)
-        forget_ended(s)
     elif verb in (HANG, HANG_SHOWING_ZERO):
-        catch_up(s, r, now)
         _hang(s, r, verb == HANG_SHOWING_ZERO)
     elif verb == CHANGE_SPEED:
-        catch_up(s, r, now)
         _change_speed(s, r, number)
+    lost = verb in (LOSE, LOSE_WITH_RETRY)
+    for i in requests:
+        if not lost or drop_or_retry(s, i, now, verb == LOSE_WITH_RETRY):
+            send_or_hold(s, i, now, verb != OPEN)
+    forget_ended(s)
     plan_other(s)
 
 

@@ -37,7 +37,9 @@ _END, _OTHER, _ARRIVAL = range(3)
 
 
 @entry
-def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_events: int) -> int:
+def run(  # noqa: C901, PLR0912  the loop: each case is in one place for the compiler to put everything into it
+    s: State, until: float, arrivals_too: bool, until_empty: bool, most_events: int
+) -> int:
     """Let everything happen up to and including ``until``; return why it came back, sooner perhaps.
 
     At one instant engines come first, then time-outs and scrapes, then arrivals; those at ``until`` itself only with
