@@ -49,31 +49,49 @@ SUB_COMMANDS = {
     "live": SubCommand("simulations.live.cli:live", "Run a real fleet on this machine, steered by the daemon."),
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
     "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
-    "bench": SubCommand("controller.bench:bench", "Measure how fast Foresail is on this machine."),
+    "bench": SubCommand("foresail:bench", "Measure how fast Foresail is on this machine."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
     "profile": SubCommand("training.profile_cli:profile", "Make engine profiles from measurements, and check them."),
+}
+
+BENCHES = {
+    "tick": SubCommand("controller.bench:tick", "Time whole ticks of a large fleet seen through Prometheus."),
+    "simulator": SubCommand("simulations.speed:simulator", "Count the requests that are simulated in a second."),
 }
 
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, not when they are listed."""
 
+    table = SUB_COMMANDS
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the table above."""
-        return list(SUB_COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; None when there is no such one."""
-        if cmd_name not in SUB_COMMANDS:
+        if cmd_name not in self.table:
             return None
-        module, name = SUB_COMMANDS[cmd_name].where.split(":")
+        module, name = self.table[cmd_name].where.split(":")
         command: click.Command = getattr(import_module(module), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.summary) for name, command in SUB_COMMANDS.items()])
+            formatter.write_dl([(name, command.summary) for name, command in self.table.items()])
+
+
+class LazyBenches(LazyGroup):
+    """The same for what can be measured."""
+
+    table = BENCHES
+
+
+@click.group(cls=LazyBenches)
+def bench() -> None:
+    """Measure how fast Foresail is on this machine."""
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

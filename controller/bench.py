@@ -32,12 +32,7 @@ _MISSING = "there is no prometheus on the PATH"
 _INSTALL = "apt-get install --no-install-recommends prometheus"
 
 
-@click.group()
-def bench() -> None:
-    """Measure how fast Foresail is on this machine."""
-
-
-@bench.command("tick")
+@click.command("tick")
 @click.option("--workloads", type=click.IntRange(1, 10_000), default=1_000, show_default=True, metavar="N",
               help="Models, with a pool each.")  # fmt: skip
 @click.option("--replicas", type=click.IntRange(1, 100_000), default=10_000, show_default=True, metavar="N",

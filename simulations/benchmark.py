@@ -18,7 +18,7 @@ from policies.slo import ServiceObjective
 from simulations.kernel.arrays import Timing, new_state
 from simulations.kernel.compiled import announce
 from simulations.kernel.load_test import hold_concurrency
-from simulations.kernel.platform import begin_life
+from simulations.kernel.platform import BEGIN_LIFE, act
 
 _COUNTED_REQUESTS = 5000  # at 99 % the standard error of the attainment is 0.14 %
 _WARM_UP_TURNS = 2  # each client's first requests are not counted: the batch fills up in step
@@ -134,7 +134,7 @@ class _LoadTest:
 
     def _trial(self, clients: int, limits_s: npt.NDArray[np.float64], misses_allowed: int) -> float:
         state = new_state([self._profile], _UNUSED, 1, 1, requests=clients)
-        begin_life(state, 0)
+        act(state, BEGIN_LIFE, 0, np.zeros(0, np.int32), 0.0)
         starts = _START_SPREAD_S * np.arange(clients) / clients
         skipped = _WARM_UP_TURNS * clients if clients > 1 else 0
         announce(hold_concurrency)

@@ -20,7 +20,6 @@ from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
-from policies.slo import ServiceObjective
 from simulations.case import Case, SimulationSettings, prepare
 from simulations.fleet import SimulatedFleet
 from simulations.generator import DAY_S, ClientClass, FlashCrowd, GeneratedTrace, GeneratorSettings

@@ -11,20 +11,21 @@ import numpy.typing as npt
 
 from policies.engine_profile import EngineProfile
 from simulations.kernel import platform
-from simulations.kernel.arrays import Timing, blank_replica, new_state, with_more_replicas, with_more_room
+from simulations.kernel.arrays import (
+    Timing,
+    blank_replica,
+    blank_traffic,
+    new_state,
+    with_more_replicas,
+    with_more_room,
+)
 from simulations.kernel.compiled import announce
 from simulations.kernel.layout import (
-    DONE,
-    DRAINED,
-    EMPTY,
-    HELD,
-    NEEDS_ARRIVALS,
     NEEDS_ROOM,
     NEVER,
     NOBODY,
     PAUSED,
     WAITING,
-    State,
 )
 from simulations.kernel.run import run
 
@@ -58,7 +59,7 @@ class FleetKernel:
         self.world: Any = self.state.world[0]
         self.epoch_at = epoch_at
         self.owners: dict[int, Any] = {}
-        self._free = list(range(len(self.state.keys)))[::-1]
+        self._free = list(range(len(self.state.replicas)))[::-1]
 
     @property
     def now(self) -> float:
@@ -112,12 +113,13 @@ class FleetKernel:
     def add_replica(self, pool: int, owner: object = None) -> int:
         """Return the number of a new replica without an engine; ``owners`` tells whose it is."""
         if not self._free:
-            before = len(self.state.keys)
+            before = len(self.state.replicas)
             self.state = with_more_replicas(self.state)
             self._free = list(range(before, 2 * before))[::-1]
         r = self._free.pop()
         self.state.replicas[r] = blank_replica()[0]
-        self.state.replicas["pool"][r] = pool
+        self.state.traffic[r] = blank_traffic()[0]
+        self.state.replicas["pool"][r] = self.state.traffic["pool"][r] = pool
         self.owners[r] = owner
         return r
 
@@ -136,40 +138,44 @@ class FleetKernel:
         """Return the record of a replica; it must not be kept while time goes on."""
         return self.state.replicas[r]
 
+    def traffic(self, r: int) -> Any:
+        """Return what routing knows of a replica; it must not be kept while time goes on."""
+        return self.state.traffic[r]
+
     def begin_life(self, r: int) -> None:
         """Let a fresh engine run."""
-        platform.begin_life(self.state, r)
+        self._act(platform.BEGIN_LIFE, r)
 
     def end_life(self, r: int) -> None:
         """Let the engine be gone."""
-        platform.end_life(self.state, r)
+        self._act(platform.END_LIFE, r)
 
     def open(self, r: int) -> None:
         """Send the replica requests from now on; those held for its pool go first."""
         requests = self.state.requests
         held = [i for i in self._held() if requests["pool"][i] == self.state.replicas["pool"][r]]
-        platform.open_replica(self.state, r, np.array(held, np.int32))
+        self._act(platform.OPEN, r, held)
 
     def close(self, r: int) -> None:
         """Send the replica no more requests."""
-        platform.close_replica(self.state, r)
+        self._act(platform.CLOSE, r)
 
     def lose(self, r: int, *, retry: bool) -> None:
         """Take note that the replica is gone with its requests; with ``retry`` some are sent elsewhere."""
-        had = np.zeros(0, np.int32)
-        if self.state.replicas["in_flight"][r] or self.state.replicas["leaving"][r]:
+        had: Sequence[int] = ()
+        if self.state.traffic["in_flight"][r] or self.state.replicas["leaving"][r]:
             requests = self.state.requests
             mine = np.flatnonzero((requests["replica"] == r) & (requests["place"] >= WAITING))
-            had = mine[np.argsort(requests["sent"][mine])].astype(np.int32)
-        platform.lose(self.state, r, had, retry)
+            had = mine[np.lexsort((requests["row"][mine], requests["timed_at"][mine]))].tolist()
+        self._act(platform.LOSE_WITH_RETRY if retry else platform.LOSE, r, had)
 
     def hang(self, r: int, *, shows_zero: bool) -> None:
         """Let the engine stop for good in the middle of its step."""
-        platform.hang(self.state, r, shows_zero)
+        self._act(platform.HANG_SHOWING_ZERO if shows_zero else platform.HANG, r)
 
     def change_speed(self, r: int, slowdown: float) -> None:
         """Let steps that begin from now on take ``slowdown`` times as long."""
-        platform.change_speed(self.state, r, slowdown)
+        self._act(platform.CHANGE_SPEED, r, number=slowdown)
 
     def watch(self, r: int, first_at: float) -> None:
         """Scrape the replica at ``first_at``, which is at most an interval ahead, and each interval from then on."""
@@ -192,7 +198,11 @@ class FleetKernel:
         world["total_weight"] = math.fsum(weights)
         some = np.flatnonzero(pools["weight"] > 0)
         world["only_pool"] = some[0] if len(some) == 1 else NOBODY
-        platform.assign_anew(self.state, np.array(self._held(), np.int32))
+        self._act(platform.ASSIGN, requests=self._held())
+
+    def _act(self, verb: int, r: int = NOBODY, requests: Sequence[int] = (), number: float = 0.0) -> None:
+        announce(platform.act)
+        platform.act(self.state, verb, r, np.array(requests, np.int32), float(number))
 
     def _held(self) -> list[int]:
         """Return the requests held at the gateway, those held for longest first."""
@@ -212,4 +222,4 @@ class FleetKernel:
         self.world["scrape_first"], self.world["scrape_count"] = 0, len(order)
         at = float(self.state.replicas["scrape_at"][order[0]]) if len(order) else NEVER
         self.world["next_scrape_at"] = at
-        platform.plan(self.state)
+        self._act(platform.PLAN)

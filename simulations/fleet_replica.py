@@ -54,7 +54,7 @@ class FleetReplica:
         """Change phase."""
         self.phase = phase
         self.since_at = at
-        self._kernel.replica(self.row)["draining"] = phase is Phase.DRAINING
+        self._kernel.traffic(self.row)["draining"] = phase is Phase.DRAINING
 
     def begin_life(self) -> None:
         """Let a fresh engine serve; its counters begin at zero."""
@@ -70,7 +70,7 @@ class FleetReplica:
     @property
     def in_flight(self) -> int:
         """Requests that it was sent and that have not ended."""
-        return int(self._kernel.replica(self.row)["in_flight"])
+        return int(self._kernel.traffic(self.row)["in_flight"])
 
     def hang(self, *, shows_zero: bool) -> None:
         """Let the engine stop stepping, the step under way included; ``shows_zero`` empties its running gauge."""

@@ -103,12 +103,12 @@ class SimulatedMetrics:
             self._events.plan(at + self._settings.scrape_interval_s, self._scrape_gateway)
         if not self._recording(at):
             return
-        world, replicas = self._kernel.world, self._kernel.state.replicas
+        world, state = self._kernel.world, self._kernel.state
         alive = [r for pool in self._pools for r in pool.replicas.values() if r.alive]
         names, rows = [replica.id for replica in alive], [replica.row for replica in alive]
         in_flight, answered, failed = (
-            dict(zip(names, replicas[column][rows].astype(np.float64).tolist(), strict=True))
-            for column in ("in_flight", "finished", "failed")
+            dict(zip(names, column[rows].astype(np.float64).tolist(), strict=True))
+            for column in (state.traffic["in_flight"], state.replicas["finished"], state.replicas["failed"])
         )
         scrape = _GatewayScrape(
             at=at,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,42 +75,42 @@ class Outcomes:
     @property
     def arrived_at(self) -> FloatArray:
         """``float64[N]``, instant of arrival at the gateway."""
-        return self._column("arrived_at") + self._epoch_at
+        return np.asarray(self._column("arrived_at") + self._epoch_at)
 
     @property
     def first_token_at(self) -> FloatArray:
         """``float64[N]``, NaN where no token was sent (or the request has not ended)."""
-        return self._column("first_token_at") + self._epoch_at
+        return np.asarray(self._column("first_token_at") + self._epoch_at)
 
     @property
     def finished_at(self) -> FloatArray:
         """``float64[N]``, NaN for requests in the system."""
-        return self._column("finished_at") + self._epoch_at
+        return np.asarray(self._column("finished_at") + self._epoch_at)
 
     @property
     def prompt_tokens(self) -> npt.NDArray[np.int32]:
         """``int32[N]``."""
-        return self._column("prompt").copy()
+        return np.array(self._column("prompt"))
 
     @property
     def output_tokens(self) -> npt.NDArray[np.int32]:
         """``int32[N]``, tokens asked for, generated or not."""
-        return self._column("output").copy()
+        return np.array(self._column("output"))
 
     @property
     def pool_index(self) -> npt.NDArray[np.int16]:
         """``int16[N]``, which of the fleet's pools served it last; -1 for none."""
-        return self._column("pool").copy()
+        return np.array(self._column("pool"))
 
     @property
     def status(self) -> npt.NDArray[np.int8]:
         """``int8[N]``, values of ``RequestStatus``."""
-        return self._column("status").copy()
+        return np.array(self._column("status"))
 
     @property
     def ttft_s(self) -> FloatArray:
         """``float64[N]``, first token minus arrival at the gateway; NaN where there is none."""
-        return self._column("first_token_at") - self._column("arrived_at")
+        return np.asarray(self._column("first_token_at") - self._column("arrived_at"))
 
     @property
     def tpot_s(self) -> FloatArray:
@@ -121,13 +122,12 @@ class Outcomes:
     @property
     def e2e_s(self) -> FloatArray:
         """``float64[N]``, end minus arrival, however it ended."""
-        return self._column("finished_at") - self._column("arrived_at")
+        return np.asarray(self._column("finished_at") - self._column("arrived_at"))
 
     def within(self, objective: ServiceObjective) -> npt.NDArray[np.bool_]:
         """Return ``bool[N]``: completed with both TTFT and TPOT within the objective."""
         met: npt.NDArray[np.bool_] = (self.ttft_s <= objective.ttft_s) & (self.tpot_s <= objective.tpot_s)
         return met  # TPOT is NaN, and so not within, for all that did not complete
 
-    def _column(self, name: str) -> npt.NDArray[np.generic]:
-        column: npt.NDArray[np.generic] = self._rows[name][: self._count]
-        return column
+    def _column(self, name: str) -> Any:
+        return self._rows[name][: self._count]

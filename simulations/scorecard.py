@@ -13,9 +13,12 @@ import numpy as np
 from controller.ports import TickRecord
 from policies.fleet import FleetState, Phase, ReplicaState
 from policies.wire import canonical_json
-from simulations.tallies import BIN_S as BIN_S
+from simulations import tallies
 from simulations.tallies import Results
 from simulations.turnover import TurnoverWatch
+
+BIN_S = tallies.BIN_S
+"""Length of a step of the curves in a report, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

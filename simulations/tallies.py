@@ -53,22 +53,33 @@ class OverTime:
 class Results(Protocol):
     """What is known of the requests of a run. Latencies at given levels are NaN when no request has one.
 
-    Attributes:
-        requests: That arrived.
-        completed, dropped: How they ended; the rest failed or has not ended.
-        within: Completed with both TTFT and TPOT within the objective; ``good_tokens`` are their output tokens.
+    Those that neither completed nor were dropped have failed, or not ended.
     """
 
     @property
-    def requests(self) -> int: ...
+    def requests(self) -> int:
+        """Requests that have arrived."""
+        ...
+
     @property
-    def completed(self) -> int: ...
+    def completed(self) -> int:
+        """Requests that got all their tokens."""
+        ...
+
     @property
-    def dropped(self) -> int: ...
+    def dropped(self) -> int:
+        """Requests lost with their replica."""
+        ...
+
     @property
-    def within(self) -> int: ...
+    def within(self) -> int:
+        """Requests that ended within the objective."""
+        ...
+
     @property
-    def good_tokens(self) -> int: ...
+    def good_tokens(self) -> int:
+        """Output tokens of those."""
+        ...
 
     def ttft_s(self, levels: Sequence[float]) -> tuple[float, ...]:
         """Return quantiles of the time to first token, over all requests that got one and have ended."""
@@ -209,7 +220,7 @@ class Exact:
         p95 = [_exact(ttft_s[edges[i] : edges[i + 1]], (0.95,))[0] for i in range(steps)]
         return OverTime(
             np.bincount(step, minlength=steps).astype(np.float64),
-            np.bincount(step, weights=self._within.astype(np.float64), minlength=steps),
+            np.bincount(step, weights=self._within.astype(np.float64), minlength=steps).astype(np.float64),
             np.array(p95),
         )
 

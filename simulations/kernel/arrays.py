@@ -14,6 +14,8 @@ from simulations.kernel.layout import (
     COARSE_OCTAVES,
     FINE_BITS,
     FINE_OCTAVES,
+    GROUP_BITS,
+    LINE_BYTES,
     MOST_RECENT,
     MOST_REQUESTS_AT_ONCE,
     NEVER,
@@ -24,12 +26,15 @@ from simulations.kernel.layout import (
     REQUEST,
     ROW,
     SAMPLE,
+    TRAFFIC,
     WORLD,
+    Floats,
     Records,
     State,
 )
 
-_FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS = 1_024, 4_096, 128
+_FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS, _FIRST_RECENT = 1_024, 4_096, 128, 256
+_MOST_ROWS = 2**31 - 1
 BIN_S = 60.0
 MOST_BINS = 4_096
 """Bins by time of arrival; when they do not do, each becomes twice as long."""
@@ -59,23 +64,24 @@ def new_state(
     for profile in profiles:
         check_budget(profile)
     pools = len(profiles)
-    leaves = _leaves(replicas)
+    room = _whole_groups(replicas)
     state = State(
         world=_world(timing, keep_rows),
         profiles=np.array([_profile(profile) for profile in profiles], PROFILE),
         pools=np.zeros(pools, POOL),
-        replicas=_blank(leaves, REPLICA),
-        requests=_chained(0, requests),
-        ends=np.zeros((leaves, max(profile.max_running for profile in profiles) + 1), np.int64),
-        due=np.zeros((leaves, max(profile.block_tokens for profile in profiles)), np.int32),
-        keys=np.full(leaves, NEVER),
-        winners=_tournament(np.full(leaves, NEVER)),
+        replicas=aligned(_blank(room)),
+        traffic=aligned(_out_of_traffic(room)),
+        requests=aligned(_chained(0, requests)),
+        ends=aligned(np.zeros((room, _whole_lines(max(profile.max_running for profile in profiles) + 1)), np.int64)),
+        due=aligned(np.zeros((room, max(profile.block_tokens for profile in profiles)), np.int32)),
+        **_timeline(np.full(room, NEVER)),
+        first_ends=np.zeros(room, np.int32),
         heads=np.full((pools, requests + 1), NOBODY, np.int32),
         tails=np.full((pools, requests + 1), NOBODY, np.int32),
-        recent_ttft_s=np.empty((leaves, MOST_RECENT)),
+        recent_ttft_s=np.zeros((room, _FIRST_RECENT)),
         scratch=np.empty(MOST_RECENT),
-        scrape_order=np.zeros(leaves, np.int32),
-        samples=np.zeros((leaves, samples), SAMPLE),
+        scrape_order=np.zeros(room, np.int32),
+        samples=np.zeros((room, samples), SAMPLE),
         watched=np.full(_FIRST_WATCHED, NOBODY, np.int32),
         histograms=np.zeros((3, FINE_OCTAVES << FINE_BITS), np.int64),
         bins=np.zeros((_FIRST_BINS, 2), np.int64),
@@ -103,25 +109,22 @@ def check_budget(profile: EngineProfile) -> None:
 
 def with_more_replicas(state: State) -> State:
     """Return the state with room for twice as many replicas."""
-    before = len(state.keys)
+    before = len(state.replicas)
     keys = np.full(2 * before, NEVER)
-    keys[:before] = state.keys
+    keys[:before] = state.keys.reshape(-1).view(np.float64)
     order = np.zeros(2 * before, np.int32)
     w = state.world[0]
     places = (int(w["scrape_first"]) + np.arange(int(w["scrape_count"]))) % before
     order[: len(places)] = state.scrape_order[places]
     w["scrape_first"] = 0
-    recent = np.empty((2 * before, state.recent_ttft_s.shape[1]))
-    for r in range(before):  # most of it has never been written, and takes no memory
-        count = min(int(state.replicas["recent"][r]), recent.shape[1])
-        recent[r, :count] = state.recent_ttft_s[r, :count]
     return state._replace(
-        replicas=np.concatenate([state.replicas, _blank(before, REPLICA)]),
-        ends=_longer(state.ends, 2 * before),
-        due=_longer(state.due, 2 * before),
-        keys=keys,
-        winners=_tournament(keys),
-        recent_ttft_s=recent,
+        replicas=aligned(np.concatenate([state.replicas, _blank(before)])),
+        traffic=aligned(np.concatenate([state.traffic, _out_of_traffic(before)])),
+        ends=aligned(_longer(state.ends, 2 * before)),
+        due=aligned(_longer(state.due, 2 * before)),
+        **_timeline(keys),
+        first_ends=_longer(state.first_ends, 2 * before),
+        recent_ttft_s=_longer(state.recent_ttft_s, 2 * before),
         scrape_order=order,
         samples=_longer(state.samples, 2 * before),
     )
@@ -131,15 +134,23 @@ def with_more_room(state: State) -> State:
     """Return the state with room for the next arrival, whatever was full.
 
     Raises:
-        OverflowError: If more requests are in the system than their numbers can tell apart.
+        OverflowError: If more requests are in the system, or in the trace, than their numbers can tell apart.
     """
     w = state.world[0]
+    if w["recent_short"]:
+        w["recent_short"] = 0
+        longer = min(4 * state.recent_ttft_s.shape[1], MOST_RECENT)
+        state = state._replace(recent_ttft_s=np.ascontiguousarray(_longer(state.recent_ttft_s.T, longer).T))
+    if w["cursor"] == w["batch"]:
+        return state
     if w["free_head"] == NOBODY:
         state = _more_requests(state)
     if w["arrivals"] - w["oldest"] >= len(state.watched):
         state = _more_watched(state)
     if w["keep_rows"] and w["arrivals"] >= len(state.rows):
         state = state._replace(rows=_longer(state.rows, 2 * len(state.rows)))
+    if w["arrivals"] >= _MOST_ROWS:
+        raise OverflowError(f"more than {_MOST_ROWS:,} requests in one run")
     arrives_at = state.arrival_s[w["cursor"]]
     while arrives_at >= len(state.bins) * w["bin_s"]:
         state = _more_bins(state)
@@ -154,7 +165,7 @@ def _more_requests(state: State) -> State:
     heads[:, : before + 1] = state.heads
     tails[:, : before + 1] = state.tails
     state.world["free_head"] = before
-    requests = np.concatenate([state.requests, _chained(before, before)])
+    requests = aligned(np.concatenate([state.requests, _chained(before, before)]))
     return state._replace(requests=requests, heads=heads, tails=tails)
 
 
@@ -184,7 +195,7 @@ def _world(timing: Timing, keep_rows: bool) -> Records:
     world["hold_s"], world["patience_s"] = timing.hold_s, timing.patience_s
     world["scrape_interval_s"] = timing.scrape_interval_s
     world["ttft_s"], world["tpot_s"] = timing.ttft_s, timing.tpot_s
-    for name in ("next_other_at", "next_scrape_at", "next_patience_at"):
+    for name in ("next_end_at", "next_other_at", "next_scrape_at", "next_patience_at"):
         world[name] = NEVER
     for name in ("only_pool", "held_head", "held_tail", "free_head", "drained"):
         world[name] = NOBODY
@@ -209,17 +220,30 @@ def _profile(profile: EngineProfile) -> tuple[float, ...]:
     )
 
 
-def _leaves(replicas: int) -> int:
-    """Return the next power of two, for the tournament; at least two, so that it has a root."""
-    return max(2, 1 << (replicas - 1).bit_length())
+def _whole_lines(numbers: int) -> int:
+    """Return so many 8-byte numbers or more, in an odd number of lines: rows then spread over the sets of a cache."""
+    lines = -(-numbers // 8)
+    return 8 * (lines + 1 - lines % 2)
 
 
-def _blank(count: int, dtype: np.dtype[Any]) -> Records:
-    """Return records of replicas that have no engine, no traffic and no scrapes."""
-    blank = np.zeros(count, dtype)
+def _whole_groups(replicas: int) -> int:
+    """Return so many replicas or more, in whole groups."""
+    return max(1, -(-replicas // (1 << GROUP_BITS))) << GROUP_BITS
+
+
+def _timeline(at: Floats) -> dict[str, Any]:
+    """Return the arrays that tell whose instant is the earliest, given one per replica."""
+    keys = aligned(at.view(np.int64).reshape(-1, 1 << GROUP_BITS))
+    winners = keys.argmin(axis=1) + (np.arange(len(keys)) << GROUP_BITS)
+    return {"keys": keys, "group_keys": keys.min(axis=1), "group_winners": winners.astype(np.int32)}
+
+
+def _blank(count: int) -> Records:
+    """Return records of replicas that have no engine and no scrapes."""
+    blank = np.zeros(count, REPLICA)
     blank["end_at"] = blank["scrape_at"] = NEVER
     blank["slowdown"] = 1.0
-    for name in ("partial", "done", "next", "before", "wait_head", "wait_tail"):
+    for name in ("partial", "done", "wait_head", "wait_tail"):
         blank[name] = NOBODY
     for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until"):
         blank[name] = -NEVER
@@ -228,7 +252,28 @@ def _blank(count: int, dtype: np.dtype[Any]) -> Records:
 
 def blank_replica() -> Records:
     """Return one such record."""
-    return _blank(1, REPLICA)
+    return _blank(1)
+
+
+def _out_of_traffic(count: int) -> Records:
+    """Return records of replicas that are in no list."""
+    blank = np.zeros(count, TRAFFIC)
+    blank["next"] = blank["before"] = NOBODY
+    return blank
+
+
+def blank_traffic() -> Records:
+    """Return one such record."""
+    return _out_of_traffic(1)
+
+
+def aligned(array: Any) -> Any:
+    """Return the array at an address that begins a line of the cache, so that no record lies across two."""
+    room = np.zeros(array.nbytes + LINE_BYTES, np.uint8)
+    first = -room.ctypes.data % LINE_BYTES
+    copy = room[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _chained(first: int, count: int) -> Records:
@@ -237,16 +282,6 @@ def _chained(first: int, count: int) -> Records:
     requests["next"] = np.arange(first + 1, first + count + 1)
     requests["next"][-1] = NOBODY
     return requests
-
-
-def _tournament(keys: Any) -> Any:
-    leaves = len(keys)
-    winners = np.zeros(2 * leaves, np.int32)
-    winners[leaves:] = np.arange(leaves)
-    for node in range(leaves - 1, 0, -1):
-        left, right = winners[2 * node], winners[2 * node + 1]
-        winners[node] = left if keys[left] <= keys[right] else right
-    return winners
 
 
 def _longer(array: Any, length: int) -> Any:

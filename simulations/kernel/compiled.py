@@ -23,18 +23,23 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 COMPILES_S = 20
 """About how long the first call takes, in seconds, on one core of the machine that the docs' figures are from."""
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_numba: Any = numba  # its types know neither all options nor its settings
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",  # no test for division by zero at each division
+    "_nrt": False,  # nothing is allocated, so that references to arrays need not be counted: that took 90 % of the time
+}
 
 
 def inlined(function: _F) -> _F:
     """Compile ``function`` into each of its callers: for what the loop does all the time, from one or two places."""
-    compiled: _F = numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    compiled: _F = _numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
     return compiled
 
 
 def called(function: _F) -> _F:
     """Compile ``function`` once, for other compiled functions to call: for what is rare or called from many places."""
-    compiled: _F = numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
+    compiled: _F = _numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
     return compiled
 
 
@@ -42,10 +47,10 @@ def entry(function: _F) -> _F:
     """Compile ``function`` for Python to call, and keep the result for the next start of the program."""
     folder = cache_folder()
     if folder is None:
-        compiled: _F = numba.njit(**_OPTIONS)(function)
+        compiled: _F = _numba.njit(**_OPTIONS)(function)
         return compiled
     with _cached_in(folder):
-        kept: _F = numba.njit(cache=True, **_OPTIONS)(function)
+        kept: _F = _numba.njit(cache=True, **_OPTIONS)(function)
         return kept
 
 
@@ -94,9 +99,9 @@ def _places() -> Iterator[Path]:
 @contextmanager
 def _cached_in(folder: Path) -> Iterator[None]:
     """Let functions that are decorated meanwhile keep their results in ``folder``."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)
+    before = _numba.config.CACHE_DIR
+    _numba.config.CACHE_DIR = str(folder)
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        _numba.config.CACHE_DIR = before

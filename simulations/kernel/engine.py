@@ -171,11 +171,11 @@ def _prefill(s: State, r: int, may_admit: bool) -> float:
                 break
             take_first(s, r)
             x.place = RUNNING
-            x.admitted = q.admissions
+            x.before = q.admissions
             q.admissions += 1
             q.running += 1
         x = s.requests[i]
-        before = x.prefilled
+        before = x.lead
         goal = x.prompt + x.generated
         after = min(goal, before + budget - tokens)
         blocks = (after + size - 1) // size - (before + size - 1) // size
@@ -183,7 +183,7 @@ def _prefill(s: State, r: int, may_admit: bool) -> float:
             preempt(s, r, i)
             break
         q.free -= blocks
-        x.prefilled = after
+        x.lead = after
         tokens += after - before
         squares += after * after - before * before
         taken = after > before
@@ -211,7 +211,7 @@ def _add_fresh(s: State, r: int, i: int) -> None:
         s.requests[q.fresh_tail].next = i
     q.fresh_tail = i
     q.fresh += 1
-    q.fresh_tokens += x.prefilled
+    q.fresh_tokens += x.lead
     q.soonest = min(q.soonest, x.output - x.generated - 1)
 
 
@@ -241,10 +241,10 @@ def end(s: State, r: int, at: float) -> None:
         x.generated += 1
         if math.isnan(x.first_token_at):
             x.first_token_at = at
-            s.recent_ttft_s[r, q.recent % s.recent_ttft_s.shape[1]] = at - x.sent_at
+            s.recent_ttft_s[r, q.recent % s.recent_ttft_s.shape[1]] = at - x.timed_at
             q.recent += 1
-        x.lead = q.steps - x.prefilled
-        q.kv_tokens += x.prefilled
+        q.kv_tokens += x.lead
+        x.lead = q.steps - x.lead
         s.due[r, x.lead % p.block_tokens] += 1
         left = x.output - x.generated
         push_end(s.ends[r], q.decoding, ((q.steps + left) << SLOT_BITS) | i)
@@ -272,7 +272,7 @@ def _withdraw_decoding(s: State, r: int, i: int) -> None:
     q.free += (held + size - 1) // size
     s.due[r, x.lead % size] -= 1
     x.generated = held - x.prompt + 1
-    x.prefilled = 0
+    x.lead = 0
 
 
 @called
@@ -303,9 +303,9 @@ def _withdraw_partial(s: State, r: int) -> None:
     q = s.replicas[r]
     x = s.requests[q.partial]
     size = s.profiles[q.pool].block_tokens
-    q.free += (x.prefilled + size - 1) // size
+    q.free += (x.lead + size - 1) // size
     q.running -= 1
-    x.prefilled = 0
+    x.lead = 0
     q.partial = NOBODY
 
 
@@ -318,7 +318,7 @@ def make_room(s: State, r: int) -> None:
         last = q.partial
         for place in range(q.decoding):
             i = s.ends[r, place] & SLOT_MASK
-            if last == NOBODY or s.requests[i].admitted > s.requests[last].admitted:
+            if last == NOBODY or s.requests[i].before > s.requests[last].before:
                 last = i
         preempt(s, r, last)
 
@@ -420,6 +420,7 @@ def next_end_at(s: State, r: int) -> float:
     finish = _LONG + q.steps
     if q.decoding > 0:
         finish = s.ends[r, 0] >> SLOT_BITS
+        s.first_ends[r] = s.ends[r, 0] & SLOT_MASK
     if q.fresh > 0:
         finish = min(finish, after + q.soonest)
     if q.waiting > 0 and not q.blocked:

@@ -88,19 +88,27 @@ def release(s: State, i: int) -> None:
 def left(s: State, r: int) -> None:
     """Take note that one request fewer is in flight at replica ``r``."""
     change_in_flight(s, r, -1)
-    q = s.replicas[r]
-    if q.draining and q.in_flight == 0:
+    if s.traffic[r].draining and s.traffic[r].in_flight == 0:
         s.world[0].drained = r
 
 
 @called
-def send_or_hold(s: State, i: int, at: float) -> None:
-    """Send request ``i`` to a replica of its pool, or hold it while there is none."""
-    r = least_outstanding(s, s.requests[i].pool)
+def catch_up(s: State, r: int, at: float) -> None:
+    """Do what ``advance`` does, for those who seldom need it."""
+    advance(s, r, at)
+
+
+@called
+def send_or_hold(s: State, i: int, at: float, anew: bool) -> None:
+    """Send request ``i`` to a replica of its pool, chosen ``anew`` or not, or hold it while there is none."""
+    x = s.requests[i]
+    if anew:
+        x.pool = next_pool(s)
+    r = least_outstanding(s, x.pool)
     if r == NOBODY:
         hold(s, i, at)
     else:
-        advance(s, r, at)
+        catch_up(s, r, at)
         send(s, i, r, at)
 
 
@@ -113,12 +121,12 @@ def hold(s: State, i: int, at: float) -> None:
     if x.place == HELD:
         return
     x.place = HELD
-    x.held_until = at + w.hold_s
+    x.timed_at = at + w.hold_s
     x.next = NOBODY
     x.before = w.held_tail if w.held > 0 else NOBODY
     if w.held == 0:
         w.held_head = i
-        w.next_other_at = min(w.next_other_at, x.held_until)
+        w.next_other_at = min(w.next_other_at, x.timed_at)
     else:
         s.requests[w.held_tail].next = i
     w.held_tail = i
@@ -145,7 +153,6 @@ def hold_no_more(s: State, i: int) -> None:
 @inlined
 def send(s: State, i: int, r: int, at: float) -> None:
     """Send request ``i`` to replica ``r``, which stands at ``at``."""
-    w = s.world[0]
     x = s.requests[i]
     q = s.replicas[r]
     p = s.profiles[q.pool]
@@ -162,9 +169,7 @@ def send(s: State, i: int, r: int, at: float) -> None:
         close_request(s, i, FAILED, at)
         release(s, i)
         return
-    x.sent = w.sent
-    w.sent += 1
-    x.sent_at = at
+    x.timed_at = at
     change_in_flight(s, r, 1)
     if q.hung:  # it only counts: nobody in its queue will ever be looked for there
         x.place = WAITING
@@ -221,28 +226,22 @@ def give_up(s: State, i: int, at: float) -> None:
     left(s, r)
 
 
-@called
-def drop_or_retry(s: State, i: int, at: float, retry: bool) -> None:
-    """Take note that request ``i`` is gone with its replica.
+@inlined
+def drop_or_retry(s: State, i: int, at: float, retry: bool) -> bool:
+    """Take note that request ``i`` is gone with its replica; return whether it is to be sent elsewhere.
 
-    With ``retry``, a request that had not begun to stream is sent to another replica, once.
+    It is, with ``retry``, once, when it had not begun to stream.
     """
     x = s.requests[i]
     if x.ended:  # it was about to leave
         release(s, i)
-    elif retry and math.isnan(x.first_token_at) and not x.retried:
+        return False
+    if retry and math.isnan(x.first_token_at) and not x.retried:
         x.retried = 1
         x.generated = 0
-        x.prefilled = 0
+        x.lead = 0
         x.place = 0
-        assign(s, i, at)
-    else:
-        close_request(s, i, DROPPED, at)
-        release(s, i)
-
-
-@called
-def assign(s: State, i: int, at: float) -> None:
-    """Choose a pool for request ``i``, and send or hold it."""
-    s.requests[i].pool = next_pool(s)
-    send_or_hold(s, i, at)
+        return True
+    close_request(s, i, DROPPED, at)
+    release(s, i)
+    return False

@@ -23,9 +23,12 @@ SLOT_BITS = 24
 SLOT_MASK = (1 << SLOT_BITS) - 1
 """A number in ``ends`` is the step after which a request ends, and in its last bits the request's record."""
 
+GROUP_BITS = 5
+LINE_BYTES = 64
+
 MOST_REQUESTS_AT_ONCE = 1 << SLOT_BITS
 MOST_RECENT = 10_000
-"""First tokens between two scrapes whose TTFT are kept; the oldest go when scrapes are lost."""
+"""First tokens between two scrapes whose TTFT are kept at most; the oldest go when scrapes are lost."""
 
 IDLE, SINGLE, JUMP = 0, 1, 2
 """What a replica does: nothing, one step that prefills, or decode steps up to the next that needs a look."""
@@ -68,27 +71,37 @@ PROFILE = np.dtype(
 REQUEST = np.dtype(
     [
         ("arrived_at", "f8"),
-        ("sent_at", "f8"),
         ("first_token_at", "f8"),  # NaN before
-        ("lead", "i8"),  # while it decodes: steps done when it began, minus the tokens it then held
-        ("admitted", "i8"),  # number of its admission at its replica: who came last gives way first
+        ("timed_at", "f8"),  # when its replica got it; while it is held, when that ends
+        ("lead", "i8"),  # its tokens in the KV cache; while it decodes, steps done when it began minus those
+        ("row", "i4"),  # how many arrived before it
         ("prompt", "i4"),
         ("output", "i4"),
-        ("generated", "i4"),
-        ("prefilled", "i4"),
+        ("generated", "i4"),  # tokens, when it last stopped or began to decode
         ("next", "i4"),
-        ("before", "i4"),
+        ("before", "i4"),  # in the list that it is in; in a batch, how many were admitted before it
         ("replica", "i4"),
-        ("pool", "i2"),
+        ("pool", "i1"),
         ("place", "i1"),
         ("ended", "i1"),  # its outcome is known; an engine may have it until its step is over
-        ("row", "i8"),  # how many arrived before it
-        ("sent", "i8"),  # how many were sent to replicas before it
-        ("held_until", "f8"),  # infinity while it is not held
         ("retried", "i1"),
     ],
     align=True,
 )
+"""64 bytes, one line of the cache."""
+
+TRAFFIC = np.dtype(
+    [
+        ("in_flight", "i4"),
+        ("next", "i4"),  # in the list of the pool's replicas with as many in flight
+        ("before", "i4"),
+        ("pool", "i2"),
+        ("in_traffic", "i1"),
+        ("draining", "i1"),
+    ],
+    align=True,
+)
+"""What routing needs of a replica: apart from the rest, so that looking at its neighbours stays in the cache."""
 
 REPLICA = np.dtype(
     [
@@ -98,10 +111,9 @@ REPLICA = np.dtype(
         ("growth_s", "f8"),  # by how much each step of a jump is longer than the one before
         ("steps", "i8"),
         ("kv_tokens", "i8"),  # of decoding sequences
-        ("finish_step", "i8"),  # no request ends in an earlier step than this, as far as ``key`` knows
-        ("free", "i8"),  # KV blocks; in a jump those before it began
-        ("m", "i8"),  # steps of what is going on
-        ("mode", "i4"),
+        ("finish_step", "i8"),  # no request ends in an earlier step than this, as far as its key knows
+        ("m", "i4"),  # steps of what is going on
+        ("free", "i4"),  # KV blocks; in a jump those before it began
         ("decoding", "i4"),
         ("running", "i4"),
         ("waiting", "i4"),
@@ -109,37 +121,33 @@ REPLICA = np.dtype(
         ("wait_tail", "i4"),
         ("least_waiting", "i4"),  # fewest tokens that anyone waiting has yet to generate, or fewer
         ("partial", "i4"),
-        ("fresh_head", "i4"),  # those whose prefill ends with this step
+        ("fresh", "i4"),  # how many end their prefill with this step
+        ("fresh_head", "i4"),
         ("fresh_tail", "i4"),
-        ("fresh", "i4"),
         ("soonest", "i4"),  # fewest steps that one of them needs after this one
-        ("fresh_tokens", "i8"),
+        ("fresh_tokens", "i4"),
         ("done", "i4"),  # chain of those that ended with the last step
         ("leaving", "i4"),  # how many leave the batch when the step is over
+        ("mode", "i1"),
         ("blocked", "i1"),  # nobody who waits can be admitted before this jump is over
         ("tight", "i1"),  # steps may get shorter after this: nothing is known beyond its end
         ("hung", "i1"),
         ("alive", "i1"),
         ("shows_zero", "i1"),
-        ("in_traffic", "i1"),
-        ("draining", "i1"),
         ("pool", "i2"),
-        ("in_flight", "i4"),
-        ("next", "i4"),  # in the list of those with as many in flight
-        ("before", "i4"),
         ("slowdown", "f8"),
         ("admissions", "i8"),
         ("prompt_total", "i8"),
         ("output_total", "i8"),
-        ("preemptions", "i8"),
         ("finished", "i8"),
-        ("failed", "i8"),
-        ("failing_share", "f8"),
-        ("failing_until", "f8"),
-        ("failures_due", "f8"),
         ("recent", "i8"),  # first tokens since the last scrape
         ("recent_done", "i8"),  # ends since then
         ("recent_tpot_s", "f8"),  # sum of their TPOT
+        ("failing_until", "f8"),
+        ("failing_share", "f8"),
+        ("failures_due", "f8"),
+        ("failed", "i8"),
+        ("preemptions", "i8"),
         ("scrape_at", "f8"),
         ("scrape_lost_until", "f8"),
         ("exporter_stuck_until", "f8"),
@@ -179,6 +187,8 @@ POOL = np.dtype(
 WORLD = np.dtype(
     [
         ("now", "f8"),
+        ("next_end_at", "f8"),  # no request ends before this
+        ("next_end_of", "i8"),  # and this replica has to be asked then
         ("next_other_at", "f8"),  # the next scrape or time-out, or earlier
         ("next_scrape_at", "f8"),
         ("next_patience_at", "f8"),
@@ -202,7 +212,6 @@ WORLD = np.dtype(
         ("within", "i8"),
         ("output_tokens", "i8"),  # of completed requests
         ("good_tokens", "i8"),
-        ("sent", "i8"),
         ("held", "i8"),
         ("held_head", "i8"),
         ("held_tail", "i8"),
@@ -211,6 +220,7 @@ WORLD = np.dtype(
         ("scrape_first", "i8"),
         ("scrape_count", "i8"),
         ("drained", "i8"),
+        ("recent_short", "i8"),  # the TTFT between two scrapes took more than half of their array
         ("too_early", "i8"),  # ends that came before they were expected: there must be none
         ("events", "i8"),
         ("keep_rows", "i8"),
@@ -233,20 +243,21 @@ ROW = np.dtype(
 
 
 class State(NamedTuple):
-    """All arrays. R replicas, S requests at once, P pools, B blocks' phases, L leaves (R up to a power of two).
+    """All arrays. R replicas, S requests at once, P pools, B blocks' phases, G groups of replicas.
 
     Attributes:
         world: One ``WORLD``.
         profiles, pools: ``[P]``.
-        replicas: ``[R]``.
+        replicas, traffic: ``[R]``.
         requests: ``[S]``; free ones are chained through ``next``.
         ends: ``int64[R, max_running]``, a binary heap per replica of the steps in which its requests end.
         due: ``int32[R, B]``, decoding sequences by the phase of the steps in which they need a block.
-        keys: ``float64[L]``, for each replica an instant before which none of its requests ends.
-        winners: ``int32[2 L]``, tournament over the keys; the earliest is at 1.
+        keys: ``int64[G, 32]``, for each replica an instant before which none of its requests ends, as bits.
+        group_keys, group_winners: ``int64[G]``, ``int32[G]``, the earliest of each row and whose it is.
+        first_ends: ``int32[R]``, the request of each replica that ends first, for it to be fetched early.
         heads, tails: ``int32[P, S + 1]``, lists of the pool's replicas by requests in flight.
-        recent_ttft_s: ``float64[R, MOST_RECENT]``.
-        scratch: ``float64[MOST_RECENT]``.
+        recent_ttft_s: ``float64[R, up to MOST_RECENT]``.
+        scratch: ``float64[MOST_RECENT]``, for whoever needs to sort.
         scrape_order: ``int32[R]``, a ring in order of the next scrape.
         samples: ``SAMPLE[R, kept]``.
         watched: ``int32[W]``, the record of each request in the system by its row modulo W.
@@ -261,11 +272,14 @@ class State(NamedTuple):
     profiles: Records
     pools: Records
     replicas: Records
+    traffic: Records
     requests: Records
     ends: Int64s
     due: Int32s
-    keys: Floats
-    winners: Int32s
+    keys: Int64s
+    group_keys: Int64s
+    group_winners: Int32s
+    first_ends: Int32s
     heads: Int32s
     tails: Int32s
     recent_ttft_s: Floats

@@ -58,7 +58,7 @@ def hold_concurrency(
             if ended <= skipped:
                 counting_since = at
             else:
-                ttft_s = x.first_token_at - x.sent_at
+                ttft_s = x.first_token_at - x.timed_at
                 tpot_s = (at - x.first_token_at) / (x.output - 1) if x.output > 1 else 0.0
                 misses += ttft_s > limits_s[0] or tpot_s > limits_s[1]
                 if ended - skipped <= len(served):
@@ -80,8 +80,8 @@ def _send(s: State, lengths: Int32s, sent: int, at: float) -> None:
     w.free_head = x.next
     x.prompt = lengths[sent % len(lengths), 0]
     x.output = lengths[sent % len(lengths), 1]
-    x.generated = x.prefilled = x.ended = 0
-    x.sent_at = at
+    x.generated = x.lead = x.ended = 0
+    x.timed_at = at
     x.first_token_at = math.nan
     add_last(s, 0, i)
 
@@ -103,7 +103,7 @@ def _take_first_admitted(s: State) -> int:
     first = before_first = NOBODY
     before, i = NOBODY, q.done
     while i != NOBODY:
-        if first == NOBODY or s.requests[i].admitted < s.requests[first].admitted:
+        if first == NOBODY or s.requests[i].before < s.requests[first].before:
             first, before_first = i, before
         before, i = i, s.requests[i].next
     if before_first == NOBODY:

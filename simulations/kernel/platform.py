@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from simulations.kernel.compiled import called, entry
 from simulations.kernel.engine import look_again, steps_until
-from simulations.kernel.gateway import advance, assign, drop_or_retry, send_or_hold
+from simulations.kernel.gateway import catch_up, drop_or_retry, send_or_hold
 from simulations.kernel.layout import IDLE, JUMP, NEVER, NOBODY, Int32s, State
 from simulations.kernel.routing import enter_traffic, leave_traffic
 from simulations.kernel.run import forget_ended, plan_other
 from simulations.kernel.timeline import set_key
+
+BEGIN_LIFE, END_LIFE, OPEN, CLOSE, ASSIGN, LOSE, LOSE_WITH_RETRY, HANG, HANG_SHOWING_ZERO, CHANGE_SPEED, PLAN = range(
+    11
+)
+"""What ``act`` can do: start and end an engine; give traffic, to those held first, and take it; choose pools anew for
+those held; take note that a replica is gone with all that it had, in the order in which it got them; hang; slow down;
+no more than look when the next scrape or time-out is."""
 
 
 @called
@@ -32,8 +39,36 @@ def _clear(s: State, r: int) -> None:
 
 
 @entry
-def begin_life(s: State, r: int) -> None:
-    """Let a fresh engine run at replica ``r``; its counters begin at zero."""
+def act(s: State, verb: int, r: int, requests: Int32s, number: float) -> None:  # noqa: C901  a table of verbs
+    """Do what ``verb`` says to replica ``r``, now. One entry for all of them: each entry is compiled apart."""
+    now = s.world[0].now
+    if r != NOBODY:
+        catch_up(s, r, now)
+    if verb == BEGIN_LIFE:
+        _begin_life(s, r)
+    elif verb == END_LIFE:
+        _clear(s, r)
+    elif verb == OPEN:
+        enter_traffic(s, r)
+    elif verb == CLOSE:
+        leave_traffic(s, r)
+    elif verb in (LOSE, LOSE_WITH_RETRY):
+        s.traffic[r].in_flight = 0
+    elif verb in (HANG, HANG_SHOWING_ZERO):
+        _hang(s, r, verb == HANG_SHOWING_ZERO)
+    elif verb == CHANGE_SPEED:
+        _change_speed(s, r, number)
+    lost = verb in (LOSE, LOSE_WITH_RETRY)
+    for i in requests:
+        if not lost or drop_or_retry(s, i, now, verb == LOSE_WITH_RETRY):
+            send_or_hold(s, i, now, verb != OPEN)
+    forget_ended(s)
+    plan_other(s)
+
+
+@called
+def _begin_life(s: State, r: int) -> None:
+    """Let a fresh engine run; its counters begin at zero."""
     _clear(s, r)
     q = s.replicas[r]
     q.alive = 1
@@ -41,73 +76,23 @@ def begin_life(s: State, r: int) -> None:
     q.finished = q.failed = 0
 
 
-@entry
-def end_life(s: State, r: int) -> None:
-    """Let the engine of replica ``r`` be gone, after what it has done by now."""
-    advance(s, r, s.world[0].now)
-    _clear(s, r)
-
-
-@entry
-def open_replica(s: State, r: int, held: Int32s) -> None:
-    """Send replica ``r`` requests from now on; those ``held`` for its pool go first."""
-    enter_traffic(s, r)
-    for i in held:
-        send_or_hold(s, i, s.world[0].now)
-    plan_other(s)
-
-
-@entry
-def close_replica(s: State, r: int) -> None:
-    """Send replica ``r`` no more requests."""
-    leave_traffic(s, r)
-
-
-@entry
-def assign_anew(s: State, held: Int32s) -> None:
-    """Choose a pool for each of the requests ``held``: the shares have changed."""
-    for i in held:
-        assign(s, i, s.world[0].now)
-    plan_other(s)
-
-
-@entry
-def lose(s: State, r: int, had: Int32s, retry: bool) -> None:
-    """Take note that replica ``r``, closed before, is gone with the requests that it ``had``, in order of sending."""
-    s.replicas[r].in_flight = 0
-    for i in had:
-        drop_or_retry(s, i, s.world[0].now, retry)
-    forget_ended(s)
-    plan_other(s)
-
-
-@entry
-def hang(s: State, r: int, shows_zero: bool) -> None:
-    """Let the engine of replica ``r`` stop, in the middle of its step, for good."""
-    now = s.world[0].now
-    advance(s, r, now)
+@called
+def _hang(s: State, r: int, shows_zero: bool) -> None:
+    """Let the engine stop in the middle of its step, for good."""
     q = s.replicas[r]
     q.hung = 1
     q.shows_zero = shows_zero
     if q.mode == JUMP:
-        q.m = steps_until(q, now)
+        q.m = steps_until(q, s.world[0].now)
     q.end_at = NEVER
     set_key(s, r, NEVER)
 
 
-@entry
-def change_speed(s: State, r: int, slowdown: float) -> None:
-    """Let steps of replica ``r`` that begin from now on take ``slowdown`` times as long."""
-    now = s.world[0].now
+@called
+def _change_speed(s: State, r: int, slowdown: float) -> None:
+    """Let steps that begin from now on take ``slowdown`` times as long."""
     q = s.replicas[r]
-    advance(s, r, now)
     q.slowdown = slowdown
     if q.alive and not q.hung and q.mode != IDLE:
-        look_again(s, r, now)
+        look_again(s, r, s.world[0].now)
         set_key(s, r, q.end_at)
-
-
-@entry
-def plan(s: State) -> None:
-    """Tell anew when the next scrape or time-out is."""
-    plan_other(s)

@@ -44,7 +44,7 @@ def least_outstanding(s: State, p: int) -> int:
 @inlined
 def change_in_flight(s: State, r: int, change: int) -> None:
     """Let replica ``r`` have ``change`` more requests in flight (1, 0 or -1), and be untouched for least."""
-    q = s.replicas[r]
+    q = s.traffic[r]
     if not q.in_traffic:
         q.in_flight += change
         return
@@ -52,16 +52,14 @@ def change_in_flight(s: State, r: int, change: int) -> None:
     _unlink(s, r)
     q.in_flight += change
     _append(s, r)
-    if q.in_flight < pool.low:
-        pool.low = q.in_flight
-    elif s.heads[q.pool, pool.low] == NOBODY:  # it was the only one with so few
+    if q.in_flight < pool.low or s.heads[q.pool, pool.low] == NOBODY:
         pool.low = q.in_flight
 
 
 @called
 def enter_traffic(s: State, r: int) -> None:
     """Let replica ``r`` be chosen from now on."""
-    q = s.replicas[r]
+    q = s.traffic[r]
     if q.in_traffic:
         return
     pool = s.pools[q.pool]
@@ -75,7 +73,7 @@ def enter_traffic(s: State, r: int) -> None:
 @called
 def leave_traffic(s: State, r: int) -> None:
     """Choose replica ``r`` no more."""
-    q = s.replicas[r]
+    q = s.traffic[r]
     if not q.in_traffic:
         return
     pool = s.pools[q.pool]
@@ -88,25 +86,25 @@ def leave_traffic(s: State, r: int) -> None:
 
 @inlined
 def _append(s: State, r: int) -> None:
-    q = s.replicas[r]
+    q = s.traffic[r]
     last = s.tails[q.pool, q.in_flight]
     q.before = last
     q.next = NOBODY
     if last == NOBODY:
         s.heads[q.pool, q.in_flight] = r
     else:
-        s.replicas[last].next = r
+        s.traffic[last].next = r
     s.tails[q.pool, q.in_flight] = r
 
 
 @inlined
 def _unlink(s: State, r: int) -> None:
-    q = s.replicas[r]
+    q = s.traffic[r]
     if q.before == NOBODY:
         s.heads[q.pool, q.in_flight] = q.next
     else:
-        s.replicas[q.before].next = q.next
+        s.traffic[q.before].next = q.next
     if q.next == NOBODY:
         s.tails[q.pool, q.in_flight] = q.before
     else:
-        s.replicas[q.next].before = q.before
+        s.traffic[q.next].before = q.before

@@ -20,6 +20,7 @@ from simulations.kernel.layout import (
     DRAINED,
     EMPTY,
     FAILED,
+    LINE_BYTES,
     NEEDS_ARRIVALS,
     NEEDS_ROOM,
     NEVER,
@@ -27,6 +28,7 @@ from simulations.kernel.layout import (
     PAUSED,
     State,
 )
+from simulations.kernel.prefetching import prefetch
 from simulations.kernel.routing import least_outstanding, next_pool
 from simulations.kernel.scraping import next_scraped, scrape
 from simulations.kernel.timeline import set_key
@@ -35,7 +37,9 @@ _END, _OTHER, _ARRIVAL = range(3)
 
 
 @entry
-def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_events: int) -> int:
+def run(  # noqa: C901, PLR0912  the loop: each case is in one place for the compiler to put everything into it
+    s: State, until: float, arrivals_too: bool, until_empty: bool, most_events: int
+) -> int:
     """Let everything happen up to and including ``until``; return why it came back, sooner perhaps.
 
     At one instant engines come first, then time-outs and scrapes, then arrivals; those at ``until`` itself only with
@@ -49,8 +53,8 @@ def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_even
         if w.cursor == w.batch and not w.exhausted:
             return NEEDS_ARRIVALS
         arrives_at = s.arrival_s[w.cursor] if w.cursor < w.batch else NEVER
-        r = s.winners[1]
-        at = s.keys[r]
+        r = w.next_end_of
+        at = w.next_end_at
         kind = _END
         if w.next_other_at < at:
             at = w.next_other_at
@@ -82,9 +86,21 @@ def run(s: State, until: float, arrivals_too: bool, until_empty: bool, most_even
             hold(s, i, at)
         else:
             send(s, i, r, at)
+            _fetch_next(s, i)
         if w.drained != NOBODY:
             return DRAINED
+        if w.recent_short:
+            return NEEDS_ROOM
     return PAUSED
+
+
+@inlined
+def _fetch_next(s: State, i: int) -> None:
+    """Bring near what the next arrival will need: most often it goes to the pool of request ``i``."""
+    p = s.requests[i].pool
+    if p != NOBODY and s.pools[p].members > 0:
+        for line in range(3):
+            prefetch(s.replicas, s.heads[p, s.pools[p].low], line * LINE_BYTES)
 
 
 @inlined
@@ -111,7 +127,7 @@ def _arrive(s: State, at: float) -> int:
     x.prompt = s.prompt_tokens[w.cursor]
     x.output = s.output_tokens[w.cursor]
     x.generated = 0
-    x.prefilled = 0
+    x.lead = 0
     x.replica = NOBODY
     x.pool = next_pool(s)
     x.place = 0
@@ -172,7 +188,7 @@ def _other(s: State, at: float) -> None:
     elif w.next_patience_at <= at:
         give_up(s, s.watched[w.oldest % s.watched.shape[0]], at)
         forget_ended(s)
-    elif w.held > 0 and s.requests[w.held_head].held_until <= at:
+    elif w.held > 0 and s.requests[w.held_head].timed_at <= at:
         i = w.held_head
         hold_no_more(s, i)
         close_request(s, i, FAILED, at)
@@ -186,5 +202,5 @@ def plan_other(s: State) -> None:
     w = s.world[0]
     at = min(w.next_scrape_at, w.next_patience_at)
     if w.held > 0:
-        at = min(at, s.requests[w.held_head].held_until)
+        at = min(at, s.requests[w.held_head].timed_at)
     w.next_other_at = at

@@ -6,7 +6,7 @@ import math
 
 from simulations.kernel.compiled import called, inlined
 from simulations.kernel.engine import blocks_due, steps_until
-from simulations.kernel.layout import JUMP, NEVER, State
+from simulations.kernel.layout import JUMP, Floats, State
 
 
 @inlined
@@ -73,6 +73,8 @@ def _sample(s: State, r: int, at: float) -> None:
     sample.finished_total = q.finished
     sample.failed_total = q.failed
     sample.ttft_p95_s = recent_ttft_p95_s(s, r)
+    if 2 * q.recent > s.recent_ttft_s.shape[1] and s.recent_ttft_s.shape[1] < s.scratch.shape[0]:
+        s.world[0].recent_short = 1
     sample.tpot_mean_s = q.recent_tpot_s / q.recent_done if q.recent_done > 0 else math.nan
     q.recent = q.recent_done = 0
     q.recent_tpot_s = 0.0
@@ -100,7 +102,7 @@ def recent_ttft_p95_s(s: State, r: int) -> float:
 
 
 @called
-def _select(values: object, rank: int) -> float:
+def _select(values: Floats, rank: int) -> float:
     """Return the number of that rank (from 0); what is larger lies behind it afterwards (Hoare's selection)."""
     low, high = 0, len(values) - 1
     while low < high:

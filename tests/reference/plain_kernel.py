@@ -26,6 +26,7 @@ from simulations.kernel.layout import (
     REPLICA,
     ROW,
     SAMPLE,
+    TRAFFIC,
     WORLD,
 )
 from simulations.outcomes import RequestStatus
@@ -87,6 +88,7 @@ class PlainKernel:
         self.exhausted = False
         self.state = SimpleNamespace(
             replicas=np.zeros(_MOST_REPLICAS, REPLICA),
+            traffic=np.zeros(_MOST_REPLICAS, TRAFFIC),
             samples=np.zeros((_MOST_REPLICAS, samples), SAMPLE),
             rows=np.zeros(0, ROW),
         )
@@ -170,6 +172,9 @@ class PlainKernel:
     def replica(self, r: int) -> Any:
         return self.state.replicas[r]
 
+    def traffic(self, r: int) -> Any:
+        return self.state.traffic[r]
+
     def begin_life(self, r: int) -> None:
         replica = self._replicas[r]
         replica.engine = PlainEngine(replica.profile)
@@ -199,7 +204,7 @@ class PlainKernel:
 
     def lose(self, r: int, *, retry: bool) -> None:
         replica = self._replicas[r]
-        requests, replica.in_flight = replica.in_flight, []
+        requests, replica.in_flight = sorted(replica.in_flight, key=lambda each: (each.sent_at, each.row)), []
         self._show(replica)
         for request in requests:
             if retry and not request.streaming and not request.retried:
@@ -311,7 +316,7 @@ class PlainKernel:
     def _left(self, request: Request, replica: Replica) -> None:
         replica.in_flight.remove(request)
         self._touch(replica)
-        if self.state.replicas[replica.number]["draining"] and not replica.in_flight:
+        if self.state.traffic[replica.number]["draining"] and not replica.in_flight:
             self._drained = replica
 
     def _end(self, request: Request, status: RequestStatus) -> None:
@@ -329,7 +334,7 @@ class PlainKernel:
 
     def _show(self, replica: Replica) -> None:
         record = self.state.replicas[replica.number]
-        record["in_flight"] = len(replica.in_flight)
+        self.state.traffic["in_flight"][replica.number] = len(replica.in_flight)
         record["finished"], record["failed"] = replica.finished, replica.failed
 
     # Engines
