@@ -20,7 +20,7 @@ from policies.slo import ServiceObjective
 from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
 from simulations.faults import parse_fault
 from simulations.job import Job, TraceChoice
-from simulations.runner import POLICIES
+from simulations.peers.catalogue import POLICIES
 from simulations.scenario import for_simulator, laid_over, read_scenario
 
 _V = TypeVar("_V")

@@ -12,7 +12,11 @@ from controller.errors import BadInput
 from controller.yaml_source import MAX_BYTES, Value, read_yaml
 from simulations.case import SimulationSettings
 
-_PARTS = ("static", "hpa", "clairvoyant", "fleet")
+_PARTS = tuple(
+    name
+    for name, field in SimulationSettings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and name not in ("policy", "forecast")
+)
 """Parts of ``SimulationSettings`` that ``--set`` reaches beside those of the settings file."""
 
 _EXAMPLES = {"faults": "crash@600", "set": "policy.scaling.burn_rate=4"}
