@@ -151,7 +151,9 @@ class Case:
             for pool in self.pools
         ]
         settings = self.settings
-        fleet = SimulatedFleet(specs, self.trace.batches(), self.policy.objective, world or settings.fleet, settings.seed)
+        fleet = SimulatedFleet(
+            specs, self.trace.batches(), self.policy.objective, world or settings.fleet, settings.seed
+        )
         for fault in settings.faults:
             try:
                 fleet.inject(parse_fault(fault))

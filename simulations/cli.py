@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from simulations.peers.names import DESCRIBED
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -100,11 +102,14 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
     return decorate
 
 
-@click.command()
+_POLICIES = "\b\nPolicies:\n" + "".join(f"  {name:18}{described}\n" for name, described in DESCRIBED.items())
+
+
+@click.command(epilog=_POLICIES)
 @click.option("--trace", "path", type=_FILE, default=Path("generated"), metavar="FILE",
               help="Request trace or load series to replay; generated load if not given.")  # fmt: skip
 @click.option("--policy", default="foresail", show_default=True, metavar="NAME",
-              help="Who decides: foresail, hpa, static or clairvoyant.")  # fmt: skip
+              help="Who decides; listed below.")  # fmt: skip
 @_with(*_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
 @click.option("--audit", type=_FILE, metavar="FILE", help="Record every decision there, for `foresail explain`.")
 @_JSON
@@ -125,10 +130,12 @@ def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bo
         Console().print(scorecard_table(report, job.settings.policy.objective))
 
 
-@click.command()
+@click.command(epilog=_POLICIES)
 @click.option("--trace", "paths", type=_FILE, multiple=True, default=[Path("generated")], metavar="FILE",
               help="Request trace or load series; repeatable; generated load if not given.")  # fmt: skip
-@click.option("--policies", default="all", show_default=True, metavar="A,B,C", help="Who decides, or all.")
+@click.option(
+    "--policies", default="all", show_default=True, metavar="A,B,C", help="Who decides, or all; listed below."
+)
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=1, show_default=True, metavar="K",
               help="Repeat with K seeds, from --seed on.")  # fmt: skip
 @click.option("--out", type=_FILE, required=True, metavar="DIR", help="Folder for compare.json and report.html.")
@@ -137,9 +144,14 @@ def simulate(path: Path, policy: str, seed: int, audit: Path | None, as_json: bo
 @click.option("--workers", type=click.IntRange(min=1, max=256), default=2, show_default=True, metavar="N",
               help="Processes of the local engine.")  # fmt: skip
 @_with(*_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
+@click.option(
+    "--sweep",
+    is_flag=True,
+    help="Run each policy over its grid of settings too, and tell the cheapest that attains the objective.",
+)
 @_JSON
 def compare(
-    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, workers: int, seed: int, as_json: bool,
+    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, workers: int, seed: int, sweep: bool, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
     """Replay traces with several policies and write a table, JSON and an HTML report with plots."""
@@ -151,21 +163,27 @@ def compare(
     from simulations.output_places import check_folder, refusing
     from simulations.progress import progress_bar
     from simulations.report import html_report, write_whole
+    from simulations.sweep import as_json as swept_json
+    from simulations.sweep import best_settings, sweep_table
     from simulations.tables import comparison_table
 
-    jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options)
+    jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options, sweep=sweep)
     check_folder(out, "--out", ("report.html", "compare.json"))
     with progress_bar(f"{len(jobs)} runs") as show:
         reports = run_all(jobs, workers, lambda done: show(done / len(jobs), f"{done} done"))
-    rows, facts = summarised(reports), facts_of(jobs)
-    content = everything(reports, rows, facts)
+    rows, facts, objective = summarised(reports), facts_of(jobs), jobs[0].settings.policy.objective
+    best = best_settings(rows, objective.attainment_ratio) if sweep else []
+    content = everything(reports, rows, facts) | ({"best": swept_json(best)} if sweep else {})
     figures = json.dumps(content, indent=2, allow_nan=False)
-    page = html_report(reports, rows, jobs[0].settings.policy.objective, facts)
+    as_given = [report for report in reports if not report.variant], [row for row in rows if not row.variant]
+    page = html_report(*as_given, objective, facts)
     with refusing(f"--out {out}", "name a folder with room for it"):
         out.mkdir(parents=True, exist_ok=True)
         write_whole({out / "report.html": page, out / "compare.json": figures + "\n"})
     if as_json:
         click.echo(figures)
     else:
-        Console().print(comparison_table(rows, reports))
+        Console().print(comparison_table(as_given[1], reports))
+        if sweep:
+            Console().print(sweep_table(best, objective))
         click.echo(f"report: {out / 'report.html'}   figures: {out / 'compare.json'}")

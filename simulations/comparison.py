@@ -53,6 +53,7 @@ class SummaryRow:
         gpu_hours_to_clairvoyant: Its mean GPU hours over those of the lower bound; None when that was not run.
         gpu_hours_to_hpa: The same over HPA's.
         violations: Invariants broken in all of its runs.
+        variant: The setting that a sweep tried; empty for settings as they are given.
     """
 
     trace: str
@@ -62,6 +63,7 @@ class SummaryRow:
     gpu_hours_to_clairvoyant: float | None
     gpu_hours_to_hpa: float | None
     violations: int
+    variant: str = ""
 
 
 def run_all(jobs: Sequence[Job], workers: int, finished: Callable[[int], None]) -> list[RunReport]:
@@ -127,10 +129,10 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def summarised(reports: Sequence[RunReport]) -> list[SummaryRow]:
-    """Return one row per trace and policy, in the order in which they first appear."""
-    groups: dict[tuple[str, str], list[Scorecard]] = {}
+    """Return one row per trace, policy and swept setting, in the order in which they first appear."""
+    groups: dict[tuple[str, str, str], list[Scorecard]] = {}
     for report in reports:
-        groups.setdefault((report.trace, report.scorecard.policy), []).append(report.scorecard)
+        groups.setdefault((report.trace, report.scorecard.policy, report.variant), []).append(report.scorecard)
     gpu_hours = {key: _spread(cards, "gpu_hours").mean for key, cards in groups.items()}
     return [
         SummaryRow(
@@ -138,11 +140,14 @@ def summarised(reports: Sequence[RunReport]) -> list[SummaryRow]:
             policy=policy,
             runs=len(cards),
             figures={name: _spread(cards, name) for name in SUMMARISED} | {"lost_requests": _lost(cards)},
-            gpu_hours_to_clairvoyant=_ratio(gpu_hours[trace, policy], gpu_hours.get((trace, "clairvoyant"))),
-            gpu_hours_to_hpa=_ratio(gpu_hours[trace, policy], gpu_hours.get((trace, "hpa"))),
+            gpu_hours_to_clairvoyant=_ratio(
+                gpu_hours[trace, policy, variant], gpu_hours.get((trace, "clairvoyant", ""))
+            ),
+            gpu_hours_to_hpa=_ratio(gpu_hours[trace, policy, variant], gpu_hours.get((trace, "hpa", ""))),
             violations=sum(len(card.violations) for card in cards),
+            variant=variant,
         )
-        for (trace, policy), cards in groups.items()
+        for (trace, policy, variant), cards in groups.items()
     ]
 
 

@@ -9,8 +9,8 @@
     finish            requests that are still being served end; nobody decides or pays any more
     score             what every request got (``scorecard.py``)
 
-A rival runs in the same loop: it is another ``policies.decisions.Policy``. Its tick and the freshness of its metrics are
-its own (``peers/rhythm.py``), and it sees the load as it was scraped.
+A rival runs in the same loop: it is another ``policies.decisions.Policy``. Its tick and the freshness of its metrics
+are its own (``peers/rhythm.py``), and it sees the load as it was scraped.
 """
 
 from __future__ import annotations

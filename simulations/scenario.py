@@ -15,7 +15,9 @@ from simulations.case import SimulationSettings
 _PARTS = tuple(
     name
     for name, field in SimulationSettings.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and name not in ("policy", "forecast")
+    if isinstance(field.annotation, type)
+    and issubclass(field.annotation, BaseModel)
+    and name not in ("policy", "forecast")
 )
 """Parts of ``SimulationSettings`` that ``--set`` reaches beside those of the settings file."""
 
@@ -51,7 +53,7 @@ def laid_over(settings: SimulationSettings, overrides: Sequence[str]) -> Simulat
         part, _, name = key.partition(".")
         if not equals or not name:
             raise BadInput("not of the form key=value", f"--set {text}", "write for example --set hpa.target_ratio=0.8")
-        said.setdefault(part, {})[name] = _value(value, f"--set {text}")
+        said.setdefault(part, {})[name] = value_of(value, f"--set {text}")
     parts = {part: _checked(type(getattr(settings, part)), values, "--set", part) for part, values in said.items()}
     return settings.model_copy(update=parts)
 
@@ -80,7 +82,12 @@ def read_scenario(path: Path | None) -> Scenario:
     return _checked(Scenario, text.value, str(path), "")
 
 
-def _value(text: str, where: str) -> Value:
+def value_of(text: str, where: str) -> Value:
+    """Return what ``text`` means as a YAML value.
+
+    Raises:
+        BadInput: If it means nothing.
+    """
     read = read_yaml(text.encode())
     for problem in read.problems:
         raise BadInput(problem.what, where, problem.remedy)

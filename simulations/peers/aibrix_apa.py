@@ -1,12 +1,13 @@
 """What would AIBrix's own autoscaler (APA) do, on KV cache use?
 
 Follows ``pkg/controller/podautoscaler`` of vllm-project/aibrix of 2026 (v0.5): ``algorithm/apa.go`` for the count,
-``context/context.go`` for the defaults, ``autoscaler.go`` (``applyPendingReplicaGuard``) for replicas that are not ready
-yet. Use over target outside 1 +- 0.1 asks for ceil(replicas * use / target), between half and twice what there is.
+``context/context.go`` for the defaults, ``autoscaler.go`` (``applyPendingReplicaGuard``) for replicas that are not
+ready yet. Use over target outside 1 +- 0.1 asks for ceil(replicas * use / target), between half and twice what there
+is.
 
 The controller reads each ready engine itself every 10 s and averages over its observe window of 180 s. The target of
-the project's samples is 50 % of ``gpu_cache_usage_perc``; whoever knows what a replica holds at its best load sweeps it.
-Shrinking has a cooldown of 300 s: here, as documented, the largest count asked for within it. The code as it stands
+the project's samples is 50 % of ``gpu_cache_usage_perc``; whoever knows what a replica holds at its best load sweeps
+it. Shrinking has a cooldown of 300 s: here, as documented, the largest count asked for within it. The code as it stands
 takes the smallest one of it (``stabilizeRecommendation``), which is no cooldown; ``cooldown: lowest`` does that.
 When no engine answers nothing is decided; a pool at zero is switched off.
 """
@@ -119,7 +120,7 @@ def by_ratio(use: float, target: float, current: int, settings: AibrixApaSetting
 
 
 def guarded(wanted: int, use: float, target: float, ready: int, current: int) -> int:
-    """Return ``wanted`` with replicas that are not ready taken as idle when growing, and at the target when shrinking."""
+    """Return ``wanted`` with replicas that are not ready taken as idle when growing, as on target when shrinking."""
     ready = min(ready, current)
     pending = current - ready
     if pending <= 0 or wanted == current:

@@ -1,8 +1,8 @@
 """What would AIBrix's variant of Knative's autoscaler (KPA) do, on KV cache use?
 
-Follows ``pkg/controller/podautoscaler`` of vllm-project/aibrix of 2026 (v0.5): ``algorithm/kpa.go`` is Knative's decider
-(see ``knative.py``) with a stable window of 180 s, a panic window of 60 s, at most twice and at least half the ready
-replicas at once; the sum of the metric over the pool, over the target, is the count.
+Follows ``pkg/controller/podautoscaler`` of vllm-project/aibrix of 2026 (v0.5): ``algorithm/kpa.go`` is Knative's
+decider (see ``knative.py``) with a stable window of 180 s, a panic window of 60 s, at most twice and at least half the
+ready replicas at once; the sum of the metric over the pool, over the target, is the count.
 
 As for APA (see ``aibrix_apa.py``) the controller reads each ready engine itself every 10 s, the samples' target is 50 %
 of the KV cache, replicas that are not ready count as idle or on target, and shrinking has a cooldown of 300 s. When no

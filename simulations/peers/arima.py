@@ -1,13 +1,15 @@
 """What does a small ARIMA expect next, as Dynamo's planner has pmdarima ask?
 
-The order (p, d, q) is chosen once, at the first question with five points or more, and then only the coefficients follow
-the data, as the planner does it: d by repeated KPSS tests at 5 %, p and q up to 2 by AIC, a constant while d is 0 or 1.
-If only (0, d, 0) remains, the logarithm of 1 + value is modelled instead.
+The order (p, d, q) is chosen at the first question with five points or more, d by repeated KPSS tests at 5 %, p and q
+up to 2 by AIC, with a constant while d is 0 or 1; if only (0, d, 0) remains, the logarithm of 1 + value is modelled
+instead. From then on the coefficients follow the data. The planner never chooses again, and five points suggest
+anything: a random walk so begun is missed by four times as much as by its last value. In its favour the order is chosen
+anew here whenever there are twice as many points; ``once`` leaves it as it is.
 
-Coefficients come from conditional least squares (errors before the first value are 0) on the last ``MOST_POINTS``, kept
-stationary and invertible by partial autocorrelations within (-1, 1) (Monahan 1984). statsmodels' exact likelihood takes
-seconds for what takes milliseconds here and agrees with it where there is something to learn from; a planner that is
-simulated for a week asks ten thousand times.
+Coefficients come from conditional least squares (errors before the first value are 0) on the last ``MOST_POINTS``, half
+a day of the planner's intervals, kept stationary and invertible by partial autocorrelations within (-1, 1) (Monahan
+1984). statsmodels' exact likelihood takes a second where this takes milliseconds, and agrees with it where there is
+something to learn from; a planner that is simulated for a week asks ten thousand times.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ import numpy as np
 from forecasting.series import FloatArray
 
 FEWEST_POINTS = 5
-MOST_POINTS = 480
+MOST_POINTS = 240
 _ORDERS = tuple((p, q) for p in range(3) for q in range(3))
 _KPSS_CRITICAL = 0.463  # level stationarity at 5 % (Kwiatkowski et al. 1992, table 1)
-_MOST_EVALUATIONS = 60
+_MOST_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """An ARMA on differences: order, constant and coefficients as raw numbers whose tanh are partial autocorrelations."""
+    """An ARMA on differences; ``raw`` has its constant and numbers whose tanh are partial autocorrelations."""
 
     p: int
     q: int
@@ -45,20 +47,22 @@ class _Model:
 class NextValue:
     """One figure, observed once per interval, and what is expected of the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, once: bool = False) -> None:
         self._values: list[float] = []
+        self._once, self._seen, self._chosen_at = once, 0, 0
         self._d = 0
         self._logs = False
         self._model: _Model | None = None
-        self._fitted = 0
+        self._fitted = False
 
     def add(self, value: float) -> None:
         """Take the newest value. Zeros before the first load are not counted; what is not finite is a zero."""
         value = max(0.0, value) if math.isfinite(value) else 0.0
         if value > 0 or self._values:
             self._values.append(value)
+            self._seen += 1
             del self._values[:-MOST_POINTS]
-            self._fitted = 0  # the data moved on
+            self._fitted = False
 
     def expected(self) -> float:
         """Return the next value; the last one while there are too few, 0 before the first."""
@@ -66,15 +70,15 @@ class NextValue:
             return self._values[-1] if self._values else 0.0
         if len(set(self._values)) == 1:
             return self._values[0]
-        if self._model is None:
-            self._choose()
+        model = self._model
+        if model is None or (not self._once and self._seen >= 2 * self._chosen_at):
+            model = self._chosen()
         series = self._series()
         differences = np.diff(series, self._d)
-        assert self._model is not None
-        if self._fitted != len(self._values):
-            self._model = _fit(differences, self._model)[0]
-            self._fitted = len(self._values)
-        step = _one_ahead(differences, self._model)
+        if not self._fitted:
+            model, self._fitted = _fit(differences, model)[0], True
+        self._model = model
+        step = _one_ahead(differences, model)
         tail = [float(np.diff(series, order)[-1]) for order in range(self._d)]
         answer = step + math.fsum(tail)  # y' = w + (last of each lower difference)
         if not math.isfinite(answer):
@@ -85,12 +89,14 @@ class NextValue:
         values = np.array(self._values)
         return np.log1p(values) if self._logs else values
 
-    def _choose(self) -> None:
-        """Choose order and space from what there is now."""
-        self._d, self._model = _best(self._series())
-        if self._model.p == self._model.q == 0:
+    def _chosen(self) -> _Model:
+        """Return the model of the order, and choose the space, that suit what there is now."""
+        self._chosen_at, self._logs = self._seen, False
+        self._d, model = _best(self._series())
+        if model.p == model.q == 0:
             self._logs = True
-            self._d, self._model = _best(self._series())
+            self._d, model = _best(self._series())
+        return model
 
 
 def _best(series: FloatArray) -> tuple[int, _Model]:
@@ -110,7 +116,7 @@ def _best(series: FloatArray) -> tuple[int, _Model]:
 
 
 def differences_needed(series: FloatArray) -> int:
-    """Return how often ``float64[N]`` has to be differenced until a KPSS test no longer finds it wandering; at most 2."""
+    """Return how often ``float64[N]`` is to be differenced until a KPSS test finds it steady; at most 2."""
     for d in range(2):
         w = np.diff(series, d)
         rest = w - w.mean()
@@ -124,28 +130,54 @@ def differences_needed(series: FloatArray) -> int:
 
 
 def _errors(w: FloatArray, model: _Model) -> FloatArray:
-    """Return ``float64[N]``: what each difference was off the expectation of the step before."""
-    from scipy.signal import lfilter
-
+    """Return ``float64[N - p]``: what each difference was off the expectation of the step before."""
     constant, phi, theta = model.coefficients()
-    errors: FloatArray = lfilter(np.concatenate([[1.0], -phi]), np.concatenate([[1.0], theta]), w - constant)
-    return errors[model.p :] if len(errors) > model.p else errors
+    phi1, phi2 = (*(float(each) for each in phi), 0.0, 0.0)[:2]
+    theta1, theta2 = (*(float(each) for each in theta), 0.0, 0.0)[:2]
+    errors = []
+    x1 = x2 = e1 = e2 = 0.0
+    for x in (w - constant).tolist():
+        error = x - phi1 * x1 - phi2 * x2 - theta1 * e1 - theta2 * e2
+        errors.append(error)
+        x1, x2, e1, e2 = x, x1, error, e1
+    return np.array(errors[model.p :] if len(errors) > model.p else errors)
 
 
 def _fit(w: FloatArray, start: _Model) -> tuple[_Model, float]:
-    """Return the model with the least squared errors near ``start``, and their sum scaled up to all of ``w``."""
-    model = start
-    if start.raw:
-        from scipy.optimize import least_squares
+    """Return the model with the least squared errors near ``start``, and their sum scaled up to all of ``w``.
 
-        scale = np.maximum(np.abs(np.array(start.raw)), 0.1)
-        found = least_squares(
-            lambda raw: _errors(w, _with(start, raw)), np.array(start.raw), x_scale=scale, max_nfev=_MOST_EVALUATIONS
-        )
-        if np.isfinite(found.x).all():
-            model = _with(start, np.clip(found.x, *_bounds(start)))
-    errors = _errors(w, model)
-    return model, float(errors @ errors) * len(w) / max(1, len(errors))
+    Levenberg and Marquardt's steps with differences for the slopes; from the last coefficients it takes two or three.
+    """
+    raw, (least, most) = np.array(start.raw), _bounds(start)
+    errors = _errors(w, start)
+    damping = 1e-2
+    for _ in range(_MOST_STEPS if start.raw else 0):
+        slopes = _slopes(w, start, raw, errors)
+        square, down = slopes.T @ slopes, slopes.T @ errors
+        step = -np.linalg.solve(square + damping * np.diag(np.diag(square)) + 1e-12 * np.eye(len(raw)), down)
+        tried = np.clip(raw + step, least, most)
+        new = _errors(w, _with(start, tried))
+        gained = float(errors @ errors) - float(new @ new)
+        if not gained > 0:
+            damping *= 10.0
+            if damping > 1e8:
+                break
+            continue
+        raw, errors, damping = tried, new, damping / 10.0
+        if gained <= 1e-8 * float(errors @ errors):
+            break
+    return _with(start, raw), float(errors @ errors) * len(w) / max(1, len(errors))
+
+
+def _slopes(w: FloatArray, model: _Model, raw: FloatArray, errors: FloatArray) -> FloatArray:
+    """Return ``float64[N - p, K]``: how the errors change with each raw number."""
+    columns = []
+    for place in range(len(raw)):
+        nudge = 1e-6 * max(1.0, abs(float(raw[place])))
+        moved = raw.copy()
+        moved[place] += nudge
+        columns.append((_errors(w, _with(model, moved)) - errors) / nudge)
+    return np.stack(columns, axis=1)
 
 
 def _bounds(model: _Model) -> tuple[FloatArray, FloatArray]:

@@ -21,6 +21,7 @@ from simulations.peers.keda import Keda
 from simulations.peers.keda_tokens import KedaTokens
 from simulations.peers.knative import Knative
 from simulations.peers.last_week import LastWeek
+from simulations.peers.names import POLICIES
 from simulations.peers.phpa import Phpa
 from simulations.peers.ray_serve import RayServe
 from simulations.peers.rhythm import Rhythm
@@ -38,13 +39,11 @@ class Entry:
     """One policy.
 
     Attributes:
-        described: What it is, in one sentence.
         build: Returns it for a prepared case, with the replicas that its run begins with.
         grid: Settings that a sweep tries beside the defaults, each as ``--set`` takes it, several separated by a space.
             Few: every one is a run.
     """
 
-    described: str
     build: Callable[[Case], Started]
     grid: tuple[str, ...]
 
@@ -61,7 +60,7 @@ def policy_of(name: str, case: Case) -> Started:
 
 
 def rhythm_of(name: str, settings: SimulationSettings) -> Rhythm:
-    """Return how often that policy decides, and how fresh its figures are; Foresail's tick where it has no own rhythm."""
+    """Return how often that policy decides, and how fresh its figures are; as Foresail where it has no own rhythm."""
     own = getattr(settings, part_of(name), None)
     return own if isinstance(own, Rhythm) else Rhythm(tick_s=settings.policy.tick_s)
 
@@ -164,22 +163,18 @@ def _clairvoyant(case: Case) -> Started:
 
 CATALOGUE: Mapping[str, Entry] = {
     "foresail": Entry(
-        "Foresail: sizes ahead of forecast demand by the measured lead time, heals, and balances pools.",
         lambda case: (Foresail(case.policy), case.first),
         _grid("policy.scaling.headroom_ratio", 0.0, 0.08, 0.15, 0.3, 0.4, 0.55),
     ),
     "hpa": Entry(
-        "Kubernetes HPA on running and waiting requests per replica.",
         _hpa,
         _grid("hpa.target_ratio", 0.4, 0.5, 0.6, 0.8, 0.9, 1.0),
     ),
     "keda": Entry(
-        "KEDA on requests waiting in engines, as vLLM's production stack documents it.",
         _keda,
         _grid("keda.threshold", 0.25, 0.5, 1, 2, 10),
     ),
     "keda-tokens": Entry(
-        "KEDA on seconds of prefill backlog and on KV cache use, as llm-d documents it.",
         _keda_tokens,
         (
             *_grid("keda_tokens.kv_cache_ratio", 0.2, 0.3, 0.4, 0.5, 0.6),
@@ -187,20 +182,15 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
     ),
     "knative": Entry(
-        "Knative's pod autoscaler on requests in flight, with a stable and a panic window.",
         _knative,
         _grid("knative.target_ratio", 0.4, 0.5, 0.6, 0.8, 0.9, 1.0),
     ),
-    "aibrix-apa": Entry(
-        "AIBrix's own autoscaler on KV cache use.", _aibrix_apa, _grid("aibrix_apa.kv_cache_ratio", 0.15, 0.2, 0.3, 0.4, 0.6, 0.7)
-    ),
+    "aibrix-apa": Entry(_aibrix_apa, _grid("aibrix_apa.kv_cache_ratio", 0.15, 0.2, 0.3, 0.4, 0.6, 0.7)),
     "aibrix-kpa": Entry(
-        "AIBrix's variant of Knative's autoscaler on KV cache use.",
         _aibrix_kpa,
         _grid("aibrix_kpa.kv_cache_ratio", 0.15, 0.2, 0.3, 0.4, 0.6, 0.7),
     ),
     "wva": Entry(
-        "llm-d's Workload Variant Autoscaler on spare KV cache and queue, over all pools together.",
         _wva,
         (
             *_grid("wva.kv_spare_trigger", 0.3, 0.5),
@@ -209,7 +199,6 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
     ),
     "dynamo-throughput": Entry(
-        "NVIDIA Dynamo's planner on load alone, with the thresholds of its throughput target.",
         _dynamo_throughput,
         tuple(
             f"dynamo_throughput.up_ratio={up} dynamo_throughput.down_ratio={down}"
@@ -217,7 +206,6 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
     ),
     "dynamo-latency": Entry(
-        "NVIDIA Dynamo's planner on load alone, with the thresholds of its latency target.",
         _dynamo_latency,
         tuple(
             f"dynamo_latency.up_ratio={up} dynamo_latency.down_ratio={down}"
@@ -225,7 +213,6 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
     ),
     "dynamo-sla": Entry(
-        "NVIDIA Dynamo's planner with both: an ARIMA every 180 s for a lower bound, latency estimates every 5 s.",
         _dynamo_sla,
         (
             *_grid("dynamo_sla.profile_ratio", 0.5, 0.6, 0.7, 0.8, 0.9),
@@ -233,20 +220,15 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
     ),
     "ray-serve": Entry(
-        "Ray Serve on ongoing requests per replica.",
         _ray_serve,
         _grid("ray_serve.target_ongoing_requests", 4, 8, 12, 16, 24, 32, 48),
     ),
-    "skyserve": Entry(
-        "SkyServe on requests per second, slowly.", _skyserve, _grid("skyserve.target_ratio", 0.4, 0.5, 0.6, 0.8, 0.9, 1.0)
-    ),
+    "skyserve": Entry(_skyserve, _grid("skyserve.target_ratio", 0.4, 0.5, 0.6, 0.8, 0.9, 1.0)),
     "last-week": Entry(
-        "An HPA that also sizes for what came at the same time last week, as Grafana Mimir does.",
         _last_week,
         (*_grid("last_week.target_ratio", 0.5, 0.6, 0.8, 0.9, 1.0), *_grid("last_week.ahead_s", 300)),
     ),
     "phpa": Entry(
-        "The Predictive HPA: an HPA, and Holt-Winters on its own answers.",
         _phpa,
         (
             *_grid("phpa.target_ratio", 0.6, 0.8, 0.9, 1.0),
@@ -255,14 +237,10 @@ CATALOGUE: Mapping[str, Entry] = {
             "phpa.per_interval=20 phpa.seasonal_periods=288 phpa.alpha=0.5 phpa.beta=0.1 phpa.gamma=0.3",
         ),
     ),
-    "static": Entry(
-        "A fixed number of replicas, sized for the peak of the trace.", _static, _grid("static.utilisation_ratio", 0.6, 0.7, 0.8, 1.0)
-    ),
+    "static": Entry(_static, _grid("static.utilisation_ratio", 0.6, 0.7, 0.8, 1.0)),
     "clairvoyant": Entry(
-        "The lower bound: knows every arrival, pays the same lead time.",
         _clairvoyant,
         _grid("clairvoyant.utilisation_ratio", 0.7, 0.8, 0.85, 0.95, 1.0),
     ),
 }
-
-POLICIES = tuple(CATALOGUE)
+"""By the names of ``names.DESCRIBED``."""

@@ -91,7 +91,9 @@ class DynamoLoad:
         if workers is None:
             return Sized(current, "watching", "workers are on their way, or not heard")
         ratios = [worker.wanted_ratio for worker in workers]
-        return Sized(stepped(ratios, current, self.settings), "load", f"{min(ratios):.2f} to {max(ratios):.2f} of the KV cache")
+        return Sized(
+            stepped(ratios, current, self.settings), "load", f"{min(ratios):.2f} to {max(ratios):.2f} of the KV cache"
+        )
 
 
 def heard(fleet: FleetState, pool: PoolState, bounds: PoolSettings) -> list[Worker] | None:

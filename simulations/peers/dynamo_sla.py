@@ -3,8 +3,8 @@
 Follows ``components/src/dynamo/planner/core`` of ai-dynamo/dynamo 1.2, mode ``agg``, ``optimization_target: sla`` with
 throughput and load scaling both on:
 
-* every 180 s (``throughput_scaling.py``) requests, prompt length and output length of the next interval are predicted by
-  an ARIMA each (``arima.py``); what one engine carries within both objectives is read off its performance model
+* every 180 s (``throughput_scaling.py``) requests, prompt length and output length of the next interval are predicted
+  by an ARIMA each (``arima.py``); what one engine carries within both objectives is read off its performance model
   (``perf_model/agg.py``: the largest batch that keeps them, by Little's law); their quotient is a lower bound;
 * every 5 s (``load_scaling.py``) TTFT and ITL of a next request are estimated per worker. If all workers are above an
   objective, one replica more; if with one fewer the wait for prefill would take less than 80 % of what TTFT leaves for
@@ -25,6 +25,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydantic import Field
 
 from forecasting.forecast import LoadForecast
@@ -38,7 +39,7 @@ from policies.slo import ServiceObjective
 from simulations.peers.answer import Sized, each_pool
 from simulations.peers.arima import NextValue
 from simulations.peers.dynamo_load import MIN_ENDPOINT, DynamoRhythm, Worker, heard
-from simulations.peers.signals import output_tokens, prompt_tokens, scraped, share_of
+from simulations.peers.signals import output_tokens, prompt_tokens, share_of
 
 
 class DynamoSlaSettings(DynamoRhythm):
@@ -51,7 +52,12 @@ class DynamoSlaSettings(DynamoRhythm):
     profile_ratio: float = Field(
         1.0, gt=0, le=2, description="Share of the load that the performance model promises which is counted with."
     )
-    warm_up: bool = Field(True, description="Show the predictors the load recorded before the run, where there is some.")
+    order_once: bool = Field(
+        False, description="Choose the ARIMA's order once, at five points, as the planner does, and never again."
+    )
+    warm_up: bool = Field(
+        True, description="Show the predictors the load recorded before the run, where there is some."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +77,20 @@ class StepTime:
     def seconds(self, prefill_tokens: float, kv_tokens: float, lengths: Lengths) -> float:
         """Return the time of a step that prefills and decodes this much, for requests of these lengths."""
         engine, held = self.profile, max(1.0, lengths.prompt + lengths.output / 2.0)
-        base_s = max(engine.decode_base_s if kv_tokens > 0 else 0.0, engine.prefill_base_s if prefill_tokens > 0 else 0.0)
+        base_s = max(engine.decode_base_s * (kv_tokens > 0), engine.prefill_base_s * (prefill_tokens > 0))
         per_prompt_token_s = engine.prefill_per_token_s + engine.prefill_per_token2_s * lengths.prompt
         decode_s = kv_tokens * (engine.decode_per_kv_token_s + engine.decode_per_sequence_s / held)
         return base_s + prefill_tokens * per_prompt_token_s + decode_s
 
     def ttft_s(self, queued_tokens: float, kv_tokens: float, lengths: Lengths) -> float:
-        """Return the TTFT of a request that comes now: the queue and its own prompt, in whole chunks beside decoding."""
+        """Return the TTFT of a request that comes now: queue and own prompt, in whole chunks beside decoding."""
         chunk, left = float(self.profile.max_batched_tokens), queued_tokens + lengths.prompt
         whole, rest = divmod(left, chunk)
         took_s = whole * self.seconds(chunk, kv_tokens, lengths)
         return took_s + (self.seconds(rest, kv_tokens, lengths) if rest > 0 else 0.0)
 
     def requests_per_s(self, lengths: Lengths, objective: ServiceObjective) -> float:
-        """Return what one engine carries within both objectives; what a lone request takes, if even that is too slow."""
+        """Return what one engine carries within both objectives; at a batch of one, if even that is too slow."""
         engine = self.profile
         held, output = max(1.0, lengths.prompt + lengths.output / 2.0), max(1.0, lengths.output)
         most = min(engine.kv_cache_tokens / held, engine.max_running, engine.max_batched_tokens - 1)
@@ -107,9 +113,9 @@ class StepTime:
 class _Planner:
     """State of one pool's planner."""
 
-    requests: NextValue = field(default_factory=NextValue)
-    prompt: NextValue = field(default_factory=NextValue)
-    output: NextValue = field(default_factory=NextValue)
+    requests: NextValue
+    prompt: NextValue
+    output: NextValue
     seen: list[Demand] = field(default_factory=list)
     predicted_at: float | None = None
     bound: int = MIN_ENDPOINT
@@ -159,13 +165,14 @@ class DynamoSla:
         return Sized(bounded, "load" if bounded == current + wanted else "prediction", f"lower bound {planner.bound}")
 
     def _started(self, share: float) -> _Planner:
-        planner, interval_s = _Planner(), self.settings.interval_s
+        once, interval_s = self.settings.order_once, self.settings.interval_s
+        planner = _Planner(NextValue(once=once), NextValue(once=once), NextValue(once=once))
         if self.settings.warm_up and self.before is not None:
             factor = max(1, round(interval_s / self.before.step_s))
             steps = len(self.before) // factor
             rows = self.before.values[len(self.before) - steps * factor :].reshape(steps, factor, -1)
             for block in rows:
-                known = block[~(block != block).any(axis=1)]
+                known = block[~np.isnan(block).any(axis=1)]
                 if len(known):
                     mean = known.mean(axis=0)
                     demand = Demand(float(mean[REQUESTS]), float(mean[PROMPT_TOKENS]), float(mean[OUTPUT_TOKENS]))

@@ -136,7 +136,7 @@ def _reconciled(
         return pool.desired, memory, [Reason("no metrics", name, pool.desired, pool.desired, "nothing to go by")]
     stable, memory = stabilized(answer, pool.desired, memory, at, settings)
     limited = rate_limited(stable, pool.desired, memory.desired, at, settings)
-    limited = min(max(limited, max(1, bounds.min_replicas)), bounds.max_replicas)
+    limited = min(max(limited, bounds.min_replicas, 1), bounds.max_replicas)  # zero is for whoever feeds it
     reasons = [] if answer == limited else [Reason("behavior", name, answer, limited, f"stabilized {stable}")]
     return limited, _remembered(memory, limited, at, settings), reasons
 
@@ -190,9 +190,7 @@ def recommended(pool: PoolState, target: float, tolerance_ratio: float) -> int |
     return pool.desired if turned and len(counted) != len(seen) else count
 
 
-def stabilized(
-    wanted: int, current: int, memory: PoolMemory, at: float, settings: Behaviour
-) -> tuple[int, PoolMemory]:
+def stabilized(wanted: int, current: int, memory: PoolMemory, at: float, settings: Behaviour) -> tuple[int, PoolMemory]:
     """Return the count between the lowest recommendation of the up window and the highest of the down window.
 
     The recommendation itself, not what is made of it, is remembered.

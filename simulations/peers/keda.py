@@ -2,8 +2,9 @@
 
 A ``ScaledObject`` with a Prometheus trigger, as vLLM's production stack documents it ("Autoscaling with KEDA",
 vllm-stack 0.1.11): ``vllm:num_requests_waiting`` at a threshold of 5. From the first replica on, KEDA only feeds an HPA
-object (``AverageValue``), which asks it at every sync of 15 s; the polling interval of 30 s is that of its own part, from
-zero to one replica and back (KEDA 2.17, "Scaling Deployments": ``pollingInterval``, ``cooldownPeriod``, ``fallback``).
+object (``AverageValue``), which asks it at every sync of 15 s; the polling interval of 30 s is that of its own part,
+from zero to one replica and back (KEDA 2.17, "Scaling Deployments": ``pollingInterval``, ``cooldownPeriod``,
+``fallback``).
 
 It sees what Prometheus last scraped of each engine, summed over the pool. A query without a result counts as 0
 (``ignoreNullValues``, the scaler's default). A queue inside engines says nothing of a pool without engines, so that who

@@ -3,8 +3,8 @@
 llm-d's experimental guide "Token-Aware Autoscaling" (``guides/workload-autoscaling/keda-epp-token-aware`` of October
 2026, co-located topology) has two triggers, of which the larger answer counts:
 
-    prefill   ceil(tokens waiting for prefill / V_P / 1.5 s)      V_P: prompt tokens that one replica prefills per second
-    decode    ceil(sum of KV cache use / 0.8)
+    prefill   ceil(tokens waiting for prefill / V_P / 1.5 s)      V_P: prompt tokens that one replica prefills per
+    second decode    ceil(sum of KV cache use / 0.8)
 
 and a behaviour of its own: at most one replica more in 3 minutes and one less in 5.
 
@@ -37,7 +37,9 @@ class KedaTokensSettings(ScaledObjectSettings):
     """Thresholds and behaviour of the guide's ``ScaledObject``."""
 
     prefill_s: float = Field(
-        1.5, gt=0, description="Seconds of prefill backlog per replica to aim at: the TTFT objective less the idle TTFT."
+        1.5,
+        gt=0,
+        description="Seconds of prefill backlog per replica to aim at: the TTFT objective less the idle TTFT.",
     )
     kv_cache_ratio: float = Field(0.8, gt=0, le=1, description="KV cache use per replica to aim at.")
     polling_interval_s: float = Field(15.0, gt=0, description="As the guide sets it, in seconds.")
@@ -67,7 +69,10 @@ class KedaTokens:
         def answers(pool: PoolState) -> list[int | None]:
             settings = self.settings
             per_s = prefill_tokens_per_s(self.pools[str(pool.key)].profile)
-            triggers = ((backlog_tokens(fleet, pool) / per_s, settings.prefill_s), (kv_used(pool), settings.kv_cache_ratio))
+            triggers = (
+                (backlog_tokens(fleet, pool) / per_s, settings.prefill_s),
+                (kv_used(pool), settings.kv_cache_ratio),
+            )
             return [shared_out(value, target, pool.desired, settings.tolerance_ratio) for value, target in triggers]
 
         decision = autoscaled(fleet, memory, self.pools, answers, self.settings)

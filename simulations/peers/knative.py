@@ -3,7 +3,8 @@
 Follows ``pkg/autoscaler/scaling/autoscaler.go`` of knative/serving 1.19 with the defaults of ``config-autoscaler``: a
 stable window of 60 s, a panic window of a tenth of it, panic from 200 % of what the ready replicas can take, a target
 utilisation of 70 %. In panic nothing shrinks, and panic ends when a whole stable window has passed without reason for
-it. A pool of more than one replica begins in panic, so that a new autoscaler keeps what there is until it has seen enough.
+it. A pool of more than one replica begins in panic, so that a new autoscaler keeps what there is until it has seen
+enough.
 
 It decides every 2 s on the requests that the queue proxies count, and those that the activator holds while there is no
 replica. The original samples proxies every second and averages within it; here the gateway's count at each tick is

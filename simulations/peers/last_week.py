@@ -38,7 +38,7 @@ class LastWeekSettings(HpaSettings):
         1800.0,
         gt=0,
         le=86400,
-        description="How much of what came then counts from now on, in seconds; the lead time and some. Mimir's 30 min.",
+        description="Seconds from then on that count now; the lead time and some. Mimir's half an hour.",
     )
 
 
@@ -64,7 +64,9 @@ class RecordedRates:
     def most(self, from_at: float, until_at: float) -> float:
         """Return the largest mean of a minute that begins in that time; 0 when nothing is recorded of it."""
         minutes = range(int(from_at // _STEP_S), int(until_at // _STEP_S) + 1)
-        means = [summed / count for minute in minutes if (seen := self._minutes.get(minute)) for summed, count in [seen]]
+        means = [
+            summed / count for minute in minutes if (seen := self._minutes.get(minute)) for summed, count in [seen]
+        ]
         return max(means, default=0.0)
 
 

@@ -1,9 +1,9 @@
 """What would the Predictive Horizontal Pod Autoscaler do: an HPA that extrapolates its own answers?
 
 Follows jthomperoo/predictive-horizontal-pod-autoscaler 0.13: every answer of the HPA's formula is kept; Holt-Winters
-with given alpha, beta and gamma predicts the next one from the last seasons, rounded up; of it and the answer of now the
-larger counts (``decisionType: maximum``), and then the HPA's behaviour applies. Without enough answers kept (two seasons,
-and 10 + 2 * (season // 2)) there is no prediction.
+with given alpha, beta and gamma predicts the next one from the last seasons, rounded up; of it and the answer of now
+the larger counts (``decisionType: maximum``), and then the HPA's behaviour applies. Without enough answers kept (two
+seasons, and 10 + 2 * (season // 2)) there is no prediction.
 
 It ships no coefficients; those of its example are the default, a season of 6 answers included. A day needs
 ``per_interval`` and ``seasonal_periods`` to match, such as 20 and 288 (every 5 minutes). The original has statsmodels

@@ -1,9 +1,9 @@
 """What would Ray Serve do, on ongoing requests?
 
-Follows ``python/ray/serve/autoscaling_policy.py`` and ``_private/autoscaling_state.py`` of Ray 2.5x with the defaults of
-``AutoscalingConfig``: requests running or queued for the deployment, averaged over 30 s, over 2 per replica. Growing has
-to be wished for 30 s without a break, shrinking for 600 s. The default of 2 is not meant for engines that batch: sweep
-it, or set it to a share of what a replica held in its load test.
+Follows ``python/ray/serve/autoscaling_policy.py`` and ``_private/autoscaling_state.py`` of Ray 2.5x with the defaults
+of ``AutoscalingConfig``: requests running or queued for the deployment, averaged over 30 s, over 2 per replica. Growing
+has to be wished for 30 s without a break, shrinking for 600 s. The default of 2 is not meant for engines that batch:
+sweep it, or set it to a share of what a replica held in its load test.
 
 The controller looks every 0.1 s at what handles and replicas push every 10 s; here it looks every 5 s at figures that
 are no older. Replicas without figures count as nothing, as there: silence long enough shrinks the deployment. A pool at

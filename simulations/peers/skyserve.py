@@ -1,9 +1,9 @@
 """What would SkyServe do, on requests per second?
 
 Follows ``RequestRateAutoscaler`` in ``sky/serve/autoscalers.py`` of SkyPilot 0.10 with its constants: ceil(requests of
-the last 60 s / 60 / requests/s per replica), looked at every 20 s; growing has to be wanted at 15 looks in a row (300 s),
-shrinking at 60 (1200 s). From zero it goes up at once. It ships no target: a share of what a replica sustained in its
-load test is taken.
+the last 60 s / 60 / requests/s per replica), looked at every 20 s; growing has to be wanted at 15 looks in a row (300
+s), shrinking at 60 (1200 s). From zero it goes up at once. It ships no target: a share of what a replica sustained in
+its load test is taken.
 
 Its load balancer sees every request and tells the controller of them every 20 s. What it does not tell of ages away, so
 that silence long enough shrinks the service.

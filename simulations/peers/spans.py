@@ -44,7 +44,7 @@ class Patience:
         self._since_at = -math.inf
 
     def settle(self, at: float, wanted: int, current: int, up_s: float, down_s: float) -> int:
-        """Return ``wanted`` if growing has been wished for over ``up_s``, or shrinking over ``down_s``; else ``current``."""
+        """Return ``wanted`` once growing was wished for over ``up_s``, shrinking over ``down_s``; else ``current``."""
         if wanted == current:
             self._upwards = None
             return current

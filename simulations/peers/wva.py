@@ -4,13 +4,14 @@ Follows ``internal/saturation`` of llm-d-workload-variant-autoscaler 0.5 to 0.8 
 project is deprecated since 0.9). Every 30 s, over all pools ("variants") of a model together: a replica is saturated
 from 80 % KV cache use or 5 waiting requests on. What the others have left of both is averaged; below 10 % or 3 requests
 the cheapest variant gets one replica more, and when the load of the unsaturated ones, spread over one fewer, leaves
-both, the dearest gets one less. A variant with replicas on their way, or whose last answer is not carried out yet, waits.
+both, the dearest gets one less. A variant with replicas on their way, or whose last answer is not carried out yet,
+waits.
 
-It sees the peak of what Prometheus scraped of each replica over the last minute. Replicas without figures are not there;
-when none has any, nothing changes. It does not scale itself: an HPA object follows its answer (``wva_desired_replicas``),
-which in its chart waits 240 s in both directions. That HPA's tolerance of 0.1 would hold back one replica more from ten
-replicas on; it is 0 here, in WVA's favour. A model without any replica, which it leaves to its scale-from-zero engine,
-gets one of the cheapest variant when the gateway holds requests for it.
+It sees the peak of what Prometheus scraped of each replica over the last minute. Replicas without figures are not
+there; when none has any, nothing changes. It does not scale itself: an HPA object follows its answer
+(``wva_desired_replicas``), which in its chart waits 240 s in both directions. That HPA's tolerance of 0.1 would hold
+back one replica more from ten replicas on; it is 0 here, in WVA's favour. A model without any replica, which it leaves
+to its scale-from-zero engine, gets one of the cheapest variant when the gateway holds requests for it.
 """
 
 from __future__ import annotations
