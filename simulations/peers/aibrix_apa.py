@@ -99,7 +99,7 @@ class AibrixApa:
         use = span.mean(at)
         if pool.desired == 0 or math.isnan(use) or not seen:
             return Sized(pool.desired, "no metrics", "nothing to go by")
-        wanted = by_ratio(use, settings.kv_cache_ratio, pool.desired, settings)
+        wanted = max(1, by_ratio(use, settings.kv_cache_ratio, pool.desired, settings))  # scale-to-zero is off
         wanted = guarded(wanted, use, settings.kv_cache_ratio, len(pool.serving), pool.desired)
         return Sized(self._cooldown.settled(name, at, wanted, pool.desired), "apa", f"KV cache use {use:.2f}")
 

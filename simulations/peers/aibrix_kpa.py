@@ -61,6 +61,6 @@ class AibrixKpa:
         wanted = windows.scale(at, used, target, ready)
         if wanted is None or used is None or pool.desired == 0:
             return Sized(pool.desired, "no metrics", "nothing to go by")
-        wanted = guarded(wanted, used / max(1, ready), target, ready, pool.desired)
+        wanted = guarded(max(1, wanted), used / max(1, ready), target, ready, pool.desired)
         wanted = self._cooldown.settled(name, at, wanted, pool.desired)
         return Sized(wanted, "stable" if windows.panic_at is None else "panic", f"{used:.2f} replicas' KV cache in use")
