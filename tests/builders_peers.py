@@ -22,7 +22,12 @@ def bounds(least: int = 1, most: int = 64, profile: EngineProfile = PROFILE) -> 
 
 
 def metrics(
-    at: float = 0.0, running: float = 0.0, queued: float = 0.0, kv: float = 0.0, steps: float = 0.0, prompts: float = 0.0
+    at: float = 0.0,
+    running: float = 0.0,
+    queued: float = 0.0,
+    kv: float = 0.0,
+    steps: float = 0.0,
+    prompts: float = 0.0,
 ) -> ReplicaMetrics:
     return ReplicaMetrics(at, running, queued, kv, steps, prompts, 0.0, 0.0)
 

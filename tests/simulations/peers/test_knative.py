@@ -44,7 +44,7 @@ def test_in_panic_nothing_shrinks_and_panic_ends_a_whole_stable_window_after_its
     assert state.panic_at == 4.0
     calm = {at: state.scale(at, 6.0, TARGET, 11) for at in over([6.0, 90.0], 2.0)}
     # The panic window still holds (130 + 6 + 6) / 3 = 47 at 8 s: 4 of 11 is no reason to panic.
-    assert set(calm[at] for at in over([6.0, 64.0], 2.0)) == {11}
+    assert {calm[at] for at in over([6.0, 64.0], 2.0)} == {11}
     assert state.panic_at is None
     assert calm[66.0] == 5  # 62 s after 4 s; at most halved: floor(11 / 2)
 
@@ -144,7 +144,7 @@ def test_the_sum_of_kv_use_over_the_target_sizes_and_at_most_doubles() -> None:
 def test_kpa_shrinks_after_panic_and_cooldown() -> None:
     scaled = Follows(AibrixKpa({str(KEY): bounds()}, AibrixKpaSettings()), 4)
     counts = {at: scaled.tick(at, kv=0.4) for at in over([0.0, 900.0], 10.0)}
-    # It panics until 180 s; then half of the four at most, a cooldown later, and then the one that ceil(0.4 / 0.5) wants.
+    # It panics until 180 s; a cooldown later half of the four at most, then the one that ceil(0.4 / 0.5) wants.
     assert [counts[at] for at in (180.0, 470.0, 480.0, 770.0, 780.0)] == [4, 4, 2, 2, 1]
 
 

@@ -59,7 +59,13 @@ def test_a_wish_that_is_fulfilled_is_forgotten() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "running", "up", "down", "expected"),
-    [(13.0, 8, 1.0, 1.0, 13), (13.0, 8, 0.5, 1.0, 11), (2.2, 8, 1.0, 1.0, 3), (6.5, 7, 1.0, 0.1, 7), (5.0, 7, 1.0, 0.1, 6)],
+    [
+        (13.0, 8, 1.0, 1.0, 13),
+        (13.0, 8, 0.5, 1.0, 11),
+        (2.2, 8, 1.0, 1.0, 3),
+        (6.5, 7, 1.0, 0.1, 7),
+        (5.0, 7, 1.0, 0.1, 6),
+    ],
 )
 def test_a_factor_is_the_part_of_the_way_that_is_gone_at_once(
     wanted: float, running: int, up: float, down: float, expected: int
