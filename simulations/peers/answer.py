@@ -62,6 +62,8 @@ def decision_of(
 ) -> Decision:
     """Return the decision to have ``desired`` replicas, traffic spread evenly over those that are ready.
 
+    Its input is named only where something is done.
+
     Args:
         fleet: What was looked at.
         memory: What the rival remembered.
@@ -70,17 +72,20 @@ def decision_of(
         pools: What the rival remembers of its pools from now on; None keeps what it had.
     """
     generation = memory.generation + 1
+    scaling = tuple(
+        ScalingPlan(pool.key, pool.desired, desired[pool.key], pool.version)
+        for pool in fleet.pools
+        if desired.get(pool.key, pool.desired) != pool.desired
+    )
+    traffic = _even_traffic(fleet)
     return Decision(
         at=fleet.at,
         generation=generation,
-        input_digest=digest((fleet, memory)),
+        # Some rivals look every 2 s, and naming what a look was made from costs more than deciding.
+        input_digest=digest((fleet, memory)) if scaling or traffic else "",
         expires_at=fleet.at + PLAN_EXPIRY_S,
-        scaling=tuple(
-            ScalingPlan(pool.key, pool.desired, desired[pool.key], pool.version)
-            for pool in fleet.pools
-            if desired.get(pool.key, pool.desired) != pool.desired
-        ),
-        traffic=_even_traffic(fleet),
+        scaling=scaling,
+        traffic=traffic,
         anomalies=(),
         diagnoses=(),
         remediations=(),
