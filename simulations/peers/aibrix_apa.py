@@ -27,12 +27,12 @@ from policies.fleet import FleetState, PoolState
 from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from simulations.peers.answer import Sized, each_pool
-from simulations.peers.rhythm import Rhythm
+from simulations.peers.rhythm import KvRhythm
 from simulations.peers.signals import known, scraped
 from simulations.peers.spans import Span
 
 
-class CooldownSettings(Rhythm):
+class CooldownSettings(KvRhythm):
     """What both of AIBrix's algorithms are run with."""
 
     tick_s: float = Field(10.0, ge=1, le=3600, description="Seconds between reconciliations.")
@@ -76,10 +76,11 @@ class Cooldown:
 
 @dataclass(slots=True)
 class AibrixApa:
-    """One ``PodAutoscaler`` per pool; ``pools`` has their bounds, by key text."""
+    """One ``PodAutoscaler`` per pool; ``pools`` has their bounds and ``kv_full`` what counts as full, by key text."""
 
     pools: Mapping[str, PoolSettings]
     settings: AibrixApaSettings
+    kv_full: Mapping[str, float] = field(default_factory=dict)
     name: str = "aibrix-apa"
     _use: dict[str, Span] = field(default_factory=dict)
     _cooldown: Cooldown = field(init=False)
@@ -95,7 +96,7 @@ class AibrixApa:
         name, settings = str(pool.key), self.settings
         span = self._use.setdefault(name, Span(settings.window_s))
         seen = known([metrics.kv_cache_ratio for metrics in scraped(pool)])
-        span.add(at, math.fsum(seen) / len(seen) if seen else math.nan)
+        span.add(at, math.fsum(seen) / len(seen) / self.kv_full.get(name, 1.0) if seen else math.nan)
         use = span.mean(at)
         if pool.desired == 0 or math.isnan(use) or not seen:
             return Sized(pool.desired, "no metrics", "nothing to go by")

@@ -38,10 +38,11 @@ class AibrixKpaSettings(CooldownSettings, WindowSettings):
 
 @dataclass(slots=True)
 class AibrixKpa:
-    """One ``PodAutoscaler`` per pool; ``pools`` has their bounds, by key text."""
+    """One ``PodAutoscaler`` per pool; ``pools`` has their bounds and ``kv_full`` what counts as full, by key text."""
 
     pools: Mapping[str, PoolSettings]
     settings: AibrixKpaSettings
+    kv_full: Mapping[str, float] = field(default_factory=dict)
     name: str = "aibrix-kpa"
     _windows: dict[str, PanicWindows] = field(default_factory=dict)
     _cooldown: Cooldown = field(init=False)
@@ -57,7 +58,7 @@ class AibrixKpa:
         name, target, ready = str(pool.key), self.settings.kv_cache_ratio, len(pool.serving)
         seen = known([metrics.kv_cache_ratio for metrics in scraped(pool)])
         windows = self._windows.setdefault(name, PanicWindows(self.settings))
-        used = math.fsum(seen) if seen else None
+        used = math.fsum(seen) / self.kv_full.get(name, 1.0) if seen else None
         wanted = windows.scale(at, used, target, ready)
         if wanted is None or used is None or pool.desired == 0:
             return Sized(pool.desired, "no metrics", "nothing to go by")

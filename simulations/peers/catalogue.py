@@ -24,7 +24,7 @@ from simulations.peers.last_week import LastWeek
 from simulations.peers.names import POLICIES
 from simulations.peers.phpa import Phpa
 from simulations.peers.ray_serve import RayServe
-from simulations.peers.rhythm import Rhythm
+from simulations.peers.rhythm import KvRhythm, Rhythm
 from simulations.peers.skyserve import SkyServe
 from simulations.peers.static import Static
 from simulations.peers.wva import Wva
@@ -84,6 +84,21 @@ def _rates(case: Case, ratio: float) -> dict[str, float]:
     return {str(pool.key): pool.requests_per_s * ratio for pool in case.pools}
 
 
+def _kv_full(case: Case, settings: KvRhythm) -> dict[str, float]:
+    """Return the KV cache use of one replica at its tested load where that is to count as full, else nothing.
+
+    Requests in the test held their prompt and on average half of their output, at the trace's mean lengths.
+    """
+    if not settings.kv_of_tested:
+        return {}
+    requests, prompts, outputs = (float(rate) for rate in case.load.values.sum(axis=0))
+    held = (prompts + outputs / 2.0) / max(requests, 1e-9)
+    return {
+        str(pool.key): min(1.0, max(1e-6, pool.concurrency * held / pool.settings.profile.kv_cache_tokens))
+        for pool in case.pools
+    }
+
+
 def _hpa(case: Case) -> Started:
     own = case.settings.hpa
     return Hpa(case.policy.pools, _requests(case, own.target_ratio), own), case.first
@@ -94,7 +109,8 @@ def _keda(case: Case) -> Started:
 
 
 def _keda_tokens(case: Case) -> Started:
-    return KedaTokens(case.policy.pools, case.settings.keda_tokens), case.first
+    own = case.settings.keda_tokens
+    return KedaTokens(case.policy.pools, own, _kv_full(case, own)), case.first
 
 
 def _knative(case: Case) -> Started:
@@ -103,23 +119,28 @@ def _knative(case: Case) -> Started:
 
 
 def _aibrix_apa(case: Case) -> Started:
-    return AibrixApa(case.policy.pools, case.settings.aibrix_apa), case.first
+    own = case.settings.aibrix_apa
+    return AibrixApa(case.policy.pools, own, _kv_full(case, own)), case.first
 
 
 def _aibrix_kpa(case: Case) -> Started:
-    return AibrixKpa(case.policy.pools, case.settings.aibrix_kpa), case.first
+    own = case.settings.aibrix_kpa
+    return AibrixKpa(case.policy.pools, own, _kv_full(case, own)), case.first
 
 
 def _wva(case: Case) -> Started:
-    return Wva(case.policy.pools, case.settings.wva), case.first
+    own = case.settings.wva
+    return Wva(case.policy.pools, own, _kv_full(case, own)), case.first
 
 
 def _dynamo_throughput(case: Case) -> Started:
-    return DynamoLoad(case.policy.pools, case.settings.dynamo_throughput, "dynamo-throughput"), case.first
+    own = case.settings.dynamo_throughput
+    return DynamoLoad(case.policy.pools, own, "dynamo-throughput", _kv_full(case, own)), case.first
 
 
 def _dynamo_latency(case: Case) -> Started:
-    return DynamoLoad(case.policy.pools, case.settings.dynamo_latency, "dynamo-latency"), case.first
+    own = case.settings.dynamo_latency
+    return DynamoLoad(case.policy.pools, own, "dynamo-latency", _kv_full(case, own)), case.first
 
 
 def _dynamo_sla(case: Case) -> Started:
@@ -127,7 +148,9 @@ def _dynamo_sla(case: Case) -> Started:
 
 
 def _ray_serve(case: Case) -> Started:
-    return RayServe(case.policy.pools, case.settings.ray_serve), case.first
+    own = case.settings.ray_serve
+    targets = {} if own.target_ratio is None else _requests(case, own.target_ratio)
+    return RayServe(case.policy.pools, own, targets), case.first
 
 
 def _skyserve(case: Case) -> Started:
@@ -161,86 +184,95 @@ def _clairvoyant(case: Case) -> Started:
     return Clairvoyant(plans), case.first
 
 
+def _thresholds(part: str, *pairs: tuple[float, float]) -> tuple[str, ...]:
+    """Return upper and lower thresholds of Dynamo as shares of the KV cache used at the tested load."""
+    return tuple(f"{part}.kv_of_tested=true {part}.up_ratio={up} {part}.down_ratio={down}" for up, down in pairs)
+
+
+def _kv_grid(part: str, *ratios: float, also: str = "") -> tuple[str, ...]:
+    """Return targets of KV cache use as shares of that at the tested load."""
+    return tuple(f"{part}.kv_of_tested=true {part}.kv_cache_ratio={ratio:g} {also}".strip() for ratio in ratios)
+
+
 CATALOGUE: Mapping[str, Entry] = {
     "foresail": Entry(
         lambda case: (Foresail(case.policy), case.first),
-        _grid("policy.scaling.headroom_ratio", 0.0, 0.08, 0.15, 0.3, 0.4, 0.55),
+        _grid("policy.scaling.headroom_ratio", 0.0, 0.05, 0.1, 0.15, 0.3, 0.4),
     ),
-    "hpa": Entry(
-        _hpa,
-        _grid("hpa.target_ratio", 0.4, 0.5, 0.6, 0.8, 0.9, 1.0),
-    ),
-    "keda": Entry(
-        _keda,
-        _grid("keda.threshold", 0.25, 0.5, 1, 2, 10),
-    ),
+    "hpa": Entry(_hpa, _grid("hpa.target_ratio", 0.4, 0.5, 0.6, 0.75, 0.8, 0.9)),
+    "keda": Entry(_keda, _grid("keda.threshold", 0.1, 0.25, 0.5, 1, 2, 10)),
     "keda-tokens": Entry(
         _keda_tokens,
         (
-            *_grid("keda_tokens.kv_cache_ratio", 0.2, 0.3, 0.4, 0.5, 0.6),
-            "keda_tokens.kv_cache_ratio=0.4 keda_tokens.up_replicas=4 keda_tokens.up_period_s=15",
+            *_kv_grid("keda_tokens", 0.5, 0.7, 0.9),
+            *_kv_grid("keda_tokens", 0.4, 0.5, 0.6, 0.8, also="keda_tokens.up_replicas=4 keda_tokens.up_period_s=15"),
         ),
     ),
     "knative": Entry(
         _knative,
-        _grid("knative.target_ratio", 0.4, 0.5, 0.6, 0.8, 0.9, 1.0),
+        (
+            *_grid("knative.target_ratio", 0.3, 0.4, 0.5, 0.6),
+            *(f"knative.scale_down_delay_s=300 knative.target_ratio={ratio}" for ratio in (0.5, 0.6, 0.7, 0.8)),
+        ),
     ),
-    "aibrix-apa": Entry(_aibrix_apa, _grid("aibrix_apa.kv_cache_ratio", 0.15, 0.2, 0.3, 0.4, 0.6, 0.7)),
+    "aibrix-apa": Entry(
+        _aibrix_apa, (*_grid("aibrix_apa.kv_cache_ratio", 0.3), *_kv_grid("aibrix_apa", 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))
+    ),
     "aibrix-kpa": Entry(
-        _aibrix_kpa,
-        _grid("aibrix_kpa.kv_cache_ratio", 0.15, 0.2, 0.3, 0.4, 0.6, 0.7),
+        _aibrix_kpa, (*_grid("aibrix_kpa.kv_cache_ratio", 0.3), *_kv_grid("aibrix_kpa", 0.4, 0.5, 0.6, 0.7, 0.8, 0.9))
     ),
     "wva": Entry(
         _wva,
         (
-            *_grid("wva.kv_spare_trigger", 0.3, 0.5),
             "wva.up_window_s=0",
-            *(f"wva.up_window_s=0 wva.kv_spare_trigger={spare}" for spare in (0.3, 0.4, 0.5, 0.6)),
+            *(
+                f"wva.up_window_s=0 wva.kv_of_tested=true wva.kv_spare_trigger={spare}"
+                for spare in (0.05, 0.1, 0.2, 0.3, 0.4)
+            ),
         ),
     ),
     "dynamo-throughput": Entry(
         _dynamo_throughput,
-        tuple(
-            f"dynamo_throughput.up_ratio={up} dynamo_throughput.down_ratio={down}"
-            for up, down in ((0.9, 0.5), (0.8, 0.5), (0.7, 0.4), (0.6, 0.3), (0.5, 0.3))
+        (
+            "dynamo_throughput.up_ratio=0.7 dynamo_throughput.down_ratio=0.4",
+            *_thresholds("dynamo_throughput", (1.0, 0.6), (0.9, 0.5), (0.8, 0.5), (0.7, 0.4), (0.6, 0.3)),
         ),
     ),
     "dynamo-latency": Entry(
         _dynamo_latency,
-        tuple(
-            f"dynamo_latency.up_ratio={up} dynamo_latency.down_ratio={down}"
-            for up, down in ((0.2, 0.05), (0.3, 0.1), (0.4, 0.2), (0.5, 0.2), (0.6, 0.3))
+        (
+            "dynamo_latency.up_ratio=0.3 dynamo_latency.down_ratio=0.1",
+            *_thresholds("dynamo_latency", (0.4, 0.1), (0.5, 0.2), (0.6, 0.2), (0.7, 0.3), (0.8, 0.4)),
         ),
     ),
     "dynamo-sla": Entry(
         _dynamo_sla,
         (
-            *_grid("dynamo_sla.profile_ratio", 0.5, 0.6, 0.7, 0.8, 0.9),
-            *_grid("dynamo_sla.down_sensitivity", 0.6),
+            *_grid("dynamo_sla.profile_ratio", 0.3, 0.4, 0.5, 0.6, 0.7, 0.85),
+            "dynamo_sla.down_sensitivity=0.5 dynamo_sla.profile_ratio=0.6",
         ),
     ),
-    "ray-serve": Entry(
-        _ray_serve,
-        _grid("ray_serve.target_ongoing_requests", 4, 8, 12, 16, 24, 32, 48),
-    ),
-    "skyserve": Entry(_skyserve, _grid("skyserve.target_ratio", 0.4, 0.5, 0.6, 0.8, 0.9, 1.0)),
+    "ray-serve": Entry(_ray_serve, _grid("ray_serve.target_ratio", 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)),
+    "skyserve": Entry(_skyserve, _grid("skyserve.target_ratio", 0.4, 0.5, 0.6, 0.65, 0.8, 0.9)),
     "last-week": Entry(
         _last_week,
-        (*_grid("last_week.target_ratio", 0.5, 0.6, 0.8, 0.9, 1.0), *_grid("last_week.ahead_s", 300)),
+        (*_grid("last_week.target_ratio", 0.5, 0.6, 0.75, 0.8, 0.9), *_grid("last_week.ahead_s", 300, 600)),
     ),
     "phpa": Entry(
         _phpa,
         (
-            *_grid("phpa.target_ratio", 0.6, 0.8, 0.9, 1.0),
-            "phpa.alpha=0.5 phpa.beta=0.1 phpa.gamma=0.1",
-            "phpa.alpha=0.5 phpa.beta=0.1 phpa.gamma=0.1 phpa.target_ratio=0.9",
-            "phpa.per_interval=20 phpa.seasonal_periods=288 phpa.alpha=0.5 phpa.beta=0.1 phpa.gamma=0.3",
+            *(
+                f"phpa.alpha=0.5 phpa.beta=0.1 phpa.gamma=0.1 phpa.target_ratio={ratio}"
+                for ratio in (0.7, 0.8, 0.9, 1.0)
+            ),
+            *(
+                f"phpa.per_interval=20 phpa.seasonal_periods=288 phpa.alpha=0.5 phpa.beta=0.1 phpa.gamma=0.3"
+                f" phpa.target_ratio={ratio}"
+                for ratio in (0.7, 0.8)
+            ),
         ),
     ),
     "static": Entry(_static, _grid("static.utilisation_ratio", 0.6, 0.7, 0.8, 1.0)),
-    "clairvoyant": Entry(
-        _clairvoyant,
-        _grid("clairvoyant.utilisation_ratio", 0.7, 0.8, 0.85, 0.95, 1.0),
-    ),
+    "clairvoyant": Entry(_clairvoyant, _grid("clairvoyant.utilisation_ratio", 0.7, 0.8, 0.85, 0.95, 1.0)),
 }
 """By the names of ``names.DESCRIBED``."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from policies.fleet import FleetState, PoolState
 from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from simulations.peers.answer import Sized, each_pool
-from simulations.peers.rhythm import Rhythm
+from simulations.peers.rhythm import KvRhythm, Rhythm
 from simulations.peers.signals import prompt_tokens, scraped
 
 MIN_ENDPOINT = 1
@@ -39,7 +39,7 @@ class DynamoRhythm(Rhythm):
     scrape_delay_s: float | None = Field(0.0, ge=0, le=60, description="Workers tell the planner themselves.")
 
 
-class DynamoThroughputSettings(DynamoRhythm):
+class DynamoThroughputSettings(DynamoRhythm, KvRhythm):
     """Thresholds of ``optimization_target: throughput``."""
 
     up_ratio: float = Field(1.0, gt=0, description="KV cache wanted over what there is, from which a worker is full.")
@@ -75,11 +75,15 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class DynamoLoad:
-    """One planner per pool; ``pools`` has their bounds and profiles, by key text. It keeps nothing between ticks."""
+    """One planner per pool, which keeps nothing between ticks.
+
+    ``pools`` has their bounds and profiles, ``kv_full`` what counts as a full cache, by key text.
+    """
 
     pools: Mapping[str, PoolSettings]
     settings: DynamoThroughputSettings
     name: str
+    kv_full: Mapping[str, float] = field(default_factory=dict)
 
     def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         """Return what each pool's planner asks for."""
@@ -90,7 +94,8 @@ class DynamoLoad:
         workers = heard(fleet, pool, bounds)
         if workers is None:
             return Sized(current, "watching", "workers are on their way, or not heard")
-        ratios = [worker.wanted_ratio for worker in workers]
+        full = self.kv_full.get(str(pool.key), 1.0)
+        ratios = [worker.wanted_ratio / full for worker in workers]
         return Sized(
             stepped(ratios, current, self.settings), "load", f"{min(ratios):.2f} to {max(ratios):.2f} of the KV cache"
         )

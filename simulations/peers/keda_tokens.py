@@ -30,10 +30,11 @@ from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from simulations.peers.hpa import autoscaled, shared_out
 from simulations.peers.keda import ScaledObjectSettings, ToAndFromZero, routed, waiting
+from simulations.peers.rhythm import KvRhythm
 from simulations.peers.signals import known, prompt_tokens
 
 
-class KedaTokensSettings(ScaledObjectSettings):
+class KedaTokensSettings(ScaledObjectSettings, KvRhythm):
     """Thresholds and behaviour of the guide's ``ScaledObject``."""
 
     prefill_s: float = Field(
@@ -53,10 +54,14 @@ class KedaTokensSettings(ScaledObjectSettings):
 
 @dataclass(slots=True)
 class KedaTokens:
-    """A ``ScaledObject`` with two triggers per pool; ``pools`` has their bounds and profiles, by key text."""
+    """A ``ScaledObject`` with two triggers per pool.
+
+    ``pools`` has their bounds and profiles, ``kv_full`` what counts as a full cache, by key text.
+    """
 
     pools: Mapping[str, PoolSettings]
     settings: KedaTokensSettings
+    kv_full: Mapping[str, float] = field(default_factory=dict)
     name: str = "keda-tokens"
     _zero: ToAndFromZero = field(init=False)
 
@@ -67,12 +72,10 @@ class KedaTokens:
         """Return what the HPA objects and KEDA itself ask for."""
 
         def answers(pool: PoolState) -> list[int | None]:
-            settings = self.settings
-            per_s = prefill_tokens_per_s(self.pools[str(pool.key)].profile)
-            triggers = (
-                (backlog_tokens(fleet, pool) / per_s, settings.prefill_s),
-                (kv_used(pool), settings.kv_cache_ratio),
-            )
+            name, settings = str(pool.key), self.settings
+            waits_s = backlog_tokens(fleet, pool) / prefill_tokens_per_s(self.pools[name].profile)
+            used = kv_used(pool) / self.kv_full.get(name, 1.0)
+            triggers = ((waits_s, settings.prefill_s), (used, settings.kv_cache_ratio))
             return [shared_out(value, target, pool.desired, settings.tolerance_ratio) for value, target in triggers]
 
         decision = autoscaled(fleet, memory, self.pools, answers, self.settings)

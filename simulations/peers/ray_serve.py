@@ -36,6 +36,12 @@ class RayServeSettings(Rhythm):
     scrape_interval_s: float | None = Field(5.0, ge=0.5, le=3600, description="Seconds between reports.")
     scrape_delay_s: float | None = Field(0.0, ge=0, le=60, description="Replicas push to the controller.")
     target_ongoing_requests: float = Field(2.0, gt=0, description="Ongoing requests per replica to aim at.")
+    target_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=2,
+        description="Where given, the target is this share of the requests that one replica held in its load test.",
+    )
     look_back_s: float = Field(30.0, gt=0, le=3600, description="Seconds over which ongoing requests are averaged.")
     up_delay_s: float = Field(30.0, ge=0, description="Seconds for which growing has to be wished for.")
     down_delay_s: float = Field(600.0, ge=0, description="Seconds for which shrinking has to be wished for.")
@@ -45,10 +51,15 @@ class RayServeSettings(Rhythm):
 
 @dataclass(slots=True)
 class RayServe:
-    """One autoscaled deployment per pool; ``pools`` has their bounds, by key text."""
+    """One autoscaled deployment per pool.
+
+    ``pools`` has their bounds, by key text; ``targets`` their ongoing requests per replica where those are not the
+    same.
+    """
 
     pools: Mapping[str, PoolSettings]
     settings: RayServeSettings
+    targets: Mapping[str, float] = field(default_factory=dict)
     name: str = "ray-serve"
     _ongoing: dict[str, Span] = field(default_factory=dict)
     _patience: dict[str, Patience] = field(default_factory=dict)
@@ -66,7 +77,8 @@ class RayServe:
         if running == 0:  # nothing serves: no delay, and no more than one to begin with
             first = math.ceil(settings.up_factor) if requests > 0 or held_for(fleet, pool) > 0 else 0
             return Sized(max(first, pool.desired), "cold start", f"{requests:.1f} requests wait")
-        wanted = paced(requests / settings.target_ongoing_requests, running, settings)
+        target = self.targets.get(name, settings.target_ongoing_requests)
+        wanted = paced(requests / target, running, settings)
         bounded = min(max(wanted, bounds.min_replicas), bounds.max_replicas)
         if pool.desired > 1:
             bounded = max(1, bounded)  # to zero only from one

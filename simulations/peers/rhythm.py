@@ -31,3 +31,13 @@ class Rhythm(BaseModel):
         """Return ``world`` with metrics as fresh as this rival's own pipeline gets them."""
         said = {"scrape_interval_s": self.scrape_interval_s, "scrape_delay_s": self.scrape_delay_s}
         return world.model_copy(update={name: value for name, value in said.items() if value is not None})
+
+
+class KvRhythm(Rhythm):
+    """Of rivals that go by KV cache use: what counts as a full cache."""
+
+    kv_of_tested: bool = Field(
+        False,
+        description="Take KV cache use as a share of what one replica used at its tested load, instead of the whole "
+        "cache. How full a cache is at the best load depends on model and GPU: a tenth, or all of it.",
+    )

@@ -28,10 +28,11 @@ from policies.fleet import FleetState, PoolState
 from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from simulations.peers.hpa import Behaviour, autoscaled
+from simulations.peers.rhythm import KvRhythm
 from simulations.peers.spans import Span
 
 
-class WvaSettings(Behaviour):
+class WvaSettings(Behaviour, KvRhythm):
     """``configmap-saturation-scaling`` and the behaviour of the chart's HPA object."""
 
     interval_s: float = Field(30.0, gt=0, le=3600, description="Seconds between two analyses.")
@@ -55,10 +56,14 @@ class Peak:
 
 @dataclass(slots=True)
 class Wva:
-    """Analyses all variants of a model together; ``pools`` has their bounds, by key text."""
+    """Analyses all variants of a model together.
+
+    ``pools`` has their bounds, ``kv_full`` what counts as a full cache, by key text.
+    """
 
     pools: Mapping[str, PoolSettings]
     settings: WvaSettings
+    kv_full: Mapping[str, float] = field(default_factory=dict)
     name: str = "wva"
     _seen: dict[str, tuple[Span, Span]] = field(default_factory=dict)
     _wanted: dict[str, int] = field(default_factory=dict)
@@ -91,7 +96,7 @@ class Wva:
                 continue
             length_s = self.settings.peak_s
             kv, queue = self._seen.setdefault(f"{prefix}{replica.life}", (Span(length_s), Span(length_s)))
-            kv.add(metrics.observed_at, metrics.kv_cache_ratio)
+            kv.add(metrics.observed_at, metrics.kv_cache_ratio / self.kv_full.get(str(pool.key), 1.0))
             queue.add(metrics.observed_at, metrics.queued_requests)
 
     def _peaks(self, pool: PoolState, at: float) -> list[Peak]:
