@@ -18,7 +18,7 @@ from simulations.case import Case, prepare
 from simulations.invariants import InvariantChecks
 from simulations.peers.catalogue import CATALOGUE, policy_of, rhythm_of
 from simulations.peers.names import POLICIES
-from simulations.runner import SimulationResult, Tick, simulate
+from simulations.runner import SimulationResult, Tick, replay, simulate
 from tests.builders_simulation import OUTPUT_TOKENS, POOL, PROMPT_TOKENS, SMALL, RateTrace, quick_settings
 
 LEAST, MOST = 1, 6
@@ -166,3 +166,23 @@ def test_equal_seeds_give_equal_runs_of_rivals_that_keep_a_state_of_their_own() 
 def test_every_policy_is_described_and_built_and_swept_in_few_points() -> None:
     assert tuple(CATALOGUE) == POLICIES
     assert all(4 <= len(entry.grid) <= 8 for entry in CATALOGUE.values())
+
+
+DEAR = SMALL.model_copy(update={"name": "dear", "usd_per_gpu_hour": 10.0})
+
+
+@lru_cache
+def two_pools() -> Case:
+    pools = {
+        POOL: PoolSettings(profile=SMALL, min_replicas=1, max_replicas=4),
+        f"{SMALL.model}/dear/unified": PoolSettings(profile=DEAR, min_replicas=1, max_replicas=3),
+    }
+    return prepare(RateTrace([8.0, 25.0, 4.0]), quick_settings(pools=pools, lead_time_s=30.0))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_two_pools_of_one_model_are_both_kept_within_their_bounds(name: str) -> None:
+    result = replay(two_pools(), name)
+    assert result.scorecard.violations == ()
+    for point in result.timeline:
+        assert 2 <= point.desired <= 7

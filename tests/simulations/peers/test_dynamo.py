@@ -199,3 +199,14 @@ def test_an_interval_without_observed_load_changes_nothing() -> None:
     for at in over([190.0, 600.0], 5.0):
         policy.decide(FleetState(at, (engines(*[metrics(at, kv=0.01)] * 3),)), {}, Follows(policy, 3).memory)
     assert policy._planners[str(KEY)].bound == 3
+
+
+# ---- what counts as a full cache
+
+
+def test_use_at_the_tested_load_can_count_as_a_full_cache() -> None:
+    # A replica that uses a tenth of its cache at its tested load is full at 0.1.
+    fleet = FleetState(0.0, (state((0.09, 0.0), (0.11, 0.0)),), demand=load(1.0))
+    tested = DynamoLoad({str(KEY): bounds()}, DynamoThroughputSettings(), "dynamo-throughput", {str(KEY): 0.1})
+    assert asked(tested, fleet) == 3
+    assert asked(planner(), fleet) == 1
