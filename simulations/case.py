@@ -20,9 +20,21 @@ from policies.slo import ServiceObjective
 from simulations.benchmark import OutOfReach
 from simulations.faults import parse_fault
 from simulations.fleet import SimulatedFleet
+from simulations.peers.aibrix_apa import AibrixApaSettings
+from simulations.peers.aibrix_kpa import AibrixKpaSettings
 from simulations.peers.clairvoyant import ClairvoyantSettings
+from simulations.peers.dynamo_load import DynamoLatencySettings, DynamoThroughputSettings
+from simulations.peers.dynamo_sla import DynamoSlaSettings
 from simulations.peers.hpa import HpaSettings
+from simulations.peers.keda import KedaSettings
+from simulations.peers.keda_tokens import KedaTokensSettings
+from simulations.peers.knative import KnativeSettings
+from simulations.peers.last_week import LastWeekSettings
+from simulations.peers.phpa import PhpaSettings
+from simulations.peers.ray_serve import RayServeSettings
+from simulations.peers.skyserve import SkyServeSettings
 from simulations.peers.static import StaticSettings
+from simulations.peers.wva import WvaSettings
 from simulations.platform_settings import PlatformSettings, check_platform
 from simulations.pool import PoolSpec
 from simulations.settings import FleetSettings
@@ -72,6 +84,27 @@ class SimulationSettings(BaseModel):
     )
     static: StaticSettings = Field(default_factory=StaticSettings, description="The rival that never changes.")
     hpa: HpaSettings = Field(default_factory=HpaSettings, description="The rival that Kubernetes ships.")
+    keda: KedaSettings = Field(default_factory=KedaSettings, description="KEDA on requests waiting in engines.")
+    keda_tokens: KedaTokensSettings = Field(default_factory=KedaTokensSettings, description="KEDA as llm-d sets it up.")
+    knative: KnativeSettings = Field(default_factory=KnativeSettings, description="Knative's pod autoscaler.")
+    aibrix_apa: AibrixApaSettings = Field(default_factory=AibrixApaSettings, description="AIBrix's own autoscaler.")
+    aibrix_kpa: AibrixKpaSettings = Field(default_factory=AibrixKpaSettings, description="AIBrix's take on Knative's.")
+    wva: WvaSettings = Field(default_factory=WvaSettings, description="llm-d's Workload Variant Autoscaler.")
+    dynamo_throughput: DynamoThroughputSettings = Field(
+        default_factory=DynamoThroughputSettings, description="Dynamo's planner on load, target throughput."
+    )
+    dynamo_latency: DynamoLatencySettings = Field(
+        default_factory=DynamoLatencySettings, description="Dynamo's planner on load, target latency."
+    )
+    dynamo_sla: DynamoSlaSettings = Field(
+        default_factory=DynamoSlaSettings, description="Dynamo's planner with prediction and reaction."
+    )
+    ray_serve: RayServeSettings = Field(default_factory=RayServeSettings, description="Ray Serve.")
+    skyserve: SkyServeSettings = Field(default_factory=SkyServeSettings, description="SkyServe.")
+    last_week: LastWeekSettings = Field(
+        default_factory=LastWeekSettings, description="An HPA that also looks at the same time last week."
+    )
+    phpa: PhpaSettings = Field(default_factory=PhpaSettings, description="An HPA that extrapolates its own answers.")
     clairvoyant: ClairvoyantSettings = Field(
         default_factory=ClairvoyantSettings, description="The lower bound that knows the load."
     )
@@ -108,8 +141,12 @@ class Case:
         """The model that all pools serve."""
         return self.pools[0].key.model
 
-    def fleet(self, first: Mapping[PoolKey, int], *, keep_rows: bool = False) -> SimulatedFleet:
+    def fleet(
+        self, first: Mapping[PoolKey, int], world: FleetSettings | None = None, *, keep_rows: bool = False
+    ) -> SimulatedFleet:
         """Return the fleet under the trace's load, with ``first`` replicas READY and the faults to come.
+
+        ``world`` is the simulated world where it is not that of the settings: some policies see fresher metrics.
 
         Raises:
             BadInput: If a fault names a pool that is not there.
@@ -119,7 +156,7 @@ class Case:
             [self._spec(pool, first[pool.key]) for pool in self.pools],
             self.trace.batches(),
             self.policy.objective,
-            settings.fleet,
+            world or settings.fleet,
             settings.seed,
             settings.platform,
             keep_rows=keep_rows,

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from simulations.peers.names import DESCRIBED
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -118,12 +120,15 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
     return decorate
 
 
-@click.command()
+_POLICIES = "\b\nPolicies:\n" + "".join(f"  {name:18}{described}\n" for name, described in DESCRIBED.items())
+
+
+@click.command(epilog=_POLICIES)
 @click.option("--trace", "path", type=_FILE, metavar="FILE",
               help="Request trace, load series or client rates to replay; the scenario's load, or generated load, if "
                    "not given.")  # fmt: skip
 @click.option("--policy", default="foresail", show_default=True, metavar="NAME",
-              help="Who decides: foresail, hpa, static or clairvoyant.")  # fmt: skip
+              help="Who decides; listed below.")  # fmt: skip
 @_with(*_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
 @click.option("--audit", type=_FILE, metavar="FILE", help="Record every decision there, for `foresail explain`.")
 @_JSON
@@ -144,20 +149,28 @@ def simulate(path: Path | None, policy: str, seed: int, audit: Path | None, as_j
         Console().print(scorecard_table(report, job.settings.policy.objective))
 
 
-@click.command()
+@click.command(epilog=_POLICIES)
 @click.option("--trace", "paths", type=_FILE, multiple=True, metavar="FILE",
               help="Request trace, load series or client rates; repeatable; the scenario's load, or generated load, if "
                    "not given.")  # fmt: skip
-@click.option("--policies", default="all", show_default=True, metavar="A,B,C", help="Who decides, or all.")
+@click.option(
+    "--policies", default="all", show_default=True, metavar="A,B,C", help="Who decides, or all; listed below."
+)
 @click.option("--seeds", type=click.IntRange(min=1, max=1000), default=1, show_default=True, metavar="K",
               help="Repeat with K seeds, from --seed on.")  # fmt: skip
 @click.option(
     "--out", type=_FILE, required=True, metavar="DIR", help="Folder for report.html, compare.json and pictures."
 )
 @_with(*_ENGINE_OPTIONS, *_TRACE_OPTIONS, *_RUN_OPTIONS, _SEED)
+@click.option(
+    "--sweep",
+    is_flag=True,
+    help="Run each policy over its grid of settings too, and tell the cheapest that attains the objective.",
+)
 @_JSON
 def compare(
-    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, seed: int, as_json: bool, **options: Any
+    paths: tuple[Path, ...], policies: str, seeds: int, out: Path, seed: int, sweep: bool, as_json: bool,
+    **options: Any
 ) -> None:  # fmt: skip
     """Replay traces with several policies and write a table, JSON, an HTML report with plots, and these as PNG.
 
@@ -174,9 +187,10 @@ def compare(
     from simulations.progress import progress_bar
     from simulations.provenance import command_line, provenance_of
     from simulations.report_files import file_names, files_of, write_files
+    from simulations.sweep import sweep_table
     from simulations.tables import comparison_table
 
-    jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options)
+    jobs = jobs_of(paths, policies_named(policies), range(seed, seed + seeds), options, sweep=sweep)
     check_folder(out, "--out", file_names([job.trace.name for job in jobs]))
     check_room(out, bytes_to_keep(jobs))
     origin = provenance_of(jobs, command_line(click.get_current_context()))
@@ -184,13 +198,16 @@ def compare(
     with engine_of(options) as engine, progress_bar(f"{len(jobs)} runs") as show:
         check_traces(jobs)
         reports = run_all(WHOLE, jobs, engine, lambda done: show(done / len(jobs), f"{done} done"), kept)
-    made = files_of(reports, jobs[0].settings.policy.objective, facts_of(jobs), origin)
+    objective = jobs[0].settings.policy.objective
+    made = files_of(reports, objective, facts_of(jobs), origin, sweep=sweep)
     write_files(out, made)
     if as_json:
         click.echo(made.json_text, nl=False)
     else:
         console = Console()
-        console.print(comparison_table(made.rows, reports, made.target_ratio))
+        console.print(comparison_table([row for row in made.rows if not row.variant], reports, made.target_ratio))
+        if sweep:
+            console.print(sweep_table(made.best, objective))
         for trace, headline in made.headlines.items():
             console.print(Text(f"{trace}: {headline}" if len(made.headlines) > 1 else headline))
         if kept.reused:

@@ -95,8 +95,8 @@ class SummaryRow:
 
 
 def named(policy: str, variant: str) -> str:
-    """Return what a policy in a variant is called."""
-    return f"{policy} ({variant})" if variant else policy
+    """Return what a policy in a variant is called, whose name begins with the policy's."""
+    return variant or policy
 
 
 def variant_of(report: RunReport) -> str:

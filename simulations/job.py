@@ -143,6 +143,7 @@ class RunReport:
 
     Attributes:
         left_out_requests: Failed requests of the recording (no output tokens) in the part that was replayed.
+        variant: The setting that a sweep tried, such as ``hpa target_ratio=0.8``; empty for settings as they are given.
         replica_requests_per_s: Load that one replica of each pool sustained in the load test, by pool key text.
     """
 
@@ -155,21 +156,27 @@ class RunReport:
     curves: Curves
     replica_requests_per_s: dict[str, float]
     left_out_requests: int = 0
+    variant: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what was replayed and the scorecard, ready for ``json.dumps``."""
+        """Return what was replayed and the scorecard, ready for ``json.dumps``; the variant where it is one."""
         facts = {"trace": self.trace, "generated": self.generated, "left_out_requests": self.left_out_requests}
-        return {**facts, "seed": self.seed, **self.scorecard.as_json()}
+        variant = {"variant": self.variant} if self.variant else {}
+        return {**facts, **variant, "seed": self.seed, **self.scorecard.as_json()}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One policy on one trace. ``model_dir`` holds a trained model that Foresail asks first."""
+    """One policy on one trace.
+
+    ``model_dir`` holds a trained model that Foresail asks first; ``variant`` names the setting that a sweep tries.
+    """
 
     trace: TraceChoice
     policy: str
     settings: SimulationSettings
     model_dir: Path | None = None
+    variant: str = ""
 
     def check(self) -> None:
         """Make sure that it can be done, up to its first tick.
@@ -206,6 +213,7 @@ class Job:
             curves=result.curves,
             replica_requests_per_s={str(pool.key): pool.requests_per_s for pool in case.pools},
             left_out_requests=opened.left_out_requests,
+            variant=self.variant,
         )
 
     def _set_up(self, opened: OpenTrace | None = None) -> tuple[OpenTrace, tuple[Forecaster, ...], Case]:

@@ -19,11 +19,12 @@ from policies.slo import ServiceObjective
 from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
 from simulations.faults import parse_fault
 from simulations.job import Job, TraceChoice
+from simulations.peers.names import POLICIES
 from simulations.platform_settings import PlatformSettings
 from simulations.profile_files import profile_of
-from simulations.runner import POLICIES
 from simulations.scenario import Scenario, for_simulator, laid_over, read_scenario
 from simulations.startup import LEAD_TIME_S, StartupModel, startup_named
+from simulations.sweep import variants_of, varied
 from simulations.trace_files import GENERATED
 from simulations.trace_steps import parse_step
 
@@ -52,11 +53,17 @@ class RunOptions:
 
 
 def jobs_of(
-    paths: Sequence[Path], policies: Sequence[str], seeds: Sequence[int], options: Mapping[str, Any]
+    paths: Sequence[Path],
+    policies: Sequence[str],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    *,
+    sweep: bool = False,
 ) -> list[Job]:
     """Return a job per trace, policy and seed; ``options`` are those of the command line, by parameter name.
 
     Without ``paths`` the load is the scenario's own, or generated.
+    With ``sweep`` every policy also runs with each setting of its grid.
 
     Raises:
         BadInput: If an option or a file cannot be used, or options contradict each other.
@@ -70,9 +77,10 @@ def jobs_of(
     settings, registry = settings_of(said, seeds[0])
     model_dir = model_folder(options["model_dir"], options["model"], registry)
     return [
-        Job(choice, policy, settings.model_copy(update={"seed": seed}), model_dir)
+        Job(choice, policy, varied(settings, changes).model_copy(update={"seed": seed}), model_dir, variant)
         for choice in choices
         for policy in policies
+        for variant, changes in (variants_of(policy) if sweep else {"": ""}).items()
         for seed in seeds
     ]
 

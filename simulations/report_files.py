@@ -17,6 +17,8 @@ from simulations.report import Comparison, html_report, timelines_of, write_whol
 from simulations.report_pareto import pareto_plot
 from simulations.report_pictures import PARETO, PARETO_SIZE, pareto_picture, picture_names, timeline_picture
 from simulations.report_words import trace_words
+from simulations.sweep import BestSetting, best_settings
+from simulations.sweep import as_json as swept_json
 
 PAGE, FIGURES = "report.html", "compare.json"
 
@@ -31,6 +33,7 @@ class ReportFiles:
     headlines: Mapping[str, str]
     json_text: str
     contents: Mapping[str, str | bytes]
+    best: Sequence[BestSetting] = ()
 
     @property
     def pictures(self) -> list[str]:
@@ -44,10 +47,16 @@ def file_names(traces: Sequence[str]) -> list[str]:
 
 
 def files_of(
-    reports: Sequence[RunReport], objective: ServiceObjective, settings: dict[str, Any], origin: Provenance
+    reports: Sequence[RunReport],
+    objective: ServiceObjective,
+    settings: dict[str, Any],
+    origin: Provenance,
+    *,
+    sweep: bool = False,
 ) -> ReportFiles:
-    """Return everything that there is to say about finished runs."""
+    """Return everything that there is to say about finished runs; after a ``sweep`` also each policy's best setting."""
     rows = summarised(reports)
+    best = best_settings(rows, objective.attainment_ratio) if sweep else []
     names = picture_names(list(dict.fromkeys(row.trace for row in rows)))
     words = {PARETO: "cost against attainment", **{name: f"over time, {trace}" for trace, name in names.items()}}
     told = origin.as_json()
@@ -56,9 +65,11 @@ def files_of(
     headlines = {trace: trace_words(*said.of(trace), objective).headline for trace in said.traces}
     content = as_json(reports, rows, settings, {**told, "wall_s": sum(run.scorecard.wall_s for run in reports)})
     content["headlines"] = headlines
+    if sweep:
+        content["best"] = swept_json(best)
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     contents: dict[str, str | bytes] = {PAGE: html_report(said), FIGURES: text, **_pictures(said, names)}
-    return ReportFiles(reports, rows, objective.attainment_ratio, headlines, text, contents)
+    return ReportFiles(reports, rows, objective.attainment_ratio, headlines, text, contents, best)
 
 
 def write_files(folder: Path, made: ReportFiles) -> None:

@@ -1,7 +1,7 @@
 """What does a policy make of a trace: the daemon's own control loop, on a virtual clock, against a simulated fleet.
 
     prepare           load test, first replicas, faults: the same for every policy (``case.py``)
-    until the last arrival, tick by tick:
+    until the last arrival, tick by tick, in the policy's own rhythm:
         loop.tick()   observe, forecast, decide, act, record (``controller.loop``: the object that the daemon runs)
         check, tally  invariants, acts, replica counts
         advance       requests arrive, engines step, replicas start, drain, crash (``fleet.py``)
@@ -9,38 +9,33 @@
     finish            requests that are still being served end; nobody decides or pays any more
     score             what every request got (``scorecard.py``)
 
-A rival runs in the same loop: it is another ``policies.decisions.Policy``, and nothing else differs.
+A rival runs in the same loop: it is another ``policies.decisions.Policy``. Its tick and the freshness of its metrics
+are its own (``peers/rhythm.py``), and it sees the load as it was scraped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from controller.actuation import Actuator
-from controller.errors import AuditError, BadInput
+from controller.errors import AuditError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
 from controller.ports import ActsRecord, AuditLog, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
-from policies.decide import Foresail
 from policies.decisions import Page, Policy
-from policies.fleet import PoolKey
 from simulations.case import Case, SimulationSettings, prepare
 from simulations.faults import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.invariants import InvariantChecks
-from simulations.peers.clairvoyant import Clairvoyant, plan_ahead
-from simulations.peers.hpa import Hpa
-from simulations.peers.static import Static
+from simulations.peers.catalogue import policy_of, rhythm_of
+from simulations.peers.raw_demand import RawDemand
 from simulations.recovery import with_recovery
 from simulations.scorecard import Bill, Curves, Scorecard, Tally, TimelinePoint, curves, score
-from simulations.sizing import covering, replicas_for
 from simulations.trace import Trace
-
-POLICIES = ("foresail", "hpa", "static", "clairvoyant")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +72,9 @@ def simulate(
     """Replay ``trace`` under a policy.
 
     Args:
-        trace: What arrives. The run begins at its second 0 and ends at the first tick after its last request.
-        policy_name: One of ``POLICIES``.
+        trace: What arrives. The run begins at its second 0 and ends at the first of Foresail's ticks after its last
+            request, whatever the policy's own rhythm.
+        policy_name: One of ``simulations.peers.catalogue.POLICIES``.
         settings: Everything else that decides the outcome.
         forecasters: In order of preference; without any, Foresail is reactive only. Rivals never ask them.
         before: Load recorded before the trace began, in steps of a tick, as the daemon would read it at its start.
@@ -105,14 +101,16 @@ def replay(
     """Do what ``simulate`` does, once the case is prepared."""
     policy, first = policy_of(policy_name, case)
     foresail = policy_name == "foresail"
-    tick_s = case.policy.tick_s
-    fleet = case.fleet(first, keep_rows=keep_rows)
-    loads = _load_forecasts(case, forecasters if foresail else ())
+    rhythm = rhythm_of(policy_name, case.settings)
+    fleet = case.fleet(first, rhythm.seen_in(case.settings.fleet), keep_rows=keep_rows)
+    loads = _load_forecasts(case, forecasters) if foresail else RawDemand(case.settings.forecast)
     loop = _control_loop(case, policy, fleet, loads, _NoAudit() if audit is None else audit)
-    tally, checks = Tally(), InvariantChecks(case.policy, case.settings.seed, all_rules=foresail)
+    tally, checks = Tally(case.policy.tick_s), InvariantChecks(case.policy, case.settings.seed, all_rules=foresail)
     start_at = fleet.clock.now()
 
-    while not fleet.arrivals_over:
+    for tick_due in _instants(fleet, rhythm.tick_s, case.policy.tick_s):
+        if not tick_due:
+            continue
         record = loop.tick()
         if record.unrecorded:
             raise AuditError(record.unrecorded)
@@ -121,7 +119,6 @@ def replay(
         checks.check(record)
         if on_tick is not None:
             on_tick(Tick(case.share_behind(elapsed_s), record, fleet))
-        fleet.advance(fleet.clock.now() + tick_s)
 
     simulated_s = fleet.clock.now() - start_at
     bill = Bill(fleet.gpu_seconds(), fleet.replica_seconds, fleet.cost_usd)
@@ -133,31 +130,22 @@ def replay(
     return SimulationResult(card, tuple(tally.timeline), drawn, case, fleet)
 
 
-def policy_of(name: str, case: Case) -> tuple[Policy, Mapping[PoolKey, int]]:
-    """Return the policy of that name, with the replicas that its run begins with.
+def _instants(fleet: SimulatedFleet, tick_s: float, step_s: float) -> Iterator[bool]:
+    """Advance ``fleet`` from instant to instant until the last request has come; yield whether a tick is due at it.
 
-    Raises:
-        BadInput: If there is no such policy.
+    The end is looked for every ``step_s``, whatever the rhythm of the ticks: all policies are billed for the same time.
     """
-    settings, objective = case.settings, case.policy.objective
-    match name:
-        case "foresail":
-            return Foresail(case.policy), case.first
-        case "hpa":
-            targets = {str(pool.key): pool.concurrency * settings.hpa.target_ratio for pool in case.pools}
-            return Hpa(case.policy.pools, targets, settings.hpa), case.first
-        case "static":
-            fixed = settings.static
-            needed = replicas_for(case.load, fixed.peak_window_s, fixed.utilisation_ratio, objective, case.pools)
-            return Static(covering(needed)), covering(needed)
-        case "clairvoyant":
-            known = settings.clairvoyant
-            needed = replicas_for(case.load, known.smoothing_s, known.utilisation_ratio, objective, case.pools)
-            ahead_s = settings.lead_time_s * known.lead_time_ratio + case.policy.tick_s
-            start_at, step_s = settings.fleet.epoch_at, case.load.step_s
-            plans = {key: plan_ahead(need, start_at, step_s, ahead_s) for key, need in needed.items()}
-            return Clairvoyant(plans), case.first
-    raise BadInput(f"no policy is called {name!r}", "policy", f"known: {', '.join(POLICIES)}")
+    start_at = fleet.clock.now()
+    ticks = steps = 0
+    while True:
+        due = fleet.clock.now() >= start_at + ticks * tick_s
+        if fleet.clock.now() >= start_at + steps * step_s:
+            if fleet.arrivals_over:
+                return
+            steps += 1
+        ticks += due
+        yield due
+        fleet.advance(start_at + min(ticks * tick_s, steps * step_s))
 
 
 def _control_loop(

@@ -13,7 +13,13 @@ from controller.yaml_source import MAX_BYTES, Value, read_yaml
 from simulations.case import SimulationSettings
 from simulations.scenario_workload import Workload
 
-_PARTS = ("static", "hpa", "clairvoyant", "fleet", "platform")
+_PARTS = tuple(
+    name
+    for name, field in SimulationSettings.model_fields.items()
+    if isinstance(field.annotation, type)
+    and issubclass(field.annotation, BaseModel)
+    and name not in ("policy", "forecast")
+)
 """Parts of ``SimulationSettings`` that ``--set`` reaches beside those of the settings file."""
 
 _EXAMPLES = {
@@ -67,7 +73,7 @@ def laid_over(settings: SimulationSettings, overrides: Sequence[str]) -> Simulat
         part, _, name = key.partition(".")
         if not equals or not name:
             raise BadInput("not of the form key=value", f"--set {text}", "write for example --set hpa.target_ratio=0.8")
-        _put(said.setdefault(part, {}), name.split("."), _value(value, f"--set {text}"))
+        _put(said.setdefault(part, {}), name.split("."), value_of(value, f"--set {text}"))
     parts = {}
     for part, values in said.items():
         base = getattr(settings, part)
@@ -143,7 +149,12 @@ def _under(values: dict[str, Any], base: Mapping[str, Any]) -> None:
             _under(values[name], value)
 
 
-def _value(text: str, where: str) -> Value:
+def value_of(text: str, where: str) -> Value:
+    """Return what ``text`` means as a YAML value.
+
+    Raises:
+        BadInput: If it means nothing.
+    """
     read = read_yaml(text.encode())
     for problem in read.problems:
         raise BadInput(problem.what, where, problem.remedy)

@@ -133,10 +133,15 @@ class TimelinePoint:
 
 
 class Tally:
-    """Collects, tick by tick, what the scorecard needs of the decisions."""
+    """Collects, tick by tick, what the scorecard needs of the decisions.
 
-    def __init__(self) -> None:
+    The timeline has a point per ``step_s`` and one where a decision changes something: some rivals tick every 2 s.
+    """
+
+    def __init__(self, step_s: float = 0.0) -> None:
         self.timeline: list[TimelinePoint] = []
+        self.peak_replicas = 0
+        self._step_s = step_s
         self.scale_ups = 0
         self.scale_downs = 0
         self.turnover = TurnoverWatch()
@@ -157,6 +162,9 @@ class Tally:
         self.scale_downs += sum(plan.desired < plan.current for plan in carried_out)
         self.turnover.look(record.fleet, at_s)
         replicas = [replica for pool in record.fleet.pools for replica in pool.replicas]
+        self.peak_replicas = max(self.peak_replicas, len(replicas))
+        if self.timeline and not carried_out and at_s < self.timeline[-1].at_s + self._step_s:
+            return
         ready_in = tuple((str(p.key), sum(r.phase is Phase.READY for r in p.replicas)) for p in record.fleet.pools)
         planned = {plan.pool: plan.desired for plan in carried_out}
         self.timeline.append(
@@ -211,7 +219,7 @@ def score(
         gpu_hours=bill.gpu_s / 3600.0,
         cost_usd=bill.usd,
         mean_replicas=bill.replica_s / simulated_s,
-        peak_replicas=max((point.existing for point in tally.timeline), default=0),
+        peak_replicas=tally.peak_replicas,
         scale_ups=tally.scale_ups,
         scale_downs=tally.scale_downs,
         simulated_s=simulated_s,

@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from policies.decisions import Decision, Reason, ScalingPlan, TrafficPlan
-from policies.fleet import FleetState, PoolKey
+from policies.fleet import FleetState, PoolKey, PoolState
 from policies.memory import PolicyMemory, PoolMemory
+from policies.placement import PoolSettings
 from policies.wire import Digest
 
 PLAN_EXPIRY_S = 30.0
 """As Foresail's default; a rival acts in the tick in which it decides, so this never binds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The replicas that a rival wants of one pool, which of its rules said so, and from what."""
+
+    replicas: int
+    rule: str
+    detail: str = ""
+
+
+def each_pool(
+    fleet: FleetState,
+    memory: PolicyMemory,
+    pools: Mapping[str, PoolSettings],
+    size: Callable[[PoolState, PoolSettings], Sized],
+) -> Decision:
+    """Return the decision of a rival that scales each pool on its own, within the pool's bounds.
+
+    Args:
+        fleet: What was looked at.
+        memory: What is remembered for it; its generation counts on.
+        pools: Bounds per pool, by key text. A pool that is not listed is left alone.
+        size: Returns what one pool is to have.
+    """
+    desired: dict[PoolKey, int] = {}
+    reasons = []
+    for pool in fleet.pools:
+        name = str(pool.key)
+        if name not in pools:
+            continue
+        bounds = pools[name]
+        sized = size(pool, bounds)
+        count = min(max(sized.replicas, bounds.min_replicas), bounds.max_replicas)
+        desired[pool.key] = count
+        if count != pool.desired or sized.replicas != count:
+            reasons.append(Reason(sized.rule, name, pool.desired, count, sized.detail))
+    return decision_of(fleet, memory, desired, tuple(reasons))
 
 
 def decision_of(
@@ -22,6 +62,8 @@ def decision_of(
 ) -> Decision:
     """Return the decision to have ``desired`` replicas, traffic spread evenly over those that are ready.
 
+    Its input is named only where something is done.
+
     Args:
         fleet: What was looked at.
         memory: What the rival remembered.
@@ -30,17 +72,19 @@ def decision_of(
         pools: What the rival remembers of its pools from now on; None keeps what it had.
     """
     generation = memory.generation + 1
+    scaling = tuple(
+        ScalingPlan(pool.key, pool.desired, desired[pool.key], pool.version)
+        for pool in fleet.pools
+        if desired.get(pool.key, pool.desired) != pool.desired
+    )
+    traffic = _even_traffic(fleet)
     return Decision(
         at=fleet.at,
         generation=generation,
         input_digest=Digest((fleet, memory)),
         expires_at=fleet.at + PLAN_EXPIRY_S,
-        scaling=tuple(
-            ScalingPlan(pool.key, pool.desired, desired[pool.key], pool.version)
-            for pool in fleet.pools
-            if desired.get(pool.key, pool.desired) != pool.desired
-        ),
-        traffic=_even_traffic(fleet),
+        scaling=scaling,
+        traffic=traffic,
         anomalies=(),
         diagnoses=(),
         remediations=(),

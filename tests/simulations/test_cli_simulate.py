@@ -247,7 +247,7 @@ def refused(run: Run, trace: Path, *arguments: object, command: str = "simulate"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--policy", "magic"), ("'magic'", "foresail, hpa, static, clairvoyant")),
+        (("--policy", "magic"), ("'magic'", "foresail, hpa, keda")),
         (("--profile", "gpt-9"), ("'gpt-9'", "--profile", "llama-3.1-70b-a100-tp4")),
         (("--profile", "llama-3.1-70b-a100-tp4", "--profile", "llama-3.1-8b-h100-tp1"), ("different models",)),
         (("--min", "5", "--max", "2"), ("5", "2", "--min and --max", "give --min 2 or less, or --max 5 or more")),

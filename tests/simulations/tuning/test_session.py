@@ -109,5 +109,5 @@ def test_a_trace_that_has_changed_is_another_search(plan: Plan, tmp_path: Path) 
     claim_folder(tmp_path / "out", plan, parts_of(plan), fresh=False)
     path = plan.choices[0].path
     path.write_text(path.read_text().replace(",300,150", ",300,151", 1))
-    with pytest.raises(BadInput, match="trace 1 wave.csv is"):
+    with pytest.raises(BadInput, match=r"trace 1 wave\.csv is"):
         claim_folder(tmp_path / "out", plan, parts_of(plan), fresh=False)
