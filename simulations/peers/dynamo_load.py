@@ -41,8 +41,8 @@ class DynamoRhythm(Rhythm):
         180.0,
         ge=0,
         le=3600,
-        description="Seconds from the start in which it only watches. A simulated fleet begins without a request, which a "
-        "planner in service never finds; with no window to look back on it would give its replicas up at once.",
+        description="Seconds from the start in which it only watches. A simulated fleet begins without a request, which "
+        "no planner in service finds; with no window to look back on it would give its replicas up at once.",
     )
 
 
