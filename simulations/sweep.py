@@ -66,12 +66,17 @@ def varied(settings: SimulationSettings, changes: str) -> SimulationSettings:
     Raises:
         BadInput: If a setting that was given does not go together with one of them.
     """
+    said: dict[tuple[str, ...], dict[str, Any]] = {}
     for change in changes.split():
         key, _, text = change.partition("=")
+        *path, name = key.split(".")
+        said.setdefault(tuple(path), {})[name] = value_of(text, change)
+    for path, values in said.items():
         try:
-            settings = _with(settings, key.split("."), value_of(text, change))
+            settings = _with(settings, path, values)
         except ValidationError as error:
-            raise BadInput(f"{key}: {error.errors()[0]['msg']}", f"sweep {change}", "leave --sweep out") from None
+            what = f"{'.'.join(map(str, (*path, *error.errors()[0]['loc'])))}: {error.errors()[0]['msg']}"
+            raise BadInput(what, f"a sweep with {changes}", "leave --sweep out, or what contradicts it") from None
     return settings
 
 
@@ -137,13 +142,13 @@ def sweep_table(best: Sequence[BestSetting], objective: ServiceObjective) -> Ren
     return Group(*parts)
 
 
-def _with(model: _M, path: Sequence[str], value: Any) -> _M:
-    """Return ``model`` with the field at ``path`` set and checked; what was set before stays set."""
-    name, *deeper = path
-    if deeper:
-        return model.model_copy(update={name: _with(getattr(model, name), deeper, value)})
+def _with(model: _M, path: Sequence[str], values: Mapping[str, Any]) -> _M:
+    """Return ``model`` with ``values`` in the part at ``path``, checked together; what was set before stays set."""
+    if path:
+        inner = _with(getattr(model, path[0]), path[1:], values)
+        return model.model_copy(update={path[0]: inner})
     said = {field: getattr(model, field) for field in model.model_fields_set}
-    return type(model).model_validate({**said, name: value})
+    return type(model).model_validate({**said, **values})
 
 
 def _short(change: str) -> str:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision
@@ -37,6 +37,13 @@ class DynamoRhythm(Rhythm):
     tick_s: float = Field(5.0, ge=1, le=3600, description="Seconds between decisions (``load_adjustment_interval``).")
     scrape_interval_s: float | None = Field(5.0, ge=0.5, le=3600, description="Seconds between looks at a worker.")
     scrape_delay_s: float | None = Field(0.0, ge=0, le=60, description="Workers tell the planner themselves.")
+    settle_s: float = Field(
+        180.0,
+        ge=0,
+        le=3600,
+        description="Seconds from the start in which it only watches. A simulated fleet begins without a request, which "
+        "no planner in service finds; with no window to look back on it would give its replicas up at once.",
+    )
 
 
 class DynamoThroughputSettings(DynamoRhythm, KvRhythm):
@@ -44,6 +51,12 @@ class DynamoThroughputSettings(DynamoRhythm, KvRhythm):
 
     up_ratio: float = Field(1.0, gt=0, description="KV cache wanted over what there is, from which a worker is full.")
     down_ratio: float = Field(0.6, ge=0, description="The same, below which all workers have to be to lose one.")
+
+    @model_validator(mode="after")
+    def _thresholds_apart(self) -> DynamoThroughputSettings:
+        if self.down_ratio >= self.up_ratio:
+            raise ValueError(f"down_ratio {self.down_ratio:g} is not less than up_ratio {self.up_ratio:g}")
+        return self
 
 
 class DynamoLatencySettings(DynamoThroughputSettings):
@@ -73,9 +86,9 @@ class Worker:
         return (self.kv_tokens + self.queued_tokens) / self.capacity
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DynamoLoad:
-    """One planner per pool, which keeps nothing between ticks.
+    """One planner per pool, which keeps nothing between ticks but when it began.
 
     ``pools`` has their bounds and profiles, ``kv_full`` what counts as a full cache, by key text.
     """
@@ -84,15 +97,17 @@ class DynamoLoad:
     settings: DynamoThroughputSettings
     name: str
     kv_full: Mapping[str, float] = field(default_factory=dict)
+    _began_at: float = math.inf
 
     def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         """Return what each pool's planner asks for."""
+        self._began_at = min(self._began_at, fleet.at)
         return each_pool(fleet, memory, self.pools, lambda pool, bounds: self._sized(fleet, pool, bounds))
 
     def _sized(self, fleet: FleetState, pool: PoolState, bounds: PoolSettings) -> Sized:
         current = max(MIN_ENDPOINT, pool.desired)
         workers = heard(fleet, pool, bounds)
-        if workers is None:
+        if workers is None or fleet.at < self._began_at + self.settings.settle_s:
             return Sized(current, "watching", "workers are on their way, or not heard")
         full = self.kv_full.get(str(pool.key), 1.0)
         ratios = [worker.wanted_ratio / full for worker in workers]

@@ -140,9 +140,11 @@ class DynamoSla:
     before: LoadSeries | None = None
     name: str = "dynamo-sla"
     _planners: dict[str, _Planner] = field(default_factory=dict)
+    _began_at: float = math.inf
 
     def decide(self, fleet: FleetState, forecasts: Mapping[str, LoadForecast], memory: PolicyMemory) -> Decision:
         """Return what each pool's planner asks for."""
+        self._began_at = min(self._began_at, fleet.at)
         return each_pool(fleet, memory, self.pools, lambda pool, bounds: self._sized(fleet, pool, bounds))
 
     def _sized(self, fleet: FleetState, pool: PoolState, bounds: PoolSettings) -> Sized:
@@ -158,7 +160,7 @@ class DynamoSla:
         current = max(MIN_ENDPOINT, pool.desired)
         workers = heard(fleet, pool, bounds)
         planner.lengths = lengths = _lengths(fleet, pool.key.model) or planner.lengths  # idle: as they last were
-        if workers is None or lengths is None:
+        if workers is None or lengths is None or fleet.at < self._began_at + self.settings.settle_s:
             return Sized(current, "watching", "workers are on their way, or not heard")
         wanted = reaction(workers, steps, lengths, planner.prefill_per_step, self.objective, self.settings)
         bounded = max(current + wanted, planner.bound, MIN_ENDPOINT)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision
@@ -41,6 +41,14 @@ class WindowSettings(Rhythm):
     )
     up_factor: float = Field(1000.0, gt=1, description="Most replicas at once, as a multiple of those ready.")
     down_factor: float = Field(2.0, gt=1, description="Fewest replicas at once: those ready divided by this.")
+
+    @model_validator(mode="after")
+    def _windows_nest(self) -> WindowSettings:
+        if self.panic_window_s > self.stable_window_s:
+            raise ValueError(
+                f"panic_window_s {self.panic_window_s:g} is more than stable_window_s {self.stable_window_s:g}"
+            )
+        return self
 
 
 class KnativeSettings(WindowSettings):

@@ -1,4 +1,4 @@
-"""Which policies are there? Their names and a sentence each, at no cost, for whoever only asks."""
+"""Which policies are there, in a few words each? At no cost, for whoever only asks."""
 
 from __future__ import annotations
 

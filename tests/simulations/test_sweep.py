@@ -147,3 +147,18 @@ def test_a_sweep_writes_the_whole_front_and_prints_the_best(run: Run, trace: Pat
     (best,) = written["best"]
     assert best["policy"] == "static"
     assert best["gpu_hours"] <= max(line["figures"]["gpu_hours"]["mean"] for line in written["summary"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("knative.panic_window_s=90",),
+        ("aibrix_kpa.stable_window_s=30",),
+        ("dynamo_latency.down_ratio=0.5",),
+        ("knative.tick_s=0",),
+        ("phpa.seasonal=sometimes",),
+    ],
+)
+def test_settings_of_rivals_that_make_no_sense_are_refused(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(BadInput, match=overrides[0].partition(".")[0]):
+        laid_over(quick_settings(), overrides)

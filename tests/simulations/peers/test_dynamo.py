@@ -50,7 +50,7 @@ def state(*workers: tuple[float, float], starting: int = 0) -> PoolState:
 
 
 def planner() -> DynamoLoad:
-    return DynamoLoad({str(KEY): bounds()}, DynamoThroughputSettings(), "dynamo-throughput")
+    return DynamoLoad({str(KEY): bounds()}, DynamoThroughputSettings(settle_s=0.0), "dynamo-throughput")
 
 
 def test_queued_prompts_count_like_the_cache_that_they_will_take() -> None:
@@ -77,6 +77,12 @@ def test_the_planner_never_leaves_fewer_than_one() -> None:
     policy = DynamoLoad({str(KEY): bounds(0)}, DynamoThroughputSettings(), "dynamo-throughput")
     assert Follows(policy, 1).tick(0.0, requests_per_s=0.0) == 1
     assert Follows(policy, 0).tick(0.0) == 1
+
+
+def test_at_the_start_of_a_run_it_only_watches() -> None:
+    scaled = Follows(DynamoLoad({str(KEY): bounds()}, DynamoThroughputSettings(settle_s=60.0), "dynamo-throughput"), 3)
+    counts = [scaled.tick(at, requests_per_s=1.0) for at in over([0.0, 70.0], 5.0)]
+    assert counts == [3] * 12 + [2, 1, 1]
 
 
 # ---- the performance model
@@ -148,7 +154,7 @@ def test_one_fewer_stays_when_the_queue_would_take_what_ttft_leaves() -> None:
 
 
 def sla(before: LoadSeries | None = None, **changes: float) -> DynamoSla:
-    settings = DynamoSlaSettings(**changes)  # type: ignore[arg-type]  # numbers
+    settings = DynamoSlaSettings(**{"settle_s": 0.0, **changes})  # type: ignore[arg-type]  # numbers
     return DynamoSla({str(KEY): bounds(profile=ENGINE)}, OBJECTIVE, settings, before)
 
 
@@ -207,6 +213,7 @@ def test_an_interval_without_observed_load_changes_nothing() -> None:
 def test_use_at_the_tested_load_can_count_as_a_full_cache() -> None:
     # A replica that uses a tenth of its cache at its tested load is full at 0.1.
     fleet = FleetState(0.0, (state((0.09, 0.0), (0.11, 0.0)),), demand=load(1.0))
-    tested = DynamoLoad({str(KEY): bounds()}, DynamoThroughputSettings(), "dynamo-throughput", {str(KEY): 0.1})
+    settings = DynamoThroughputSettings(settle_s=0.0)
+    tested = DynamoLoad({str(KEY): bounds()}, settings, "dynamo-throughput", {str(KEY): 0.1})
     assert asked(tested, fleet) == 3
     assert asked(planner(), fleet) == 1
