@@ -99,16 +99,11 @@ def named(policy: str, variant: str) -> str:
     return variant or policy
 
 
-def variant_of(report: RunReport) -> str:
-    """Return the variant of a run; empty where there is only one."""
-    return str(getattr(report, "variant", ""))
-
-
 def summarised(reports: Sequence[RunReport]) -> list[SummaryRow]:
     """Return one row per trace, policy and variant, in the order in which they first appear."""
     groups: dict[tuple[str, str, str], dict[int, Scorecard]] = {}
     for report in reports:
-        key = (report.trace, report.scorecard.policy, variant_of(report))
+        key = (report.trace, report.scorecard.policy, report.variant)
         groups.setdefault(key, {})[report.seed] = report.scorecard
     rows = [_row(key, groups) for key in groups]
     return [replace(row, on_front=front) for row, front in zip(rows, _fronts(rows), strict=True)]
@@ -187,7 +182,7 @@ def as_json(
         "settings": settings,
         "traces": [{"trace": name, **facts} for name, facts in traces.items()],
         "summary": [_without_nan(asdict(row)) for row in rows],
-        "runs": [{**report.as_json(), "variant": variant_of(report)} for report in reports],
+        "runs": [{**report.as_json(), "variant": report.variant} for report in reports],
         "provenance": dict(provenance or {}),
     }
 

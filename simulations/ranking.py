@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simulations.comparison import BOUND, SummaryRow, named, variant_of
+from simulations.comparison import BOUND, SummaryRow, named
 from simulations.job import RunReport
 from simulations.scorecard import Scorecard
 from simulations.versus import Versus, versus
@@ -70,7 +70,7 @@ def between(row: SummaryRow, base: SummaryRow, runs: Sequence[RunReport]) -> Ver
     """Return by how much ``row`` differs from ``base``, of one trace; None where they share no seed."""
 
     def cards(which: SummaryRow) -> dict[int, Scorecard]:
-        mine = (run for run in runs if (run.scorecard.policy, variant_of(run)) == (which.policy, which.variant))
+        mine = (run for run in runs if (run.scorecard.policy, run.variant) == (which.policy, which.variant))
         return {run.seed: run.scorecard for run in mine}
 
     return versus(named(base.policy, base.variant), cards(row), cards(base))

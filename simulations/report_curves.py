@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forecasting.series import FloatArray
-from simulations.comparison import BOUND, SummaryRow, named, variant_of
+from simulations.comparison import BOUND, SummaryRow, named
 from simulations.job import RunReport
 from simulations.report_thinning import thinned, without_repeats
 from simulations.scorecard import BIN_S, TimelinePoint
@@ -67,7 +67,7 @@ def shown_runs(ranked_rows: Sequence[SummaryRow], runs: Sequence[RunReport]) -> 
         best.setdefault(row.policy, row)
     found = []
     for row in best.values():
-        mine = [r for r in runs if (r.scorecard.policy, variant_of(r)) == (row.policy, row.variant)]
+        mine = [r for r in runs if (r.scorecard.policy, r.variant) == (row.policy, row.variant)]
         found.append(min(mine, key=lambda run: run.seed))
     return found
 
@@ -101,7 +101,7 @@ def _run_curves(run: RunReport, unit_s: float, most: int) -> RunCurves:
     missed = 1.0 - np.asarray(run.curves.within_ratio)
     return RunCurves(
         run=run,
-        name=named(run.scorecard.policy, variant_of(run)),
+        name=named(run.scorecard.policy, run.variant),
         capacity=steps(carried),
         ready=steps([float(point.ready) for point in points]),
         desired=steps([float(point.desired) for point in points]),

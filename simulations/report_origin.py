@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from simulations.comparison import named, variant_of
+from simulations.comparison import named
 from simulations.job import RunReport
 
 
@@ -54,7 +54,7 @@ def _beside(pictures: Mapping[str, str]) -> str:
 def _runs(reports: Sequence[RunReport]) -> str:
     head = "".join(f"<th scope='col'>{title}</th>" for title in ("run", "trace", "seed", "wall s", "decisions digest"))
     body = "".join(
-        f"<tr><th scope='row'>{escape(named(report.scorecard.policy, variant_of(report)))}</th>"
+        f"<tr><th scope='row'>{escape(named(report.scorecard.policy, report.variant))}</th>"
         f"<td>{escape(report.trace)}</td><td>{report.seed}</td><td>{report.scorecard.wall_s:.1f}</td>"
         f"<td class='digest'>{escape(report.scorecard.decisions_digest)}</td></tr>"
         for report in reports

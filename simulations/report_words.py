@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies.slo import ServiceObjective
-from simulations.comparison import BOUND, SummaryRow, variant_of
+from simulations.comparison import BOUND, SummaryRow
 from simulations.intervals import Interval
 from simulations.job import RunReport
 from simulations.ranking import Verdict, attains, between, judged
@@ -85,7 +85,7 @@ def _doubt(row: SummaryRow, runs: Sequence[RunReport], target: float) -> str:
 
 
 def _is(run: RunReport, row: SummaryRow) -> bool:
-    return (run.scorecard.policy, variant_of(run)) == (row.policy, row.variant)
+    return (run.scorecard.policy, run.variant) == (row.policy, row.variant)
 
 
 def _lead(verdict: Verdict) -> str:

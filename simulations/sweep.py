@@ -71,11 +71,11 @@ def varied(settings: SimulationSettings, changes: str) -> SimulationSettings:
         key, _, text = change.partition("=")
         *path, name = key.split(".")
         said.setdefault(tuple(path), {})[name] = value_of(text, change)
-    for path, values in said.items():
+    for place, values in said.items():
         try:
-            settings = _with(settings, path, values)
+            settings = _with(settings, place, values)
         except ValidationError as error:
-            what = f"{'.'.join(map(str, (*path, *error.errors()[0]['loc'])))}: {error.errors()[0]['msg']}"
+            what = f"{'.'.join(map(str, (*place, *error.errors()[0]['loc'])))}: {error.errors()[0]['msg']}"
             raise BadInput(what, f"a sweep with {changes}", "leave --sweep out, or what contradicts it") from None
     return settings
 

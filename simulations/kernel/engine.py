@@ -15,7 +15,9 @@ import math
 from typing import Any
 
 from simulations.kernel.compiled import called, inlined
+from simulations.kernel.ends import pop_end, push_end, remove_end
 from simulations.kernel.layout import IDLE, JUMP, NEVER, NOBODY, RUNNING, SINGLE, SLOT_BITS, SLOT_MASK, WAITING, State
+from simulations.kernel.queues import take_first
 
 _LONG = 2**31 - 1
 
@@ -351,52 +353,6 @@ def preempt(s: State, r: int, i: int) -> None:
 
 
 @inlined
-def add_last(s: State, r: int, i: int) -> None:
-    """Put request ``i`` at the end of the queue."""
-    q = s.replicas[r]
-    x = s.requests[i]
-    x.place = WAITING
-    x.next = NOBODY
-    if q.waiting == 0:
-        x.before = NOBODY
-        q.wait_head = i
-        q.least_waiting = _LONG
-    else:
-        x.before = q.wait_tail
-        s.requests[q.wait_tail].next = i
-    q.wait_tail = i
-    q.waiting += 1
-    q.least_waiting = min(q.least_waiting, x.output - x.generated)
-
-
-@inlined
-def take_first(s: State, r: int) -> None:
-    """Take the first request out of the queue."""
-    q = s.replicas[r]
-    following = s.requests[q.wait_head].next
-    q.wait_head = following
-    q.waiting -= 1
-    if q.waiting > 0:
-        s.requests[following].before = NOBODY
-
-
-@called
-def leave_queue(s: State, r: int, i: int) -> None:
-    """Take request ``i`` out of the queue, wherever it stands."""
-    q = s.replicas[r]
-    x = s.requests[i]
-    if i == q.wait_head:
-        take_first(s, r)
-        return
-    s.requests[x.before].next = x.next
-    if i == q.wait_tail:
-        q.wait_tail = x.before
-    else:
-        s.requests[x.next].before = x.before
-    q.waiting -= 1
-
-
-@inlined
 def look_again(s: State, r: int, at: float) -> None:
     """Let what replica ``r`` does at ``at`` be over with the step that is going on, and expect nothing beyond it."""
     q = s.replicas[r]
@@ -453,48 +409,3 @@ def _decoded_at(s: State, r: int, steps: int) -> float:
     step_s = (p.decode_base_s + (p.decode_per_sequence_s * n + p.decode_per_kv_token_s * kv_tokens)) * q.slowdown
     growth_s = p.decode_per_kv_token_s * n * q.slowdown
     return q.end_at + (steps * step_s + 0.5 * (steps * (steps - 1)) * growth_s)
-
-
-@inlined
-def push_end(heap: Any, size: int, value: int) -> None:
-    """Add ``value`` to a binary heap of ``size`` numbers, the least first."""
-    place = size
-    while place > 0:
-        parent = (place - 1) >> 1
-        if heap[parent] <= value:
-            break
-        heap[place] = heap[parent]
-        place = parent
-    heap[place] = value
-
-
-@inlined
-def pop_end(heap: Any, size: int) -> None:
-    """Remove the least of ``size`` numbers."""
-    _sink(heap, size - 1, 0, heap[size - 1])
-
-
-@called
-def remove_end(heap: Any, size: int, place: int) -> None:
-    """Remove the number at ``place`` of ``size``."""
-    value = heap[size - 1]
-    if place == size - 1:
-        return
-    if place > 0 and value < heap[(place - 1) >> 1]:
-        push_end(heap, place, value)
-    else:
-        _sink(heap, size - 1, place, value)
-
-
-@inlined
-def _sink(heap: Any, size: int, place: int, value: int) -> None:
-    child = 2 * place + 1
-    while child < size:
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= value:
-            break
-        heap[place] = heap[child]
-        place = child
-        child = 2 * place + 1
-    heap[place] = value

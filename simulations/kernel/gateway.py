@@ -7,11 +7,9 @@ import math
 from simulations.kernel.compiled import called, inlined
 from simulations.kernel.counting import count_end
 from simulations.kernel.engine import (
-    add_last,
     begin,
     cut,
     end,
-    leave_queue,
     look_again,
     next_end_at,
     steps_until,
@@ -28,6 +26,7 @@ from simulations.kernel.layout import (
     WAITING,
     State,
 )
+from simulations.kernel.queues import add_last, leave_queue
 from simulations.kernel.routing import change_in_flight, least_outstanding, next_pool
 from simulations.kernel.timeline import set_key
 

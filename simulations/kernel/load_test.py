@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from simulations.kernel.compiled import called, entry
-from simulations.kernel.engine import add_last, begin, cut, end, spent_s, steps_until
+from simulations.kernel.engine import begin, cut, end, spent_s, steps_until
 from simulations.kernel.gateway import release
 from simulations.kernel.layout import IDLE, JUMP, NOBODY, Floats, Int32s, State
+from simulations.kernel.queues import add_last
 
 
 @entry

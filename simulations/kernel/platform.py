@@ -39,7 +39,7 @@ def _clear(s: State, r: int) -> None:
 
 
 @entry
-def act(s: State, verb: int, r: int, requests: Int32s, number: float) -> None:  # noqa: C901  a table of verbs
+def act(s: State, verb: int, r: int, requests: Int32s, number: float) -> None:  # noqa: C901 - a table of verbs
     """Do what ``verb`` says to replica ``r``, now. One entry for all of them: each entry is compiled apart."""
     now = s.world[0].now
     if r != NOBODY:

@@ -41,7 +41,7 @@ class DynamoRhythm(Rhythm):
         180.0,
         ge=0,
         le=3600,
-        description="Seconds from the start in which it only watches. A simulated fleet begins without a request, which "
+        description="Seconds from the start in which it only watches. A simulated fleet begins with no request, which "
         "no planner in service finds; with no window to look back on it would give its replicas up at once.",
     )
 
