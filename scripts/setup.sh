@@ -66,13 +66,13 @@ if [ "${#missing[@]}" -gt 0 ]; then
   (apt_install "${missing[@]}") || say "going on without ${missing[*]}: \`foresail live\` and live tests need them"
 fi
 
-say "[1/3] Python $version ($(command -v "$python")) -> $venv"
+say "[1/4] Python $version ($(command -v "$python")) -> $venv"
 rm -f "$venv/.installed"
 if ! { [ -x "$venv/bin/python" ] && new_enough "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; }; then
   "$python" -m venv --clear "$venv" # none yet, or an interrupted or stale one
 fi
 
-say "[2/3] installing Foresail and its pinned dependencies (2.2 GB on disk; minutes on the first run)"
+say "[2/4] installing Foresail and its pinned dependencies (2.2 GB on disk; minutes on the first run)"
 if [ -n "${UV_FIND_LINKS:-}" ] && [ -z "${PIP_FIND_LINKS:-}" ]; then
   export PIP_FIND_LINKS="${UV_FIND_LINKS//,/ }" # a local wheel folder that was set up for uv serves pip as well
 fi
@@ -81,7 +81,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 "$venv/bin/python" -m pip install --no-compile -c constraints.txt -e '.[dev,live,postgres,ray]' ||
   fail "pip could not install the dependencies (see above); run the same command again to go on from here"
 
-say "[3/3] checking"
+say "[3/4] checking"
 "$venv/bin/python" -m foresail --version
+
+say "[4/4] compiling the simulator, so that its first use need not (half a minute)"
+"$venv/bin/python" -m simulations.kernel || say "going on: it will be compiled when it is first used"
 touch "$venv/.installed"
 say "done in $((SECONDS - started)) s"

@@ -55,6 +55,7 @@ class FleetKernel:
         keep_rows: bool = False,
         replicas: int = 8,
     ) -> None:
+        announce(platform.act)
         self.state = new_state(profiles, timing, replicas, samples, keep_rows=keep_rows)
         self.world: Any = self.state.world[0]
         self.epoch_at = epoch_at
@@ -100,7 +101,6 @@ class FleetKernel:
 
     def run(self, until: float, *, arrivals_too: bool, until_empty: bool = False) -> int:
         """Go on to ``until``; return why it stopped: done, empty, drained (see ``world``) or needing arrivals."""
-        announce(run)
         while True:
             why = int(run(self.state, until, arrivals_too, until_empty, _EVENTS_PER_CALL))
             if why == NEEDS_ROOM:
@@ -201,7 +201,6 @@ class FleetKernel:
         self._act(platform.ASSIGN, requests=self._held())
 
     def _act(self, verb: int, r: int = NOBODY, requests: Sequence[int] = (), number: float = 0.0) -> None:
-        announce(platform.act)
         platform.act(self.state, verb, r, np.array(requests, np.int32), float(number))
 
     def _held(self) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from controller.errors import ObservationError
 from controller.ports import FleetMetrics
@@ -35,9 +36,14 @@ class _GatewayScrape:
     completed: int
     output_tokens: int
     held: int
-    in_flight: Mapping[str, float]
-    answered: Mapping[str, float]
-    failed: Mapping[str, float]
+    alive: tuple[str, ...]
+    in_flight: npt.NDArray[np.int32]
+    answered: npt.NDArray[np.int64]
+    failed: npt.NDArray[np.int64]
+
+    def by_replica(self, figures: npt.NDArray[np.integer]) -> Mapping[str, float]:
+        """Return one of the last three by the replica's id."""
+        return dict(zip(self.alive, figures.astype(np.float64).tolist(), strict=True))
 
 
 class SimulatedMetrics:
@@ -105,11 +111,7 @@ class SimulatedMetrics:
             return
         world, state = self._kernel.world, self._kernel.state
         alive = [r for pool in self._pools for r in pool.replicas.values() if r.alive]
-        names, rows = [replica.id for replica in alive], [replica.row for replica in alive]
-        in_flight, answered, failed = (
-            dict(zip(names, column[rows].astype(np.float64).tolist(), strict=True))
-            for column in (state.traffic["in_flight"], state.replicas["finished"], state.replicas["failed"])
-        )
+        rows = np.array([replica.row for replica in alive], np.int64)
         scrape = _GatewayScrape(
             at=at,
             arrivals=int(world["arrivals"]),
@@ -119,9 +121,10 @@ class SimulatedMetrics:
             completed=int(world["completed"]),
             output_tokens=int(world["output_tokens"]),
             held=int(world["held"]),
-            in_flight=in_flight,
-            answered=answered,
-            failed=failed,
+            alive=tuple(replica.id for replica in alive),
+            in_flight=state.traffic["in_flight"][rows],
+            answered=state.replicas["finished"][rows],
+            failed=state.replicas["failed"][rows],
         )
         self._scrapes.append(scrape)
         windows_s = max(self._settings.output_tokens_window_s, self._objective.window_s)
@@ -145,16 +148,16 @@ class SimulatedMetrics:
         if not visible or visible[-1].at < oldest_useful:
             signals = ("in_flight", "answered", "failed_answers", "demand", "service", "gateway_queued")
             return FleetMetrics(replicas=replicas, missing=(*missing, *(f"{s}:{self._model}" for s in signals)))
-        demand = self._demand(visible)
+        last, demand = visible[-1], self._demand(visible)
         service = self._service(visible)
         return FleetMetrics(
             replicas=replicas,
-            in_flight=visible[-1].in_flight,
-            answered=visible[-1].answered,
-            failed_answers=visible[-1].failed,
+            in_flight=last.by_replica(last.in_flight),
+            answered=last.by_replica(last.answered),
+            failed_answers=last.by_replica(last.failed),
             demand={} if demand is None else {self._model: demand},
             service={} if service is None else {self._model: service},
-            gateway_queued={self._model: float(visible[-1].held)},
+            gateway_queued={self._model: float(last.held)},
             missing=(*missing, *((f"demand:{self._model}",) if demand is None else ())),
         )
 

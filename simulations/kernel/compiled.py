@@ -78,13 +78,12 @@ def cache_folder() -> Path | None:
     return None
 
 
-def announce(compiled: Callable[..., Any]) -> None:
-    """Say on stderr that a first call compiles, when it does and a person is there to read it."""
-    cached = getattr(compiled, "_cache", None)
-    there = bool(getattr(compiled, "signatures", ())) or (
-        cached is not None and any(Path(cached.cache_path).glob("*.nbi"))
-    )
-    if not there and sys.stderr is not None and sys.stderr.isatty():
+def announce(function: Any) -> None:
+    """Say on stderr that the first call of an entry compiles, when it does and a person is there to read it."""
+    if function.signatures or sys.stderr is None or not sys.stderr.isatty():
+        return
+    folder = cache_folder()
+    if folder is None or not any(folder.rglob(f"*.{function.py_func.__name__}-*.nbi")):
         sys.stderr.write(f"compiling the simulator, once, about {COMPILES_S} s\n")
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from policies.engine_profile import EngineProfile
 from simulations.replica import EngineRequest, ReplicaEngine
 from tests.builders_fleet import a_profile
+from tests.reference.plain_engine import PlainEngine, Sequence
 
 
 def run_steps(engine: ReplicaEngine[EngineRequest], steps: int) -> list[float]:
@@ -140,90 +141,6 @@ def test_an_aborted_request_leaves_when_the_step_ends_and_frees_its_blocks() -> 
     assert engine.begin_step() == 0.0
 
 
-class PlainEngine:
-    """The same rules spelt out sequence by sequence, as slow as that is."""
-
-    def __init__(self, profile: EngineProfile) -> None:
-        self.profile = profile
-        self.free = profile.kv_cache_tokens // profile.block_tokens
-        self.waiting: list[dict[str, int]] = []
-        self.running: list[dict[str, int]] = []
-
-    def submit(self, name: int, prompt: int, output: int) -> None:
-        self.waiting.append(
-            {"name": name, "prompt": prompt, "output": output, "out": 0, "kv": 0, "blocks": 0, "decodes": 0}
-        )
-
-    def _allocate(self, sequence: dict[str, int], tokens: int) -> bool:
-        needed = -(-(sequence["kv"] + tokens) // self.profile.block_tokens) - sequence["blocks"]
-        if needed > self.free:
-            return False
-        self.free -= needed
-        sequence["blocks"] += needed
-        return True
-
-    def _preempt_last(self) -> dict[str, int]:
-        victim = self.running.pop()
-        self.free += victim["blocks"]
-        victim["kv"] = victim["blocks"] = victim["decodes"] = 0
-        self.waiting.insert(0, victim)
-        return victim
-
-    def step(self) -> tuple[float, list[int], list[int]]:
-        """Return the step time, who got a token out of a prefill, and who ended."""
-        profile, budget, preempted = self.profile, self.profile.max_batched_tokens, False
-        scheduled: list[tuple[dict[str, int], int]] = []
-        position = 0
-        while position < len(self.running) and budget:
-            sequence = self.running[position]
-            tokens = min(sequence["prompt"] + sequence["out"] - sequence["kv"], budget)
-            granted = self._allocate(sequence, tokens)
-            while not granted:
-                preempted = True
-                if self._preempt_last() is sequence:
-                    break
-                granted = self._allocate(sequence, tokens)
-            if not granted:
-                break
-            scheduled.append((sequence, tokens))
-            budget -= tokens
-            position += 1
-        while self.waiting and budget and not preempted and len(self.running) < profile.max_running:
-            sequence = self.waiting[0]
-            total = sequence["prompt"] + sequence["out"]
-            if -(-total // profile.block_tokens) > self.free:
-                break
-            self._allocate(sequence, min(total, budget))
-            scheduled.append((sequence, min(total, budget)))
-            budget -= min(total, budget)
-            self.running.append(self.waiting.pop(0))
-        return self._serve(scheduled)
-
-    def _serve(self, scheduled: list[tuple[dict[str, int], int]]) -> tuple[float, list[int], list[int]]:
-        profile = self.profile
-        decodes = [s for s, _ in scheduled if s["decodes"]]
-        chunks = [(s["kv"], tokens) for s, tokens in scheduled if not s["decodes"]]
-        base_s = max([profile.decode_base_s] * bool(decodes) + [profile.prefill_base_s] * bool(chunks), default=0.0)
-        seconds = base_s + profile.decode_per_sequence_s * len(decodes)
-        seconds += profile.decode_per_kv_token_s * sum(s["kv"] for s in decodes)
-        for before, tokens in chunks:
-            seconds += profile.prefill_per_token_s * tokens
-            seconds += profile.prefill_per_token2_s * ((before + tokens) ** 2 - before**2)
-        prefilled, ended = [], []
-        for sequence, tokens in scheduled:
-            sequence["kv"] += tokens
-            if sequence["kv"] == sequence["prompt"] + sequence["out"]:
-                sequence["out"] += 1
-                if not sequence["decodes"]:
-                    prefilled.append(sequence["name"])
-                sequence["decodes"] = 1
-                if sequence["out"] == sequence["output"]:
-                    ended.append(sequence["name"])
-                    self.free += sequence["blocks"]
-                    self.running.remove(sequence)
-        return seconds, prefilled, ended
-
-
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[EngineProfile, list[tuple[int, int, int]]]:
     block_tokens = draw(st.sampled_from([1, 3, 4, 16]))
@@ -266,16 +183,17 @@ def test_counting_gives_the_same_schedule_as_looking_at_each_sequence(
             request = EngineRequest(prompt, output)
             names[request] = name
             engine.submit(request)
-            plain.submit(name, prompt, output)
+            plain.submit(Sequence(name, prompt, output))
         seconds = engine.begin_step()
         assert 0 <= engine.free_blocks <= engine.total_blocks
         if seconds:
             engine.end_step()
-        plain_seconds, prefilled, ended = plain.step()
-        assert seconds == pytest.approx(plain_seconds)
+        assert seconds == pytest.approx(plain.begin_step())
         if seconds:
-            assert [names[request] for request in engine.first_tokens] == prefilled
-            assert sorted(names[request] for request in engine.finished) == sorted(ended)
+            plain.end_step()
+            assert [names[request] for request in engine.first_tokens] == [each.name for each in plain.first_tokens]
+            ended = sorted(each.name for each in plain.finished)
+            assert sorted(names[request] for request in engine.finished) == ended
             done += ended
         assert engine.free_blocks == plain.free
         assert (engine.running_requests, engine.queued_requests) == (len(plain.running), len(plain.waiting))
