@@ -179,7 +179,7 @@ def test_variants_are_rows_of_their_own_and_the_best_is_shown_over_time() -> Non
     figures = figures_of(parsed(page_of(made)))
     assert {trace["name"] for trace in figures["latency-0"]["data"]} == {"foresail", "keda target=2"}  # type: ignore[attr-defined]
     content = json.loads(str(made.contents[FIGURES]))
-    assert [each["variant"] for each in content["summary"]] == ["", "", "target=2", "target=9"]
+    assert [each["variant"] for each in content["summary"]] == ["", "", "keda target=2", "keda target=9"]
 
 
 # ---- pictures
