@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from simulations import fleet_kernel
 from simulations.kernel import compiled
+from simulations.kernel.layout import PAUSED
+from simulations.kernel.run import run
+from tests.builders_fleet import a_batch, a_fleet
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +62,26 @@ def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
     again = compiled.entry(thrice)
     assert again(4) == 12
     assert sum(again.stats.cache_hits.values()) == 1  # type: ignore[attr-defined]
+
+
+def test_a_long_stretch_is_simulated_in_calls_that_python_can_interrupt_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def interrupted(*arguments: object) -> int:
+        calls.append(run(*arguments))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return calls[-1]
+
+    monkeypatch.setattr(fleet_kernel, "_EVENTS_PER_CALL", 100)
+    monkeypatch.setattr(fleet_kernel, "run", interrupted)
+    fleet = a_fleet(batches=[a_batch(np.arange(1_000) * 0.1)])
+    with pytest.raises(KeyboardInterrupt):
+        fleet.advance(1_000.0)
+    assert calls[-1] == PAUSED
+    assert 50 < fleet.tallies.requests < 1_000
+    monkeypatch.undo()
+    fleet.finish()
+    assert fleet.tallies.completed == 1_000

@@ -83,4 +83,5 @@ def test_a_queue_of_thousands_and_a_fleet_of_hundreds_find_room() -> None:
     assert fleet.unfinished_requests > 7_500
     assert fleet.finish() == 0
     assert (fleet.tallies.completed, fleet.tallies.too_early) == (requests, 0)
-    assert len(fleet.metrics.read(fleet.clock.now()).replicas) > 0
+    fleet.advance(150.0)  # long enough for all to be READY and scraped
+    assert len(fleet.metrics.read(150.0).replicas) == 200
