@@ -59,9 +59,10 @@ class Speed:
 
     Attributes:
         requests: That arrived and ended.
-        requests_per_s: Those by ``wall_s``.
-        wall_s: Time that the simulation took.
-        drawing_s: Time that drawing the requests of the trace took on top of that.
+        requests_per_s: Those by ``core_s``.
+        wall_s: Real time that the run took, other programs and drawing included.
+        core_s: Time that one core worked for the simulation: what the run takes on a machine with nothing else to do.
+        drawing_s: Such time that drawing the requests of the trace took on top of that.
         rss_mb: Most memory that the whole program has had so far.
     """
 
@@ -71,6 +72,7 @@ class Speed:
     requests: int
     requests_per_s: float
     wall_s: float
+    core_s: float
     drawing_s: float
     rss_mb: float
     simulated_s: float
@@ -94,9 +96,9 @@ def measure(run: Run, show: Shown) -> Speed:
     clock = SystemClock()
     profile = profile_named(DEFAULT_PROFILE)
     per_replica_per_s, objective = _sustained(run.shape)
-    trace = _Timed(_trace(run, per_replica_per_s), clock)
+    trace = _Timed(_trace(run, per_replica_per_s))
     if run.policy == NOBODY:
-        began_s, drawn_s = clock.elapsed(), trace.took_s
+        began_s, worked_s, drawn_s = clock.elapsed(), _core_s(), trace.took_s
         fleet = SimulatedFleet(
             [PoolSpec(PoolKey(profile.model, "bench"), profile, run.replicas)],
             trace.batches(),
@@ -114,19 +116,20 @@ def measure(run: Run, show: Shown) -> Speed:
         base = SimulationSettings(pools={pool_name(profile): pool}, initial_replicas=run.replicas)
         settings = base.model_copy(update={"policy": base.policy.model_copy(update={"objective": objective})})
         case = prepare(trace, settings)
-        began_s, drawn_s = clock.elapsed(), trace.took_s
+        began_s, worked_s, drawn_s = clock.elapsed(), _core_s(), trace.took_s
         result = replay(case, run.policy, on_tick=lambda tick: show(tick.share))
         simulated_s, requests = result.scorecard.simulated_s, result.fleet.tallies.ended
     drawing_s = trace.took_s - drawn_s
-    wall_s = clock.elapsed() - began_s - drawing_s
+    wall_s, core_s = clock.elapsed() - began_s, _core_s() - worked_s - drawing_s
     rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     return Speed(
         run.shape if not run.week else f"{run.shape}, a week",
         run.policy,
         run.replicas,
         requests,
-        round(requests / wall_s, 1),
+        round(requests / core_s, 1),
         round(wall_s, 3),
+        round(core_s, 3),
         round(drawing_s, 3),
         round(rss_mb, 1),
         round(simulated_s, 1),
@@ -157,11 +160,17 @@ def _trace(run: Run, per_replica_per_s: float) -> DrawnTrace:
     return DrawnTrace(run.shape, "a constant rate", True, [client], 0)
 
 
+def _core_s() -> float:
+    """Return the seconds that this program has worked, threads added up."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
 class _Timed:
     """A trace, and how long drawing from it took."""
 
-    def __init__(self, drawn: DrawnTrace, clock: SystemClock) -> None:
-        self.drawn, self._clock = drawn, clock
+    def __init__(self, drawn: DrawnTrace) -> None:
+        self.drawn = drawn
         self.name, self.generated, self.begins_at = drawn.name, drawn.generated, drawn.begins_at
         self.took_s = 0.0
 
@@ -173,9 +182,9 @@ class _Timed:
         """Yield its batches."""
         batches = self.drawn.batches()
         while True:
-            began_s = self._clock.elapsed()
+            began_s = _core_s()
             batch = next(batches, None)
-            self.took_s += self._clock.elapsed() - began_s
+            self.took_s += _core_s() - began_s
             if batch is None:
                 return
             yield batch
@@ -191,8 +200,8 @@ class _Timed:
 def simulator(requests: int | None, replicas: int | None, policy: str | None, long: bool, as_json: bool) -> None:
     """Measure how many requests a second are simulated on one core, by shape, fleet size and who decides.
 
-    The rate leaves out the time that drawing the requests takes, which is told beside it. Every run is preceded by one
-    of its kind that is not measured, so that nothing is compiled or read for the first time.
+    The rate is by the time that a core works, without that for drawing the requests, which is told beside it. Every run
+    is preceded by one of its kind that is not measured, so that nothing is compiled or read for the first time.
     """
     runs = [run for run in plan(long) if replicas in (None, run.replicas) and policy in (None, run.policy)]
     if requests is not None:
@@ -210,9 +219,9 @@ def simulator(requests: int | None, replicas: int | None, policy: str | None, lo
 
 
 def _line(row: Speed, *, header: bool) -> str:
-    titles = f"{'shape':14}{'policy':>9}{'replicas':>9}{'requests':>12}{'requests/s':>12}{'wall s':>9}"
-    titles += f"{'drawing s':>10}{'MB':>7}\n"
+    titles = f"{'shape':14}{'policy':>9}{'replicas':>9}{'requests':>12}{'requests/s':>12}{'core s':>9}"
+    titles += f"{'drawing s':>10}{'wall s':>8}{'MB':>7}\n"
     return (titles if header else "") + (
         f"{row.shape:14}{row.policy:>9}{row.replicas:>9,}{row.requests:>12,}{row.requests_per_s:>12,.0f}"
-        f"{row.wall_s:>9.2f}{row.drawing_s:>10.2f}{row.rss_mb:>7.0f}"
+        f"{row.core_s:>9.2f}{row.drawing_s:>10.2f}{row.wall_s:>8.2f}{row.rss_mb:>7.0f}"
     )

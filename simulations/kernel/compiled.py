@@ -20,7 +20,7 @@ import numba
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-COMPILES_S = 20
+COMPILES_S = 30
 """About how long the first call takes, in seconds, on one core of the machine that the docs' figures are from."""
 
 _numba: Any = numba  # its types know neither all options nor its settings
