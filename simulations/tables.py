@@ -58,18 +58,33 @@ def count(value: float) -> str:
     return number(value, ",.1f").removesuffix(".0")
 
 
+def short_count(value: float) -> str:
+    """Return a count in at most five characters.
+
+    >>> short_count(7.333), short_count(9999.0), short_count(867_800.0), short_count(2_662_000.0)
+    ('7.333', '9999', '868k', '2.7M')
+    """
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    return f"{value / 1e3:.0f}k" if value >= 1e4 else number(value, ".4g")
+
+
+def _short_hours(value: float) -> str:
+    return number(value, ",.0f") if value >= 1000 else gpu_hours(value)
+
+
 def _fixed(form: str) -> Callable[[float], str]:
     return lambda value: number(value, form)
 
 
 FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("within\nSLO", "slo_attainment_ratio", percent),
-    ("GPU\nhours", "gpu_hours", gpu_hours),
+    ("GPU\nhours", "gpu_hours", _short_hours),
     ("TTFT\nP95 s", "ttft_p95_s", _fixed(".3g")),
     ("TTFT\nP99 s", "ttft_p99_s", _fixed(".3g")),
     ("TPOT\nP95 s", "tpot_p95_s", _fixed(".2g")),
     ("mean\nrepl.", "mean_replicas", _fixed(".1f")),
-    ("lost", "lost_requests", _fixed(".4g")),
+    ("lost", "lost_requests", short_count),
 )
 """Columns of a comparison: title, figure of ``SummaryRow.figures``, how it is written. They fit 80 characters."""
 
@@ -140,8 +155,8 @@ def comparison_table(rows: Sequence[SummaryRow], reports: Sequence[RunReport], t
         mine = ranked([row for row in rows if row.trace == trace], target_ratio)
         gone = next((left_out(report) for report in reports if report.trace == trace), "")
         title = Text((f"{trace}, mean of {mine[0].runs} seeds" if mine[0].runs > 1 else trace) + gone)
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("policy", overflow="fold", vertical="bottom", min_width=10)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
+        table.add_column("policy", no_wrap=True, vertical="bottom", min_width=10)
         headings = [heading for heading, _, _ in FIGURES]
         for heading in (*headings[:2], *RATIOS, *headings[2:]):
             table.add_column(heading, justify="right", no_wrap=True)
