@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from controller.adapters.system_clock import SystemClock
+from controller.errors import BadInput
 from policies.fleet import PoolKey
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
@@ -193,7 +194,7 @@ class _Timed:
 @click.command()
 @click.option("--requests", type=click.IntRange(1_000, 50_000_000), metavar="N",
               help="Requests of every run, in the place of the standard ones.")  # fmt: skip
-@click.option("--replicas", type=click.IntRange(1, 10_000), metavar="N", help="Only runs with about N replicas.")
+@click.option("--replicas", type=click.IntRange(1, 10_000), metavar="N", help="Only runs with N replicas.")
 @click.option("--policy", type=click.Choice([NOBODY, "hpa", "foresail"]), help="Only runs in which this one decides.")
 @click.option("--long", is_flag=True, help="Also replay a week of 44 million requests.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -204,6 +205,9 @@ def simulator(requests: int | None, replicas: int | None, policy: str | None, lo
     is preceded by one of its kind that is not measured, so that nothing is compiled or read for the first time.
     """
     runs = [run for run in plan(long) if replicas in (None, run.replicas) and policy in (None, run.policy)]
+    if not runs:
+        sizes = ", ".join(str(size) for size in sorted({run.replicas for run in plan(long)}))
+        raise BadInput("no run is as asked for", f"--replicas {replicas}", f"runs have {sizes} replicas")
     if requests is not None:
         runs = list(dict.fromkeys(run if run.week else replace(run, requests=requests) for run in runs))
     rows = []
