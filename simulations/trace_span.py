@@ -28,6 +28,8 @@ class Span:
 def span_of(choice: TraceChoice, settings: SimulationSettings) -> Span:
     """Return the part that ``choice`` asks for, ending at the latest where the trace does; recorded rows are read once.
 
+    It lasts for a tick at least, as a run does, even if all requests come at its first instant.
+
     Raises:
         BadInput: If there is no such trace, a row of it is wrong, or nothing arrives in the part.
     """
@@ -39,7 +41,7 @@ def span_of(choice: TraceChoice, settings: SimulationSettings) -> Span:
     else:
         ends_s = start_s
         for batch in between(trace, start_s, stop_s):
-            ends_s = start_s + float(batch.arrival_s[-1])
+            ends_s = start_s + max(float(batch.arrival_s[-1]), settings.policy.tick_s)
         stop_s = min(stop_s, ends_s)
     if stop_s <= start_s:
         what = f"nothing arrives from second {start_s:g} on that could be replayed"
