@@ -279,9 +279,12 @@ class SimulatedPool:
         return replica
 
     def _forgo(self, count: int, at: float) -> None:
-        """Give up the last of the replicas that the quota forbids."""
-        for _ in range(count):
-            predecessor = self._withheld.pop()
+        """Give up the last of the replicas that the quota forbids.
+
+        All are taken off the list first: whoever goes frees quota, on which the others of the list are made at once.
+        """
+        given_up = [self._withheld.pop() for _ in range(count)]
+        for predecessor in given_up:
             if predecessor is not None and not predecessor.removed:
                 self._retire(predecessor, at)
 

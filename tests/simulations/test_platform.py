@@ -280,3 +280,16 @@ def test_a_reclaim_of_a_node_that_cannot_be_is_refused() -> None:
         a_fleet().inject(Reclaim(1.0, node="elsewhere-3"))
     with pytest.raises(ValueError, match="no pool 'west'"):
         a_fleet().inject(StockOut(1.0, ReplicaTarget("west")))
+
+
+def test_giving_up_a_rollback_that_the_quota_holds_back_frees_quota_for_nobody_else() -> None:
+    """Each replica that goes frees quota, and whoever was held back for another is not made on it."""
+    platform = PlatformSettings(gpu_quota=10)
+    spec = a_pool(5, profile=a_profile(gpus=2), revisions=("1", "2"))
+    fleet = a_fleet([spec], platform=platform)
+    fleet.cluster.roll_back(spec.key, "1")
+    (pool,) = fleet.cluster.pools()
+    fleet.cluster.scale(spec.key, 0, pool.version)
+    fleet.advance(fleet.clock.now() + 1000.0)
+    (pool,) = fleet.cluster.pools()
+    assert (pool.desired, pool.replicas) == (0, ())
