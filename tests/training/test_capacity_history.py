@@ -74,11 +74,15 @@ def scrapes(profile: EngineProfile, pod: str, seed: int, begins_at: float) -> It
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPrometheus]:
+def begins_at() -> float:
+    return float(int(CLOCK.now() - SPAN_S - 30.0))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, begins_at: float) -> Iterator[RunningPrometheus]:
     folder = tmp_path_factory.mktemp("history")
     config = "storage: {tsdb: {out_of_order_time_window: 3h}}\n"
     with RunningPrometheus(folder, config, "--web.enable-remote-write-receiver") as running:
-        begins_at = float(int(CLOCK.now() - SPAN_S - 30.0))
         for number, pod in enumerate(("a", "b")):
             write(running, scrapes(TRUE, pod, number, begins_at))
         yield running
@@ -88,8 +92,12 @@ def a_start() -> EngineProfile:
     return with_coefficients(TRUE, coefficients_of(TRUE) * np.array([0.7, 0.7, 1.5, 1.5, 1.4, 1.4]))
 
 
-def test_the_profile_of_emulated_engines_comes_back_from_their_metrics(server: RunningPrometheus) -> None:
+def test_the_profile_of_emulated_engines_comes_back_from_their_metrics(
+    server: RunningPrometheus, begins_at: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = client_of(server.url)
+    # How windows and scrapes fall against each other is part of the measurement: the same whenever this is run.
+    monkeypatch.setattr(client, "now", lambda: begins_at + SPAN_S + 37.0)
     shown: list[float] = []
     windows, engines = read_windows(client, PrometheusSettings(url=server.url), MODEL, SPAN_S, shown.append)
     client.close()
