@@ -38,6 +38,12 @@ class EngineProfile(BaseModel):
         2048, gt=0, description="Most tokens in a step, decode and prefill together (vLLM's max_num_batched_tokens)."
     )
     block_tokens: int = Field(16, gt=0, description="Tokens per KV block.")
+    kv_bytes_per_token: int = Field(
+        0,
+        ge=0,
+        description="Bytes of keys and values per token, all GPUs together: what a prefill replica sends to a decode "
+        "replica. 0 for not known; prefill pools need it.",
+    )
     prefix_cache: Literal["off", "lru", "lfu"] = Field(
         "lru",
         description="Which idle prefix goes first when blocks are wanted; off keeps none. Matters only where prompts "

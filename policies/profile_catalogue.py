@@ -109,6 +109,7 @@ class _Fit:
             kv_cache_tokens=int(for_kv_bytes / model.kv_bytes_per_token),
             max_running=gpu.max_running,
             max_batched_tokens=_BATCHED_TOKENS.get(self.source, gpu.max_batched_tokens),
+            kv_bytes_per_token=model.kv_bytes_per_token,
             usd_per_gpu_hour=gpu.usd_per_hour,
             source=self.source,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from simulations.serving import Routing
+
 
 class FleetSettings(BaseModel):
     """What a simulated fleet does that is neither its pools nor its load."""
@@ -50,6 +52,31 @@ class FleetSettings(BaseModel):
     finish_grace_s: float = Field(
         1200.0, ge=0, description="Longest that ``finish`` runs on after the last arrival, in seconds."
     )
+    routing: Routing = Field(
+        "least_connections",
+        description="How the gateway chooses a replica of the pool that a request goes to: least_connections (fewest in "
+        "flight), round_robin, least_response_time (fewest in flight times mean response time), power_of_two (the less "
+        "busy of two drawn at random) or prefix_aware (where the prompt's beginning went last, unless that is busy).",
+    )
+    prefix_match_ratio: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Share of a prompt's hashes that prefix_aware must have seen to follow them (SGLang's default).",
+    )
+    prefix_most_ahead: int = Field(
+        64,
+        ge=0,
+        description="prefix_aware does not follow to a replica with this many more in flight than the least busy one "
+        "(SGLang's default), and",
+    )
+    prefix_most_ratio: float = Field(1.5, ge=1, description="more than so many times as many (SGLang's default).")
+    kv_gb_per_s: float = Field(
+        25.0,
+        gt=0,
+        description="Rate at which a prefill replica sends keys and values, in 10^9 bytes/s: 25 is a port of 200 Gb/s.",
+    )
+    kv_latency_s: float = Field(0.01, ge=0, description="What each transfer of keys and values takes beside.")
     gpus_per_node: int = Field(8, gt=0, description="GPUs of a node; decides which replicas a node loss takes.")
 
     @property
