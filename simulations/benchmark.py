@@ -138,7 +138,7 @@ class _LoadTest:
         starts = _START_SPREAD_S * np.arange(clients) / clients
         skipped = _WARM_UP_TURNS * clients if clients > 1 else 0
         announce(hold_concurrency)
-        return float(hold_concurrency(state, self._lengths, starts, skipped, self._served, limits_s, misses_allowed))
+        return float(hold_concurrency(state, 0, self._lengths, starts, skipped, self._served, limits_s, misses_allowed))
 
     def out_of_reach(self) -> OutOfReach:
         """Return what one at a time misses the objective by."""

@@ -10,17 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.engine_profile import EngineProfile
+from simulations.block_hashes import BlockHashes
 from simulations.kernel import platform
 from simulations.kernel.arrays import (
     Timing,
     blank_replica,
     blank_traffic,
+    cache_of,
     new_state,
     with_more_replicas,
     with_more_room,
+    with_prefixes,
 )
 from simulations.kernel.compiled import announce
 from simulations.kernel.layout import (
+    DECODE,
+    HASHED,
     NEEDS_ROOM,
     NEVER,
     NOBODY,
@@ -28,6 +33,7 @@ from simulations.kernel.layout import (
     WAITING,
 )
 from simulations.kernel.run import run
+from simulations.serving import PLAIN, Serving
 
 _EVENTS_PER_CALL = 400_000
 """A quarter of a second's worth: an interrupt waits for a compiled call to return."""
@@ -43,6 +49,7 @@ class FleetKernel:
         epoch_at: Instant of second 0, for those who think in instants.
         keep_rows: Whether a row per request is kept.
         replicas: For how many there is room before arrays grow.
+        serving: Roles of the pools, routing, prefixes and transfers.
     """
 
     def __init__(
@@ -54,9 +61,11 @@ class FleetKernel:
         epoch_at: float = 0.0,
         keep_rows: bool = False,
         replicas: int = 8,
+        serving: Serving = PLAIN,
     ) -> None:
         announce(platform.act)
-        self.state = new_state(profiles, timing, replicas, samples, keep_rows=keep_rows)
+        self.state = new_state(profiles, timing, replicas, samples, keep_rows=keep_rows, serving=serving)
+        self._caches = [cache_of(profile, serving.role(pool)) for pool, profile in enumerate(profiles)]
         self.world: Any = self.state.world[0]
         self.epoch_at = epoch_at
         self.owners: dict[int, Any] = {}
@@ -69,14 +78,46 @@ class FleetKernel:
 
     # Load
 
-    def feed(self, arrival_s: npt.ArrayLike, prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike) -> None:
-        """Let these requests, in order of arrival, follow those that have arrived. The batch before must be used up."""
+    def feed(
+        self,
+        arrival_s: npt.ArrayLike,
+        prompt_tokens: npt.ArrayLike,
+        output_tokens: npt.ArrayLike,
+        hashes: BlockHashes | None = None,
+    ) -> None:
+        """Let these requests, in order of arrival, follow those that have arrived. The batch before must be used up.
+
+        Raises:
+            ValueError: If what a hash covers is not whole blocks of an engine.
+        """
+        self._feed_hashes(hashes)
         self.state = self.state._replace(
             arrival_s=np.array(arrival_s, np.float64, ndmin=1),
             prompt_tokens=np.array(prompt_tokens, np.int32, ndmin=1),
             output_tokens=np.array(output_tokens, np.int32, ndmin=1),
         )
         self.world["cursor"], self.world["batch"] = 0, len(self.state.arrival_s)
+
+    def _feed_hashes(self, hashes: BlockHashes | None) -> None:
+        """Let go of the hashes of requests that have left the system, and take in those of the batch."""
+        state, world = self.state, self.world
+        if hashes is not None and not world["hashed"]:
+            state = with_prefixes(state, self._caches)
+        world["batch_hashed"] = hashes is not None
+        if hashes is not None or len(state.hashed):
+            extras = state.extras
+            there = (state.requests["place"] > 0) & (extras["hashes"] > 0)
+            kept_from = int(extras["hash_from"][there].min()) if there.any() else len(state.hashed)
+            extras["hash_from"] -= kept_from
+            kept, more = state.hashed[kept_from:], 0 if hashes is None else len(hashes.hashes)
+            hashed = np.zeros(len(kept) + more, HASHED)
+            hashed[: len(kept)] = kept
+            offsets = np.zeros(1, np.int64)
+            if hashes is not None:
+                hashed["hash"][len(kept) :] = hashes.hashes
+                offsets = hashes.offsets + len(kept)
+            state = state._replace(hashed=hashed, offsets=offsets)
+        self.state = state
 
     def no_more_arrivals(self) -> None:
         """Let no batch follow."""
@@ -117,7 +158,9 @@ class FleetKernel:
             self.state = with_more_replicas(self.state)
             self._free = list(range(before, 2 * before))[::-1]
         r = self._free.pop()
+        lives = self.state.replicas["life"][r]
         self.state.replicas[r] = blank_replica()[0]
+        self.state.replicas["life"][r] = lives
         self.state.traffic[r] = blank_traffic()[0]
         self.state.replicas["pool"][r] = self.state.traffic["pool"][r] = pool
         self.owners[r] = owner
@@ -162,11 +205,9 @@ class FleetKernel:
 
     def lose(self, r: int, *, retry: bool) -> None:
         """Take note that the replica is gone with its requests; with ``retry`` some are sent elsewhere."""
-        had: Sequence[int] = ()
-        if self.state.traffic["in_flight"][r] or self.state.replicas["leaving"][r]:
-            requests = self.state.requests
-            mine = np.flatnonzero((requests["replica"] == r) & (requests["place"] >= WAITING))
-            had = mine[np.lexsort((requests["row"][mine], requests["timed_at"][mine]))].tolist()
+        requests = self.state.requests
+        mine = np.flatnonzero((requests["replica"] == r) & (requests["place"] >= WAITING))
+        had = mine[np.lexsort((requests["row"][mine], requests["timed_at"][mine]))].tolist()
         self._act(platform.LOSE_WITH_RETRY if retry else platform.LOSE, r, had)
 
     def hang(self, r: int, *, shows_zero: bool) -> None:
@@ -195,9 +236,13 @@ class FleetKernel:
         """Replace the weights of the pools; earlier choices are forgotten and held requests assigned anew."""
         pools, world = self.state.pools, self.world
         pools["weight"], pools["credit"] = weights, 0.0
-        world["total_weight"] = math.fsum(weights)
-        some = np.flatnonzero(pools["weight"] > 0)
-        world["only_pool"] = some[0] if len(some) == 1 else NOBODY
+        for total, only, stage in (
+            ("total_weight", "only_pool", pools["role"] != DECODE),
+            ("total_decode_weight", "only_decode_pool", pools["role"] == DECODE),
+        ):
+            world[total] = math.fsum(pools["weight"][stage])
+            some = np.flatnonzero(stage & (pools["weight"] > 0))
+            world[only] = some[0] if len(some) == 1 else NOBODY
         self._act(platform.ASSIGN, requests=self._held())
 
     def _act(self, verb: int, r: int = NOBODY, requests: Sequence[int] = (), number: float = 0.0) -> None:

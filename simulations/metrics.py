@@ -179,7 +179,9 @@ class SimulatedMetrics:
         known = found & (newest["there"] != 0)
         replicas: dict[str, ReplicaMetrics] = {}
         missing: list[str] = []
-        for replica, sampled, (sampled_at, *figures, _) in zip(watched, known.tolist(), newest.tolist(), strict=True):
+        for replica, sampled, (sampled_at, *figures, _looked_up, _cached, _there) in zip(
+            watched, known.tolist(), newest.tolist(), strict=True
+        ):
             if sampled:
                 replicas[replica.id] = ReplicaMetrics(epoch_at + sampled_at, *figures)
             elif replica.phase in (Phase.READY, Phase.DRAINING):

@@ -8,9 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from policies.fleet import Role
 from simulations.block_hashes import BLOCK_TOKENS
 
-Routing: TypeAlias = Literal[
-    "least_connections", "round_robin", "least_response_time", "power_of_two", "prefix_aware"
-]
+Routing: TypeAlias = Literal["least_connections", "round_robin", "least_response_time", "power_of_two", "prefix_aware"]
 ROUTINGS: tuple[Routing, ...] = get_args(Routing)
 
 
@@ -44,3 +42,7 @@ class Serving:
     def role(self, pool: int) -> Role:
         """Return the role of the pool at that position."""
         return self.roles[pool] if self.roles else Role.UNIFIED
+
+
+PLAIN = Serving()
+"""Unified pools, and whoever has least to do."""

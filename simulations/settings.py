@@ -54,9 +54,9 @@ class FleetSettings(BaseModel):
     )
     routing: Routing = Field(
         "least_connections",
-        description="How the gateway chooses a replica of the pool that a request goes to: least_connections (fewest in "
-        "flight), round_robin, least_response_time (fewest in flight times mean response time), power_of_two (the less "
-        "busy of two drawn at random) or prefix_aware (where the prompt's beginning went last, unless that is busy).",
+        description="How the gateway chooses a replica of the pool that a request goes to: least_connections (fewest "
+        "in flight), round_robin, least_response_time (fewest in flight times mean response time), power_of_two (the "
+        "less busy of two drawn at random) or prefix_aware (where its prefix went last, unless that one is busy).",
     )
     prefix_match_ratio: float = Field(
         0.3,

@@ -9,30 +9,45 @@ from typing import Any
 import numpy as np
 
 from policies.engine_profile import EngineProfile
+from policies.fleet import Role
 from simulations.kernel.layout import (
     COARSE_BITS,
     COARSE_OCTAVES,
+    DECODE,
+    EXTRA,
     FINE_BITS,
     FINE_OCTAVES,
     GROUP_BITS,
+    HASHED,
+    LFU,
     LINE_BYTES,
+    LRU,
     MOST_RECENT,
     MOST_REQUESTS_AT_ONCE,
     NEVER,
+    NO_CACHE,
     NOBODY,
     POOL,
+    PREFILL,
     PROFILE,
     REPLICA,
     REQUEST,
+    ROUTE,
+    ROUTES,
     ROW,
     SAMPLE,
     TRAFFIC,
+    UNIFIED,
+    UNIT,
     WORLD,
     Floats,
     Records,
     State,
 )
+from simulations.serving import PLAIN, ROUTINGS, Serving
 
+_ROLES = {Role.UNIFIED: UNIFIED, Role.PREFILL: PREFILL, Role.DECODE: DECODE}
+_CACHES = {"off": NO_CACHE, "lru": LRU, "lfu": LFU}
 _FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS, _FIRST_RECENT = 1_024, 4_096, 128, 256
 _MOST_ROWS = 2**31 - 1
 BIN_S = 60.0
@@ -59,16 +74,18 @@ def new_state(
     *,
     keep_rows: bool = False,
     requests: int = _FIRST_REQUESTS,
+    serving: Serving = PLAIN,
 ) -> State:
     """Return the arrays of a fleet with one pool per profile and room for some replicas, all without an engine."""
     for profile in profiles:
         check_budget(profile)
     pools = len(profiles)
+    roles = [_ROLES[serving.role(pool)] for pool in range(pools)]
     room = _whole_groups(replicas)
     state = State(
-        world=_world(timing, keep_rows),
-        profiles=np.array([_profile(profile) for profile in profiles], PROFILE),
-        pools=np.zeros(pools, POOL),
+        world=_world(timing, keep_rows, serving),
+        profiles=np.array([_profile(profile, serving.unit_tokens) for profile in profiles], PROFILE),
+        pools=np.array([(0.0, 0.0, 0, 0, role, np.nan) for role in roles], POOL),
         replicas=aligned(_blank(room)),
         traffic=aligned(_out_of_traffic(room)),
         requests=aligned(_chained(0, requests)),
@@ -90,8 +107,16 @@ def new_state(
         arrival_s=np.zeros(0),
         prompt_tokens=np.zeros(0, np.int32),
         output_tokens=np.zeros(0, np.int32),
+        extras=np.zeros(requests, EXTRA),
+        members=np.full((pools + 1, room), NOBODY, np.int32),
+        hashed=np.zeros(0, HASHED),
+        offsets=np.zeros(1, np.int64),
+        units=np.zeros((room, 0), UNIT),
+        unit_index=np.zeros((room, 0), np.int32),
+        routes=np.zeros(ROUTES if serving.routing == "prefix_aware" else 0, ROUTE),
     )
     state.world["free_head"] = 0
+    state.world["apart"] = DECODE in roles
     return state
 
 
@@ -127,6 +152,35 @@ def with_more_replicas(state: State) -> State:
         recent_ttft_s=_longer(state.recent_ttft_s, 2 * before),
         scrape_order=order,
         samples=_longer(state.samples, 2 * before),
+        members=np.ascontiguousarray(_longer(state.members.T, 2 * before).T),
+        units=_longer(state.units, 2 * before),
+        unit_index=_longer(state.unit_index, 2 * before),
+    )
+
+
+def with_prefixes(state: State, caches: Sequence[int]) -> State:
+    """Return the state with room for the prefixes that the replicas of each pool can hold, given each pool's cache.
+
+    Raises:
+        ValueError: If what a hash covers is not whole blocks of an engine.
+    """
+    w = state.world[0]
+    state.profiles["cache"] = caches
+    profiles = state.profiles[state.profiles["cache"] != NO_CACHE]
+    for size in profiles["block_tokens"].tolist():
+        if int(w["unit_tokens"]) % size:
+            raise ValueError(f"a hash covers {w['unit_tokens']} tokens, which are no whole blocks of {size}")
+    w["hashed"] = 1
+    if not len(profiles):
+        return state
+    # Of the step that is going on, units are kept before idle ones make room for them.
+    in_step = profiles["max_batched_tokens"] // int(w["unit_tokens"]) + 2
+    most = int((profiles["blocks"] // profiles["unit_blocks"] + in_step).max())
+    w["table_size"] = 1 << (2 * most - 1).bit_length()
+    replicas = len(state.replicas)
+    return state._replace(
+        units=np.zeros((replicas, most), UNIT),
+        unit_index=np.zeros((replicas, int(w["table_size"]) + most), np.int32),
     )
 
 
@@ -166,7 +220,8 @@ def _more_requests(state: State) -> State:
     tails[:, : before + 1] = state.tails
     state.world["free_head"] = before
     requests = aligned(np.concatenate([state.requests, _chained(before, before)]))
-    return state._replace(requests=requests, heads=heads, tails=tails)
+    extras = _longer(state.extras, 2 * before)
+    return state._replace(requests=requests, extras=extras, heads=heads, tails=tails)
 
 
 def _more_watched(state: State) -> State:
@@ -190,22 +245,32 @@ def _more_bins(state: State) -> State:
     return state
 
 
-def _world(timing: Timing, keep_rows: bool) -> Records:
+def _world(timing: Timing, keep_rows: bool, serving: Serving) -> Records:
     world = np.zeros(1, WORLD)
     world["hold_s"], world["patience_s"] = timing.hold_s, timing.patience_s
     world["scrape_interval_s"] = timing.scrape_interval_s
     world["ttft_s"], world["tpot_s"] = timing.ttft_s, timing.tpot_s
     for name in ("next_end_at", "next_other_at", "next_scrape_at", "next_patience_at"):
         world[name] = NEVER
-    for name in ("only_pool", "held_head", "held_tail", "free_head", "drained"):
+    for name in ("only_pool", "only_decode_pool", "held_head", "held_tail", "free_head", "drained"):
         world[name] = NOBODY
     world["recording_from"] = -NEVER
     world["bin_s"] = BIN_S
     world["keep_rows"] = keep_rows
+    world["routing"], world["draws"] = ROUTINGS.index(serving.routing), serving.seed
+    world["match_ratio"] = serving.prefix_match_ratio
+    world["most_ahead"], world["most_ratio"] = serving.prefix_most_ahead, serving.prefix_most_ratio
+    world["kv_bytes_per_s"], world["kv_latency_s"] = serving.kv_bytes_per_s, serving.kv_latency_s
+    world["unit_tokens"] = serving.unit_tokens
     return world
 
 
-def _profile(profile: EngineProfile) -> tuple[float, ...]:
+def cache_of(profile: EngineProfile, role: Role) -> int:
+    """Return the prefix cache of an engine; decode replicas get no prompts to look up."""
+    return NO_CACHE if role is Role.DECODE else _CACHES[profile.prefix_cache]
+
+
+def _profile(profile: EngineProfile, unit_tokens: int) -> tuple[float, ...]:
     return (
         profile.decode_base_s,
         profile.decode_per_sequence_s,
@@ -217,6 +282,9 @@ def _profile(profile: EngineProfile) -> tuple[float, ...]:
         profile.max_running,
         profile.max_batched_tokens,
         profile.block_tokens,
+        profile.kv_bytes_per_token,
+        NO_CACHE,
+        unit_tokens // profile.block_tokens,
     )
 
 
@@ -243,7 +311,9 @@ def _blank(count: int) -> Records:
     blank = np.zeros(count, REPLICA)
     blank["end_at"] = blank["scrape_at"] = NEVER
     blank["slowdown"] = 1.0
-    for name in ("partial", "done", "wait_head", "wait_tail"):
+    blank["transfer_at"] = NEVER
+    blank["response_s"] = np.nan
+    for name in ("partial", "done", "wait_head", "wait_tail", "moving_head", "moving_tail", "unit_free"):
         blank[name] = NOBODY
     for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until"):
         blank[name] = -NEVER

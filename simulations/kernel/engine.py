@@ -16,7 +16,22 @@ from typing import Any
 
 from simulations.kernel.compiled import called, inlined
 from simulations.kernel.ends import pop_end, push_end, remove_end
-from simulations.kernel.layout import IDLE, JUMP, NEVER, NOBODY, RUNNING, SINGLE, SLOT_BITS, SLOT_MASK, WAITING, State
+from simulations.kernel.layout import (
+    IDLE,
+    JUMP,
+    NEVER,
+    NO_CACHE,
+    NOBODY,
+    PREFILLED,
+    RUNNING,
+    SINGLE,
+    SLOT_BITS,
+    SLOT_MASK,
+    WAITING,
+    State,
+    as_int64,
+)
+from simulations.kernel.prefixes import cached_blocks, give_back, keep_units, shrink, take_units
 from simulations.kernel.queues import take_first
 
 _LONG = 2**31 - 1
@@ -90,6 +105,8 @@ def begin(s: State, r: int, at: float) -> None:
         due = s.due[r, q.steps % p.block_tokens]
         may_admit = False
         q.tight = 1
+    if p.cache != NO_CACHE and q.idle_units > 0:
+        shrink(s, r, as_int64(q.free - due))
     if q.partial != NOBODY or (q.waiting > 0 and may_admit and _has_room(s, r, due)):
         q.free -= due
         seconds = _prefill(s, r, may_admit)
@@ -102,8 +119,9 @@ def begin(s: State, r: int, at: float) -> None:
             q.m = 1
             q.end_at = at + (base_s + seconds) * q.slowdown
             return
-        q.free += due
-        may_admit = False
+        # Those who came prefilled decode from this step on: the jump counts the blocks that they need in it.
+        q.free += due + s.world[0].joined
+        may_admit = s.world[0].gave_way == 0
     if q.decoding > 0:
         _jump(s, r, at, may_admit)
     else:
@@ -116,9 +134,22 @@ def _has_room(s: State, r: int, due: int) -> bool:
     """Return whether the first in the queue can be admitted, once decodes have taken the ``due`` blocks."""
     q = s.replicas[r]
     p = s.profiles[q.pool]
-    x = s.requests[q.wait_head]
+    if q.running >= p.max_running or q.decoding >= p.max_batched_tokens:
+        return False
+    return blocks_wanted(s, r, as_int64(q.wait_head)) <= q.free - due
+
+
+@inlined
+def blocks_wanted(s: State, r: int, i: int) -> Any:
+    """Return how many free blocks replica ``r`` must have to admit request ``i``."""
+    p = s.profiles[s.replicas[r].pool]
+    x = s.requests[i]
+    if x.place == PREFILLED:  # the token that it is fed now needs a place too
+        return x.prompt // p.block_tokens + 1
     blocks = (x.prompt + x.generated + p.block_tokens - 1) // p.block_tokens
-    return q.running < p.max_running and q.decoding < p.max_batched_tokens and blocks <= q.free - due
+    if p.cache != NO_CACHE and s.extras[i].hashes > 0:
+        blocks -= cached_blocks(s, r, i)
+    return blocks
 
 
 @inlined
@@ -161,21 +192,21 @@ def _prefill(s: State, r: int, may_admit: bool) -> float:
     budget = p.max_batched_tokens - q.decoding
     tokens = 0
     squares = 0
-    i = q.partial
+    i = as_int64(q.partial)
     taken = False
+    s.world[0].joined = s.world[0].gave_way = 0
     while True:
         if i == NOBODY:
             if not may_admit or q.waiting == 0 or tokens >= budget or q.running >= p.max_running:
                 break
-            i = q.wait_head
+            i = as_int64(q.wait_head)
             x = s.requests[i]
-            if (x.prompt + x.generated + size - 1) // size > q.free:
+            if blocks_wanted(s, r, i) > q.free:
                 break
-            take_first(s, r)
-            x.place = RUNNING
-            x.before = q.admissions
-            q.admissions += 1
-            q.running += 1
+            if _admit_first(s, r):
+                budget -= 1
+                i = NOBODY
+                continue
         x = s.requests[i]
         before = x.lead
         goal = x.prompt + x.generated
@@ -183,9 +214,12 @@ def _prefill(s: State, r: int, may_admit: bool) -> float:
         blocks = (after + size - 1) // size - (before + size - 1) // size
         if blocks > q.free:  # decodes took them: it gives way to itself, being the last admitted
             preempt(s, r, i)
+            s.world[0].gave_way = 1
             break
         q.free -= blocks
         x.lead = after
+        if p.cache != NO_CACHE:
+            keep_units(s, r, i)
         tokens += after - before
         squares += after * after - before * before
         taken = after > before
@@ -198,6 +232,40 @@ def _prefill(s: State, r: int, may_admit: bool) -> float:
         i = NOBODY
     q.prompt_total += tokens
     return tokens * p.prefill_per_token_s + squares * p.prefill_per_token2_s
+
+
+@inlined
+def _admit_first(s: State, r: int) -> Any:
+    """Admit the first in the queue; return whether it came prefilled and decodes in the step that begins."""
+    q = s.replicas[r]
+    i = as_int64(q.wait_head)
+    x = s.requests[i]
+    take_first(s, r)
+    came_prefilled = x.place == PREFILLED
+    x.place = RUNNING
+    x.before = q.admissions
+    q.admissions += 1
+    q.running += 1
+    if came_prefilled:
+        _join(s, r, i)
+    elif s.profiles[q.pool].cache != NO_CACHE and s.extras[i].hashes > 0:
+        take_units(s, r, i)
+    return came_prefilled
+
+
+@called
+def _join(s: State, r: int, i: int) -> None:
+    """Let request ``i``, prefilled elsewhere and just admitted, decode in the step that begins."""
+    q = s.replicas[r]
+    x = s.requests[i]
+    size = s.profiles[q.pool].block_tokens
+    q.free -= x.prompt // size + 1
+    s.world[0].joined += x.prompt % size == 0
+    q.kv_tokens += x.prompt
+    x.lead = q.steps - x.prompt
+    s.due[r, x.lead % size] += 1
+    push_end(s.ends[r], as_int64(q.decoding), ((q.steps + x.output - x.generated) << SLOT_BITS) | i)
+    q.decoding += 1
 
 
 @inlined
@@ -224,22 +292,24 @@ def end(s: State, r: int, at: float) -> None:
     p = s.profiles[q.pool]
     q.done = NOBODY
     if q.mode == JUMP:
-        q.free -= blocks_due(s, r, q.m)
+        q.free -= blocks_due(s, r, as_int64(q.m))
+        if p.cache != NO_CACHE and q.idle_units > 0:
+            shrink(s, r, as_int64(q.free))
     q.steps += q.m
     q.kv_tokens += q.decoding * q.m
     q.output_total += q.decoding * q.m + q.fresh
     while q.decoding > 0 and (s.ends[r, 0] >> SLOT_BITS) == q.steps:
         i = s.ends[r, 0] & SLOT_MASK
-        pop_end(s.ends[r], q.decoding)
+        pop_end(s.ends[r], as_int64(q.decoding))
         _withdraw_decoding(s, r, i)
         s.requests[i].next = q.done
         q.done = i
-    i = q.fresh_head if q.fresh > 0 else NOBODY
+    i = as_int64(q.fresh_head) if q.fresh > 0 else NOBODY
     q.fresh = 0
     q.fresh_tokens = 0
     while i != NOBODY:
         x = s.requests[i]
-        following = x.next
+        following = as_int64(x.next)
         x.generated += 1
         if math.isnan(x.first_token_at):
             x.first_token_at = at
@@ -249,16 +319,60 @@ def end(s: State, r: int, at: float) -> None:
         x.lead = q.steps - x.lead
         s.due[r, x.lead % p.block_tokens] += 1
         left = x.output - x.generated
-        push_end(s.ends[r], q.decoding, ((q.steps + left) << SLOT_BITS) | i)
+        push_end(s.ends[r], as_int64(q.decoding), ((q.steps + left) << SLOT_BITS) | i)
         q.decoding += 1
         if left == 0:
-            pop_end(s.ends[r], q.decoding)
+            pop_end(s.ends[r], as_int64(q.decoding))
             _withdraw_decoding(s, r, i)
             x.next = q.done
             q.done = i
         i = following
     if q.leaving > 0:
         _let_leave(s, r)
+    if q.done != NOBODY and (s.world[0].hashed or s.world[0].apart):
+        _settle_blocks(s, r)
+
+
+@called
+def _settle_blocks(s: State, r: int) -> None:
+    """Bring those that are done in order of admission; take their units back, unless they still have to be sent."""
+    q = s.replicas[r]
+    p = s.profiles[q.pool]
+    q.done = _by_admission(s, as_int64(q.done))
+    i = as_int64(q.done)
+    while i != NOBODY:
+        if is_to_move(s, i):
+            q.free -= (s.requests[i].prompt + p.block_tokens - 1) // p.block_tokens
+        elif s.extras[i].looked_up > 0:
+            give_back(s, r, i)
+        i = as_int64(s.requests[i].next)
+
+
+@called
+def _by_admission(s: State, head: int) -> int:
+    """Return the head of a chain, sorted by insertion: few end with one step."""
+    first = NOBODY
+    while head != NOBODY:
+        following = as_int64(s.requests[head].next)
+        number = s.requests[head].before
+        if first == NOBODY or number < s.requests[first].before:
+            s.requests[head].next = first
+            first = head
+        else:
+            before = first
+            while s.requests[before].next != NOBODY and s.requests[s.requests[before].next].before < number:
+                before = as_int64(s.requests[before].next)
+            s.requests[head].next = s.requests[before].next
+            s.requests[before].next = head
+        head = following
+    return first
+
+
+@inlined
+def is_to_move(s: State, i: int) -> Any:
+    """Return whether request ``i``, with which its engine is done, has to go on at a decode replica."""
+    x = s.requests[i]
+    return s.world[0].apart and not x.ended and x.output < s.extras[i].answer
 
 
 @inlined
@@ -285,7 +399,7 @@ def _let_leave(s: State, r: int) -> None:
     while place < q.decoding:
         i = s.ends[r, place] & SLOT_MASK
         if s.requests[i].ended:
-            remove_end(s.ends[r], q.decoding, place)
+            remove_end(s.ends[r], as_int64(q.decoding), place)
             _withdraw_decoding(s, r, i)
             s.requests[i].next = q.done
             q.done = i
@@ -293,7 +407,7 @@ def _let_leave(s: State, r: int) -> None:
         else:
             place += 1
     if q.partial != NOBODY and s.requests[q.partial].ended:
-        i = q.partial
+        i = as_int64(q.partial)
         _withdraw_partial(s, r)
         s.requests[i].next = q.done
         q.done = i
@@ -317,7 +431,7 @@ def make_room(s: State, r: int) -> None:
     q = s.replicas[r]
     phase = q.steps % s.profiles[q.pool].block_tokens
     while s.due[r, phase] > q.free:
-        last = q.partial
+        last = as_int64(q.partial)
         for place in range(q.decoding):
             i = s.ends[r, place] & SLOT_MASK
             if last == NOBODY or s.requests[i].before > s.requests[last].before:
@@ -334,9 +448,11 @@ def preempt(s: State, r: int, i: int) -> None:
     else:
         for place in range(q.decoding):
             if s.ends[r, place] & SLOT_MASK == i:
-                remove_end(s.ends[r], q.decoding, place)
+                remove_end(s.ends[r], as_int64(q.decoding), place)
                 break
         _withdraw_decoding(s, r, i)
+    if s.world[0].hashed and s.extras[i].looked_up > 0:
+        give_back(s, r, i)
     x = s.requests[i]
     x.place = WAITING
     x.before = NOBODY

@@ -10,25 +10,30 @@ from simulations.kernel.engine import (
     begin,
     cut,
     end,
+    is_to_move,
     look_again,
     next_end_at,
     steps_until,
 )
 from simulations.kernel.layout import (
     COMPLETED,
+    DECODE,
     DROPPED,
     FAILED,
     HELD,
     IDLE,
     JUMP,
+    MOVING,
     NOBODY,
+    PREFILLED,
     RUNNING,
     WAITING,
     State,
+    as_int64,
 )
 from simulations.kernel.queues import add_last, leave_queue
-from simulations.kernel.routing import change_in_flight, least_outstanding, next_pool
-from simulations.kernel.timeline import set_key
+from simulations.kernel.routing import change_in_flight, chosen_replica, note_response, note_route
+from simulations.kernel.timeline import plan
 
 _ROUNDING_S = 1e-6
 """By how much two sums of the same step times may differ at most, and far less than any step takes."""
@@ -50,19 +55,43 @@ def advance(s: State, r: int, at: float) -> None:
 def _settle(s: State, r: int, at: float) -> None:
     """Take note of the requests that the engine is done with."""
     q = s.replicas[r]
-    i = q.done
+    i = as_int64(q.done)
     while i != NOBODY:
         x = s.requests[i]
-        following = x.next
+        following = as_int64(x.next)
         if x.ended:
             release(s, i)
         else:
             if at < s.world[0].now - _ROUNDING_S:
                 s.world[0].too_early += 1
-            close_request(s, i, COMPLETED, at)
-            release(s, i)
-            left(s, r)
+            note_response(s, r, at - x.timed_at)
+            if is_to_move(s, i):
+                _begin_transfer(s, r, i, at)
+            else:
+                close_request(s, i, COMPLETED, at)
+                release(s, i)
+                left(s, r)
         i = following
+
+
+@called
+def _begin_transfer(s: State, r: int, i: int, at: float) -> None:
+    """Let the keys and values of request ``i`` be sent, after those that its replica sends already."""
+    w = s.world[0]
+    q = s.replicas[r]
+    x = s.requests[i]
+    takes_s = w.kv_latency_s + x.prompt * s.profiles[q.pool].kv_bytes_per_token / w.kv_bytes_per_s
+    q.link_free_at = max(at, q.link_free_at) + takes_s
+    q.finished += 1
+    x.place = MOVING
+    x.timed_at = q.link_free_at
+    x.next = NOBODY
+    if q.moving_head == NOBODY:
+        q.moving_head = i
+        q.transfer_at = x.timed_at
+    else:
+        s.requests[q.moving_tail].next = i
+    q.moving_tail = i
 
 
 @inlined
@@ -70,7 +99,7 @@ def close_request(s: State, i: int, status: int, at: float) -> None:
     """Let the outcome of request ``i`` be known."""
     x = s.requests[i]
     x.ended = 1
-    count_end(s, i, status, at)
+    count_end(s, i, as_int64(status), at)
     s.watched[x.row % s.watched.shape[0]] = NOBODY
 
 
@@ -98,12 +127,9 @@ def catch_up(s: State, r: int, at: float) -> None:
 
 
 @called
-def send_or_hold(s: State, i: int, at: float, anew: bool) -> None:
-    """Send request ``i`` to a replica of its pool, chosen ``anew`` or not, or hold it while there is none."""
-    x = s.requests[i]
-    if anew:
-        x.pool = next_pool(s)
-    r = least_outstanding(s, x.pool)
+def send_or_hold(s: State, i: int, at: float) -> None:
+    """Send request ``i`` to a replica of its pool, or hold it while there is none."""
+    r = chosen_replica(s, i)
     if r == NOBODY:
         hold(s, i, at)
     else:
@@ -158,26 +184,24 @@ def send(s: State, i: int, r: int, at: float) -> None:
     if x.place == HELD:
         hold_no_more(s, i)
     x.replica = r
-    if (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks:  # a 4xx: the client's fault
-        close_request(s, i, FAILED, at)
-        release(s, i)
-        return
-    if at < q.failing_until and _fails(s, r):
-        q.failed += 1
-        change_in_flight(s, r, 0)  # another's turn among equals
+    too_long = (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks  # a 4xx: the client's fault
+    if too_long or (at < q.failing_until and _fails(s, r)):
         close_request(s, i, FAILED, at)
         release(s, i)
         return
     x.timed_at = at
     change_in_flight(s, r, 1)
+    note_route(s, i, r)
     if q.hung:  # it only counts: nobody in its queue will ever be looked for there
         x.place = WAITING
         q.waiting += 1
         return
     add_last(s, r, i)
+    if s.pools[q.pool].role == DECODE:
+        x.place = PREFILLED
     if q.mode == IDLE:
         begin(s, r, at)
-        set_key(s, r, next_end_at(s, r))
+        plan(s, r, next_end_at(s, r))
         return
     if q.mode == JUMP:
         if q.blocked:
@@ -185,7 +209,7 @@ def send(s: State, i: int, r: int, at: float) -> None:
         if q.waiting == 1:
             cut(q, steps_until(q, at) + 1)
     if q.steps + q.m + x.output - x.generated < q.finish_step:
-        set_key(s, r, next_end_at(s, r))
+        plan(s, r, next_end_at(s, r))
 
 
 @called
@@ -193,35 +217,40 @@ def _fails(s: State, r: int) -> bool:
     """Return whether the request that comes now is answered with an error; the share is spread evenly."""
     q = s.replicas[r]
     q.failures_due += q.failing_share
-    if q.failures_due >= 1.0 - 1e-9:
-        q.failures_due -= 1.0
-        return True
-    return False
+    if q.failures_due < 1.0 - 1e-9:
+        return False
+    q.failures_due -= 1.0
+    q.failed += 1
+    change_in_flight(s, r, 0)  # another's turn among equals
+    return True
 
 
 @called
 def give_up(s: State, i: int, at: float) -> None:
     """Let the client of request ``i`` go; its replica, if it has one, stands at ``at``."""
     x = s.requests[i]
-    r = x.replica
+    r = as_int64(x.replica)
     close_request(s, i, FAILED, at)
     if x.place == HELD:
         hold_no_more(s, i)
         release(s, i)
         return
     q = s.replicas[r]
+    if x.place == MOVING:  # on its way; who is told of its end sends it nowhere
+        left(s, r)
+        return
     if q.hung:  # it does not listen: what it shows stays as it is
         x.place = 0
         release(s, i)
     elif x.place == RUNNING:  # leaves when the step is over
         q.leaving += 1
         look_again(s, r, at)
-        set_key(s, r, q.end_at)
-    elif x.place == WAITING:
+        plan(s, r, q.end_at)
+    elif x.place in (WAITING, PREFILLED):
         leave_queue(s, r, i)
         release(s, i)
         look_again(s, r, at)
-        set_key(s, r, q.end_at)
+        plan(s, r, q.end_at)
     left(s, r)
 
 
@@ -240,6 +269,7 @@ def drop_or_retry(s: State, i: int, at: float, retry: bool) -> bool:
         x.generated = 0
         x.lead = 0
         x.place = 0
+        s.extras[i].looked_up = 0
         return True
     close_request(s, i, DROPPED, at)
     release(s, i)

@@ -15,6 +15,10 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Int32s: TypeAlias = npt.NDArray[np.int32]
 Int64s: TypeAlias = npt.NDArray[np.int64]
 
+as_int64: Any = np.int64
+"""Makes of a number that an array keeps in fewer bits one of those that all functions take: else they would be
+compiled once for each kind."""
+
 NEVER = np.inf
 NOBODY = -1
 """Instead of the number of a request, a replica or a pool."""
@@ -33,8 +37,21 @@ MOST_RECENT = 10_000
 IDLE, SINGLE, JUMP = 0, 1, 2
 """What a replica does: nothing, one step that prefills, or decode steps up to the next that needs a look."""
 
-HELD, WAITING, RUNNING = 1, 2, 3
-"""Where a request is: at the gateway, in a replica's queue, in its batch."""
+HELD, WAITING, RUNNING, PREFILLED, MOVING = range(1, 6)
+"""Where a request is: at the gateway, in a replica's queue, in its batch; in the queue of a decode replica with its
+keys and values; prefilled, while these are on their way from the replica that has them."""
+
+UNIFIED, PREFILL, DECODE = range(3)
+"""``policies.fleet.Role``."""
+
+NO_CACHE, LRU, LFU = range(3)
+"""Which idle prefix goes first."""
+
+LEAST_CONNECTIONS, ROUND_ROBIN, LEAST_RESPONSE_TIME, POWER_OF_TWO, PREFIX_AWARE = range(5)
+"""``simulations.serving.ROUTINGS``, in its order."""
+
+ROUTES = 1 << 16
+"""Places of the table in which the gateway notes where prefixes went."""
 
 DONE, NEEDS_ARRIVALS, NEEDS_ROOM, DRAINED, EMPTY, PAUSED = range(6)
 """Why ``run`` came back: at the instant asked for, batch used up, an array is full, a draining replica has nothing
@@ -64,6 +81,9 @@ PROFILE = np.dtype(
         ("max_running", "i8"),
         ("max_batched_tokens", "i8"),
         ("block_tokens", "i8"),
+        ("kv_bytes_per_token", "i8"),
+        ("cache", "i8"),  # NO_CACHE also as long as no prompt has hashes
+        ("unit_blocks", "i8"),
     ],
     align=True,
 )
@@ -89,6 +109,50 @@ REQUEST = np.dtype(
     align=True,
 )
 """64 bytes, one line of the cache."""
+
+EXTRA = np.dtype(
+    [
+        ("hash_from", "i8"),  # its first hash among ``hashed``
+        ("hashes", "i4"),  # of whole units of its prompt
+        ("looked_up", "i4"),  # leading ones that its engine has looked up or offered to its prefix cache
+        ("answer", "i4"),  # output tokens that the client asked for: on a prefill replica ``output`` is 1
+        ("unused", "i4"),
+    ],
+    align=True,
+)
+"""What few worlds need of a request: prefixes, prefill and decode apart."""
+
+HASHED = np.dtype(
+    [
+        ("hash", "u8"),
+        ("unit", "i8"),  # the unit of its engine's prefix cache that the request uses; nobody when none
+    ],
+    align=True,
+)
+
+UNIT = np.dtype(
+    [
+        ("hash", "u8"),
+        ("turn", "i8"),  # grows with each unit that nobody uses any more
+        ("users", "i4"),
+        ("takes", "i4"),
+        ("place", "i4"),  # in the heap of idle units; of an unused record: the next one
+        ("unused", "i4"),
+    ],
+    align=True,
+)
+"""A piece of a prompt in the prefix cache of one replica."""
+
+ROUTE = np.dtype(
+    [
+        ("hash", "u8"),
+        ("replica", "i4"),
+        ("pool", "i4"),
+        ("life", "i8"),
+    ],
+    align=True,
+)
+"""Where a prefix was sent last."""
 
 TRAFFIC = np.dtype(
     [
@@ -152,6 +216,20 @@ REPLICA = np.dtype(
         ("scrape_lost_until", "f8"),
         ("exporter_stuck_until", "f8"),
         ("samples", "i8"),
+        ("life", "i8"),  # how many engines this record has had, whoever's they were
+        ("transfer_at", "f8"),  # end of the first transfer that is going on; infinity when there is none
+        ("link_free_at", "f8"),  # end of the last one
+        ("moving_head", "i4"),  # requests whose keys and values are on their way, in order
+        ("moving_tail", "i4"),
+        ("looked_up", "i8"),  # tokens
+        ("cached", "i8"),
+        ("seen_looked_up", "i8"),  # what the last scrape showed
+        ("seen_cached", "i8"),
+        ("turns", "i8"),
+        ("idle_units", "i4"),
+        ("unit_top", "i4"),  # records of units from here on were never used
+        ("unit_free", "i4"),  # chain of those that are not used any more
+        ("response_s", "f8"),  # mean time from sent to end; NaN before the first
     ],
     align=True,
 )
@@ -169,6 +247,8 @@ SAMPLE = np.dtype(
         ("failed_total", "f8"),
         ("ttft_p95_s", "f8"),
         ("tpot_mean_s", "f8"),
+        ("looked_up_tokens_total", "f8"),
+        ("cached_tokens_total", "f8"),
         ("there", "i8"),
     ],
     align=True,
@@ -180,6 +260,8 @@ POOL = np.dtype(
         ("credit", "f8"),
         ("members", "i8"),
         ("low", "i8"),  # fewest in flight at any member
+        ("role", "i8"),
+        ("response_s", "f8"),  # as a replica's, over all of the pool
     ],
     align=True,
 )
@@ -199,8 +281,10 @@ WORLD = np.dtype(
         ("ttft_s", "f8"),
         ("tpot_s", "f8"),
         ("bin_s", "f8"),
-        ("total_weight", "f8"),
-        ("only_pool", "i8"),
+        ("total_weight", "f8"),  # of unified or prefill pools
+        ("only_pool", "i8"),  # the one that gets all; nobody when there are several, or none
+        ("total_decode_weight", "f8"),
+        ("only_decode_pool", "i8"),
         ("cursor", "i8"),  # next arrival of the batch
         ("batch", "i8"),  # arrivals in the batch
         ("exhausted", "i8"),  # no batch comes after it
@@ -224,6 +308,22 @@ WORLD = np.dtype(
         ("too_early", "i8"),  # ends that came before they were expected: there must be none
         ("events", "i8"),
         ("keep_rows", "i8"),
+        ("routing", "i8"),
+        ("draws", "u8"),  # state of the gateway's random numbers
+        ("match_ratio", "f8"),
+        ("most_ahead", "i8"),
+        ("most_ratio", "f8"),
+        ("apart", "i8"),  # prefill and decode are
+        ("kv_bytes_per_s", "f8"),
+        ("kv_latency_s", "f8"),
+        ("unit_tokens", "i8"),
+        ("hashed", "i8"),  # some prompts have hashes
+        ("batch_hashed", "i8"),  # those of the batch do
+        ("table_size", "i8"),  # places in each table of units
+        ("seen_looked_up", "i8"),  # tokens, by what scrapes showed
+        ("seen_cached", "i8"),
+        ("joined", "i8"),  # how many that came prefilled need a block in the step that they join, which begins now
+        ("gave_way", "i8"),  # a prompt gave its blocks up in that step: nobody was admitted after it
     ],
     align=True,
 )
@@ -266,6 +366,14 @@ class State(NamedTuple):
         bin_ttft: ``int32[N, ...]``, their TTFT.
         rows: ``ROW[...]``; empty unless they are kept.
         arrival_s, prompt_tokens, output_tokens: The batch.
+        extras: ``EXTRA[S]``.
+        members: ``int32[P + 1, R]``, replicas in traffic by pool; in the last row, the place of each among its pool's.
+        hashed: ``HASHED[H]``, hashes of the batch and of requests that are still in the system.
+        offsets: ``int64[N + 1]``, where those of each request of the batch begin and end.
+        units: ``UNIT[R, C]``.
+        unit_index: ``int32[R, T + C]``, per replica a table of units by hash, each one more than its number and 0 for
+            none, then the heap of idle ones.
+        routes: ``ROUTE[ROUTES]``; empty unless the gateway is aware of prefixes.
     """
 
     world: Records
@@ -294,3 +402,10 @@ class State(NamedTuple):
     arrival_s: Floats
     prompt_tokens: Int32s
     output_tokens: Int32s
+    extras: Records
+    members: Int32s
+    hashed: Records
+    offsets: Int64s
+    units: Records
+    unit_index: Int32s
+    routes: Records

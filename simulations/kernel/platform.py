@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from simulations.kernel.compiled import called, entry
 from simulations.kernel.engine import look_again, steps_until
 from simulations.kernel.gateway import catch_up, drop_or_retry, send_or_hold
-from simulations.kernel.layout import IDLE, JUMP, NEVER, NOBODY, Int32s, State
-from simulations.kernel.routing import enter_traffic, leave_traffic
+from simulations.kernel.layout import IDLE, JUMP, NEVER, NOBODY, Int32s, State, as_int64
+from simulations.kernel.prefixes import forget_units
+from simulations.kernel.routing import enter_traffic, leave_traffic, next_pool
 from simulations.kernel.run import forget_ended, plan_other
-from simulations.kernel.timeline import set_key
+from simulations.kernel.timeline import plan, set_key
 
 BEGIN_LIFE, END_LIFE, OPEN, CLOSE, ASSIGN, LOSE, LOSE_WITH_RETRY, HANG, HANG_SHOWING_ZERO, CHANGE_SPEED, PLAN = range(
     11
@@ -33,6 +36,12 @@ def _clear(s: State, r: int) -> None:
     q.recent = q.recent_done = 0
     q.recent_tpot_s = 0.0
     q.failing_until = q.exporter_stuck_until = -NEVER
+    q.transfer_at = NEVER
+    q.link_free_at = 0.0
+    q.moving_head = NOBODY
+    q.looked_up = q.cached = q.seen_looked_up = q.seen_cached = 0
+    q.response_s = math.nan
+    forget_units(s, r)
     for phase in range(s.due.shape[1]):
         s.due[r, phase] = 0
     set_key(s, r, NEVER)
@@ -59,9 +68,12 @@ def act(s: State, verb: int, r: int, requests: Int32s, number: float) -> None:  
     elif verb == CHANGE_SPEED:
         _change_speed(s, r, number)
     lost = verb in (LOSE, LOSE_WITH_RETRY)
-    for i in requests:
+    for number_of in requests:
+        i = as_int64(number_of)
         if not lost or drop_or_retry(s, i, now, verb == LOSE_WITH_RETRY):
-            send_or_hold(s, i, now, verb != OPEN)
+            if verb != OPEN:
+                s.requests[i].pool = next_pool(s, s.requests[i].generated > 0)
+            send_or_hold(s, i, now)
     forget_ended(s)
     plan_other(s)
 
@@ -72,6 +84,7 @@ def _begin_life(s: State, r: int) -> None:
     _clear(s, r)
     q = s.replicas[r]
     q.alive = 1
+    q.life += 1
     q.free = s.profiles[q.pool].blocks
     q.finished = q.failed = 0
 
@@ -85,7 +98,7 @@ def _hang(s: State, r: int, shows_zero: bool) -> None:
     if q.mode == JUMP:
         q.m = steps_until(q, s.world[0].now)
     q.end_at = NEVER
-    set_key(s, r, NEVER)
+    plan(s, r, NEVER)
 
 
 @called
@@ -95,4 +108,4 @@ def _change_speed(s: State, r: int, slowdown: float) -> None:
     q.slowdown = slowdown
     if q.alive and not q.hung and q.mode != IDLE:
         look_again(s, r, s.world[0].now)
-        set_key(s, r, q.end_at)
+        plan(s, r, q.end_at)

@@ -27,11 +27,13 @@ from simulations.kernel.layout import (
     NOBODY,
     PAUSED,
     State,
+    as_int64,
 )
 from simulations.kernel.prefetching import prefetch
-from simulations.kernel.routing import least_outstanding, next_pool
+from simulations.kernel.routing import chosen_replica, next_pool
 from simulations.kernel.scraping import next_scraped, scrape
-from simulations.kernel.timeline import set_key
+from simulations.kernel.timeline import plan
+from simulations.kernel.transfers import end_transfers
 
 _END, _OTHER, _ARRIVAL = range(3)
 
@@ -72,14 +74,16 @@ def run(  # noqa: C901, PLR0912  the loop: each case is in one place for the com
                 if not _room_for_one_more(s, at):
                     return NEEDS_ROOM
             i = _arrive(s, at)
-            r = least_outstanding(s, s.requests[i].pool)
+            r = chosen_replica(s, i)
         elif kind == _OTHER:
             r = _other_replica(s, at)
         w.now = at
         if r != NOBODY:
             advance(s, r, at)
         if kind == _END:
-            set_key(s, r, next_end_at(s, r))
+            if w.apart and s.replicas[r].transfer_at <= at:
+                end_transfers(s, r, at)
+            plan(s, r, next_end_at(s, r))
         elif kind == _OTHER:
             _other(s, at)
         elif r == NOBODY:
@@ -129,11 +133,13 @@ def _arrive(s: State, at: float) -> int:
     x.generated = 0
     x.lead = 0
     x.replica = NOBODY
-    x.pool = next_pool(s)
+    x.pool = next_pool(s, x.generated > 0)
     x.place = 0
     x.ended = 0
     x.retried = 0
     x.row = row
+    if w.hashed or w.apart:
+        _note_extras(s, i)
     s.watched[row % s.watched.shape[0]] = i
     if w.next_patience_at == NEVER:
         w.next_patience_at = at + w.patience_s
@@ -148,10 +154,25 @@ def _arrive(s: State, at: float) -> int:
         kept.first_token_at = math.nan
         kept.finished_at = math.nan
         kept.prompt = x.prompt
-        kept.output = x.output
+        kept.output = s.output_tokens[w.cursor - 1]
         kept.pool = NOBODY
         kept.status = 0
     return i
+
+
+@called
+def _note_extras(s: State, i: int) -> None:
+    """Take in what few worlds need of request ``i``, the next of the batch."""
+    w = s.world[0]
+    e = s.extras[i]
+    x = s.requests[i]
+    e.answer = x.output
+    if w.apart:
+        x.output = 1
+    e.hashes = e.looked_up = 0
+    if w.batch_hashed:
+        e.hash_from = s.offsets[w.cursor]
+        e.hashes = min(s.offsets[w.cursor + 1] - e.hash_from, x.prompt // w.unit_tokens)
 
 
 @called
@@ -175,7 +196,7 @@ def _other_replica(s: State, at: float) -> int:
     if w.next_patience_at <= at:
         forget_ended(s)
         if w.next_patience_at <= at:
-            return s.requests[s.watched[w.oldest % s.watched.shape[0]]].replica
+            return as_int64(s.requests[s.watched[w.oldest % s.watched.shape[0]]].replica)
     return NOBODY
 
 
@@ -186,10 +207,10 @@ def _other(s: State, at: float) -> None:
     if w.next_scrape_at <= at:
         scrape(s, next_scraped(s), at)
     elif w.next_patience_at <= at:
-        give_up(s, s.watched[w.oldest % s.watched.shape[0]], at)
+        give_up(s, as_int64(s.watched[w.oldest % s.watched.shape[0]]), at)
         forget_ended(s)
     elif w.held > 0 and s.requests[w.held_head].timed_at <= at:
-        i = w.held_head
+        i = as_int64(w.held_head)
         hold_no_more(s, i)
         close_request(s, i, FAILED, at)
         release(s, i)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from simulations.kernel.compiled import called, inlined
 from simulations.kernel.engine import blocks_due, steps_until
-from simulations.kernel.layout import JUMP, Floats, State
+from simulations.kernel.layout import JUMP, Floats, State, as_int64
 
 
 @inlined
-def next_scraped(s: State) -> int:
+def next_scraped(s: State) -> Any:
     """Return the replica that is scraped next."""
-    return s.scrape_order[s.world[0].scrape_first]
+    return as_int64(s.scrape_order[s.world[0].scrape_first])
 
 
 @called
@@ -49,6 +50,8 @@ def scrape(s: State, r: int, at: float) -> None:
         sample.failed_total = before.failed_total
         sample.ttft_p95_s = before.ttft_p95_s
         sample.tpot_mean_s = before.tpot_mean_s
+        sample.looked_up_tokens_total = before.looked_up_tokens_total
+        sample.cached_tokens_total = before.cached_tokens_total
     elif q.alive:
         _sample(s, r, at)
 
@@ -61,7 +64,7 @@ def _sample(s: State, r: int, at: float) -> None:
     free = q.free
     if q.mode == JUMP:
         # A hung engine stays in the step in which it hung.
-        steps = q.m if q.hung else steps_until(q, at)
+        steps = as_int64(q.m) if q.hung else steps_until(q, at)
         free -= blocks_due(s, r, steps + 1)
     sample.there = 1
     sample.running = 0 if q.shows_zero else q.running
@@ -76,6 +79,12 @@ def _sample(s: State, r: int, at: float) -> None:
     if 2 * q.recent > s.recent_ttft_s.shape[1] and s.recent_ttft_s.shape[1] < s.scratch.shape[0]:
         s.world[0].recent_short = 1
     sample.tpot_mean_s = q.recent_tpot_s / q.recent_done if q.recent_done > 0 else math.nan
+    sample.looked_up_tokens_total = q.looked_up
+    sample.cached_tokens_total = q.cached
+    s.world[0].seen_looked_up += q.looked_up - q.seen_looked_up
+    s.world[0].seen_cached += q.cached - q.seen_cached
+    q.seen_looked_up = q.looked_up
+    q.seen_cached = q.cached
     q.recent = q.recent_done = 0
     q.recent_tpot_s = 0.0
 

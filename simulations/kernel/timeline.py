@@ -35,6 +35,14 @@ def set_key(s: State, r: int, at: float) -> None:
 
 
 @inlined
+def plan(s: State, r: int, at: float) -> None:
+    """Let the instant of replica ``r`` be ``at``, or that at which its next transfer ends, whichever comes first."""
+    if s.world[0].apart:
+        at = min(at, s.replicas[r].transfer_at)
+    set_key(s, r, at)
+
+
+@inlined
 def _first(numbers: Any) -> Any:
     """Return where the least of a few numbers is, the first of equal ones.
 

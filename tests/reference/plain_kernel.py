@@ -112,7 +112,9 @@ class PlainKernel:
 
     # Load and time
 
-    def feed(self, arrival_s: npt.ArrayLike, prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike) -> None:
+    def feed(
+        self, arrival_s: npt.ArrayLike, prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike, hashes: Any = None
+    ) -> None:
         columns = (np.asarray(column).tolist() for column in (arrival_s, prompt_tokens, output_tokens))
         self._batch = list(zip(*columns, strict=True))
         self._cursor = 0
@@ -396,7 +398,7 @@ class PlainKernel:
         replica.samples.append((at, figures))
         kept = self.state.samples.shape[1]
         self.state.samples[replica.number, record["samples"] % kept] = (
-            (at, *figures, 1) if figures is not None else (at, *([0.0] * 10), 0)
+            (at, *figures, 0.0, 0.0, 1) if figures is not None else (at, *([0.0] * 12), 0)
         )
         record["samples"] += 1
 
