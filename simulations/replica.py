@@ -99,8 +99,8 @@ class ReplicaEngine(Generic[RequestT]):
 
     After ``end_step``, ``first_tokens`` holds the requests whose prefill ended in that step (also those that were
     prefilled anew after a preemption) and ``finished`` those that generated their last token in it, both in order of
-    admission. What the last step begun consists of is in ``step_decodes`` (sequences), ``step_kv_tokens`` (that they hold), ``step_prompt_tokens``
-    and ``step_prompt_squares`` (the chunks, as the step time counts them).
+    admission. What the last step begun consists of is in ``step_decodes`` (sequences), ``step_kv_tokens`` (that they
+    hold), ``step_prompt_tokens`` and ``step_prompt_squares`` (the chunks, as the step time counts them).
 
     Args:
         profile: Timing and limits.
@@ -145,7 +145,7 @@ class ReplicaEngine(Generic[RequestT]):
         self._admissions = 0
         self._decoding = 0
         self._decode_kv_tokens = 0
-        self._ending: dict[int, list[RequestT]] = {}  # by step; entries of withdrawn requests stay and are stale
+        self._ending: dict[int, list[RequestT]] = {}  # by step; those of withdrawn requests stay, stale or double
         self._due = [0] * profile.block_tokens  # decoding sequences by (lead mod block): who needs a block in a step
         self._partial: RequestT | None = None
         self._stepping = False
@@ -254,7 +254,7 @@ class ReplicaEngine(Generic[RequestT]):
             self.finished.clear()
         ending = self._ending.pop(steps, None)
         if ending is not None:
-            self.finished += [request for request in ending if request.ends_at_step == steps]
+            self.finished += dict.fromkeys(request for request in ending if request.ends_at_step == steps)
         for request in self.first_tokens:
             self._start_decoding(request)
         self._stepping = False
@@ -337,6 +337,8 @@ class ReplicaEngine(Generic[RequestT]):
         if blocks > self.free_blocks:
             return False
         self.free_blocks -= blocks
+        if self._prefixes is not None:
+            self._prefixes.shrink_to(max(0, self.free_blocks))
         request.kv_ready = False
         request.prefilled = request.prompt_tokens
         self._decode_from(request, self.steps_total)
