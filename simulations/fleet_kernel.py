@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.engine_profile import EngineProfile
+from simulations.block_hashes import BlockHashes
 from simulations.kernel import platform
 from simulations.kernel.arrays import (
     Timing,
@@ -28,6 +29,9 @@ from simulations.kernel.layout import (
     WAITING,
 )
 from simulations.kernel.run import run
+from simulations.serving import Serving
+
+_UNIFIED = Serving()
 
 _EVENTS_PER_CALL = 400_000
 """A quarter of a second's worth: an interrupt waits for a compiled call to return."""
@@ -43,6 +47,7 @@ class FleetKernel:
         epoch_at: Instant of second 0, for those who think in instants.
         keep_rows: Whether a row per request is kept.
         replicas: For how many there is room before arrays grow.
+        serving: How the pools serve together; only the default is known.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class FleetKernel:
         epoch_at: float = 0.0,
         keep_rows: bool = False,
         replicas: int = 8,
+        serving: Serving = _UNIFIED,
     ) -> None:
         announce(platform.act)
         self.state = new_state(profiles, timing, replicas, samples, keep_rows=keep_rows)
@@ -69,7 +75,13 @@ class FleetKernel:
 
     # Load
 
-    def feed(self, arrival_s: npt.ArrayLike, prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike) -> None:
+    def feed(
+        self,
+        arrival_s: npt.ArrayLike,
+        prompt_tokens: npt.ArrayLike,
+        output_tokens: npt.ArrayLike,
+        hashes: BlockHashes | None = None,
+    ) -> None:
         """Let these requests, in order of arrival, follow those that have arrived. The batch before must be used up."""
         self.state = self.state._replace(
             arrival_s=np.array(arrival_s, np.float64, ndmin=1),

@@ -169,6 +169,8 @@ SAMPLE = np.dtype(
         ("failed_total", "f8"),
         ("ttft_p95_s", "f8"),
         ("tpot_mean_s", "f8"),
+        ("looked_up_tokens_total", "f8"),
+        ("cached_tokens_total", "f8"),
         ("there", "i8"),
     ],
     align=True,
@@ -212,6 +214,8 @@ WORLD = np.dtype(
         ("within", "i8"),
         ("output_tokens", "i8"),  # of completed requests
         ("good_tokens", "i8"),
+        ("seen_looked_up", "i8"),  # prompt tokens that prefix caches were asked for, as far as scrapes have shown them
+        ("seen_cached", "i8"),  # those of them that were there
         ("held", "i8"),
         ("held_head", "i8"),
         ("held_tail", "i8"),

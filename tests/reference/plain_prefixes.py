@@ -62,7 +62,7 @@ class PlainPrefixes:
                 unit.idle_turn = self._turns
 
     def shrink_to(self, units: int) -> None:
-        """Give up idle units until ``units`` are left: first those taken least often (lfu), first those longest idle."""
+        """Give up idle units until ``units`` are left, those taken least often (lfu) or longest idle first."""
         while len(self.idle) > units:
             del self.units[min(self.idle, key=self._goes_at)]
 
