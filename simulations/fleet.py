@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from policies.fleet import Phase, PoolKey
+from policies.fleet import Phase, PoolKey, Role
 from policies.slo import ServiceObjective
+from simulations.block_hashes import BLOCK_TOKENS, BlockHashes
 from simulations.clock import EventQueue, VirtualClock
 from simulations.cluster import SimulatedCluster
 from simulations.faults import (
@@ -39,12 +40,16 @@ from simulations.platform_settings import PlatformSettings
 from simulations.pool import PoolSpec, SimulatedPool
 from simulations.router import SimulatedRouter
 from simulations.scheduling import Berth, Scheduler
+from simulations.serving import Serving
 from simulations.settings import FleetSettings
 from simulations.tallies import Tallies
 
 
 class Arrivals(Protocol):
-    """The columns of a ``simulations.trace.RequestBatch`` that the fleet reads."""
+    """The columns of a ``simulations.trace.RequestBatch`` that the fleet reads.
+
+    A batch may have ``block_hashes`` as well, ``BlockHashes`` of N prompts or None.
+    """
 
     @property
     def arrival_s(self) -> npt.NDArray[np.float64]:
@@ -76,6 +81,7 @@ class SimulatedFleet:
         seed: Decides lead times, reclaims and scrape phases.
         platform: Nodes, GPU stock and quota, spot, and who pays for what.
         keep_rows: Whether ``outcomes`` has a row for every request; memory then grows with their number.
+        unit_tokens: Prompt tokens that one of the block hashes covers.
         kernel_of: Makes what serves the requests; tests put a slow and plain one in its place.
 
     Attributes:
@@ -85,7 +91,7 @@ class SimulatedFleet:
         ValueError: If the pools do not belong together.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last two are there for tests
         self,
         pools: Sequence[PoolSpec],
         requests: Iterable[Arrivals],
@@ -95,6 +101,7 @@ class SimulatedFleet:
         platform: PlatformSettings | None = None,
         *,
         keep_rows: bool = False,
+        unit_tokens: int = BLOCK_TOKENS,
         kernel_of: Callable[..., FleetKernel] = FleetKernel,
     ) -> None:
         self._model = _one_model([spec.key for spec in pools])
@@ -110,6 +117,7 @@ class SimulatedFleet:
             epoch_at=settings.epoch_at,
             keep_rows=keep_rows,
             replicas=sum(spec.replicas for spec in pools) + 1,
+            serving=_serving(pools, settings, seed, unit_tokens),
         )
         self.tallies = Tallies(self._kernel)
         self._gateway = Gateway(_first_shares(pools), self._kernel)
@@ -184,7 +192,8 @@ class SimulatedFleet:
         """Give the kernel the next batch that is not empty, or tell it that there is none."""
         for batch in self._batches:
             if len(batch.arrival_s):
-                self._kernel.feed(batch.arrival_s, batch.prompt_tokens, batch.output_tokens)
+                hashes: BlockHashes | None = getattr(batch, "block_hashes", None)
+                self._kernel.feed(batch.arrival_s, batch.prompt_tokens, batch.output_tokens, hashes)
                 return
         self._kernel.no_more_arrivals()
 
@@ -298,9 +307,37 @@ def _recover(replica: FleetReplica, factor: float, _at: float) -> None:
 
 
 def _first_shares(pools: Sequence[PoolSpec]) -> list[float]:
-    """Return the first weights scaled to a sum of one; equal ones when all are zero."""
-    total = math.fsum(spec.first_weight for spec in pools)
-    return [spec.first_weight / total if total else 1.0 / len(pools) for spec in pools]
+    """Return the first weights, scaled to a sum of one in each stage; equal ones where all of a stage are zero."""
+    stages = [[other for other in pools if _decodes(other) == _decodes(spec)] for spec in pools]
+    totals = [math.fsum(spec.first_weight for spec in stage) for stage in stages]
+    return [
+        spec.first_weight / total if total else 1.0 / len(stage)
+        for spec, stage, total in zip(pools, stages, totals, strict=True)
+    ]
+
+
+def _decodes(spec: PoolSpec) -> bool:
+    """Return whether the pool is of the second stage."""
+    return spec.key.role is Role.DECODE
+
+
+def _serving(pools: Sequence[PoolSpec], settings: FleetSettings, seed: int, unit_tokens: int) -> Serving:
+    roles = tuple(spec.key.role for spec in pools)
+    if set(roles) not in ({Role.UNIFIED}, {Role.PREFILL, Role.DECODE}):
+        raise ValueError(
+            f"pools are all unified, or there are prefill and decode pools and no others: {[str(s.key) for s in pools]}"
+        )
+    return Serving(
+        roles=() if Role.UNIFIED in roles else roles,
+        routing=settings.routing,
+        seed=seed,
+        unit_tokens=unit_tokens,
+        prefix_match_ratio=settings.prefix_match_ratio,
+        prefix_most_ahead=settings.prefix_most_ahead,
+        prefix_most_ratio=settings.prefix_most_ratio,
+        kv_bytes_per_s=settings.kv_gb_per_s * 1e9,
+        kv_latency_s=settings.kv_latency_s,
+    )
 
 
 def _one_model(keys: Sequence[PoolKey]) -> str:

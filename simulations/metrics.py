@@ -35,6 +35,8 @@ class _GatewayScrape:
     within: int
     completed: int
     output_tokens: int
+    seen_looked_up: int
+    seen_cached: int
     held: int
     alive: tuple[str, ...]
     in_flight: npt.NDArray[np.int32]
@@ -120,6 +122,8 @@ class SimulatedMetrics:
             within=int(world["within"]),
             completed=int(world["completed"]),
             output_tokens=int(world["output_tokens"]),
+            seen_looked_up=int(world["seen_looked_up"]),
+            seen_cached=int(world["seen_cached"]),
             held=int(world["held"]),
             alive=tuple(replica.id for replica in alive),
             in_flight=state.traffic["in_flight"][rows],
@@ -179,9 +183,8 @@ class SimulatedMetrics:
         known = found & (newest["there"] != 0)
         replicas: dict[str, ReplicaMetrics] = {}
         missing: list[str] = []
-        for replica, sampled, (sampled_at, *figures, _looked_up, _cached, _there) in zip(
-            watched, known.tolist(), newest.tolist(), strict=True
-        ):
+        samples = zip(watched, known.tolist(), newest.tolist(), strict=True)
+        for replica, sampled, (sampled_at, *figures, _looked_up, _cached, _there) in samples:
             if sampled:
                 replicas[replica.id] = ReplicaMetrics(epoch_at + sampled_at, *figures)
             elif replica.phase in (Phase.READY, Phase.DRAINING):
@@ -199,6 +202,7 @@ class SimulatedMetrics:
             requests_per_s=requests_per_s,
             prompt_tokens_per_s=(now.prompt_tokens - before.prompt_tokens) / elapsed_s,
             output_tokens_per_s=requests_per_s * self._mean_output_tokens(visible),
+            cached_prompt_ratio=self._cached_prompt_ratio(visible),
         )
 
     def _mean_output_tokens(self, visible: list[_GatewayScrape]) -> float:
@@ -208,6 +212,15 @@ class SimulatedMetrics:
         if now.completed > before.completed:
             return (now.output_tokens - before.output_tokens) / (now.completed - before.completed)
         return now.output_tokens / now.completed if now.completed else self._settings.output_tokens_prior
+
+    def _cached_prompt_ratio(self, visible: list[_GatewayScrape]) -> float:
+        """Share found of the prompt tokens that prefix caches were asked for in that window; 0 when for none."""
+        now = visible[-1]
+        before = _at_or_before(visible, now.at - self._settings.output_tokens_window_s)
+        if now.seen_looked_up <= before.seen_looked_up:
+            return 0.0
+        ratio = (now.seen_cached - before.seen_cached) / (now.seen_looked_up - before.seen_looked_up)
+        return min(max(ratio, 0.0), 1.0)
 
     def _service(self, visible: list[_GatewayScrape]) -> ServiceLevel | None:
         """Ends over the objective's window, or over the time since the start while that is shorter."""

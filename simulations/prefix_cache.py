@@ -5,7 +5,8 @@ the hashes of the trace say (512 tokens in Mooncake's, one KV block where an eng
 (``vllm/v1/core/kv_cache_manager.py``, ``block_pool.py``, release 0.19) a unit can be found from the step on that
 schedules its last token; requests that run share it; when the last of them is gone it stays, idle, until its blocks
 are wanted for something else. A request gives its units back from the last to the first, so that the tail of a prefix,
-which fewer prompts share, goes before its head.
+which fewer prompts share, goes before its head; of those that leave with the same step, who was admitted first gives
+back first.
 
 Only prompts have hashes. What a request generated is not found again, although engines keep that too.
 """

@@ -15,6 +15,8 @@ vLLM V1 (``vllm/v1/core/sched/scheduler.py``, release 0.19) with its defaults: p
   them again, but for at least its last token. Units in use are held once, however many use them.
 * A request whose prompt was prefilled elsewhere (``come_prefilled``) waits like any other, takes the blocks of its
   whole prompt when it is admitted, and decodes in that very step. Preempted, it is prefilled here like any other.
+* Those that leave the batch with a step give back their units of the prefix cache in order of admission. One whose
+  keys and values are still wanted elsewhere (``keeps_blocks``) gives back blocks and units when it is let go.
 
 No work is done per sequence and step. All decoding sequences advance together, so the number of steps done tells
 what each of them holds, in which step it ends and in which steps it crosses into a new block.
@@ -39,6 +41,8 @@ class EngineRequest:
         generated: Tokens generated when it last stopped or began to decode.
         prefilled: Tokens in the KV cache while it is being prefilled.
         kv_ready: Whether the keys and values of its prompt, and its first token, come with it.
+        keeps_blocks: Whether it keeps what it has in the KV cache when it has ended, until ``ReplicaEngine.let_go``.
+        admission: How many the engine had admitted when it admitted this one last.
         hashes: Of the leading units of its prompt; empty when not known.
         held_units: Those of them that it uses in the prefix cache, in order.
         hashed_units: Leading units that have been looked up or offered to the prefix cache.
@@ -48,11 +52,13 @@ class EngineRequest:
     """
 
     __slots__ = (
+        "admission",
         "ends_at_step",
         "generated",
         "hashed_units",
         "hashes",
         "held_units",
+        "keeps_blocks",
         "kv_ready",
         "lead",
         "output_tokens",
@@ -75,6 +81,8 @@ class EngineRequest:
         self.held_units: list[int] = []
         self.hashed_units = 0
         self.kv_ready = False
+        self.keeps_blocks = False
+        self.admission = -1
 
     def come_prefilled(self) -> None:
         """Be, for the next engine, a request that another has prefilled and given its first token."""
@@ -90,9 +98,9 @@ class ReplicaEngine(Generic[RequestT]):
     """One engine with continuous batching. Time is the caller's: it asks for a step and says when the step is over.
 
     After ``end_step``, ``first_tokens`` holds the requests whose prefill ended in that step (also those that were
-    prefilled anew after a preemption) and ``finished`` those that generated their last token in it. What the last step
-    begun consists of is in ``step_decodes`` (sequences), ``step_kv_tokens`` (that they hold), ``step_prompt_tokens``
-    and ``step_prompt_squares`` (the chunks, as the step time counts them).
+    prefilled anew after a preemption) and ``finished`` those that generated their last token in it, both in order of
+    admission. What the last step begun consists of is in ``step_decodes`` (sequences), ``step_kv_tokens`` (that they
+    hold), ``step_prompt_tokens`` and ``step_prompt_squares`` (the chunks, as the step time counts them).
 
     Args:
         profile: Timing and limits.
@@ -134,9 +142,10 @@ class ReplicaEngine(Generic[RequestT]):
         self._max_batched_tokens = profile.max_batched_tokens
         self._block_tokens = profile.block_tokens
         self._running: dict[RequestT, None] = {}  # in order of admission
+        self._admissions = 0
         self._decoding = 0
         self._decode_kv_tokens = 0
-        self._ending: dict[int, list[RequestT]] = {}  # by step; entries of withdrawn requests stay and are stale
+        self._ending: dict[int, list[RequestT]] = {}  # by step; those of withdrawn requests stay, stale or double
         self._due = [0] * profile.block_tokens  # decoding sequences by (lead mod block): who needs a block in a step
         self._partial: RequestT | None = None
         self._stepping = False
@@ -200,6 +209,7 @@ class ReplicaEngine(Generic[RequestT]):
     def abort(self, request: RequestT) -> None:
         """Drop the request; one that is in a step leaves when the step ends. One that is not here is ignored."""
         if request in self._running:
+            request.keeps_blocks = False
             if self._stepping:
                 self._aborted.append(request)
             else:
@@ -244,17 +254,19 @@ class ReplicaEngine(Generic[RequestT]):
             self.finished.clear()
         ending = self._ending.pop(steps, None)
         if ending is not None:
-            for request in ending:
-                if request.ends_at_step == steps:
-                    self._finish(request)
+            self.finished += dict.fromkeys(request for request in ending if request.ends_at_step == steps)
         for request in self.first_tokens:
             self._start_decoding(request)
         self._stepping = False
+        self.finished.sort(key=_admission)
+        leaving = self.finished
         if self._aborted:
-            for request in self._aborted:
-                if request in self._running:
-                    self._withdraw(request)
+            leaving = sorted({*self.finished, *self._aborted}, key=_admission)
             self._aborted.clear()
+        for request in leaving:
+            self._leave_batch(request)
+            if not request.keeps_blocks:
+                self.let_go(request)
 
     def _plan_prefill(self, budget: int, may_admit: bool) -> float:
         """Hand out ``budget`` tokens to prompts; return the prefill time without its base, in seconds."""
@@ -273,7 +285,7 @@ class ReplicaEngine(Generic[RequestT]):
                 if request.kv_ready:
                     if not self._admit_prefilled(request):
                         break
-                    running[waiting.popleft()] = None
+                    self._admit_first()
                     budget -= 1
                     continue
                 if self._prefixes is not None and request.hashes:
@@ -281,7 +293,7 @@ class ReplicaEngine(Generic[RequestT]):
                         break
                 elif -(-(request.prompt_tokens + request.generated) // block_tokens) > self.free_blocks:
                     break
-                running[waiting.popleft()] = None
+                self._admit_first()
                 cached = request.prefilled
                 chunk = self._prefill_chunk(request, budget - tokens)
                 tokens += chunk
@@ -289,6 +301,13 @@ class ReplicaEngine(Generic[RequestT]):
         self.prompt_tokens_total += tokens
         self.step_prompt_tokens, self.step_prompt_squares = tokens, squares
         return tokens * self._prefill_per_token_s + squares * self._prefill_per_token2_s
+
+    def _admit_first(self) -> None:
+        """Move the first of the queue, which has been found to fit, into the batch."""
+        request = self.waiting.popleft()
+        request.admission = self._admissions
+        self._admissions += 1
+        self._running[request] = None
 
     def _prefill_chunk(self, request: RequestT, budget: int) -> int:
         """Prefill up to ``budget`` tokens of an admitted request; return how many.
@@ -318,6 +337,8 @@ class ReplicaEngine(Generic[RequestT]):
         if blocks > self.free_blocks:
             return False
         self.free_blocks -= blocks
+        if self._prefixes is not None:
+            self._prefixes.shrink_to(max(0, self.free_blocks))
         request.kv_ready = False
         request.prefilled = request.prompt_tokens
         self._decode_from(request, self.steps_total)
@@ -354,7 +375,7 @@ class ReplicaEngine(Generic[RequestT]):
         if request.generated < request.output_tokens:
             self._decode_from(request, self.steps_total)
         else:
-            self._finish(request)
+            self.finished.append(request)
 
     def _decode_from(self, request: RequestT, steps: int) -> None:
         """Let the request decode from the step after ``steps`` on, with what is prefilled of it."""
@@ -364,10 +385,6 @@ class ReplicaEngine(Generic[RequestT]):
         self._decode_kv_tokens += request.prefilled
         self._due[request.lead % self._block_tokens] += 1
         self._ending.setdefault(request.ends_at_step, []).append(request)
-
-    def _finish(self, request: RequestT) -> None:
-        self._withdraw(request)
-        self.finished.append(request)
 
     def _make_room(self) -> int:
         """Preempt from the last admitted on until the blocks due in this step are free; return how many are due."""
@@ -382,11 +399,14 @@ class ReplicaEngine(Generic[RequestT]):
         self.preemptions_total += 1
 
     def _withdraw(self, request: RequestT) -> None:
-        """Take a request out of the batch and free its blocks; remember what it has generated."""
+        self._leave_batch(request)
+        self.let_go(request)
+
+    def _leave_batch(self, request: RequestT) -> None:
+        """Take a request out of the batch; remember what it has generated and how much of it is in the KV cache."""
         del self._running[request]
-        held = request.prefilled
         if request.ends_at_step >= 0:
-            held = self.steps_total - request.lead
+            held = request.prefilled = self.steps_total - request.lead
             request.generated = request.output_tokens - (request.ends_at_step - self.steps_total)
             request.ends_at_step = -1
             self._decoding -= 1
@@ -394,13 +414,20 @@ class ReplicaEngine(Generic[RequestT]):
             self._due[request.lead % self._block_tokens] -= 1
         elif request is self._partial:
             self._partial = None
-        self.free_blocks += -(-held // self._block_tokens)
+
+    def let_go(self, request: RequestT) -> None:
+        """Free the blocks of a request that has left the batch, and give back its units."""
+        self.free_blocks += -(-request.prefilled // self._block_tokens)
         request.prefilled = 0
         if self._prefixes is not None and request.hashed_units:
             still_used = len(request.held_units) - self._prefixes.give_back(request.held_units)
             self.free_blocks -= still_used * self._prefixes.unit_blocks
             request.held_units = []
             request.hashed_units = 0
+
+
+def _admission(request: EngineRequest) -> int:
+    return request.admission
 
 
 def run_alone(engine: ReplicaEngine[RequestT], arrivals: Sequence[tuple[float, RequestT]]) -> Iterator[float]:

@@ -117,6 +117,7 @@ def new_state(
     )
     state.world["free_head"] = 0
     state.world["apart"] = DECODE in roles
+    state.world["in_order"] = DECODE in roles or serving.routing == "least_response_time"
     return state
 
 
@@ -170,7 +171,7 @@ def with_prefixes(state: State, caches: Sequence[int]) -> State:
     for size in profiles["block_tokens"].tolist():
         if int(w["unit_tokens"]) % size:
             raise ValueError(f"a hash covers {w['unit_tokens']} tokens, which are no whole blocks of {size}")
-    w["hashed"] = 1
+    w["hashed"] = w["in_order"] = 1
     if not len(profiles):
         return state
     # Of the step that is going on, units are kept before idle ones make room for them.

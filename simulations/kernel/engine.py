@@ -248,7 +248,7 @@ def _admit_first(s: State, r: int) -> Any:
     q.running += 1
     if came_prefilled:
         _join(s, r, i)
-    elif s.profiles[q.pool].cache != NO_CACHE and s.extras[i].hashes > 0:
+    elif s.profiles[q.pool].cache != NO_CACHE and s.extras[i].has_hashes != 0:
         take_units(s, r, i)
     return came_prefilled
 
@@ -329,7 +329,7 @@ def end(s: State, r: int, at: float) -> None:
         i = following
     if q.leaving > 0:
         _let_leave(s, r)
-    if q.done != NOBODY and (s.world[0].hashed or s.world[0].apart):
+    if q.done != NOBODY and s.world[0].in_order:
         _settle_blocks(s, r)
 
 

@@ -116,7 +116,7 @@ EXTRA = np.dtype(
         ("hashes", "i4"),  # of whole units of its prompt
         ("looked_up", "i4"),  # leading ones that its engine has looked up or offered to its prefix cache
         ("answer", "i4"),  # output tokens that the client asked for: on a prefill replica ``output`` is 1
-        ("unused", "i4"),
+        ("has_hashes", "i4"),  # if only of less than one unit
     ],
     align=True,
 )
@@ -314,14 +314,15 @@ WORLD = np.dtype(
         ("most_ahead", "i8"),
         ("most_ratio", "f8"),
         ("apart", "i8"),  # prefill and decode are
+        ("in_order", "i8"),  # of admission: that in which requests that leave with one step do so matters
         ("kv_bytes_per_s", "f8"),
         ("kv_latency_s", "f8"),
         ("unit_tokens", "i8"),
         ("hashed", "i8"),  # some prompts have hashes
         ("batch_hashed", "i8"),  # those of the batch do
         ("table_size", "i8"),  # places in each table of units
-        ("seen_looked_up", "i8"),  # tokens, by what scrapes showed
-        ("seen_cached", "i8"),
+        ("seen_looked_up", "i8"),  # prompt tokens that prefix caches were asked for, as far as scrapes have shown them
+        ("seen_cached", "i8"),  # those of them that were there
         ("joined", "i8"),  # how many that came prefilled need a block in the step that they join, which begins now
         ("gave_way", "i8"),  # a prompt gave its blocks up in that step: nobody was admitted after it
     ],

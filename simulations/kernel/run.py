@@ -169,9 +169,10 @@ def _note_extras(s: State, i: int) -> None:
     e.answer = x.output
     if w.apart:
         x.output = 1
-    e.hashes = e.looked_up = 0
+    e.hashes = e.looked_up = e.has_hashes = 0
     if w.batch_hashed:
         e.hash_from = s.offsets[w.cursor]
+        e.has_hashes = s.offsets[w.cursor + 1] > e.hash_from
         e.hashes = min(s.offsets[w.cursor + 1] - e.hash_from, x.prompt // w.unit_tokens)
 
 

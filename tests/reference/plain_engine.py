@@ -2,40 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence as Hashes
+from dataclasses import dataclass, field
 
 from policies.engine_profile import EngineProfile
+from tests.reference.plain_prefixes import PlainPrefixes
 
 
 @dataclass(eq=False)
 class Sequence:
-    """One request in an engine: ``kv`` of its tokens are in the cache, in ``blocks`` blocks."""
+    """One request in an engine: ``kv`` of its tokens are in the cache, in ``blocks`` blocks.
+
+    ``units`` are those of the prefix cache that it uses; they are among its blocks. Of the ``hashes`` of its prompt as
+    many as ``seen`` have been looked up or offered. ``kv_ready`` when it comes with its prompt's keys and values,
+    ``keeps_blocks`` when it has them still when it has ended, until it is let go.
+    """
 
     name: int
     prompt: int
     output: int
+    hashes: Hashes[int] = ()
     generated: int = 0
     kv: int = 0
     blocks: int = 0
     decodes: bool = False
+    kv_ready: bool = False
+    keeps_blocks: bool = False
+    units: list[int] = field(default_factory=list)
+    seen: int = 0
+
+    def come_prefilled(self) -> None:
+        self.generated = 1
+        self.kv_ready = True
 
 
 class PlainEngine:
     """The rules of ``simulations.replica`` spelt out for each sequence in each step.
 
-    ``first_tokens`` are those whose prefill ended in the last step, ``finished`` those that ended in it.
+    ``first_tokens`` are those whose prefill ended in the last step, ``finished`` those that ended in it, ``kept`` those
+    that ended and have their blocks still.
     """
 
-    def __init__(self, profile: EngineProfile) -> None:
+    def __init__(self, profile: EngineProfile, unit_tokens: int = 0) -> None:
         self.profile = profile
-        self.total = self.free = profile.kv_cache_tokens // profile.block_tokens
+        self.unit_tokens = unit_tokens
+        self.total = profile.kv_cache_tokens // profile.block_tokens
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.kept: list[Sequence] = []
         self.first_tokens: list[Sequence] = []
         self.finished: list[Sequence] = []
         self.steps_total = self.prompt_tokens_total = self.output_tokens_total = self.preemptions_total = 0
+        self.looked_up_tokens_total = self.cached_tokens_total = 0
+        self.prefixes: PlainPrefixes | None = None
+        if unit_tokens and profile.prefix_cache != "off":
+            self.prefixes = PlainPrefixes(profile.prefix_cache)
         self._scheduled: list[tuple[Sequence, int]] = []
         self._aborted: list[Sequence] = []
+
+    @property
+    def free(self) -> int:
+        """Blocks that nobody uses: each has its own, and units in use are there once. Idle ones count as free."""
+        own = sum(each.blocks - len(each.units) * self._unit_blocks for each in [*self.running, *self.kept])
+        shared = len(self.prefixes.used) * self._unit_blocks if self.prefixes is not None else 0
+        return self.total - own - shared
+
+    @property
+    def _unit_blocks(self) -> int:
+        return self.unit_tokens // self.profile.block_tokens
 
     def submit(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -47,34 +81,31 @@ class PlainEngine:
         elif sequence in self.running:
             self._aborted.append(sequence)
 
+    def let_go(self, sequence: Sequence) -> None:
+        """Free the blocks of one that is kept."""
+        self.kept.remove(sequence)
+        self._give_back(sequence)
+
     def begin_step(self) -> float:
         """Return how long the next step takes, in seconds; 0 when there is nothing to do."""
-        profile, budget, preempted = self.profile, self.profile.max_batched_tokens, False
         self._scheduled = []
-        position = 0
-        while position < len(self.running) and budget:
-            sequence = self.running[position]
-            tokens = min(sequence.prompt + sequence.generated - sequence.kv, budget)
-            granted = self._allocate(sequence, tokens)
-            while not granted:
+        preempted = False
+        for sequence in list(self.running):  # the one that prefills was admitted last
+            if sequence not in self.running:
+                break
+            if not sequence.decodes:
+                self._give_up_idle_units()
+            tokens = min(sequence.prompt + sequence.generated - sequence.kv, self._budget)
+            if not tokens:
+                break
+            while sequence in self.running and not self._schedule(sequence, tokens):
                 preempted = True
-                if self._preempt_last() is sequence:
-                    break
-                granted = self._allocate(sequence, tokens)
-            if not granted:
+                self._preempt_last()
+        self._give_up_idle_units()
+        while self.waiting and self._budget and not preempted and len(self.running) < self.profile.max_running:
+            if not self._admit(self.waiting[0]):
                 break
-            self._scheduled.append((sequence, tokens))
-            budget -= tokens
-            position += 1
-        while self.waiting and budget and not preempted and len(self.running) < profile.max_running:
-            sequence = self.waiting[0]
-            total = sequence.prompt + sequence.generated
-            if -(-total // profile.block_tokens) > self.free:
-                break
-            self._allocate(sequence, min(total, budget))
-            self._scheduled.append((sequence, min(total, budget)))
-            budget -= min(total, budget)
-            self.running.append(self.waiting.pop(0))
+            self._give_up_idle_units()
         return self._seconds()
 
     def end_step(self) -> None:
@@ -91,11 +122,18 @@ class PlainEngine:
                 sequence.decodes = True
                 if sequence.generated == sequence.output:
                     self.finished.append(sequence)
-                    self._leave(sequence)
-        for sequence in self._aborted:
-            if sequence in self.running:
-                self._leave(sequence)
+        for sequence in list(self.running):
+            if sequence in self._aborted or (sequence in self.finished and not sequence.keeps_blocks):
+                self.running.remove(sequence)
+                self._give_back(sequence)
+            elif sequence in self.finished:
+                self.running.remove(sequence)
+                self.kept.append(sequence)
         self._aborted = []
+
+    @property
+    def _budget(self) -> int:
+        return self.profile.max_batched_tokens - sum(tokens for _, tokens in self._scheduled)
 
     def _seconds(self) -> float:
         profile = self.profile
@@ -110,23 +148,69 @@ class PlainEngine:
             seconds += profile.prefill_per_token2_s * ((before + tokens) ** 2 - before**2)
         return seconds
 
-    def _allocate(self, sequence: Sequence, tokens: int) -> bool:
+    def _admit(self, sequence: Sequence) -> bool:
+        """Let the first in the queue into the batch and this step, if all of it fits the free blocks."""
+        total = sequence.prompt + sequence.generated
+        found: list[int] = []
+        if self.prefixes is not None and not sequence.kv_ready:
+            computed_anyway = total - 1  # its last token yields the next one
+            most = min(sequence.prompt, computed_anyway) // self.unit_tokens
+            found = self.prefixes.leading(sequence.hashes[:most])
+        needed = -(-total // self.profile.block_tokens)
+        if self.prefixes is not None:
+            needed -= len([unit_hash for unit_hash in found if unit_hash in self.prefixes.used]) * self._unit_blocks
+        if needed > self.free:
+            return False
+        self.running.append(self.waiting.pop(0))
+        if sequence.kv_ready:
+            sequence.kv_ready = False
+            sequence.decodes = True
+            sequence.kv = sequence.prompt
+        elif self.prefixes is not None and sequence.hashes:
+            self.prefixes.take(found)
+            sequence.units = found
+            sequence.seen = len(found)
+            sequence.kv = len(found) * self.unit_tokens
+            sequence.blocks = len(found) * self._unit_blocks
+            self.looked_up_tokens_total += total
+            self.cached_tokens_total += sequence.kv
+        assert self._schedule(sequence, min(total - sequence.kv, self._budget))
+        return True
+
+    def _schedule(self, sequence: Sequence, tokens: int) -> bool:
+        """Let the sequence have ``tokens`` of this step, if there are blocks for them."""
         needed = -(-(sequence.kv + tokens) // self.profile.block_tokens) - sequence.blocks
         if needed > self.free:
             return False
-        self.free -= needed
         sequence.blocks += needed
+        self._scheduled.append((sequence, tokens))
+        if self.prefixes is not None and not sequence.decodes:
+            self._offer_units(sequence, min(sequence.kv + tokens, sequence.prompt), self.prefixes)
         return True
 
-    def _preempt_last(self) -> Sequence:
-        victim = self.running[-1]
-        self._leave(victim)
+    def _offer_units(self, sequence: Sequence, tokens: int, prefixes: PlainPrefixes) -> None:
+        """Let others find the units of the prompt's first ``tokens``, unless there are such units already."""
+        for unit_hash in sequence.hashes[sequence.seen : tokens // self.unit_tokens]:
+            sequence.seen += 1
+            if unit_hash not in prefixes.units:
+                prefixes.add(unit_hash)
+                sequence.units.append(unit_hash)
+
+    def _give_up_idle_units(self) -> None:
+        """Their blocks count as free, so those have to go that have been handed out."""
+        if self.prefixes is not None:
+            self.prefixes.shrink_to(self.free // self._unit_blocks)
+
+    def _preempt_last(self) -> None:
+        victim = self.running.pop()
+        self._give_back(victim)
         victim.kv, victim.decodes = 0, False
         self.waiting.insert(0, victim)
         self.preemptions_total += 1
-        return victim
 
-    def _leave(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self.free += sequence.blocks
-        sequence.blocks = 0
+    def _give_back(self, sequence: Sequence) -> None:
+        """Free its blocks, and give its units back."""
+        if self.prefixes is not None:
+            self.prefixes.give_back(sequence.units)
+        sequence.blocks = sequence.seen = 0
+        sequence.units = []

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.engine_profile import EngineProfile
+from policies.fleet import Role
+from simulations.block_hashes import BlockHashes
 from simulations.kernel.arrays import Timing
 from simulations.kernel.layout import (
     DONE,
@@ -30,44 +32,17 @@ from simulations.kernel.layout import (
     WORLD,
 )
 from simulations.outcomes import RequestStatus
+from simulations.serving import Serving
 from tests.reference.plain_engine import PlainEngine
 from tests.reference.plain_engine import Sequence as EngineSequence
+from tests.reference.plain_parties import Replica, Request
+from tests.reference.plain_routing import PlainRouting, PlainShares
 
 _MOST_REPLICAS = 256
+_UNIFIED = Serving()
 
-
-class Request:
-    """One request, as the gateway knows it."""
-
-    def __init__(self, row: int, arrived_at: float, prompt: int, output: int) -> None:
-        self.row, self.arrived_at, self.prompt, self.output = row, arrived_at, prompt, output
-        self.sent_at = self.first_token_at = math.nan
-        self.retried = self.ended = False
-        self.pool = -1
-        self.replica: Replica | None = None
-        self.held_until = math.inf
-        self.sequence = EngineSequence(row, prompt, output)
-
-    @property
-    def streaming(self) -> bool:
-        return not math.isnan(self.first_token_at)
-
-
-class Replica:
-    """One replica: its engine, and who is there."""
-
-    def __init__(self, number: int, pool: int, profile: EngineProfile, owner: Any) -> None:
-        self.number, self.pool, self.profile, self.owner = number, pool, profile, owner
-        self.engine: PlainEngine | None = None
-        self.life = 0
-        self.busy = self.hung = self.shows_zero = self.in_traffic = self.watched = False
-        self.slowdown = 1.0
-        self.touched = 0
-        self.in_flight: list[Request] = []
-        self.finished = self.failed = 0
-        self.ttft_s: list[float] = []
-        self.tpot_s: list[float] = []
-        self.samples: list[tuple[float, tuple[float, ...] | None]] = []
+_ENGINE, _TRANSFER, _OTHER = range(3)
+"""Kinds of events, in the order in which they come at one instant."""
 
 
 class PlainKernel:
@@ -82,8 +57,10 @@ class PlainKernel:
         epoch_at: float = 0.0,
         keep_rows: bool = True,
         replicas: int = 0,
+        serving: Serving = _UNIFIED,
     ) -> None:
         self.profiles, self.timing, self.epoch_at = list(profiles), timing, epoch_at
+        self.serving = serving
         self.now = 0.0
         self.exhausted = False
         self.state = SimpleNamespace(
@@ -98,25 +75,27 @@ class PlainKernel:
         self.world["recording_from"] = -math.inf
         self._replicas: dict[int, Replica] = {}
         self._numbers = itertools.count()
-        self._requests: dict[int, Request] = {}
         self._rows: list[Request] = []
         self._held: list[Request] = []
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        self._events: list[tuple[float, int, int, Callable[[float], None]]] = []
         self._planned = itertools.count()
-        self._touches = itertools.count(1)
-        self._batch: list[tuple[float, int, int]] = []
+        self._batch: list[tuple[float, int, int, tuple[int, ...]]] = []
         self._cursor = 0
-        self._weights = [0.0] * len(profiles)
-        self._credit = [0.0] * len(profiles)
+        self._shares = PlainShares(serving, len(profiles))
+        self._routing = PlainRouting(serving, len(profiles))
         self._drained: Replica | None = None
 
     # Load and time
 
     def feed(
-        self, arrival_s: npt.ArrayLike, prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike, hashes: Any = None
+        self,
+        arrival_s: npt.ArrayLike,
+        prompt_tokens: npt.ArrayLike,
+        output_tokens: npt.ArrayLike,
+        hashes: BlockHashes | None = None,
     ) -> None:
-        columns = (np.asarray(column).tolist() for column in (arrival_s, prompt_tokens, output_tokens))
-        self._batch = list(zip(*columns, strict=True))
+        columns = [np.asarray(column).tolist() for column in (arrival_s, prompt_tokens, output_tokens)]
+        self._batch = list(zip(*columns, [()] * len(columns[0]) if hashes is None else hashes, strict=True))
         self._cursor = 0
 
     def no_more_arrivals(self) -> None:
@@ -140,7 +119,7 @@ class PlainKernel:
             event_at = self._events[0][0] if self._events else math.inf
             arrives_at = math.inf if self.batch_used_up else self._batch[self._cursor][0]
             if event_at <= arrives_at and event_at <= until:
-                at, _, happening = heapq.heappop(self._events)
+                at, _, _, happening = heapq.heappop(self._events)
                 self.now = at
                 happening(at)
             elif arrives_at < until or (arrives_at == until and arrivals_too):
@@ -153,8 +132,8 @@ class PlainKernel:
             if self._drained is not None:
                 return DRAINED
 
-    def _plan(self, at: float, happening: Callable[[float], None]) -> None:
-        heapq.heappush(self._events, (at, next(self._planned), happening))
+    def _plan(self, at: float, happening: Callable[[float], None], kind: int = _OTHER) -> None:
+        heapq.heappush(self._events, (at, kind, next(self._planned), happening))
 
     # Replicas
 
@@ -179,30 +158,40 @@ class PlainKernel:
 
     def begin_life(self, r: int) -> None:
         replica = self._replicas[r]
-        replica.engine = PlainEngine(replica.profile)
-        replica.life += 1
-        replica.busy = replica.hung = replica.shows_zero = False
-        replica.finished = replica.failed = 0
+        replica.forget_life()
+        replica.engine = PlainEngine(replica.profile, self._cached_unit_tokens(replica))
         self._show(replica)
 
+    def _cached_unit_tokens(self, replica: Replica) -> int:
+        """Return how many tokens a unit of the replica's prefix cache has; 0 when there is none."""
+        unit_tokens = self.serving.unit_tokens
+        whole_blocks = unit_tokens % replica.profile.block_tokens == 0
+        return unit_tokens if whole_blocks and self._role(replica) is not Role.DECODE else 0
+
+    def _role(self, replica: Replica) -> Role:
+        return self.serving.role(replica.pool)
+
     def end_life(self, r: int) -> None:
+        """Let the engine be gone with its transfers; who was there stays in flight until ``lose``."""
         replica = self._replicas[r]
         replica.engine = None
-        replica.life += 1
-        replica.ttft_s, replica.tpot_s = [], []
+        finished, failed = replica.finished, replica.failed
+        replica.forget_life()
+        replica.finished, replica.failed = finished, failed
         record = self.state.replicas[r]
         record["failing_until"] = record["exporter_stuck_until"] = -math.inf
 
     def open(self, r: int) -> None:
         replica = self._replicas[r]
         if not replica.in_traffic:
-            replica.in_traffic = True
-            self._touch(replica)
+            self._routing.enter(replica)
+            self._show(replica)
         for request in [request for request in self._held if request.pool == replica.pool]:
             self._send_or_hold(request)
 
     def close(self, r: int) -> None:
-        self._replicas[r].in_traffic = False
+        if self._replicas[r].in_traffic:
+            self._routing.leave(self._replicas[r])
 
     def lose(self, r: int, *, retry: bool) -> None:
         replica = self._replicas[r]
@@ -211,7 +200,6 @@ class PlainKernel:
         for request in requests:
             if retry and not request.streaming and not request.retried:
                 request.retried = True
-                request.sequence = EngineSequence(request.row, request.prompt, request.output)
                 self._assign(request)
             else:
                 self._end(request, RequestStatus.DROPPED_IN_FLIGHT)
@@ -225,25 +213,14 @@ class PlainKernel:
     # Pools
 
     def set_weights(self, weights: Sequence[float]) -> None:
-        self._weights, self._credit = list(weights), [0.0] * len(weights)
+        self._shares.set_weights(weights)
         for request in list(self._held):
             self._assign(request)
 
-    def _next_pool(self) -> int:
-        """Smooth weighted round robin: all gain their weight, the richest is chosen and pays the sum."""
-        some = [pool for pool, weight in enumerate(self._weights) if weight > 0]
-        if len(some) < 2:
-            return some[0] if some else -1
-        for pool in some:
-            self._credit[pool] += self._weights[pool]
-        best = max(some, key=lambda pool: self._credit[pool])
-        self._credit[best] -= math.fsum(self._weights)
-        return best
-
     # A request on its way
 
-    def _arrive(self, at: float, prompt: int, output: int) -> None:
-        request = Request(len(self._rows), at, prompt, output)
+    def _arrive(self, at: float, prompt: int, output: int, hashes: tuple[int, ...]) -> None:
+        request = Request(len(self._rows), at, prompt, output, hashes)
         self._rows.append(request)
         self.state.rows = np.concatenate([self.state.rows, np.zeros(1, ROW)])
         self.state.rows[-1] = (at, math.nan, math.nan, prompt, output, -1, RequestStatus.IN_SYSTEM)
@@ -253,23 +230,22 @@ class PlainKernel:
         self._assign(request)
 
     def _assign(self, request: Request) -> None:
-        request.pool = self._next_pool()
+        request.pool = self._shares.next_pool(request.stage)
         self._send_or_hold(request)
 
     def _send_or_hold(self, request: Request) -> None:
-        there = [r for r in self._replicas.values() if r.in_traffic and r.pool == request.pool]
-        if not there:
+        replica = self._routing.choose(request)
+        if replica is None:
             self._hold(request)
             return
-        replica = min(there, key=lambda r: (len(r.in_flight), r.touched))
         if request in self._held:
             self._held.remove(request)
             self.world["held"] = len(self._held)
             request.held_until = math.inf
         request.replica = replica
         assert replica.engine is not None
-        size = replica.profile.block_tokens
-        if -(-(request.prompt + request.output - 1) // size) > replica.profile.kv_cache_tokens // size:
+        sequence = request.becomes_a_sequence(self._role(replica))
+        if -(-(sequence.prompt + sequence.output - 1) // replica.profile.block_tokens) > replica.engine.total:
             self._end(request, RequestStatus.FAILED)
             return
         record = self.state.replicas[replica.number]
@@ -278,14 +254,16 @@ class PlainKernel:
             if record["failures_due"] >= 1.0 - 1e-9:
                 record["failures_due"] -= 1.0
                 replica.failed += 1
-                self._touch(replica)
+                self._routing.sent(replica)
+                self._show(replica)
                 self._end(request, RequestStatus.FAILED)
                 return
         request.sent_at = self.now
         replica.in_flight.append(request)
-        self._touch(replica)
-        self._requests[id(request.sequence)] = request
-        replica.engine.submit(request.sequence)
+        self._routing.sent(replica)
+        self._routing.queued(request, replica)
+        self._show(replica)
+        replica.engine.submit(sequence)
         if not replica.busy and not replica.hung:
             self._step(replica)
 
@@ -312,12 +290,14 @@ class PlainKernel:
             self.world["held"] = len(self._held)
         elif replica is not None:
             if replica.engine is not None and not replica.hung:
-                replica.engine.abort(request.sequence)
+                assert request.sequence is not None
+                replica.engine.abort(request.sequence)  # which does not know those any more that move
             self._left(request, replica)
 
     def _left(self, request: Request, replica: Replica) -> None:
         replica.in_flight.remove(request)
-        self._touch(replica)
+        self._routing.left(replica)
+        self._show(replica)
         if self.state.traffic[replica.number]["draining"] and not replica.in_flight:
             self._drained = replica
 
@@ -329,10 +309,6 @@ class PlainKernel:
         row["first_token_at"], row["finished_at"] = request.first_token_at, self.now
         self.world["ended"] += 1
         self.world["held"] = len(self._held)
-
-    def _touch(self, replica: Replica) -> None:
-        replica.touched = next(self._touches)
-        self._show(replica)
 
     def _show(self, replica: Replica) -> None:
         record = self.state.replicas[replica.number]
@@ -347,7 +323,7 @@ class PlainKernel:
         replica.busy = seconds > 0.0
         if replica.busy:
             life = replica.life
-            self._plan(self.now + seconds * replica.slowdown, lambda at: self._step_ended(replica, life, at))
+            self._plan(self.now + seconds * replica.slowdown, lambda at: self._step_ended(replica, life, at), _ENGINE)
 
     def _step_ended(self, replica: Replica, life: int, at: float) -> None:
         engine = replica.engine
@@ -355,16 +331,46 @@ class PlainKernel:
             return
         engine.end_step()
         for sequence in engine.first_tokens:
-            request = self._requests[id(sequence)]
+            request = self._rows[sequence.name]
             if not request.streaming:
                 request.first_token_at = at
                 replica.ttft_s.append(at - request.sent_at)
         for sequence in engine.finished:
-            request = self._requests[id(sequence)]
+            request = self._rows[sequence.name]
             if not request.ended:
-                self._completed(request, replica)
+                self._answered(request, replica)
         if replica.engine is engine:
             self._step(replica)
+
+    def _answered(self, request: Request, replica: Replica) -> None:
+        """Take note that the replica has done its part of the request."""
+        replica.finished += 1
+        self._routing.answered(replica, self.now - request.sent_at)
+        if self._role(replica) is Role.PREFILL and request.output > 1:
+            self._show(replica)
+            self._move(request, replica)
+        else:
+            self._completed(request, replica)
+
+    def _move(self, request: Request, replica: Replica) -> None:
+        """Send keys and values away as soon as those of the requests before are."""
+        begins_at = max(self.now, replica.sends_until)
+        moved_bytes = request.prompt * replica.profile.kv_bytes_per_token
+        replica.sends_until = begins_at + (self.serving.kv_latency_s + moved_bytes / self.serving.kv_bytes_per_s)
+        life, sequence = replica.life, request.sequence
+        assert sequence is not None
+        self._plan(replica.sends_until, lambda _: self._moved(request, sequence, replica, life), _TRANSFER)
+
+    def _moved(self, request: Request, sequence: EngineSequence, replica: Replica, life: int) -> None:
+        if replica.engine is None or replica.life != life:
+            return
+        replica.engine.let_go(sequence)
+        if not replica.busy and not replica.hung:
+            self._step(replica)
+        if not request.ended:
+            self._left(request, replica)
+            request.stage = 1
+            self._assign(request)
 
     def _completed(self, request: Request, replica: Replica) -> None:
         ttft_s = request.first_token_at - request.arrived_at
@@ -372,7 +378,6 @@ class PlainKernel:
         self.world["within"] += ttft_s <= self.timing.ttft_s and tpot_s <= self.timing.tpot_s
         self.world["completed"] += 1
         self.world["output_tokens"] += request.output
-        replica.finished += 1
         replica.tpot_s.append(tpot_s)
         self._end(request, RequestStatus.COMPLETED)
         self._left(request, replica)
@@ -395,10 +400,12 @@ class PlainKernel:
         if at >= record["scrape_lost_until"]:
             stuck = before is not None and at < record["exporter_stuck_until"]
             figures = before if stuck else self._figures(replica)
+            if not stuck and replica.engine is not None:
+                self._see_prefixes(replica, replica.engine)
         replica.samples.append((at, figures))
         kept = self.state.samples.shape[1]
         self.state.samples[replica.number, record["samples"] % kept] = (
-            (at, *figures, 0.0, 0.0, 1) if figures is not None else (at, *([0.0] * 12), 0)
+            (at, *figures, 1) if figures is not None else (at, *([0.0] * 12), 0)
         )
         record["samples"] += 1
 
@@ -420,4 +427,12 @@ class PlainKernel:
             replica.failed,
             ttft_p95_s,
             tpot_mean_s,
+            engine.looked_up_tokens_total,
+            engine.cached_tokens_total,
         )
+
+    def _see_prefixes(self, replica: Replica, engine: PlainEngine) -> None:
+        """Add up over all replicas and lives what their caches were asked for, and had."""
+        self.world["seen_looked_up"] += engine.looked_up_tokens_total - replica.seen_looked_up
+        self.world["seen_cached"] += engine.cached_tokens_total - replica.seen_cached
+        replica.seen_looked_up, replica.seen_cached = engine.looked_up_tokens_total, engine.cached_tokens_total

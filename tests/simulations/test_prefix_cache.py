@@ -144,3 +144,37 @@ def test_no_block_is_lost_held_twice_or_made_up(
         assert 0 <= prefixes.idle_blocks <= engine.free_blocks
     assert engine.free_blocks == engine.total_blocks
     assert engine.output_tokens_total >= sum(request.output_tokens for _, request in fitting)
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+def test_who_was_admitted_first_gives_back_first(aborted: bool) -> None:
+    """Both leave with the third step; the later one's unit is idle for the shorter time, so it stays."""
+    engine = an_engine(kv_cache_tokens=80)
+    first, second = EngineRequest(20, 9 if aborted else 3, (1,)), EngineRequest(20, 3, (2,))
+    engine.submit(first)
+    engine.submit(second)
+    for _ in range(3):
+        engine.begin_step()
+        if engine.steps_total == 2 and aborted:
+            engine.abort(first)
+        engine.end_step()
+    assert engine.finished == ([second] if aborted else [first, second])
+    engine.submit(EngineRequest(50, 2))  # seven of ten blocks, of which the two idle units hold four
+    engine.begin_step()
+    assert engine._prefixes is not None
+    assert engine._prefixes.found([1]) == (0, 0)
+    assert engine._prefixes.found([2]) == (1, 1)
+
+
+def test_a_request_that_keeps_its_blocks_keeps_its_units_until_it_is_let_go() -> None:
+    engine = an_engine(kv_cache_tokens=80)
+    kept = EngineRequest(36, 1, (1, 2))
+    kept.keeps_blocks = True
+    served(engine, kept)
+    assert engine._prefixes is not None
+    assert (engine.free_blocks, engine._prefixes.idle) == (5, 0)
+    sharing = EngineRequest(36, 1, (1, 2))
+    assert served(engine, sharing) == pytest.approx(0.004)
+    assert (engine.free_blocks, engine._prefixes.idle) == (5, 0)
+    engine.let_go(kept)
+    assert (engine.free_blocks, engine._prefixes.idle) == (10, 2)

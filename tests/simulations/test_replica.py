@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.engine_profile import EngineProfile
 from simulations.replica import EngineRequest, ReplicaEngine
 from tests.builders_fleet import a_profile
-from tests.reference.plain_engine import PlainEngine, Sequence
 
 
 def run_steps(engine: ReplicaEngine[EngineRequest], steps: int) -> list[float]:
@@ -141,68 +139,6 @@ def test_an_aborted_request_leaves_when_the_step_ends_and_frees_its_blocks() -> 
     assert engine.begin_step() == 0.0
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> tuple[EngineProfile, list[tuple[int, int, int]]]:
-    block_tokens = draw(st.sampled_from([1, 3, 4, 16]))
-    blocks = draw(st.integers(4, 40))
-    capacity = block_tokens * blocks
-    max_running = draw(st.integers(1, 12))
-    profile = a_profile(
-        **{
-            **TIMED,
-            "block_tokens": block_tokens,
-            "kv_cache_tokens": capacity,
-            "max_running": max_running,
-            "max_batched_tokens": draw(st.integers(max_running, 60)),
-        }
-    )
-    requests = draw(
-        st.lists(
-            st.tuples(st.integers(0, 40), st.integers(1, max(1, capacity // 2)), st.integers(1, max(1, capacity // 2))),
-            min_size=1,
-            max_size=14,
-        )
-    )
-    return profile, sorted(requests)
-
-
-@settings(max_examples=150, deadline=None)
-@given(worlds())
-def test_counting_gives_the_same_schedule_as_looking_at_each_sequence(
-    world: tuple[EngineProfile, list[tuple[int, int, int]]],
-) -> None:
-    profile, requests = world
-    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(profile)
-    plain = PlainEngine(profile)
-    names: dict[EngineRequest, int] = {}
-    done: list[int] = []
-    coming = list(enumerate(requests))
-    for step in range(10_000):
-        while coming and coming[0][1][0] <= step:
-            name, (_, prompt, output) = coming.pop(0)
-            request = EngineRequest(prompt, output)
-            names[request] = name
-            engine.submit(request)
-            plain.submit(Sequence(name, prompt, output))
-        seconds = engine.begin_step()
-        assert 0 <= engine.free_blocks <= engine.total_blocks
-        if seconds:
-            engine.end_step()
-        assert seconds == pytest.approx(plain.begin_step())
-        if seconds:
-            plain.end_step()
-            assert [names[request] for request in engine.first_tokens] == [each.name for each in plain.first_tokens]
-            ended = sorted(each.name for each in plain.finished)
-            assert sorted(names[request] for request in engine.finished) == ended
-            done += ended
-        assert engine.free_blocks == plain.free
-        assert (engine.running_requests, engine.queued_requests) == (len(plain.running), len(plain.waiting))
-        if len(done) == len(requests):
-            break
-    assert len(done) == len(requests)
-    assert engine.output_tokens_total == sum(output for _, _, output in requests)
-
-
 def test_withheld_blocks_count_as_used_and_preempt_what_no_longer_fits() -> None:
     engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(kv_cache_tokens=160))
     first, second = EngineRequest(60, 30), EngineRequest(60, 30)
@@ -219,6 +155,31 @@ def test_withheld_blocks_count_as_used_and_preempt_what_no_longer_fits() -> None
     assert (first.generated, second.generated, engine.free_blocks) == (30, 30, engine.total_blocks)
     with pytest.raises(ValueError, match="11 blocks"):
         engine.withhold(11)
+
+
+def test_a_request_that_ended_keeps_its_blocks_until_it_is_let_go_if_it_is_to() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile(kv_cache_tokens=160))
+    kept, other = EngineRequest(60, 1), EngineRequest(100, 1)
+    kept.keeps_blocks = True
+    engine.submit(kept)
+    engine.submit(other)
+    run_steps(engine, 1)
+    assert (engine.finished, engine.running_requests, engine.free_blocks) == ([kept], 0, 6)
+    assert engine.begin_step() == 0.0  # seven blocks are wanted
+    engine.let_go(kept)
+    run_steps(engine, 1)
+    assert (engine.finished, engine.free_blocks) == ([other], engine.total_blocks)
+
+
+def test_a_request_aborted_in_its_last_step_keeps_nothing() -> None:
+    engine: ReplicaEngine[EngineRequest] = ReplicaEngine(a_profile())
+    request = EngineRequest(60, 1)
+    request.keeps_blocks = True
+    engine.submit(request)
+    engine.begin_step()
+    engine.abort(request)
+    engine.end_step()
+    assert (engine.finished, engine.free_blocks) == ([request], engine.total_blocks)
 
 
 def test_generated_tokens_are_known_while_a_request_runs_waits_and_after_it_ended() -> None:
