@@ -27,6 +27,8 @@ def end_transfers(s: State, r: int, at: float) -> None:
         q.free += (x.prompt + size - 1) // size
         if s.extras[i].looked_up > 0:
             give_back(s, r, i)
+        if q.mode == IDLE and q.waiting > 0 and not q.hung:
+            begin(s, r, at)
         if x.ended:
             release(s, i)
         else:
@@ -37,5 +39,3 @@ def end_transfers(s: State, r: int, at: float) -> None:
             x.place = 0
             x.pool = next_pool(s, x.generated > 0)
             send_or_hold(s, i, at)
-    if q.mode == IDLE and q.alive and not q.hung and q.waiting > 0:
-        begin(s, r, at)
