@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from policies.fleet import Phase, PoolKey, Role
+from policies.fleet import Phase, PoolKey
 from policies.slo import ServiceObjective
 from simulations.block_hashes import BLOCK_TOKENS, BlockHashes
 from simulations.clock import EventQueue, VirtualClock
@@ -31,8 +31,8 @@ from simulations.faults import (
 )
 from simulations.fleet_kernel import FleetKernel
 from simulations.fleet_replica import FleetReplica
+from simulations.fleet_setup import first_shares, one_model, serving, timing
 from simulations.gateway import Gateway
-from simulations.kernel.arrays import Timing
 from simulations.kernel.layout import DONE, DRAINED, NEEDS_ARRIVALS
 from simulations.metrics import SimulatedMetrics, scrapes_kept
 from simulations.outcomes import Outcomes
@@ -40,7 +40,6 @@ from simulations.platform_settings import PlatformSettings
 from simulations.pool import PoolSpec, SimulatedPool
 from simulations.router import SimulatedRouter
 from simulations.scheduling import Berth, Scheduler
-from simulations.serving import Serving
 from simulations.settings import FleetSettings
 from simulations.tallies import Tallies
 
@@ -104,7 +103,7 @@ class SimulatedFleet:
         unit_tokens: int = BLOCK_TOKENS,
         kernel_of: Callable[..., FleetKernel] = FleetKernel,
     ) -> None:
-        self._model = _one_model([spec.key for spec in pools])
+        self._model = one_model([spec.key for spec in pools])
         self.clock = VirtualClock(settings.epoch_at)
         self._epoch_at = settings.epoch_at
         self._grace_s = settings.finish_grace_s
@@ -112,15 +111,15 @@ class SimulatedFleet:
         self._keeps_rows = keep_rows
         self._kernel = kernel_of(
             [spec.profile for spec in pools],
-            _timing(settings, objective),
+            timing(settings, objective),
             scrapes_kept(settings),
             epoch_at=settings.epoch_at,
             keep_rows=keep_rows,
             replicas=sum(spec.replicas for spec in pools) + 1,
-            serving=_serving(pools, settings, seed, unit_tokens),
+            serving=serving(pools, settings, seed, unit_tokens),
         )
         self.tallies = Tallies(self._kernel)
-        self._gateway = Gateway(_first_shares(pools), self._kernel)
+        self._gateway = Gateway(first_shares(pools), self._kernel)
         self._pools: list[SimulatedPool] = []
         self.metrics = SimulatedMetrics(self._model, self._pools, self._kernel, self._events, objective, settings)
         berths = [Berth(spec.key.pool, spec.profile, spec.price_usd, spec.gpu_stock) for spec in pools]
@@ -304,56 +303,3 @@ class SimulatedFleet:
 
 def _recover(replica: FleetReplica, factor: float, _at: float) -> None:
     replica.recover_from(factor)
-
-
-def _first_shares(pools: Sequence[PoolSpec]) -> list[float]:
-    """Return the first weights, scaled to a sum of one in each stage; equal ones where all of a stage are zero."""
-    stages = [[other for other in pools if _decodes(other) == _decodes(spec)] for spec in pools]
-    totals = [math.fsum(spec.first_weight for spec in stage) for stage in stages]
-    return [
-        spec.first_weight / total if total else 1.0 / len(stage)
-        for spec, stage, total in zip(pools, stages, totals, strict=True)
-    ]
-
-
-def _decodes(spec: PoolSpec) -> bool:
-    """Return whether the pool is of the second stage."""
-    return spec.key.role is Role.DECODE
-
-
-def _serving(pools: Sequence[PoolSpec], settings: FleetSettings, seed: int, unit_tokens: int) -> Serving:
-    roles = tuple(spec.key.role for spec in pools)
-    if set(roles) not in ({Role.UNIFIED}, {Role.PREFILL, Role.DECODE}):
-        raise ValueError(
-            f"pools are all unified, or there are prefill and decode pools and no others: {[str(s.key) for s in pools]}"
-        )
-    return Serving(
-        roles=() if Role.UNIFIED in roles else roles,
-        routing=settings.routing,
-        seed=seed,
-        unit_tokens=unit_tokens,
-        prefix_match_ratio=settings.prefix_match_ratio,
-        prefix_most_ahead=settings.prefix_most_ahead,
-        prefix_most_ratio=settings.prefix_most_ratio,
-        kv_bytes_per_s=settings.kv_gb_per_s * 1e9,
-        kv_latency_s=settings.kv_latency_s,
-    )
-
-
-def _one_model(keys: Sequence[PoolKey]) -> str:
-    models = {key.model for key in keys}
-    if len(models) != 1:
-        raise ValueError(f"a simulated fleet serves one model with at least one pool, got {sorted(models)}")
-    if len({key.pool for key in keys}) != len(keys):
-        raise ValueError(f"pool names repeat: {[key.pool for key in keys]}")
-    return models.pop()
-
-
-def _timing(settings: FleetSettings, objective: ServiceObjective) -> Timing:
-    return Timing(
-        hold_s=settings.gateway_timeout_s,
-        patience_s=settings.request_timeout_s,
-        scrape_interval_s=settings.scrape_interval_s,
-        ttft_s=objective.ttft_s,
-        tpot_s=objective.tpot_s,
-    )

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from policies.engine_profile import EngineProfile
@@ -92,6 +93,7 @@ class EngineRequest:
 
 
 RequestT = TypeVar("RequestT", bound=EngineRequest)
+_admission = attrgetter("admission")
 
 
 class ReplicaEngine(Generic[RequestT]):
@@ -219,8 +221,7 @@ class ReplicaEngine(Generic[RequestT]):
 
     def begin_step(self) -> float:
         """Schedule a step and return how long it takes, in seconds; 0 when there is nothing to do."""
-        if self.first_tokens:
-            self.first_tokens.clear()
+        self.first_tokens.clear()
         due = self._due[self.steps_total % self._block_tokens]
         may_admit = True
         if due > self.free_blocks:
@@ -250,19 +251,15 @@ class ReplicaEngine(Generic[RequestT]):
         self.steps_total = steps = self.steps_total + 1
         self._decode_kv_tokens += self._decoding
         self.output_tokens_total += self._decoding + len(self.first_tokens)
-        if self.finished:
-            self.finished.clear()
-        ending = self._ending.pop(steps, None)
-        if ending is not None:
-            self.finished += dict.fromkeys(request for request in ending if request.ends_at_step == steps)
+        self.finished.clear()
+        if steps in self._ending:
+            self.finished += dict.fromkeys(r for r in self._ending.pop(steps) if r.ends_at_step == steps)
         for request in self.first_tokens:
             self._start_decoding(request)
         self._stepping = False
         self.finished.sort(key=_admission)
-        leaving = self.finished
-        if self._aborted:
-            leaving = sorted({*self.finished, *self._aborted}, key=_admission)
-            self._aborted.clear()
+        leaving = sorted({*self.finished, *self._aborted}, key=_admission)
+        self._aborted.clear()
         for request in leaving:
             self._leave_batch(request)
             if not request.keeps_blocks:
@@ -424,10 +421,6 @@ class ReplicaEngine(Generic[RequestT]):
             self.free_blocks -= still_used * self._prefixes.unit_blocks
             request.held_units = []
             request.hashed_units = 0
-
-
-def _admission(request: EngineRequest) -> int:
-    return request.admission
 
 
 def run_alone(engine: ReplicaEngine[RequestT], arrivals: Sequence[tuple[float, RequestT]]) -> Iterator[float]:

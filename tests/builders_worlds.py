@@ -124,7 +124,7 @@ def a_staged_world(seed: int) -> World:
     unit_tokens = int(rng.choice([4, 6, 12]))
     keys = [PoolKey(MODEL, name, role) for role, names in STAGED_NAMES.items() for name in names[: rng.integers(1, 3)]]
     pools = [
-        replace(_with_cache(rng, _pool(rng, key.pool), unit_tokens, int(rng.choice([0, 1000]))), key=key)
+        replace(_with_cache(rng, _pool(rng, key.pool), unit_tokens, int(rng.choice([0, 1000, 1000]))), key=key)
         for key in keys
     ]
     batches = _hashed_batches(rng, pools, unit_tokens, lasts_s)
@@ -135,7 +135,7 @@ def a_staged_world(seed: int) -> World:
     }
     settings = _settings(rng).model_copy(update=_routing(rng, seed) | transfers)
     names = tuple(key.pool for key in keys)
-    faults = [_fault(rng, names, lasts_s) for _ in range(rng.integers(0, 6))]
+    faults = [_fault(rng, names, lasts_s) for _ in range(rng.integers(0, 9))]
     acts = [(float(rng.uniform(0, lasts_s)), _act(rng, names, 7, _weigh_stages)) for _ in range(rng.integers(0, 10))]
     return World(pools, batches, settings, faults, sorted(acts, key=lambda act: act[0]), seed, unit_tokens)
 
@@ -219,10 +219,12 @@ def _hashed_batches(
         session = int(rng.integers(sessions))
         held[session] += int(np.ceil(rng.lognormal(math.log(longest / 20), 0.9)))
         prompt[place] = min(held[session], int(1.1 * longest))
-        story = [(session % 2, 0, 0) if unit * unit_tokens < alike_tokens else (session, generation[session], 1)
-                 for unit in range(-(-int(prompt[place]) // unit_tokens) + int(rng.choice([0, 0, 0, -1, 2])))]  # fmt: skip
+        units = -(-int(prompt[place]) // unit_tokens) + int(rng.choice([0, 0, 0, -1, 2]))
+        told = [
+            (session % 2,) if n * unit_tokens < alike_tokens else (session, generation[session]) for n in range(units)
+        ]
         has = rng.random() >= without
-        hashes.append([hash((*key, unit)) for unit, key in enumerate(story)] if has else [])
+        hashes.append([hash((*key, unit)) for unit, key in enumerate(told)] if has else [])
         held[session] += int(output[place])
         if held[session] > longest * 0.7:
             held[session], generation[session] = alike_tokens, generation[session] + 1

@@ -37,6 +37,7 @@ from tests.reference.plain_engine import PlainEngine
 from tests.reference.plain_engine import Sequence as EngineSequence
 from tests.reference.plain_parties import Replica, Request
 from tests.reference.plain_routing import PlainRouting, PlainShares
+from tests.reference.plain_scrapes import scrape
 
 _MOST_REPLICAS = 256
 _UNIFIED = Serving()
@@ -389,50 +390,7 @@ class PlainKernel:
         self._plan(first_at, lambda at: self._scrape(replica, at))
 
     def _scrape(self, replica: Replica, at: float) -> None:
-        if replica.number not in self._replicas:
-            return
-        self._plan(at + self.timing.scrape_interval_s, lambda then: self._scrape(replica, then))
-        if at < self.world["recording_from"]:
-            return
-        record = self.state.replicas[replica.number]
-        before = replica.samples[-1][1] if replica.samples else None
-        figures = None
-        if at >= record["scrape_lost_until"]:
-            stuck = before is not None and at < record["exporter_stuck_until"]
-            figures = before if stuck else self._figures(replica)
-            if not stuck and replica.engine is not None:
-                self._see_prefixes(replica, replica.engine)
-        replica.samples.append((at, figures))
-        kept = self.state.samples.shape[1]
-        self.state.samples[replica.number, record["samples"] % kept] = (
-            (at, *figures, 1) if figures is not None else (at, *([0.0] * 12), 0)
-        )
-        record["samples"] += 1
-
-    def _figures(self, replica: Replica) -> tuple[float, ...] | None:
-        engine = replica.engine
-        if engine is None:
-            return None
-        ttft_p95_s = float(np.quantile(replica.ttft_s, 0.95)) if replica.ttft_s else math.nan
-        tpot_mean_s = math.fsum(replica.tpot_s) / len(replica.tpot_s) if replica.tpot_s else math.nan
-        replica.ttft_s, replica.tpot_s = [], []
-        return (
-            0.0 if replica.shows_zero else len(engine.running),
-            len(engine.waiting),
-            1.0 - engine.free / engine.total,
-            engine.steps_total,
-            engine.prompt_tokens_total,
-            engine.output_tokens_total,
-            replica.finished,
-            replica.failed,
-            ttft_p95_s,
-            tpot_mean_s,
-            engine.looked_up_tokens_total,
-            engine.cached_tokens_total,
-        )
-
-    def _see_prefixes(self, replica: Replica, engine: PlainEngine) -> None:
-        """Add up over all replicas and lives what their caches were asked for, and had."""
-        self.world["seen_looked_up"] += engine.looked_up_tokens_total - replica.seen_looked_up
-        self.world["seen_cached"] += engine.cached_tokens_total - replica.seen_cached
-        replica.seen_looked_up, replica.seen_cached = engine.looked_up_tokens_total, engine.cached_tokens_total
+        if replica.number in self._replicas:
+            self._plan(at + self.timing.scrape_interval_s, lambda then: self._scrape(replica, then))
+            if at >= self.world["recording_from"]:
+                scrape(replica, at, self.world, self.state)
