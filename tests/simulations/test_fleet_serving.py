@@ -19,13 +19,9 @@ from simulations.serving import ROUTINGS, Serving
 from simulations.settings import FleetSettings
 from tests.builders_fleet import MODEL, Batch, a_batch, a_pool, a_profile
 from tests.builders_worlds import HashedBatch
-from tests.reference.plain_kernel import PlainKernel
 from tests.reference.plain_routing import PlainRouting
 
 UNIT = 16
-
-KERNEL = PlainKernel
-"""The compiled one does not know stages, hashes and routing yet."""
 
 
 def serving_fleet(pools: Sequence[PoolSpec], *batches: Batch, seed: int = 0, **settings: Any) -> SimulatedFleet:
@@ -38,7 +34,6 @@ def serving_fleet(pools: Sequence[PoolSpec], *batches: Batch, seed: int = 0, **s
         seed,
         keep_rows=True,
         unit_tokens=UNIT,
-        kernel_of=KERNEL,
     )
 
 
