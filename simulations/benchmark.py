@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.engine_profile import EngineProfile
+from policies.fleet import Role
 from policies.slo import ServiceObjective
 from simulations.kernel.arrays import Timing, new_state
 from simulations.kernel.compiled import announce
 from simulations.kernel.load_test import hold_concurrency
 from simulations.kernel.platform import BEGIN_LIFE, act
+from simulations.serving import Serving
 
 _COUNTED_REQUESTS = 5000  # at 99 % the standard error of the attainment is 0.14 %
 _WARM_UP_TURNS = 2  # each client's first requests are not counted: the batch fills up in step
@@ -63,6 +65,7 @@ def sustained_load(
     prompt_tokens: npt.NDArray[np.int32],
     output_tokens: npt.NDArray[np.int32],
     seed: int,
+    role: Role = Role.UNIFIED,
 ) -> SustainedLoad:
     """Return the load at the largest concurrency at which enough requests are within the objective.
 
@@ -75,6 +78,9 @@ def sustained_load(
         prompt_tokens: ``int32[N]``, prompt lengths to draw from.
         output_tokens: ``int32[N]``, the output length of the same request.
         seed: Of the draw.
+        role: What the replica does. One that prefills gives each request its first token, within the limit of TTFT; one
+            that decodes gets those of more than one output token with the first, and has the limit of TPOT, from then
+            on.
 
     Raises:
         OutOfReach: If the objective is missed even by requests served one at a time.
@@ -82,7 +88,14 @@ def sustained_load(
     """
     if len(prompt_tokens) == 0 or len(prompt_tokens) != len(output_tokens):
         raise ValueError(f"need as many prompt as output lengths, got {len(prompt_tokens)} and {len(output_tokens)}")
-    test = _LoadTest(profile, objective, prompt_tokens, output_tokens, np.random.default_rng(seed))
+    if role is Role.PREFILL:
+        output_tokens = np.ones_like(output_tokens)
+    elif role is Role.DECODE:
+        longer = output_tokens > 1
+        if not longer.any():
+            raise OutOfReach("no request has more than one output token: there is nothing to decode", None)
+        prompt_tokens, output_tokens = prompt_tokens[longer], output_tokens[longer]
+    test = _LoadTest(profile, objective, prompt_tokens, output_tokens, np.random.default_rng(seed), role)
     clients, rate_per_s = 1, test.run(1)
     if rate_per_s is None:
         raise test.out_of_reach()
@@ -112,9 +125,11 @@ class _LoadTest:
         prompt_tokens: npt.NDArray[np.int32],
         output_tokens: npt.NDArray[np.int32],
         rng: np.random.Generator,
+        role: Role,
     ) -> None:
         drawn = rng.integers(len(prompt_tokens), size=_COUNTED_REQUESTS)
         self._profile = profile
+        self._serving = Serving(roles=(role,))
         self._objective = objective
         lengths = np.stack([prompt_tokens[drawn], output_tokens[drawn]], axis=1).astype(np.int32)
         self.mean_prompt_tokens, self.mean_output_tokens = lengths.mean(axis=0).tolist()
@@ -133,7 +148,7 @@ class _LoadTest:
         return None if math.isnan(rate_per_s) else rate_per_s
 
     def _trial(self, clients: int, limits_s: npt.NDArray[np.float64], misses_allowed: int) -> float:
-        state = new_state([self._profile], _UNUSED, 1, 1, requests=clients)
+        state = new_state([self._profile], _UNUSED, 1, 1, requests=clients, serving=self._serving)
         act(state, BEGIN_LIFE, 0, np.zeros(0, np.int32), 0.0)
         starts = _START_SPREAD_S * np.arange(clients) / clients
         skipped = _WARM_UP_TURNS * clients if clients > 1 else 0

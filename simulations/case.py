@@ -18,6 +18,7 @@ from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
 from policies.slo import ServiceObjective
 from simulations.benchmark import OutOfReach
+from simulations.block_hashes import BLOCK_TOKENS
 from simulations.faults import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.peers.aibrix_apa import AibrixApaSettings
@@ -45,9 +46,13 @@ from simulations.trace import Trace
 DEFAULT_PROFILE = "llama-3.1-70b-a100-tp4"
 
 
-def pool_name(profile: EngineProfile) -> str:
-    """Return the key text of the pool that an engine profile makes: its model, and GPU type with parallel size."""
-    return str(PoolKey(profile.model, f"{profile.gpu}-tp{profile.gpus}"))
+def pool_name(profile: EngineProfile, role: Role = Role.UNIFIED) -> str:
+    """Return the key text of the pool that an engine profile makes: its model, and GPU type with parallel size.
+
+    Pools that serve a part of each request say so in their name, since names tell the pools of a model apart.
+    """
+    part = "" if role is Role.UNIFIED else f"-{role}"
+    return str(PoolKey(profile.model, f"{profile.gpu}-tp{profile.gpus}{part}", role))
 
 
 def _default_pools() -> Mapping[str, PoolSettings]:
@@ -192,12 +197,11 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
         BadInput: If the trace, a fault or the combination of settings cannot be used.
     """
     objective = settings.policy.objective
-    for name in settings.pools:
-        if PoolKey.parse(name).role is not Role.UNIFIED:
-            raise BadInput(f"{name} serves only a part of a request", "pools", "the simulator serves unified pools")
+    _check_stages(settings.pools)
     for spec in settings.faults:
         parse_fault(spec)
     profiles = {PoolKey.parse(name).pool: pool.profile for name, pool in settings.pools.items()}
+    _check_hashes(trace, settings.pools)
     check_platform(settings.platform, profiles, settings.fleet.gpus_per_node)
     try:
         pools = load_tested(settings.pools, objective, trace)
@@ -215,6 +219,35 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
     tested = {str(pool.key): pool.settings for pool in pools}
     policy = settings.policy.model_copy(update={"pools": tested, "lead_time": lead_time})
     return Case(trace, settings, load, pools, first, policy, before)
+
+
+def _check_stages(pools: Mapping[str, PoolSettings]) -> None:
+    """Refuse pools that cannot serve a request together, and prefill pools of which nobody knows what they send."""
+    keys = {name: PoolKey.parse(name) for name in pools}
+    roles = {key.role for key in keys.values()}
+    if roles not in ({Role.UNIFIED}, {Role.PREFILL, Role.DECODE}):
+        there = ", ".join(sorted(roles))
+        what = f"these pools do not serve a request together: {there}"
+        raise BadInput(what, "pools", "give unified pools only, or at least one prefill and one decode pool")
+    for name, key in keys.items():
+        if key.role is Role.PREFILL and not pools[name].profile.kv_bytes_per_token:
+            what = f"the profile of {name} does not say how many bytes of keys and values a token has"
+            remedy = "set kv_bytes_per_token in it: 2 (K, V) x layers x KV heads x head size x bytes per number"
+            raise BadInput(what, pools[name].profile.name, remedy)
+
+
+def _check_hashes(trace: Trace, pools: Mapping[str, PoolSettings]) -> None:
+    """Refuse engines whose blocks do not fit the hashes of a trace."""
+    first = next(iter(trace.batches()), None)
+    if first is None or first.block_hashes is None:
+        return
+    for name, pool in pools.items():
+        profile = pool.profile
+        if profile.prefix_cache != "off" and BLOCK_TOKENS % profile.block_tokens:
+            what = f"the trace's hashes cover {BLOCK_TOKENS} tokens each, no whole blocks of {profile.block_tokens}"
+            raise BadInput(
+                what, f"{name}, profile {profile.name}", "set prefix_cache: off or another block_tokens in it"
+            )
 
 
 def _remedy(missed: OutOfReach, objective: ServiceObjective) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from simulations.peers.names import DESCRIBED
+from simulations.routings import ROUTINGS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -59,9 +60,14 @@ _TRACE_OPTIONS = (
 
 # What it is replayed against.
 _RUN_OPTIONS = (
-    click.option("--profile", "profiles", multiple=True, metavar="NAME|FILE",
-                 help="Engine profile of the pool, by name or as a YAML file; repeat for several pools.  [default: "
-                      "llama-3.1-70b-a100-tp4]"),
+    click.option("--profile", "profiles", multiple=True, metavar="NAME|FILE[:ROLE]",
+                 help="Engine profile of the pool, by name or as a YAML file; repeat for several pools. With the role "
+                      "prefill or decode it serves that part of each request.  [default: llama-3.1-70b-a100-tp4]"),
+    click.option("--prefix-cache", type=click.Choice(["off", "lru", "lfu"]),
+                 help="Which idle prefix engines give up first, where prompts come with hashes.  [default: as the "
+                      "profile says]"),
+    click.option("--routing", type=click.Choice(ROUTINGS),
+                 help="How the gateway chooses a replica of a pool.  [default: least_connections]"),
     click.option("--lead-time-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",
                  help="Median time from placement of a replica to READY.  [default: 120; that of --startup NAME]"),
     click.option("--ttft-s", type=float, callback=_positive(_DAY_S, " (a day)"), metavar="S",

@@ -13,7 +13,7 @@ from controller.adapters.registry_store import RegistrySettings
 from controller.errors import AuditError, BadInput, RegistryError
 from controller.ports import AuditLog
 from controller.settings import Settings, load_settings
-from policies.fleet import PoolKey
+from policies.fleet import PoolKey, Role
 from policies.placement import PoolSettings
 from policies.slo import ServiceObjective
 from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
@@ -42,6 +42,8 @@ class RunOptions:
     scenario: Path | None = None
     faults: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
+    prefix_cache: str | None = None
+    routing: str | None = None
     min_replicas: int | None = None
     max_replicas: int | None = None
     initial_replicas: int | None = None
@@ -126,7 +128,8 @@ def settings_of(options: RunOptions, seed: int) -> tuple[SimulationSettings, Reg
         forecast=settings.forecast,
     )
     _check_steps(simulation)
-    simulation = laid_over(simulation, [text for text in overrides if for_simulator(text)])
+    routing = () if options.routing is None else (f"fleet.routing={options.routing}",)
+    simulation = laid_over(simulation, [*(text for text in overrides if for_simulator(text)), *routing])
     if options.lead_time_s is None:
         simulation = simulation.model_copy(update={"lead_time_s": simulation.platform.startup.median_s})
     return simulation, settings.registry
@@ -141,7 +144,7 @@ def _startup(name: str | None) -> StartupModel | None:
 
 def _with_scenario(options: RunOptions, scenario: Scenario) -> RunOptions:
     """Return the options with what the scenario says where they say nothing."""
-    names = ("lead_time_s", "min_replicas", "max_replicas", "ttft_s", "tpot_s")
+    names = ("lead_time_s", "min_replicas", "max_replicas", "ttft_s", "tpot_s", "prefix_cache", "routing")
     more = {name: getattr(scenario, name) for name in names if getattr(options, name) is None}
     return replace(options, profiles=options.profiles or scenario.profiles, **more)
 
@@ -235,9 +238,11 @@ def _named(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 def _pools(options: RunOptions, settings: Settings) -> Mapping[str, PoolSettings]:
     """Return the pools of the options, or those of the settings file where it has some."""
     if settings.policy.pools:
-        if options.profiles or options.min_replicas is not None or options.max_replicas is not None:
+        described = (options.profiles or None, options.min_replicas, options.max_replicas, options.prefix_cache)
+        if any(each is not None for each in described):
             what = "the settings file has pools, and pools are described by options too"
-            raise BadInput(what, "--profile, --min or --max", "leave them out, or take policy.pools out of the file")
+            where = "--profile, --min, --max or --prefix-cache"
+            raise BadInput(what, where, "leave them out, or take policy.pools out of the file")
         pools = settings.policy.pools
     else:
         pools = dict(_pool(name, options) for name in options.profiles or (DEFAULT_PROFILE,))
@@ -254,8 +259,19 @@ def _pool(profile_name: str, options: RunOptions) -> tuple[str, PoolSettings]:
     if least > most:
         what = f"the minimum of {least} replicas is more than the maximum of {most}"
         raise BadInput(what, "--min and --max", f"give --min {most} or less, or --max {least} or more")
-    profile = profile_of(profile_name)
-    return pool_name(profile), PoolSettings(profile=profile, min_replicas=least, max_replicas=most)
+    name, role = _with_role(profile_name)
+    profile = profile_of(name)
+    if options.prefix_cache is not None:
+        profile = profile.model_copy(update={"prefix_cache": options.prefix_cache})
+    return pool_name(profile, role), PoolSettings(profile=profile, min_replicas=least, max_replicas=most)
+
+
+def _with_role(text: str) -> tuple[str, Role]:
+    """Return the profile and the role in a text such as ``NAME:prefill``; unified where it names none."""
+    name, colon, role = text.rpartition(":")
+    if not colon or role not in set(Role):
+        return text, Role.UNIFIED
+    return name, Role(role)
 
 
 def _check_pools(pools: Mapping[str, PoolSettings], options: RunOptions) -> None:

@@ -46,17 +46,19 @@ class SimulatedRouter:
         return dict(zip(self._keys, self._gateway.shares(), strict=True))
 
     def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
-        """Replace the shares; they are scaled to a sum of one and pools left out get none.
+        """Replace the shares; those of each stage are scaled to a sum of one, and pools left out get none.
 
         Raises:
-            ActuationError: If a pool is unknown, a weight is negative or not finite, or all are zero.
+            ActuationError: If a pool is unknown, a weight is negative or not finite, or all of a stage are zero.
         """
         unknown = [str(key) for key in weights if key not in self._keys or key.model != model]
         if unknown:
             raise ActuationError(f"no such pool of {model!r}: {', '.join(unknown)}", "simulated router")
-        total = math.fsum(weights.values())
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or total <= 0:
+        stages = {key.stage for key in self._keys}
+        totals = {stage: math.fsum(w for key, w in weights.items() if key.stage == stage) for stage in stages}
+        if not all(weight >= 0 for weight in weights.values()) or not all(0 < t < math.inf for t in totals.values()):
             raise ActuationError(
                 f"weights must be finite, not negative, and not all zero: {list(weights.values())}", "simulated router"
             )
-        self._gateway.set_shares([weights.get(key, 0.0) / total for key in self._keys], self._clock.now())
+        shares = [weights.get(key, 0.0) / totals[key.stage] for key in self._keys]
+        self._gateway.set_shares(shares, self._clock.now())

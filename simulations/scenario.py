@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controller.errors import BadInput
 from controller.yaml_source import MAX_BYTES, Value, read_yaml
 from simulations.case import SimulationSettings
+from simulations.routings import Routing
 from simulations.scenario_workload import Workload
 
 _PARTS = tuple(
@@ -47,6 +48,8 @@ class Scenario(BaseModel):
     start_s: float | None = Field(None, ge=0, description="As for --start; what comes before is the load history.")
     duration_s: float | None = Field(None, gt=0, description="As for --duration.")
     profiles: tuple[str, ...] = Field((), description="Engine profiles of the pools, as for --profile.")
+    prefix_cache: Literal["off", "lru", "lfu"] | None = Field(None, description="As for --prefix-cache.")
+    routing: Routing | None = Field(None, description="As for --routing.")
     lead_time_s: float | None = Field(None, gt=0, le=86400, description="As for --lead-time-s.")
     min_replicas: int | None = Field(None, ge=0, le=10_000, description="As for --min.")
     max_replicas: int | None = Field(None, ge=1, le=10_000, description="As for --max.")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 from policies.fleet import Role
 from simulations.block_hashes import BLOCK_TOKENS
-
-Routing: TypeAlias = Literal["least_connections", "round_robin", "least_response_time", "power_of_two", "prefix_aware"]
-ROUTINGS: tuple[Routing, ...] = get_args(Routing)
+from simulations.routings import Routing
 
 
 @dataclass(frozen=True, slots=True)

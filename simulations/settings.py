@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from simulations.serving import Routing
+from simulations.routings import Routing
 
 
 class FleetSettings(BaseModel):

@@ -17,7 +17,7 @@ import numpy as np
 from forecasting.series import OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, FloatArray, LoadSeries
 from policies.capacity import capacity_of, whole_replicas
 from policies.engine_profile import EngineProfile
-from policies.fleet import Demand, PoolKey
+from policies.fleet import Demand, PoolKey, Role
 from policies.placement import PoolSettings
 from policies.slo import ServiceObjective
 from simulations.benchmark import SustainedLoad, sustained_load
@@ -33,6 +33,10 @@ FIRST_S = 300.0
 
 FIRST_UTILISATION = 0.7
 """Share of its tested load that a replica carries in the fleet that a run begins with: nobody runs without headroom."""
+
+_MOST_EFFICIENT = {Role.UNIFIED: 1.5, Role.PREFILL: 1.0, Role.DECODE: 1.5}
+"""Share of the formula's load that a test may find at most. Constant concurrency keeps a prefill replica busy without a
+break, which prompts that come at random cannot; the formula knows that."""
 
 _TEST_SEED = 0
 """One load test for all seeds of a comparison: the operator does not test anew for every day."""
@@ -69,13 +73,14 @@ def load_tested(pools: Mapping[str, PoolSettings], objective: ServiceObjective, 
     shape = Demand(1.0, float(lengths.prompt_tokens.mean()), float(lengths.output_tokens.mean()))
     tested = []
     for name, settings in sorted(pools.items()):
+        key = PoolKey.parse(name)
         # What it costs does not change what it carries: pools that differ in price alone share one test.
         untagged = settings.profile.model_copy(update={"usd_per_gpu_hour": 0.0})
-        load = _benchmark(untagged, objective, _Lengths(lengths))
-        formula = capacity_of(settings.profile, objective, shape, efficiency=1.0)
-        measured = min(1.5, load.requests_per_s / formula.demand.requests_per_s)
+        load = _benchmark(untagged, objective, _Lengths(lengths), key.role)
+        formula = capacity_of(settings.profile, objective, shape, efficiency=1.0, role=key.role)
+        measured = min(_MOST_EFFICIENT[key.role], load.requests_per_s / formula.demand.requests_per_s)
         known = settings.model_copy(update={"efficiency_ratio": settings.efficiency_ratio or measured})
-        tested.append(TestedPool(PoolKey.parse(name), known, load.requests_per_s, load.concurrency))
+        tested.append(TestedPool(key, known, load.requests_per_s, load.concurrency))
     return tuple(tested)
 
 
@@ -98,9 +103,23 @@ def replicas_for(
     """Return ``float64[T]`` replicas per pool, not rounded, that carry ``load`` averaged over ``window_s``.
 
     Each replica carries ``utilisation_ratio`` of what it was tested for, each step counted in requests of its own token
-    shape. The window is centred; at the ends it is cut off. Pools are filled in order of price per capacity, each
-    from its minimum to its maximum; what fits nowhere is left out.
+    shape. The window is centred; at the ends it is cut off. Pools of a stage are filled in order of price per capacity,
+    each from its minimum to its maximum; what fits nowhere is left out. Every stage carries all of the load.
     """
+    stages = {pool.key.stage: [other for other in pools if other.key.stage == pool.key.stage] for pool in pools}
+    answer: dict[PoolKey, FloatArray] = {}
+    for members in stages.values():
+        answer |= _stage_replicas(load, window_s, utilisation_ratio, objective, members)
+    return answer
+
+
+def _stage_replicas(
+    load: LoadSeries,
+    window_s: float,
+    utilisation_ratio: float,
+    objective: ServiceObjective,
+    pools: Sequence[TestedPool],
+) -> dict[PoolKey, FloatArray]:
     smooth = _smoothed(load.values, max(1, round(window_s / load.step_s)))
     cheapest = sorted(pools, key=lambda pool: (pool.usd_per_request_capacity, pool.key))
     worth = {pool.key: pool.requests_per_s / cheapest[0].requests_per_s for pool in cheapest}
@@ -144,7 +163,7 @@ def _in_replicas(values: FloatArray, objective: ServiceObjective, pool: TestedPo
     for row, rates in enumerate(values):
         if rates[REQUESTS] > 0:
             shape = Demand(float(rates[REQUESTS]), float(rates[PROMPT_TOKENS]), float(rates[OUTPUT_TOKENS]))
-            one = capacity_of(pool.settings.profile, objective, shape, efficiency)
+            one = capacity_of(pool.settings.profile, objective, shape, efficiency, pool.key.role)
             needed[row] = rates[REQUESTS] / one.demand.requests_per_s
     return needed
 
@@ -164,6 +183,6 @@ class _Lengths:
 
 
 @lru_cache(maxsize=64)
-def _benchmark(profile: EngineProfile, objective: ServiceObjective, lengths: _Lengths) -> SustainedLoad:
+def _benchmark(profile: EngineProfile, objective: ServiceObjective, lengths: _Lengths, role: Role) -> SustainedLoad:
     sample = lengths.sample
-    return sustained_load(profile, objective, sample.prompt_tokens, sample.output_tokens, _TEST_SEED)
+    return sustained_load(profile, objective, sample.prompt_tokens, sample.output_tokens, _TEST_SEED, role)

@@ -27,7 +27,7 @@ from simulations.faults import (
 )
 from simulations.fleet import SimulatedFleet
 from simulations.pool import PoolSpec
-from simulations.serving import ROUTINGS
+from simulations.routings import ROUTINGS
 from simulations.settings import FleetSettings
 from simulations.startup import StartupModel
 from tests.builders_fleet import MODEL, Batch, a_key, a_profile

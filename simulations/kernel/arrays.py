@@ -44,7 +44,8 @@ from simulations.kernel.layout import (
     Records,
     State,
 )
-from simulations.serving import PLAIN, ROUTINGS, Serving
+from simulations.routings import ROUTINGS
+from simulations.serving import PLAIN, Serving
 
 _ROLES = {Role.UNIFIED: UNIFIED, Role.PREFILL: PREFILL, Role.DECODE: DECODE}
 _CACHES = {"off": NO_CACHE, "lru": LRU, "lfu": LFU}
@@ -116,8 +117,8 @@ def new_state(
         routes=np.zeros(ROUTES if serving.routing == "prefix_aware" else 0, ROUTE),
     )
     state.world["free_head"] = 0
-    state.world["apart"] = DECODE in roles
-    state.world["in_order"] = DECODE in roles or serving.routing == "least_response_time"
+    state.world["apart"] = PREFILL in roles
+    state.world["in_order"] = PREFILL in roles or serving.routing == "least_response_time"
     return state
 
 

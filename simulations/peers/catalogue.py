@@ -9,7 +9,7 @@ from typing import TypeAlias
 from controller.errors import BadInput
 from policies.decide import Foresail
 from policies.decisions import Policy
-from policies.fleet import PoolKey
+from policies.fleet import PoolKey, Role
 from simulations.case import Case, SimulationSettings
 from simulations.peers.aibrix_apa import AibrixApa
 from simulations.peers.aibrix_kpa import AibrixKpa
@@ -87,14 +87,19 @@ def _rates(case: Case, ratio: float) -> dict[str, float]:
 def _kv_full(case: Case, settings: KvRhythm) -> dict[str, float]:
     """Return the KV cache use of one replica at its tested load where that is to count as full, else nothing.
 
-    Requests in the test held their prompt and on average half of their output, at the trace's mean lengths.
+    Requests in the test held their prompt and on average half of their output, at the trace's mean lengths; to be
+    prefilled, their prompt.
     """
     if not settings.kv_of_tested:
         return {}
     requests, prompts, outputs = (float(rate) for rate in case.load.values.sum(axis=0))
-    held = (prompts + outputs / 2.0) / max(requests, 1e-9)
+    held = {Role.PREFILL: prompts / max(requests, 1e-9)}
+    all_of_it = (prompts + outputs / 2.0) / max(requests, 1e-9)
     return {
-        str(pool.key): min(1.0, max(1e-6, pool.concurrency * held / pool.settings.profile.kv_cache_tokens))
+        str(pool.key): min(
+            1.0,
+            max(1e-6, pool.concurrency * held.get(pool.key.role, all_of_it) / pool.settings.profile.kv_cache_tokens),
+        )
         for pool in case.pools
     }
 

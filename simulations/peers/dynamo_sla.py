@@ -1,7 +1,7 @@
 """What would NVIDIA Dynamo's planner do for latency objectives, with prediction and reaction together?
 
-Follows ``components/src/dynamo/planner/core`` of ai-dynamo/dynamo 1.2, mode ``agg``, ``optimization_target: sla`` with
-throughput and load scaling both on:
+Follows ``components/src/dynamo/planner/core`` of ai-dynamo/dynamo 1.2, mode ``agg`` (``disagg`` where there are prefill
+and decode pools: each is sized by its own objective), ``optimization_target: sla`` with throughput and load scaling on:
 
 * every 180 s (``throughput_scaling.py``) requests, prompt length and output length of the next interval are predicted
   by an ARIMA each (``arima.py``); what one engine carries within both objectives is read off its performance model
@@ -32,7 +32,7 @@ from forecasting.forecast import LoadForecast
 from forecasting.series import OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries
 from policies.decisions import Decision
 from policies.engine_profile import EngineProfile
-from policies.fleet import Demand, FleetState, PoolState
+from policies.fleet import Demand, FleetState, PoolState, Role
 from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from policies.slo import ServiceObjective
@@ -73,6 +73,7 @@ class StepTime:
     """How long one step of an engine takes: what the planner's regression would have learned."""
 
     profile: EngineProfile
+    role: Role = Role.UNIFIED
 
     def seconds(self, prefill_tokens: float, kv_tokens: float, lengths: Lengths) -> float:
         """Return the time of a step that prefills and decodes this much, for requests of these lengths."""
@@ -90,17 +91,25 @@ class StepTime:
         return took_s + (self.seconds(rest, kv_tokens, lengths) if rest > 0 else 0.0)
 
     def requests_per_s(self, lengths: Lengths, objective: ServiceObjective) -> float:
-        """Return what one engine carries within both objectives; at a batch of one, if even that is too slow."""
+        """Return what one engine carries within both objectives; at a batch of one, if even that is too slow.
+
+        A prefill engine: one prompt after the other, as the planner's profile of one measures it.
+        """
         engine = self.profile
+        if self.role is Role.PREFILL:
+            return 1.0 / self.ttft_s(0.0, 0.0, lengths)
         held, output = max(1.0, lengths.prompt + lengths.output / 2.0), max(1.0, lengths.output)
         most = min(engine.kv_cache_tokens / held, engine.max_running, engine.max_batched_tokens - 1)
         # Prefill keeps up with decode: x <= output * budget / (prompt + output).
-        most = min(most, output * engine.max_batched_tokens / max(1.0, lengths.prompt + output))
+        prompt = 0.0 if self.role is Role.DECODE else lengths.prompt
+        most = min(most, output * engine.max_batched_tokens / max(1.0, prompt + output))
         best = 0.0
         for batch in range(1, max(1, int(most)) + 1):
-            prefill = min(batch * lengths.prompt / output, float(engine.max_batched_tokens))
+            prefill = min(batch * prompt / output, float(engine.max_batched_tokens))
             step_s = self.seconds(prefill, batch * held, lengths)
-            late = step_s > objective.tpot_s or self.ttft_s(prefill, batch * held, lengths) > objective.ttft_s
+            late = step_s > objective.tpot_s
+            if self.role is Role.UNIFIED:
+                late = late or self.ttft_s(prefill, batch * held, lengths) > objective.ttft_s
             if late and batch > 1:
                 break
             best = batch / (output * step_s)
@@ -151,7 +160,7 @@ class DynamoSla:
         name = str(pool.key)
         if name not in self._planners:
             self._planners[name] = self._started(share_of(fleet, pool))
-        planner, steps = self._planners[name], StepTime(bounds.profile)
+        planner, steps = self._planners[name], StepTime(bounds.profile, pool.key.role)
         self._observe(planner, fleet, pool)
         if planner.predicted_at is None:
             planner.predicted_at = fleet.at
@@ -222,6 +231,9 @@ class DynamoSla:
         planner.bound = max(MIN_ENDPOINT, math.ceil(per_s / one))
 
 
+_OF_NO_CONCERN = {Role.PREFILL: {"tpot_s": math.inf}, Role.DECODE: {"ttft_s": math.inf}}
+
+
 def reaction(
     workers: Sequence[Worker],
     steps: StepTime,
@@ -230,7 +242,11 @@ def reaction(
     objective: ServiceObjective,
     settings: DynamoSlaSettings,
 ) -> int:
-    """Return +1 if all workers miss an objective, -1 if one fewer would keep both with room to spare, else 0."""
+    """Return +1 if all workers miss an objective, -1 if one fewer would keep both with room to spare, else 0.
+
+    Prefill workers have one for TTFT, decode workers one for TPOT.
+    """
+    objective = objective.model_copy(update=_OF_NO_CONCERN.get(steps.role, {}))
     held = lengths.prompt + lengths.output / 2.0
     ttft = [steps.ttft_s(worker.queued_tokens, worker.kv_tokens, lengths) for worker in workers]
     tpot = [steps.seconds(prefill_per_step, worker.kv_tokens + held, lengths) for worker in workers]
@@ -246,7 +262,7 @@ def reaction(
         waits_s = steps.ttft_s(queued, kv_tokens, lengths) - own_s
         combined = kv_tokens + queued
         tpot_s = steps.seconds(prefill_per_step, combined + held, lengths)
-        full = combined >= worker.capacity
+        full = combined >= worker.capacity and steps.role is not Role.PREFILL
         if full or left_s <= 0 or waits_s >= left_s or tpot_s >= objective.tpot_s * settings.down_sensitivity:
             return 0
     return -1

@@ -39,14 +39,16 @@ def ongoing(fleet: FleetState, pool: PoolState) -> float | None:
 
 
 def held_for(fleet: FleetState, pool: PoolState) -> float:
-    """Return the pool's part of what the gateway holds; 0 when the gateway says nothing."""
+    """Return the pool's part of what the gateway holds for the first stage; 0 when the gateway says nothing."""
+    if pool.key.stage != fleet.stages_of(pool.key.model)[0]:
+        return 0.0
     held = fleet.gateway_queued.get(pool.key.model, 0.0)
     return 0.0 if math.isnan(held) else held * share_of(fleet, pool)
 
 
 def share_of(fleet: FleetState, pool: PoolState) -> float:
-    """Return the pool's share of its model's requests: its weight, or an equal part while there are no weights."""
-    pools = fleet.pools_of(pool.key.model)
+    """Return the pool's share of the requests of its stage: its weight, or an equal part while there are no weights."""
+    pools = fleet.pools_in(pool.key.stage)
     weights = [0.0 if math.isnan(each.weight) else each.weight for each in pools]
     if math.fsum(weights) <= 0:
         return 1.0 / len(pools)

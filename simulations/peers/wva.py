@@ -75,8 +75,8 @@ class Wva:
             self._note(pool, fleet.at)
         if fleet.at - self._analysed_at >= self.settings.interval_s:
             self._analysed_at = fleet.at
-            for model in fleet.models:
-                variants = [pool for pool in fleet.pools_of(model) if str(pool.key) in self.pools]
+            for stage in fleet.stages:
+                variants = [pool for pool in fleet.pools_in(stage) if str(pool.key) in self.pools]
                 self._analyse(variants, fleet)
 
         def answers(pool: PoolState) -> list[int | None]:
@@ -109,7 +109,7 @@ class Wva:
         return peaks
 
     def _analyse(self, variants: Sequence[PoolState], fleet: FleetState) -> None:
-        """Set what each variant of one model should have from now on."""
+        """Set what each variant of one model, or of its prefill or decode, should have from now on."""
         peaks = {str(pool.key): self._peaks(pool, fleet.at) for pool in variants}
         free = [pool for pool in variants if self._settled(pool)]
         for pool in free:

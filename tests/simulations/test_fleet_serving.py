@@ -15,7 +15,8 @@ from simulations.faults import Crash, Hang, ReplicaTarget
 from simulations.fleet import SimulatedFleet
 from simulations.outcomes import RequestStatus
 from simulations.pool import PoolSpec
-from simulations.serving import ROUTINGS, Serving
+from simulations.routings import ROUTINGS
+from simulations.serving import Serving
 from simulations.settings import FleetSettings
 from tests.builders_fleet import MODEL, Batch, a_batch, a_pool, a_profile
 from tests.builders_worlds import HashedBatch
