@@ -150,7 +150,7 @@ def test_a_settings_file_describes_the_pools(run: Run, trace: Path, tmp_path: Pa
     assert json.loads(out)["mean_replicas"] == 4
     code, _, err = run("simulate", "--trace", trace, "-c", settings, "--min", "2")
     assert code == 2
-    assert "--profile, --min or --max" in err
+    assert "--profile, --min, --max or --prefix-cache" in err
 
 
 def test_the_audit_has_every_tick_and_can_be_verified(run: Run, trace: Path, tmp_path: Path) -> None:
