@@ -120,7 +120,7 @@ def _of_engine(
         prefilled = prefilled - np.nan_to_num(growth(cached[pod]))
     running, kv = (_in_windows(looks[signal][pod]) for signal in _GAUGES)
     weights = np.array([0.5, *np.ones(_LOOKS - 1), 0.5])
-    busy = (running >= 1.0).all(axis=1)
+    busy: npt.NDArray[np.bool_] = np.all(running >= 1.0, axis=1)
     held = np.full(len(busy), np.nan)
     held[busy] = kv[busy] @ weights / (running[busy] @ weights)
     columns = (grown[_SCRAPED_AT], grown["steps_total"], grown[_PROMPTS], prefilled, grown["output_tokens_total"], held)
@@ -171,9 +171,8 @@ class _Reader:
 
     def scraped_at(self, signal: str) -> ByEngine:
         """Return per engine when the counter that stands at each edge was scraped."""
-        return self._by_pod(
-            promql.sampled_at(self._source.matched[signal], self._grouping), WINDOW_S, self._windows + 1
-        )
+        query = promql.sampled_at(self._source.matched[signal], self._grouping)
+        return self._by_pod(query, WINDOW_S, self._windows + 1)
 
     def gauge(self, signal: str) -> ByEngine:
         """Return per engine a gauge at ``_LOOKS`` steps of each window, from the first edge to the last."""

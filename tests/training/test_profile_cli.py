@@ -200,12 +200,12 @@ def test_a_table_of_silicon_runs_is_checked_against_the_profile_as_shipped(
             )  # fmt: skip
     pd.DataFrame(rows).to_parquet(tmp_path / "silicon.parquet")
     told = answer(capsys, "profile", "fidelity", "--runs", str(tmp_path))
-    as_shipped, varied, fitted, held_out = told
+    as_shipped, varied, shorter, fitted, held_out = told
     assert as_shipped["engine"] == "meta-llama/Llama-3.1-8B-Instruct h200 tp1 vllm 0.19.0"
     assert (as_shipped["profile"], as_shipped["part"], as_shipped["observations"]) == (shipped.name, "all", 6)
     assert as_shipped["absolute"] == pytest.approx({"ttft_s": 0.0, "tpot_s": 0.0, "e2e_s": 0.0}, abs=1e-9)
-    assert varied["length_spread"] == 0.1
+    assert (as_shipped["lengths"], varied["lengths"], shorter["lengths"]) == ([1.0, 1.0], [0.9, 1.1], [0.8, 1.0])
     assert varied["absolute"]["ttft_s"] > 0.05  # requests of equal lengths keep step; these do not
     assert (fitted["observations"], held_out["observations"]) == (4, 2)
-    assert fitted["length_spread"] == held_out["length_spread"] == 0.0
+    assert fitted["lengths"] == held_out["lengths"] == [1.0, 1.0]
     assert held_out["absolute"]["tpot_s"] < 0.02
