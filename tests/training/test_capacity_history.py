@@ -130,12 +130,13 @@ def test_the_command_reads_the_store_and_writes_the_profile(
     server: RunningPrometheus, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     like, out = tmp_path / "like.yaml", tmp_path / "fitted.yaml"
-    like.write_text(profile_yaml(a_start()))
+    like.write_text(profile_yaml(a_start().model_copy(update={"kv_bytes_per_token": 131_072})))
     fit = ["profile", "fit", "--prometheus", server.url, "--model", MODEL, "--like", str(like), "--name", "mine"]
     assert main([*fit, "--history-s", f"{SPAN_S:g}", "--out", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["engines"] == 2
     assert told["profile"]["decode_base_s"] == pytest.approx(TRUE.decode_base_s, rel=RECOVERED)
+    assert told["profile"]["kv_bytes_per_token"] == 131_072
     assert read_profile(out) == EngineProfile(**told["profile"])
     assert main([*fit, "--history-s", f"{SPAN_S:g}"]) == 0
     assert "in the ratio of the start" in capsys.readouterr().out.replace("\n", " ")

@@ -115,6 +115,7 @@ def test_the_description_beside_a_request_log_gives_the_limits(
     (tmp_path / "run_meta.json").write_text(json.dumps(meta))
     told = answer(capsys, "profile", "fit", "--input", str(log), "--like", "llama-3.1-8b-h100-tp1")
     assert told["profile"]["kv_cache_tokens"] == 11_191 * 16  # one block is vLLM's own
+    assert told["profile"]["kv_bytes_per_token"] == 131_072  # no measurement tells it: that of --like
     assert told["profile"]["decode_base_s"] == pytest.approx(ENGINE.decode_base_s, rel=0.05)
     rows_told = answer(capsys, "profile", "fidelity", "--runs", str(tmp_path))
     assert {(row["engine"], row["part"]) for row in rows_told} == {("run", "fitted"), ("run", "held out")}
