@@ -11,7 +11,7 @@ included. Real engines differ from this model under mixed load, in which prompts
 * Qwen3-32B on H100: 18 loads each of vLLM 0.12 (8, 32 and 128 requests in flight, 1,024 or 4,096 prompt and 128 to
   1,024 output tokens); the model's TPOT was 15 to 24 % too low;
 * Llama-3.1-70B in fp8: 9 loads each of vLLM of October 2025 (InferenceMAX: 4, 16 and 64 in flight, up to 1,024 or
-  8,192 prompt and output tokens, asynchronous scheduling); the model's TTFT was 12 to 26 % too low;
+  8,192 prompt and output tokens, asynchronous scheduling); the model's TTFT was 13 to 27 % too low;
 * Qwen3-32B on two RTX PRO 6000, whose tensor parallelism over PCIe the model takes for faster than it is (TPOT 28 %
   too low): 180 requests of a recorded run.
 

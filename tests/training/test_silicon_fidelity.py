@@ -1,4 +1,7 @@
-"""Do the catalogue's profiles answer as the engines did that were measured, on loads that they were not fitted to?"""
+"""Do the catalogue's profiles answer as the engines did that were measured, on loads that they were not fitted to?
+
+Run with ``-s`` to see the errors; docs/validation.md keeps them.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,9 @@ def test_a_measured_engine_is_met_on_loads_that_were_not_fitted(
     profile = profile_named(name)
     loads = [one for one in measured(recorded_traces, profile, model, lengths) if one.concurrency in held_out]
     assert len(loads) in (6, 12)
-    for measure in MEASURES:
-        assert np.abs(errors(profile, loads, measure)).mean() < AIM[measure], measure
+    absolute = {measure: float(np.abs(errors(profile, loads, measure)).mean()) for measure in MEASURES}
+    print(name, *(f"{measure} {error:.1%}" for measure, error in absolute.items()))  # noqa: T201 - what -s is for
+    assert all(absolute[measure] < AIM[measure] for measure in MEASURES)
 
 
 @pytest.mark.parametrize(
