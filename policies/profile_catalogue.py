@@ -5,17 +5,23 @@ for the A100, 0.24.0 for the others): decode milliseconds = a + b * sequences + 
 and contexts of 512 to 8,192 tokens (mean error 1 to 3 %), prefill milliseconds = p + q * tokens + r * tokens^2 over
 prompts of 128 to 16,384 tokens (mean error 1 to 8 %). The grid behind the fits is bf16: reading the weights once per
 decode step (141 GB / 2 GPUs = 70.5 GB at a B200's 8 TB/s = 8.8 ms) is 60 to 70 % of the 70B decode bases, the B200's
-included. Real engines take longer under mixed load, in which prompts are prefilled while others decode: measured TPOT
-of Qwen3-32B on H100 is 15 to 24 % above what this model gives (docs/validation.md). Its three H100 profiles are
-therefore fits to those measurements: 18 loads each, of 8, 32 and 128 requests in flight, 1,024 or 4,096 prompt and 128
-to 1,024 output tokens. That of two RTX PRO 6000, whose tensor parallelism over PCIe the model takes for faster than it
-is (TPOT 28 % too low), is a fit to 180 requests of a recorded run.
+included. Real engines differ from this model under mixed load, in which prompts are prefilled while others decode
+(docs/validation.md). Where there are measurements, profiles are fits to them:
+
+* Qwen3-32B on H100: 18 loads each of vLLM 0.12 (8, 32 and 128 requests in flight, 1,024 or 4,096 prompt and 128 to
+  1,024 output tokens); the model's TPOT was 15 to 24 % too low;
+* Llama-3.1-70B in fp8: 9 loads each of vLLM of October 2025 (InferenceMAX: 4, 16 and 64 in flight, up to 1,024 or
+  8,192 prompt and output tokens, asynchronous scheduling); the model's TTFT was 13 to 27 % too low;
+* Qwen3-32B on two RTX PRO 6000, whose tensor parallelism over PCIe the model takes for faster than it is (TPOT 28 %
+  too low): 180 requests of a recorded run.
 
 KV cache per replica, the arithmetic of vLLM's start-up: GPUs x (memory x 0.9 - 4 GB for activations, CUDA graphs and
 the context) - weights, divided by bytes per token:
 
 * bytes per token = 2 (K, V) x layers x 8 KV heads x 128 x 2 bytes: 80 layers 327,680 B, 64 layers (Qwen3-32B)
-  262,144 B, 32 layers 131,072 B;
+  262,144 B, 32 layers 131,072 B; half of that with keys and values in fp8, as the measured engines of Llama-3.1-70B on
+  H200 have them (loads that fill the cache wait as long as they did, which with 2 bytes they would not; those on H100
+  wait as with 2 bytes);
 * weights in bf16: 70B 141 GB, 32B 65.5 GB, 8B 16 GB; 70B with layers in fp8, embedding and head in bf16: 72.7 GB;
 * memory as the driver reports it: A100 85.9 GB, H100 85.5 GB, H200 150.8 GB, B200 192.3 GB, L40S 48.3 GB, RTX PRO
   6000 102.6 GB.
@@ -39,9 +45,12 @@ from policies.engine_profile import EngineProfile
 _MODELLED = "AIConfigurator 0.12 step-latency model, least-squares fit; KV cache from memory arithmetic"
 _MEASURED = "fit to measured loads of vLLM 0.12 (AIConfigurator's silicon table); KV cache from memory arithmetic"
 _RECORDED = "fit to a recorded run of vLLM 0.19 over PCIe; KV cache from memory arithmetic"
+_SWEPT = "fit to measured loads of vLLM, October 2025 (InferenceMAX); KV cache from memory arithmetic"
+_SWEPT_FP8_KV = "fit to measured loads of vLLM, October 2025 (InferenceMAX); fp8 KV cache from memory arithmetic"
 _BATCHED_TOKENS = {_MEASURED: 4096, _RECORDED: 2048}
 """Budgets of a step that the measured engines had: that of the run, and the one that explains the loads best."""
 _GPU_MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
+_BYTES_PER_KV_VALUE, _BYTES_PER_FP8_VALUE = 2, 1
 _NOT_FOR_KV_BYTES = 4e9  # activations, CUDA graphs and context per GPU, an allowance
 
 
@@ -57,7 +66,7 @@ class _Gpu:
 class _Model:
     name: str
     weight_bytes: float
-    kv_bytes_per_token: int
+    kv_values_per_token: int
 
 
 _GPUS = {
@@ -69,10 +78,10 @@ _GPUS = {
     "rtxpro6000": _Gpu(102.6e9, 8192, 1024, 1.80),
 }
 _MODELS = {
-    "llama-3.1-70b": _Model("meta-llama/Llama-3.1-70B-Instruct", 141e9, 2 * 80 * 8 * 128 * 2),
-    "llama-3.1-70b-fp8": _Model("meta-llama/Llama-3.1-70B-Instruct", 72.7e9, 2 * 80 * 8 * 128 * 2),
-    "qwen3-32b": _Model("Qwen/Qwen3-32B", 65.5e9, 2 * 64 * 8 * 128 * 2),
-    "llama-3.1-8b": _Model("meta-llama/Llama-3.1-8B-Instruct", 16e9, 2 * 32 * 8 * 128 * 2),
+    "llama-3.1-70b": _Model("meta-llama/Llama-3.1-70B-Instruct", 141e9, 2 * 80 * 8 * 128),
+    "llama-3.1-70b-fp8": _Model("meta-llama/Llama-3.1-70B-Instruct", 72.7e9, 2 * 80 * 8 * 128),
+    "qwen3-32b": _Model("Qwen/Qwen3-32B", 65.5e9, 2 * 64 * 8 * 128),
+    "llama-3.1-8b": _Model("meta-llama/Llama-3.1-8B-Instruct", 16e9, 2 * 32 * 8 * 128),
 }
 
 
@@ -94,6 +103,8 @@ class _Fit:
     def profile(self) -> EngineProfile:
         """Return the profile in seconds, with the limits of its model and GPU."""
         model, gpu = _MODELS[self.model], _GPUS[self.gpu]
+        bytes_per_value = _BYTES_PER_FP8_VALUE if self.source == _SWEPT_FP8_KV else _BYTES_PER_KV_VALUE
+        bytes_per_token = model.kv_values_per_token * bytes_per_value
         for_kv_bytes = self.gpus * (gpu.memory_bytes * _GPU_MEMORY_SHARE - _NOT_FOR_KV_BYTES) - model.weight_bytes
         return EngineProfile(
             name=f"{self.model}-{self.gpu}-tp{self.gpus}",
@@ -106,10 +117,10 @@ class _Fit:
             prefill_base_s=self.prefill_base_ms * 1e-3,
             prefill_per_token_s=self.prefill_per_token_us * 1e-6,
             prefill_per_token2_s=self.prefill_per_token2_ns * 1e-9,
-            kv_cache_tokens=int(for_kv_bytes / model.kv_bytes_per_token),
+            kv_cache_tokens=int(for_kv_bytes / bytes_per_token),
             max_running=gpu.max_running,
             max_batched_tokens=_BATCHED_TOKENS.get(self.source, gpu.max_batched_tokens),
-            kv_bytes_per_token=model.kv_bytes_per_token,
+            kv_bytes_per_token=bytes_per_token,
             usd_per_gpu_hour=gpu.usd_per_hour,
             source=self.source,
         )
@@ -121,13 +132,13 @@ _FITS = (
     _Fit("llama-3.1-70b", "h100", 4, 15.143, 0.031495, 0.028507, 11.367, 54.950, 1.0241),
     _Fit("llama-3.1-70b", "h100", 8, 9.9254, 0.023135, 0.014477, 8.3634, 36.970, 0.33682),
     _Fit("llama-3.1-70b", "h200", 4, 12.230, 0.031472, 0.017730, 8.6038, 55.008, 1.1858),
-    _Fit("llama-3.1-70b-fp8", "h100", 2, 16.927, 0.034819, 0.052164, 10.781, 69.838, 0.96641),
-    _Fit("llama-3.1-70b-fp8", "h100", 4, 10.656, 0.036085, 0.026275, 9.393, 45.903, 0.47032),
-    _Fit("llama-3.1-70b-fp8", "h100", 8, 7.9486, 0.030596, 0.013574, 8.2038, 33.931, 0.047785),
-    _Fit("llama-3.1-70b-fp8", "h200", 1, 22.235, 0.049219, 0.074547, 12.569, 94.998, 3.1119),
-    _Fit("llama-3.1-70b-fp8", "h200", 2, 13.785, 0.037713, 0.037174, 9.2388, 62.585, 1.2765),
-    _Fit("llama-3.1-70b-fp8", "h200", 4, 9.2485, 0.035545, 0.018711, 8.4482, 42.039, 0.56921),
-    _Fit("llama-3.1-70b-fp8", "h200", 8, 7.2692, 0.02863, 0.0097737, 7.5996, 31.466, 0.059834),
+    _Fit("llama-3.1-70b-fp8", "h100", 2, 16.805, 0.032105, 0.056804, 12.134, 86.546, 0.40224, _SWEPT),
+    _Fit("llama-3.1-70b-fp8", "h100", 4, 11.134, 0.03618, 0.031116, 21.974, 49.721, 0.17799, _SWEPT),
+    _Fit("llama-3.1-70b-fp8", "h100", 8, 9.0399, 0.03582, 0.016127, 32.27, 30.443, 0.048367, _SWEPT),
+    _Fit("llama-3.1-70b-fp8", "h200", 1, 20.623, 0.036011, 0.068577, 15.672, 148, 0.88913, _SWEPT_FP8_KV),
+    _Fit("llama-3.1-70b-fp8", "h200", 2, 13.36, 0.028363, 0.034588, 12.114, 86.795, 0.39307, _SWEPT_FP8_KV),
+    _Fit("llama-3.1-70b-fp8", "h200", 4, 9.2909, 0.01943, 0.021931, 29.062, 49.261, 0.29232, _SWEPT_FP8_KV),
+    _Fit("llama-3.1-70b-fp8", "h200", 8, 7.7969, 0.018894, 0.01174, 38.858, 29.621, 0.051536, _SWEPT_FP8_KV),
     _Fit("llama-3.1-8b", "a100", 1, 11.641, 0.029658, 0.082284, 7.7417, 54.621, 1.5318),
     _Fit("llama-3.1-8b", "h100", 1, 6.3555, 0.011003, 0.043202, 4.7304, 16.647, 0.69303),
     _Fit("llama-3.1-8b", "h200", 1, 4.9107, 0.010939, 0.031220, 3.2947, 17.487, 0.64499),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from training.profile_options import told_by
 from training.silicon_rows import Engine, read_silicon
 
 FITTED = "fitted"
-LENGTH_SPREADS = (0.0, 0.1)
-"""Variations of lengths that are tried where a table tells only their means: none, and 10 % either way."""
+Lengths = tuple[float, float]
+"""Shortest and longest request, in parts of what a table tells."""
+AS_TOLD: Lengths = (1.0, 1.0)
+LENGTHS: tuple[Lengths, ...] = (AS_TOLD, (0.9, 1.1), (0.8, 1.0))
+"""What is tried where a table tells one length: exactly that, 10 % either way, and that as the longest."""
 
 _FEWEST_LOADS = 6
 
@@ -43,7 +46,7 @@ class FidelityRow:
         absolute: By measure: mean absolute error per request, or of the means of loads.
         p90, p99: By measure, where known: error of the percentile over a run's requests.
         max_batched_tokens: Budget of a step of the profile.
-        length_spread: How far the lengths of the requests were taken to vary, where only their means are told.
+        lengths: How long the requests were taken to be, in parts of what is told.
     """
 
     engine: str
@@ -56,7 +59,7 @@ class FidelityRow:
     p90: Mapping[str, float]
     p99: Mapping[str, float]
     max_batched_tokens: int
-    length_spread: float
+    lengths: Lengths
 
     def of(self, measure: str) -> float:
         """Return the error that counts: of the mean of a run, signed; over loads, the mean absolute one."""
@@ -70,7 +73,7 @@ class FidelityRow:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Recorded:
     name: str
-    measurements: Sequence[Measurement]
+    variants: Mapping[Lengths, Sequence[Measurement]]
     start: EngineProfile
     shipped: bool  # whether the start is the catalogue's profile of this very engine
     budget_known: bool
@@ -97,17 +100,13 @@ def measure_fidelity(folder: Path, holdout_ratio: float, only: str, show: Shown)
     rows: list[FidelityRow] = []
     total = len(recorded)
     for number, one in enumerate(recorded):
-        spreads = LENGTH_SPREADS if one.measurements[0].times is None else (0.0,)
-        variants = {spread: [each.varied(spread) for each in one.measurements] for spread in spreads}
         if one.shipped:
-            for spread, measurements in variants.items():
+            for lengths, measurements in one.variants.items():
                 errors = fit_errors([_whole(each, one.start) for each in measurements])
-                rows += _rows(one.name, one.start, spread, errors, one.start.name, part="all")
-        spread = min(variants, key=lambda spread: _distance_of_fitted(one.start, variants[spread], holdout_ratio))
-        fit = _fitted(
-            replace(one, measurements=variants[spread]), holdout_ratio, partial(_show, show, number, total, one.name)
-        )
-        rows += _rows(one.name, fit.profile, spread, fit_errors(fit.parts), FITTED)
+                rows += _rows(one.name, one.start, lengths, errors, one.start.name, part="all")
+        chosen = _nearest(one, holdout_ratio)
+        fit = _fitted(one, chosen, holdout_ratio, partial(_show, show, number, total, one.name))
+        rows += _rows(one.name, fit.profile, chosen, fit_errors(fit.parts), FITTED)
     return rows
 
 
@@ -115,10 +114,15 @@ def _show(show: Shown, done: int, total: int, name: str, share: float) -> None:
     show((done + share) / total, name)
 
 
-def _fitted(one: _Recorded, holdout_ratio: float, show: Callable[[float], None]) -> CapacityFit:
+def _nearest(one: _Recorded, holdout_ratio: float) -> Lengths:
+    """Return the lengths with which the start is nearest to what is to be fitted."""
+    return min(one.variants, key=lambda lengths: _distance_of_fitted(one.start, one.variants[lengths], holdout_ratio))
+
+
+def _fitted(one: _Recorded, lengths: Lengths, holdout_ratio: float, show: Callable[[float], None]) -> CapacityFit:
     settings = FitSettings.near_start(holdout_ratio)
     fit = capacity_fit if one.budget_known else fit_budget
-    return fit(one.start, one.measurements, settings, show)
+    return fit(one.start, one.variants[lengths], settings, show)
 
 
 def _runs(folder: Path) -> Iterator[_Recorded]:
@@ -131,20 +135,24 @@ def _runs(folder: Path) -> Iterator[_Recorded]:
             same = [one for one in known if _plain(one.gpu) in _plain(name) and one.gpus == told.get("gpus")]
             starts = [profile.model_copy(update=limits) for profile in same or known]
             start = starts[0] if same else min(starts, key=lambda start: _distance(start, measurements))
-            yield _Recorded(name, measurements, start, bool(same), "max_batched_tokens" in told)
+            yield _Recorded(name, {AS_TOLD: measurements}, start, bool(same), "max_batched_tokens" in told)
 
 
 def _silicon(folder: Path) -> Iterator[_Recorded]:
     for path in sorted(folder.rglob("*.parquet")):
         try:
-            engines = read_silicon(path)
+            tables = {lengths: read_silicon(path, lengths) for lengths in LENGTHS}
         except BadInput:
             continue  # another kind of table
-        for engine, measurements in engines.items():
+        for engine in tables[AS_TOLD]:
             start = _shipped(engine)
-            fitting = [one for one in measurements if start is not None and _fits(start, one)]
-            if start is not None and len(fitting) >= _FEWEST_LOADS:
-                yield _Recorded(engine.name, fitting, start, shipped=True, budget_known=False)
+            if start is None:
+                continue
+            variants = {
+                lengths: [one for one in table[engine] if _fits(start, one)] for lengths, table in tables.items()
+            }
+            if min(map(len, variants.values())) >= _FEWEST_LOADS:
+                yield _Recorded(engine.name, variants, start, shipped=True, budget_known=False)
 
 
 def _shipped(engine: Engine) -> EngineProfile | None:
@@ -191,7 +199,7 @@ def _whole(one: Measurement, profile: EngineProfile) -> Part:
 
 
 def _rows(
-    engine: str, profile: EngineProfile, spread: float, errors: Sequence[FitError], name: str, part: str = ""
+    engine: str, profile: EngineProfile, lengths: Lengths, errors: Sequence[FitError], name: str, part: str = ""
 ) -> Iterator[FidelityRow]:
     keys = dict.fromkeys((error.source, error.part) for error in errors)
     for key in keys:
@@ -208,5 +216,5 @@ def _rows(
                 {measure: error.p90 for measure, error in of.items() if error.p90 is not None},
                 {measure: error.p99 for measure, error in of.items() if error.p99 is not None},
                 profile.max_batched_tokens,
-                spread,
+                lengths,
             )

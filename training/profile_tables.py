@@ -132,7 +132,8 @@ def show_fidelity(rows: Sequence[FidelityRow]) -> None:
         for row in of:
             means = [f"{row.of(measure):+.1%}" if row.per_run else f"{row.of(measure):.1%}" for measure in _TITLES]
             tails = [f"{_short(row.p90.get(m))}/{_short(row.p99.get(m))}" for m in _TITLES if row.per_run]
-            name = row.profile if row.length_spread == 0 else f"{row.profile}, lengths +-{row.length_spread:.0%}"
+            shortest, longest = row.lengths
+            name = row.profile if shortest == longest else f"{row.profile}, lengths {shortest:.0%} to {longest:.0%}"
             table.add_row(name, row.part, str(row.observations), *means, *tails)
         console.print(table)
 

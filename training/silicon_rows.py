@@ -2,7 +2,8 @@
 
 A row is one closed loop: model, GPU, tensor parallelism, prompt and output length, concurrency (``batch_size``), mean
 TTFT and TPOT. Only engines that do prefill and decode together (``mode`` ``agg``) are read. How many requests a row
-stands for is not told; ten per client, as the usual benchmark scripts send, is assumed.
+stands for is not told; ten per client, as the usual benchmark scripts send, is assumed. Nor is how their lengths vary,
+which decides whether requests stay in step with each other: the reader says what to assume.
 """
 
 from __future__ import annotations
@@ -41,8 +42,13 @@ class Engine:
         )
 
 
-def read_silicon(path: Path) -> dict[Engine, list[Measurement]]:
+def read_silicon(path: Path, lengths: tuple[float, float] = (1.0, 1.0)) -> dict[Engine, list[Measurement]]:
     """Return the measured loads of every engine in the table.
+
+    Args:
+        path: The table.
+        lengths: Shortest and longest prompt and output, in parts of those that the table tells; drawn evenly, with
+            the same seed for every load.
 
     Raises:
         BadInput: If it is no such table.
@@ -64,22 +70,25 @@ def read_silicon(path: Path) -> dict[Engine, list[Measurement]]:
         ]
         gpu = str(row.system).removesuffix("_sxm")
         engine = Engine(str(row.model_path), gpu, int(row.tp_size), *said)  # type: ignore[arg-type]  # pandas' row types
-        engines.setdefault(engine, []).append(_measurement(row))
+        engines.setdefault(engine, []).append(_measurement(row, lengths))
     return dict(sorted(engines.items()))
 
 
-def _measurement(row: object) -> Measurement:
+def _measurement(row: object, lengths: tuple[float, float]) -> Measurement:
     prompt, output, clients = (int(getattr(row, name)) for name in ("isl", "osl", "batch_size"))
     ttft_s, tpot_s = (float(getattr(row, f"silicon_{name}_ms")) * 1e-3 for name in ("ttft", "tpot"))
-    count = _REQUESTS_PER_CLIENT * clients
+    rng, count = np.random.default_rng(0), _REQUESTS_PER_CLIENT * clients
+    prompts, outputs = (
+        np.maximum(1, np.rint(tokens * rng.uniform(*lengths, count))).astype(np.int32) for tokens in (prompt, output)
+    )
     return Measurement(
         f"{prompt}+{output} at {clients}",
-        np.full(count, prompt, np.int32),
-        np.full(count, output, np.int32),
+        prompts,
+        outputs,
         concurrency=clients,
         summary={
             ("ttft_s", "mean"): ttft_s,
             ("tpot_s", "mean"): tpot_s,
-            ("e2e_s", "mean"): ttft_s + tpot_s * (output - 1),
+            ("e2e_s", "mean"): ttft_s + tpot_s * (float(outputs.mean()) - 1.0),
         },
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from simulations.profile_files import profile_yaml, read_profile
 from simulations.replica import EngineRequest, ReplicaEngine
 from tests.builders_fleet import a_profile
 from tests.builders_prometheus import CLOCK, RunningPrometheus, Sample, client_of, write
-from training.capacity_history import Windows, fit_to_history, fit_windows, read_windows
+from training.capacity_history import fit_to_history, fit_windows
+from training.history_windows import Windows, growth, read_windows
 from training.profile_options import EngineOptions
 
 TRUE = a_profile(
@@ -33,8 +35,12 @@ TRUE = a_profile(
 )
 SCRAPE_S, SPAN_S = 15.0, 5400.0
 MODEL = "test/model"
-RECOVERED = 0.15
-"""Gauges are looked at four times a minute, and counters grow at step ends: the coefficients are within this."""
+SCRAPED_LATE_S = {"a": 0.0, "b": 4.321}
+"""Each engine is scraped in a rhythm of its own: one at whole quarters of minutes, the other between them."""
+RECOVERED = 0.10
+"""What a sequence holds is looked at four times a minute, and prompts count as long as their mean: within this."""
+ON_THE_EDGE_S = (0, 15, 30, 45)
+AT_RANDOM_S = np.random.default_rng(20).choice(60, 6, replace=False).tolist()
 
 
 def scrapes(profile: EngineProfile, pod: str, seed: int, begins_at: float) -> Iterator[Sample]:
@@ -75,7 +81,7 @@ def scrapes(profile: EngineProfile, pod: str, seed: int, begins_at: float) -> It
 
 @pytest.fixture(scope="module")
 def begins_at() -> float:
-    return float(int(CLOCK.now() - SPAN_S - 30.0))
+    return float(int(CLOCK.now() - SPAN_S - 90.0))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, begins_at: float) -> Iterat
     config = "storage: {tsdb: {out_of_order_time_window: 3h}}\n"
     with RunningPrometheus(folder, config, "--web.enable-remote-write-receiver") as running:
         for number, pod in enumerate(("a", "b")):
-            write(running, scrapes(TRUE, pod, number, begins_at))
+            write(running, scrapes(TRUE, pod, number, begins_at + SCRAPED_LATE_S[pod]))
         yield running
 
 
@@ -92,12 +98,12 @@ def a_start() -> EngineProfile:
     return with_coefficients(TRUE, coefficients_of(TRUE) * np.array([0.7, 0.7, 1.5, 1.5, 1.4, 1.4]))
 
 
-def test_the_profile_of_emulated_engines_comes_back_from_their_metrics(
-    server: RunningPrometheus, begins_at: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("phase_s", [*ON_THE_EDGE_S, *AT_RANDOM_S])
+def test_the_profile_of_emulated_engines_comes_back_from_their_metrics_however_scrapes_and_windows_fall(
+    server: RunningPrometheus, begins_at: float, monkeypatch: pytest.MonkeyPatch, phase_s: int
 ) -> None:
     client = client_of(server.url)
-    # How windows and scrapes fall against each other is part of the measurement: the same whenever this is run.
-    monkeypatch.setattr(client, "now", lambda: begins_at + SPAN_S + 37.0)
+    monkeypatch.setattr(client, "now", lambda: begins_at + SPAN_S + phase_s)
     shown: list[float] = []
     windows, engines = read_windows(client, PrometheusSettings(url=server.url), MODEL, SPAN_S, shown.append)
     client.close()
@@ -124,33 +130,55 @@ def test_the_command_reads_the_store_and_writes_the_profile(
     server: RunningPrometheus, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     like, out = tmp_path / "like.yaml", tmp_path / "fitted.yaml"
-    like.write_text(profile_yaml(a_start()))
+    like.write_text(profile_yaml(a_start().model_copy(update={"kv_bytes_per_token": 131_072})))
     fit = ["profile", "fit", "--prometheus", server.url, "--model", MODEL, "--like", str(like), "--name", "mine"]
     assert main([*fit, "--history-s", f"{SPAN_S:g}", "--out", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["engines"] == 2
     assert told["profile"]["decode_base_s"] == pytest.approx(TRUE.decode_base_s, rel=RECOVERED)
+    assert told["profile"]["kv_bytes_per_token"] == 131_072
     assert read_profile(out) == EngineProfile(**told["profile"])
     assert main([*fit, "--history-s", f"{SPAN_S:g}"]) == 0
     assert "in the ratio of the start" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_lengths_that_change_tell_the_paired_coefficients_apart() -> None:
-    rng = np.random.default_rng(5)
-    steps, running = rng.uniform(500, 2000, 80), rng.uniform(2, 60, 80)
-    context, prompt = rng.uniform(300, 6000, 80), rng.uniform(100, 5000, 80)
-    prompts = rng.uniform(5, 80, 80)
-    rows = np.stack([steps, 0 * steps, steps * running, steps * running * context, prompts * prompt,
-                     prompts * prompt**2], axis=1)  # fmt: skip
-    scale = 60.0 / (rows @ coefficients_of(TRUE))  # as many steps and prompts as fill each minute
-    windows = Windows(
-        steps * scale, prompts * scale, prompts * prompt * scale, (steps * running + prompts) * scale,
-        running * context / TRUE.kv_cache_tokens,
-    )  # fmt: skip
+    windows = exact_windows(80)
     fit = fit_windows(a_start(), windows, 1, "a test")
     assert fit.tied == ()
     found = coefficients_of(fit.profile) / coefficients_of(TRUE)
     assert np.delete(found, 1) == pytest.approx(np.ones(5), abs=0.02)
+
+
+def test_minutes_in_which_an_engine_ran_dry_unseen_do_not_make_its_steps_longer() -> None:
+    windows = exact_windows(120)
+    dry = np.where(np.arange(120) % 4 == 0, 0.7, 1.0)  # every fourth minute has the work of 42 s
+    fewer = replace(
+        windows,
+        **{name: getattr(windows, name) * dry for name in ("steps", "prompts", "prompt_tokens", "output_tokens")},
+    )
+    found = coefficients_of(fit_windows(a_start(), fewer, 1, "a test").profile) / coefficients_of(TRUE)
+    assert np.delete(found, 1) == pytest.approx(np.ones(5), abs=0.02)
+
+
+def exact_windows(count: int) -> Windows:
+    """Minutes that the steps of ``TRUE`` fill exactly, at loads and lengths that change from one to the next."""
+    rng = np.random.default_rng(5)
+    steps, running = rng.uniform(500, 2000, count), rng.uniform(2, 60, count)
+    context, prompt = rng.uniform(300, 6000, count), rng.uniform(100, 5000, count)
+    prompts = rng.uniform(5, 80, count)
+    rows = np.stack([steps, 0 * steps, steps * running, steps * running * context, prompts * prompt,
+                     prompts * prompt**2], axis=1)  # fmt: skip
+    scale = 60.0 / (rows @ coefficients_of(TRUE))  # as many steps and prompts as fill each minute
+    return Windows(
+        np.full(count, 60.0), steps * scale, prompts * scale, prompts * prompt * scale,
+        (steps * running + prompts) * scale, context / TRUE.kv_cache_tokens,
+    )  # fmt: skip
+
+
+def test_a_counter_that_begins_anew_has_not_grown_but_is_not_known() -> None:
+    grown = growth(np.array([5.0, 8.0, 2.0, 2.0, np.nan, 9.0]))
+    np.testing.assert_array_equal(grown, [3.0, np.nan, 0.0, np.nan, np.nan])
 
 
 def test_a_store_without_the_model_is_said_to_have_no_busy_engine(server: RunningPrometheus) -> None:
@@ -164,7 +192,7 @@ def test_a_store_without_vllm_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_few_busy_windows_are_refused() -> None:
-    few = Windows(*(np.ones(8) for _ in range(5)))
+    few = Windows(*(np.ones(8) for _ in range(6)))
     with pytest.raises(BadInput, match="8 minutes in which an engine was busy throughout are too few"):
         fit_windows(TRUE, few, 1, "a test")
 

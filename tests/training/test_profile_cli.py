@@ -115,6 +115,7 @@ def test_the_description_beside_a_request_log_gives_the_limits(
     (tmp_path / "run_meta.json").write_text(json.dumps(meta))
     told = answer(capsys, "profile", "fit", "--input", str(log), "--like", "llama-3.1-8b-h100-tp1")
     assert told["profile"]["kv_cache_tokens"] == 11_191 * 16  # one block is vLLM's own
+    assert told["profile"]["kv_bytes_per_token"] == 131_072  # no measurement tells it: that of --like
     assert told["profile"]["decode_base_s"] == pytest.approx(ENGINE.decode_base_s, rel=0.05)
     rows_told = answer(capsys, "profile", "fidelity", "--runs", str(tmp_path))
     assert {(row["engine"], row["part"]) for row in rows_told} == {("run", "fitted"), ("run", "held out")}
@@ -200,12 +201,12 @@ def test_a_table_of_silicon_runs_is_checked_against_the_profile_as_shipped(
             )  # fmt: skip
     pd.DataFrame(rows).to_parquet(tmp_path / "silicon.parquet")
     told = answer(capsys, "profile", "fidelity", "--runs", str(tmp_path))
-    as_shipped, varied, fitted, held_out = told
+    as_shipped, varied, shorter, fitted, held_out = told
     assert as_shipped["engine"] == "meta-llama/Llama-3.1-8B-Instruct h200 tp1 vllm 0.19.0"
     assert (as_shipped["profile"], as_shipped["part"], as_shipped["observations"]) == (shipped.name, "all", 6)
     assert as_shipped["absolute"] == pytest.approx({"ttft_s": 0.0, "tpot_s": 0.0, "e2e_s": 0.0}, abs=1e-9)
-    assert varied["length_spread"] == 0.1
+    assert (as_shipped["lengths"], varied["lengths"], shorter["lengths"]) == ([1.0, 1.0], [0.9, 1.1], [0.8, 1.0])
     assert varied["absolute"]["ttft_s"] > 0.05  # requests of equal lengths keep step; these do not
     assert (fitted["observations"], held_out["observations"]) == (4, 2)
-    assert fitted["length_spread"] == held_out["length_spread"] == 0.0
+    assert fitted["lengths"] == held_out["lengths"] == [1.0, 1.0]
     assert held_out["absolute"]["tpot_s"] < 0.02
