@@ -21,6 +21,7 @@ from policies.fleet import Demand, PoolKey, Role
 from policies.placement import PoolSettings
 from policies.slo import ServiceObjective
 from simulations.benchmark import SustainedLoad, sustained_load
+from simulations.cached_prompts import cached_prompt_ratio
 from simulations.trace import Trace
 from simulations.trace_counts import counted
 from simulations.trace_load import TokenSample, token_shape
@@ -38,6 +39,8 @@ _MOST_EFFICIENT = {Role.UNIFIED: 1.5, Role.PREFILL: 1.0, Role.DECODE: 1.5}
 """Share of the formula's load that a test may find at most. Constant concurrency keeps a prefill replica busy without a
 break, which prompts that come at random cannot; the formula knows that."""
 
+_CHANNELS = (REQUESTS, PROMPT_TOKENS, OUTPUT_TOKENS)
+
 _TEST_SEED = 0
 """One load test for all seeds of a comparison: the operator does not test anew for every day."""
 
@@ -50,6 +53,7 @@ class TestedPool:
         settings: The pool's settings, with ``efficiency_ratio`` as tested.
         requests_per_s: Load that one replica sustained within the objective.
         concurrency: Requests in the replica at that load.
+        cached_prompt_ratio: Share of the trace's prompt tokens that its prefix cache would hold; the test had none.
         usd_per_request_capacity: US dollars per hour for each request/s of capacity.
     """
 
@@ -57,6 +61,7 @@ class TestedPool:
     settings: PoolSettings
     requests_per_s: float
     concurrency: float
+    cached_prompt_ratio: float = 0.0
 
     @property
     def usd_per_request_capacity(self) -> float:
@@ -80,7 +85,8 @@ def load_tested(pools: Mapping[str, PoolSettings], objective: ServiceObjective, 
         formula = capacity_of(settings.profile, objective, shape, efficiency=1.0, role=key.role)
         measured = min(_MOST_EFFICIENT[key.role], load.requests_per_s / formula.demand.requests_per_s)
         known = settings.model_copy(update={"efficiency_ratio": settings.efficiency_ratio or measured})
-        tested.append(TestedPool(key, known, load.requests_per_s, load.concurrency))
+        cached = 0.0 if key.role is Role.DECODE else cached_prompt_ratio(trace, settings.profile)
+        tested.append(TestedPool(key, known, load.requests_per_s, load.concurrency, cached))
     return tuple(tested)
 
 
@@ -162,7 +168,8 @@ def _in_replicas(values: FloatArray, objective: ServiceObjective, pool: TestedPo
     needed = np.zeros(len(values))
     for row, rates in enumerate(values):
         if rates[REQUESTS] > 0:
-            shape = Demand(float(rates[REQUESTS]), float(rates[PROMPT_TOKENS]), float(rates[OUTPUT_TOKENS]))
+            requests, prompts, outputs = (float(rates[channel]) for channel in _CHANNELS)
+            shape = Demand(requests, prompts, outputs, pool.cached_prompt_ratio)
             one = capacity_of(pool.settings.profile, objective, shape, efficiency, pool.key.role)
             needed[row] = rates[REQUESTS] / one.demand.requests_per_s
     return needed
