@@ -53,6 +53,9 @@ class PoolKey:
     def __str__(self) -> str:
         return self._text
 
+    def __hash__(self) -> int:
+        return hash(self._text)
+
     @property
     def stage(self) -> Stage:
         """The part of its model's serving that the pool belongs to."""
@@ -247,21 +250,17 @@ class FleetState:
     missing: tuple[str, ...] = ()
     # Made from ``pools``, since a decision asks for those of each model a dozen times; no part of what is recorded.
     _by_model: Mapping[str, tuple[PoolState, ...]] = field(init=False, repr=False, compare=False)
-    _roles: Mapping[str, tuple[Role, ...]] = field(init=False, repr=False, compare=False)
+    _stages: Mapping[str, tuple[Stage, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         keys = [pool.key for pool in self.pools]
         if len(set(keys)) != len(keys):
             raise ValueError("pool keys repeat")
         by_model: dict[str, tuple[PoolState, ...]] = {}
-        roles: dict[str, tuple[Role, ...]] = {}
-        for pool in sorted(self.pools, key=lambda p: p.key):
-            model, role = pool.key.model, pool.key.role
-            by_model[model] = (*by_model.get(model, ()), pool)
-            if role not in roles.get(model, ()):
-                roles[model] = (*roles.get(model, ()), role)
+        for pool in sorted(self.pools, key=lambda p: p.key) if len(keys) > 1 else self.pools:
+            by_model[pool.key.model] = (*by_model.get(pool.key.model, ()), pool)
         object.__setattr__(self, "_by_model", by_model)
-        object.__setattr__(self, "_roles", roles)
+        object.__setattr__(self, "_stages", {model: _stages(model, pools) for model, pools in by_model.items()})
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -274,18 +273,17 @@ class FleetState:
 
     def stages_of(self, model: str) -> tuple[Stage, ...]:
         """Stages of ``model`` that have a pool, the first that a request comes to first."""
-        order = (Role.UNIFIED, Role.PREFILL, Role.DECODE)
-        return tuple(Stage(model, role) for role in order if role in self._roles.get(model, ()))
+        return self._stages.get(model, ())
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Stages of all models, in this order."""
-        return tuple(stage for model in self.models for stage in self.stages_of(model))
+        return tuple([stage for stages in self._stages.values() for stage in stages])
 
     def pools_in(self, stage: Stage) -> tuple[PoolState, ...]:
         """Pools of one stage in key order."""
         pools = self.pools_of(stage.model)
-        if len(self._roles.get(stage.model, ())) > 1:
+        if len(self.stages_of(stage.model)) > 1:
             return tuple(pool for pool in pools if pool.key.role is stage.role)
         return pools if pools and pools[0].key.role is stage.role else ()
 
@@ -294,7 +292,7 @@ class FleetState:
 
         It has none but the stage's own pools, and what waits at the gateway only where that waits for this stage.
         """
-        if len(self._roles.get(stage.model, ())) <= 1:
+        if len(self.stages_of(stage.model)) <= 1:
             return self
         waiting = self.gateway_queued if stage == self.stages_of(stage.model)[0] else {}
         return replace(self, pools=self.pools_in(stage), gateway_queued=waiting)
@@ -310,3 +308,9 @@ class FleetState:
             reports = pool.told.fresh(self.at, max_age_s) & ~np.isnan(pool.told.of("queued_requests"))
             fresh += int(np.count_nonzero(pool.roster.serving & reports))
         return fresh / expected if expected else 1.0
+
+
+def _stages(model: str, pools: tuple[PoolState, ...]) -> tuple[Stage, ...]:
+    """Return the stages that the pools of ``model`` serve, in the order in which a request comes to them."""
+    roles = {pool.key.role for pool in pools}
+    return tuple([Stage(model, role) for role in (Role.UNIFIED, Role.PREFILL, Role.DECODE) if role in roles])

@@ -117,6 +117,11 @@ class Roster:
         return tuple([r for r in self.replicas if r.starting or r.phase is Phase.FAILED])
 
     @cached_property
+    def troubled(self) -> tuple[ReplicaState, ...]:
+        """Those that exited or are taken out of traffic."""
+        return tuple([r for r in self.replicas if r.cordoned or r.phase is Phase.FAILED])
+
+    @cached_property
     def cordoned(self) -> tuple[int, ...]:
         """The places of those that are taken out of traffic."""
         return tuple([place for place, replica in enumerate(self.replicas) if replica.cordoned])

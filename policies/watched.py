@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import ItemsView, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,12 +15,12 @@ _OWN = (
     "prompt_tokens_total",
     "output_tokens_total",
     "in_flight",
+    "answered_total",
     "observed_at",
     "stepped_at",
     "busy",
     "prompt_tokens_per_s",
     "output_tokens_per_s",
-    "answered_total",
     "answered_at",
     "fell_at",
 )
@@ -28,31 +28,40 @@ _ANSWERS = ("answered_total", "failed_total", "told_at", "ended_at", "answered",
 
 ROW = {name: row for row, name in enumerate(_OWN)}
 ANSWER_ROW = {name: row for row, name in enumerate(_ANSWERS)}
-BY_GATEWAY = slice(len(_OWN), len(_OWN) + len(_ANSWERS))
-BY_ITSELF = slice(BY_GATEWAY.stop, BY_GATEWAY.stop + len(_ANSWERS))
-ROWS = BY_ITSELF.stop
+COUNTS, RATES = slice(0, 5), slice(ROW["prompt_tokens_per_s"], ROW["output_tokens_per_s"] + 1)
+_BY_GATEWAY = slice(len(_OWN), len(_OWN) + len(_ANSWERS))
+_BY_ITSELF = slice(_BY_GATEWAY.stop, _BY_GATEWAY.stop + len(_ANSWERS))
+ROWS = _BY_ITSELF.stop
 
-_Instants = Mapping[str, tuple[float, ...]]
+Instants = Mapping[str, tuple[float, ...]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class WatchedReplicas(Mapping[str, ReplicaMemory]):
     """The memory of replicas by their name in the whole fleet; a ``ReplicaMemory`` is made when one is asked for.
+
+    It never changes, as no memory does.
 
     Attributes:
         names: N replicas; not all of them need be known.
         lives: The life of each.
-        columns: ``float64[ROWS, N]``: rows as in ``ROW``, then ``BY_GATEWAY`` and ``BY_ITSELF`` as in ``ANSWER_ROW``.
-            NaN is None; where ``observed_at`` is NaN nothing is remembered.
+        columns: ``float64[ROWS, N]``: rows as in ``ROW``, then those of ``answers``. NaN is None; where ``observed_at``
+            is NaN nothing is remembered.
         slow_at, worse_by_gateway, worse_by_itself: By name, of those few who have any such instants.
     """
 
-    names: tuple[str, ...] = ()
-    lives: tuple[str, ...] = ()
-    columns: Floats = field(default_factory=lambda: np.empty((ROWS, 0)))
-    slow_at: _Instants = field(default_factory=dict)
-    worse_by_gateway: _Instants = field(default_factory=dict)
-    worse_by_itself: _Instants = field(default_factory=dict)
+    def __init__(
+        self,
+        names: tuple[str, ...] = (),
+        lives: tuple[str, ...] = (),
+        columns: Floats | None = None,
+        slow_at: Instants = MappingProxyType({}),
+        worse_by_gateway: Instants = MappingProxyType({}),
+        worse_by_itself: Instants = MappingProxyType({}),
+    ) -> None:
+        self.names, self.lives = names, lives
+        self.columns = np.empty((ROWS, 0)) if columns is None else columns
+        self.slow_at, self.worse_by_gateway, self.worse_by_itself = slow_at, worse_by_gateway, worse_by_itself
+        self._place: dict[str, int] = {}  # made when the first is asked for by name
 
     @classmethod
     def of(cls, memory: Mapping[str, ReplicaMemory]) -> WatchedReplicas:
@@ -78,6 +87,11 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
         """Return ``float64[N]``, one value of each."""
         row: Floats = self.columns[ROW[name]]
         return row
+
+    @property
+    def answers(self) -> Floats:
+        """``float64[2, 6, N]``, what the gateway and each engine counted of answers; rows as in ``ANSWER_ROW``."""
+        return answers_of(self.columns)
 
     def at(self, places: list[int]) -> WatchedReplicas:
         """Return the memory of those at ``places``."""
@@ -130,14 +144,13 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
         kept = ({**{n: at for n, at in mine.items() if n not in changes}, **theirs} for mine, theirs in both)
         return WatchedReplicas(self.names, self.lives, columns, *kept)
 
-    def _instants(self) -> tuple[_Instants, _Instants, _Instants]:
+    def _instants(self) -> tuple[Instants, Instants, Instants]:
         return self.slow_at, self.worse_by_gateway, self.worse_by_itself
 
     def __getitem__(self, name: str) -> ReplicaMemory:
-        try:
-            place = self.names.index(name)
-        except ValueError:
-            raise KeyError(name) from None
+        if not self._place:
+            self._place.update({name: place for place, name in enumerate(self.names)})
+        place = self._place[name]
         column = self.columns[:, place].tolist()
         if column[ROW["observed_at"]] != column[ROW["observed_at"]]:
             raise KeyError(name)
@@ -149,7 +162,7 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
     def __len__(self) -> int:
         return int(np.count_nonzero(self.known))
 
-    def items(self) -> dict[str, ReplicaMemory].items:  # type: ignore[override,valid-type]
+    def items(self) -> ItemsView[str, ReplicaMemory]:
         """Return all names with their memory."""
         return self.as_dict().items()
 
@@ -166,24 +179,28 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
 
     def _made(self, name: str, life: str, column: list[float]) -> ReplicaMemory:
         told = [None if value != value else value for value in column]  # noqa: PLR0124 - NaN
-        steps, prompt, output, in_flight, observed_at, stepped_at, busy, prompt_s, output_s, answered, *at = told[: len(_OWN)]
+        steps, prompt, output, in_flight, answered, observed_at, stepped_at, busy, *rates_and_instants = told[: len(_OWN)]
         return ReplicaMemory(
             life,
             steps,
             prompt,
             output,
             in_flight,
-            observed_at,  # type: ignore[arg-type]  # known
-            stepped_at,  # type: ignore[arg-type]  # known
+            observed_at,  # type: ignore[arg-type]  # it is known
+            stepped_at,  # type: ignore[arg-type]  # it is known
             bool(busy),
-            prompt_s,
-            output_s,
+            *rates_and_instants[:2],
             self.slow_at.get(name, ()),
             answered,
-            *at,
-            _answers(told[BY_GATEWAY], self.worse_by_gateway.get(name, ())),
-            _answers(told[BY_ITSELF], self.worse_by_itself.get(name, ())),
+            *rates_and_instants[2:],
+            _answers(told[_BY_GATEWAY], self.worse_by_gateway.get(name, ())),
+            _answers(told[_BY_ITSELF], self.worse_by_itself.get(name, ())),
         )
+
+
+def answers_of(columns: Floats) -> Floats:
+    """Return ``float64[2, 6, N]``, a view of the rows of ``columns`` that count answers."""
+    return columns[_BY_GATEWAY.start :].reshape(2, len(_ANSWERS), -1)
 
 
 def _answers(told: list[float | None], worse_at: tuple[float, ...]) -> AnswerMemory | None:
