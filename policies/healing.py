@@ -119,6 +119,8 @@ def unlearn(
         held: ``(act, replica name)`` that were not attempted.
         not_paged: ``(subject, cause)`` of pages that reached nobody.
     """
+    if not held and not not_paged:
+        return memory
     undone = {page_key(subject, cause) for subject, cause in not_paged}
     return replace(
         memory,

@@ -192,20 +192,14 @@ class SimulatedMetrics:
     def _read_replicas(self, at: float) -> tuple[Scrapes, tuple[str, ...]]:
         watched = self._watched.at([replica for pool in self._pools for replica in pool.replicas.values()])
         state, epoch_at, rows = self._kernel.state, self._kernel.epoch_at, watched.rows
-        taken, kept = state.replicas["samples"][rows], state.samples.shape[1]
         # The newest of each that can be read by now: most often the last, or the one before.
-        place, found = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
-        for back in range(1, kept + 1):
-            earlier = (taken - back) % kept
-            visible = (taken >= back) & (
-                state.samples["at"][rows, earlier] + self._settings.scrape_delay_s <= at - epoch_at
-            )
-            place = np.where(found, place, earlier)
-            found |= visible
-            if found.all():
-                break
+        sampled_at, kept = state.samples["at"][rows], np.arange(state.samples.shape[1])
+        visible = (sampled_at + self._settings.scrape_delay_s <= at - epoch_at) & (
+            kept < state.replicas["samples"][rows][:, None]
+        )
+        place = np.where(visible, sampled_at, -1.0).argmax(axis=1)
         newest = state.samples[rows, place]
-        known = found & (newest["there"] != 0)
+        known = visible[np.arange(len(rows)), place] & (newest["there"] != 0)
         metrics = newest.view(np.float64).reshape(len(rows), len(SAMPLE)).T[_FIGURES]
         metrics[0] += epoch_at
         missing: list[str] = []
