@@ -219,23 +219,26 @@ def states(roster: Roster, told: Told) -> tuple[ReplicaState, ...]:
 def _listed(values: Floats) -> list[Any]:
     """Return the values as lists; every NaN is the same object, so that equal replicas compare as equal."""
     unknown = np.isnan(values)
-    if not unknown.any():
-        return values.tolist()
-    listed = values.astype(object)
-    listed[unknown] = math.nan
-    return listed.tolist()
+    told: Any = values
+    if unknown.any():
+        told = values.astype(object)
+        told[unknown] = math.nan
+    listed: list[Any] = told.tolist()
+    return listed
 
 
 def joined(parts: Sequence[Told]) -> Told:
     """Return what was said of the replicas of several pools, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
+    if not parts:
+        return told_of(())
     return (
-        Told(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("in_flight", "answered", "failed")),
+        parts[0]
+        if len(parts) == 1
+        else Told(
+            np.concatenate([part.in_flight for part in parts]),
+            np.concatenate([part.answered for part in parts]),
+            np.concatenate([part.failed for part in parts]),
             np.concatenate([part.scraped for part in parts]),
             np.concatenate([part.metrics for part in parts], axis=1),
         )
-        if parts
-        else told_of(())
     )

@@ -34,7 +34,7 @@ def ready_headroom(option: PoolOption, at: float, settings: TrafficSettings) -> 
     age_s = at - roster.since_at[roster.serving]
     grown = np.ones(len(age_s)) if settings.slow_start_s == 0 else np.clip(age_s / settings.slow_start_s, 0.0, 1.0)
     takes = settings.slow_start_floor_ratio + (1.0 - settings.slow_start_floor_ratio) * grown
-    return sum(takes.tolist()) * option.capacity.demand.requests_per_s
+    return float(sum(takes.tolist())) * option.capacity.demand.requests_per_s
 
 
 def weigh(

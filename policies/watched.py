@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,7 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
         self.columns = np.empty((ROWS, 0)) if columns is None else columns
         self.slow_at, self.worse_by_gateway, self.worse_by_itself = slow_at, worse_by_gateway, worse_by_itself
         self._place: dict[str, int] = {}  # made when the first is asked for by name
+        self._all: dict[str, ReplicaMemory] | None = None  # made when all are
 
     @classmethod
     def of(cls, memory: Mapping[str, ReplicaMemory]) -> WatchedReplicas:
@@ -81,7 +83,8 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
     @property
     def known(self) -> Bools:
         """``bool[N]``, of whom anything is remembered."""
-        return ~np.isnan(self.columns[ROW["observed_at"]])
+        known: Bools = ~np.isnan(self.columns[ROW["observed_at"]])
+        return known
 
     def of_row(self, name: str) -> Floats:
         """Return ``float64[N]``, one value of each."""
@@ -166,11 +169,13 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
         """Return all names with their memory."""
         return self.as_dict().items()
 
-    def as_dict(self) -> dict[str, ReplicaMemory]:
-        """Return the memory of each that is known, by name."""
-        each = zip(self.names, self.lives, self.columns.T.tolist(), strict=True)
-        at = ROW["observed_at"]
-        return {name: self._made(name, life, column) for name, life, column in each if column[at] == column[at]}
+    def as_dict(self) -> Mapping[str, ReplicaMemory]:
+        """Return the memory of each that is known, by name; made once, since it is recorded more than once."""
+        if self._all is None:
+            each = zip(self.names, self.lives, self.columns.T.tolist(), strict=True)
+            at = ROW["observed_at"]
+            self._all = {n: self._made(n, life, column) for n, life, column in each if column[at] == column[at]}
+        return self._all
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mapping) and self.as_dict() == dict(other)
@@ -178,21 +183,24 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
     __hash__ = None  # type: ignore[assignment]  # as of any mapping of ours
 
     def _made(self, name: str, life: str, column: list[float]) -> ReplicaMemory:
-        told = [None if value != value else value for value in column]  # noqa: PLR0124 - NaN
-        steps, prompt, output, in_flight, answered, observed_at, stepped_at, busy, *rates_and_instants = told[: len(_OWN)]
+        told: list[Any] = [None if value != value else value for value in column]  # noqa: PLR0124 - NaN
+        steps, prompt, output, in_flight, answered, observed_at, stepped_at = told[: ROW["busy"]]
+        busy, prompt_s, output_s, answered_at, fell_at = told[ROW["busy"] : len(_OWN)]
         return ReplicaMemory(
             life,
             steps,
             prompt,
             output,
             in_flight,
-            observed_at,  # type: ignore[arg-type]  # it is known
-            stepped_at,  # type: ignore[arg-type]  # it is known
+            observed_at,
+            stepped_at,
             bool(busy),
-            *rates_and_instants[:2],
+            prompt_s,
+            output_s,
             self.slow_at.get(name, ()),
             answered,
-            *rates_and_instants[2:],
+            answered_at,
+            fell_at,
             _answers(told[_BY_GATEWAY], self.worse_by_gateway.get(name, ())),
             _answers(told[_BY_ITSELF], self.worse_by_itself.get(name, ())),
         )
@@ -203,10 +211,11 @@ def answers_of(columns: Floats) -> Floats:
     return columns[_BY_GATEWAY.start :].reshape(2, len(_ANSWERS), -1)
 
 
-def _answers(told: list[float | None], worse_at: tuple[float, ...]) -> AnswerMemory | None:
-    if told[ANSWER_ROW["told_at"]] is None:
+def _answers(told: list[Any], worse_at: tuple[float, ...]) -> AnswerMemory | None:
+    answered_total, failed_total, told_at, ended_at, answered, failed = told
+    if told_at is None:
         return None
-    return AnswerMemory(*told, worse_at)  # type: ignore[arg-type]  # only ended_at may be None
+    return AnswerMemory(answered_total, failed_total, told_at, ended_at, answered, failed, worse_at)
 
 
 def _column(one: ReplicaMemory) -> list[float | None]:

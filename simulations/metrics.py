@@ -28,7 +28,8 @@ _SAMPLED = (
 )  # fmt: skip
 """Columns of a sample, in the order of the fields of ``ReplicaMetrics``."""
 
-_FIGURES = [(SAMPLE.names or ()).index(name) for name in _SAMPLED]
+_COLUMNS = SAMPLE.names or ()
+_FIGURES = [_COLUMNS.index(name) for name in _SAMPLED]
 
 
 def scrapes_kept(settings: FleetSettings) -> int:
@@ -200,7 +201,7 @@ class SimulatedMetrics:
         place = np.where(visible, sampled_at, -1.0).argmax(axis=1)
         newest = state.samples[rows, place]
         known = visible[np.arange(len(rows)), place] & (newest["there"] != 0)
-        metrics = newest.view(np.float64).reshape(len(rows), len(SAMPLE)).T[_FIGURES]
+        metrics = newest.view(np.float64).reshape(len(rows), len(_COLUMNS)).T[_FIGURES]
         metrics[0] += epoch_at
         missing: list[str] = []
         for silent in np.flatnonzero(~known).tolist():

@@ -133,4 +133,5 @@ def _idle(pool: PoolState) -> Bools:
     """READY and known to have nothing in flight: at the gateway, or by its own word where no gateway tells."""
     told = pool.told
     empty = (told.of("running_requests") == 0) & (told.of("queued_requests") == 0)
-    return pool.roster.ready & np.where(told.in_flight >= 0, told.in_flight == 0, empty)
+    idle: Bools = pool.roster.ready & np.where(told.in_flight >= 0, told.in_flight == 0, empty)
+    return idle
