@@ -70,8 +70,7 @@ class ControlLoop:
     def _decided(self, fleet: FleetState, record: TickRecord) -> tuple[Decision, TickRecord]:
         """Return what is to be done about ``fleet``, and ``record`` with that and all that it was made from."""
         with self.time_phase("forecast"):
-            demand = self.forecasts.learn(fleet)
-            fleet = fleet if demand is fleet.demand else replace(fleet, demand=demand)
+            fleet = fleet.with_demand(self.forecasts.learn(fleet))
             forecasts = self._forecast(fleet)
             notes = self.forecasts.notes
         with self.time_phase("decide"):

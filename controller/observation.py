@@ -157,7 +157,8 @@ def _with_metrics(
     ids = pools[0].roster.ids if len(pools) == 1 else tuple([name for pool in pools for name in pool.roster.ids])
     said, metrics = read_scrapes(seen.replicas, ids)
     scraped = said & plausible(metrics, at)
-    impossible = [ids[place] for place in np.flatnonzero(said & ~scraped)]
+    refused = said & ~scraped
+    impossible = [ids[place] for place in np.flatnonzero(refused)] if np.count_nonzero(refused) else []
     if pools:  # what was scraped in an earlier life of a replica says nothing of this one
         scraped &= metrics[ROW["observed_at"]] >= np.concatenate([pool.roster.requested_at for pool in pools])
     if not scraped.all():

@@ -198,11 +198,15 @@ def _slow(
     ``tpot_s`` is ``float64[R]``, NaN of a replica that says nothing of late. With the evidence it returns the memory of
     those of whom something else is to be remembered than before.
     """
-    tpot_s = np.where(pool.roster.ready, tpot_s, np.nan)
-    ascending = np.sort(tpot_s[~np.isnan(tpot_s)]).tolist()
+    ready = pool.roster.ready & ~np.isnan(tpot_s)
+    ascending = sorted(tpot_s[ready].tolist())
     # Whoever is not far above the median of all is not far above its peers': nothing to compare one by one.
     enough = len(ascending) > settings.min_peers
-    far = tpot_s > settings.slow_ratio * _least_median(ascending) if enough else np.zeros(len(tpot_s), np.bool_)
+    limit_s = settings.slow_ratio * _least_median(ascending) if enough else math.inf
+    if not memory.slow_at and not (enough and ascending[-1] > limit_s):
+        return [], {}
+    tpot_s = np.where(ready, tpot_s, np.nan)
+    far = tpot_s > limit_s
     names = pool.roster.names(str(pool.key))
     worth_a_look = set(np.flatnonzero(far).tolist())
     if memory.slow_at:

@@ -62,7 +62,7 @@ def fail_over(
         possible = _possible(fleet, pool, before, others, traffic)
         remembered[name] = after = _judged(pool, before, possible, fleet.at, settings)
         failing = after.unsound_at is not None
-        marked.append(replace(option, failing=failing))
+        marked.append(option if option.failing == failing else replace(option, failing=failing))
         detail = f"serves with {pool.roster.serving_count} of {_expected(pool)} replicas"
         if failing:
             given_up.add(pool.key)
@@ -95,7 +95,7 @@ def _possible(
 def _judged(pool: PoolState, known: PoolMemory, possible: bool, at: float, settings: FailoverSettings) -> PoolMemory:
     """Return the pool's memory, with ``unsound_at`` set while it is given up."""
     if not possible:
-        return replace(known, unsound_at=None)
+        return known if known.unsound_at is None else replace(known, unsound_at=None)
     if not _sound(pool, settings):
         begins = known.unsound_at is not None or pool.weight > 0
         return replace(known, unsound_at=at if begins else None)

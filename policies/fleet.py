@@ -262,6 +262,15 @@ class FleetState:
         object.__setattr__(self, "_by_model", by_model)
         object.__setattr__(self, "_stages", {model: _stages(model, pools) for model, pools in by_model.items()})
 
+    def with_demand(self, demand: Mapping[str, Demand]) -> FleetState:
+        """Return the fleet under this demand."""
+        fleet = object.__new__(FleetState)
+        put = object.__setattr__
+        for name in ("at", "pools", "service", "gateway_queued", "missing", "_by_model", "_stages"):
+            put(fleet, name, getattr(self, name))
+        put(fleet, "demand", demand)
+        return fleet
+
     @property
     def models(self) -> tuple[str, ...]:
         """Models that have a pool, sorted."""
