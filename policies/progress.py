@@ -144,7 +144,7 @@ def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float) -> 
     np.copyto(columns[ROW["answered_at"]], at, where=counts[_ALL_ANSWERED] > had[_ALL_ANSWERED])
     fell = (counts[_IN_FLIGHT] < had[_IN_FLIGHT]) & ~given[_ALL_ANSWERED]
     np.copyto(columns[ROW["fell_at"]], at, where=fell)
-    given[: _IN_FLIGHT] &= looked
+    given[:_IN_FLIGHT] &= looked
     np.copyto(columns[COUNTS], counts, where=given)
     return columns
 

@@ -183,7 +183,7 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
     __hash__ = None  # type: ignore[assignment]  # as of any mapping of ours
 
     def _made(self, name: str, life: str, column: list[float]) -> ReplicaMemory:
-        told: list[Any] = [None if value != value else value for value in column]  # noqa: PLR0124 - NaN
+        told: list[Any] = [None if value != value else value for value in column]  # noqa: PLR0124 - true of NaN alone
         steps, prompt, output, in_flight, answered, observed_at, stepped_at = told[: ROW["busy"]]
         busy, prompt_s, output_s, answered_at, fell_at = told[ROW["busy"] : len(_OWN)]
         return ReplicaMemory(

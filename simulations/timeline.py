@@ -1,4 +1,4 @@
-"""How is the course of a run kept, tick by tick, in a seventh of the memory that a value per tick takes?"""
+"""How is the course of a run kept, tick by tick, in a third of the memory that an object per tick takes?"""
 
 from __future__ import annotations
 
