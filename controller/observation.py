@@ -120,12 +120,6 @@ def _is_count(value: float) -> bool:
     return 0 <= value < MOST_COUNTED
 
 
-def _counts(told: Mapping[str, float], ids: tuple[str, ...]) -> Floats:
-    """Return ``float64[R]``, NaN where no count is told that anybody could have counted."""
-    counts = read_figures(told, ids)
-    return np.where((counts >= 0) & (counts < MOST_COUNTED), counts, np.nan)
-
-
 def _unambiguous(seen: FleetMetrics, pools: Sequence[PoolState]) -> FleetMetrics:
     """Leave out what is said of an id that two pools have: nobody can tell which of the two it is about."""
     if len(pools) == 1:
@@ -163,13 +157,9 @@ def _with_metrics(
         scraped &= metrics[ROW["observed_at"]] >= np.concatenate([pool.roster.requested_at for pool in pools])
     if not scraped.all():
         metrics = np.where(scraped, metrics, np.nan)
-    told = Told(
-        _counts(seen.in_flight, ids),
-        _counts(seen.answered, ids),
-        _counts(seen.failed_answers, ids),
-        scraped,
-        metrics,
-    )
+    counts = np.array([read_figures(told, ids) for told in (seen.in_flight, seen.answered, seen.failed_answers)])
+    counts = np.where((counts >= 0) & (counts < MOST_COUNTED), counts, np.nan)  # what nobody could have counted
+    told = Told(counts[0], counts[1], counts[2], scraped, metrics)
     joined = []
     first = 0
     for pool in pools:

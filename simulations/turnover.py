@@ -131,7 +131,9 @@ def _holds_gpus(replica: ReplicaState) -> bool:
 
 def _idle(pool: PoolState) -> Bools:
     """READY and known to have nothing in flight: at the gateway, or by its own word where no gateway tells."""
-    told = pool.told
-    empty = (told.of("running_requests") == 0) & (told.of("queued_requests") == 0)
-    idle: Bools = pool.roster.ready & np.where(told.in_flight >= 0, told.in_flight == 0, empty)
+    told, ready = pool.told, pool.roster.ready
+    idle: Bools = ready & (told.in_flight == 0)
+    unknown = ready & np.isnan(told.in_flight)
+    if np.count_nonzero(unknown):
+        idle |= unknown & (told.of("running_requests") == 0) & (told.of("queued_requests") == 0)
     return idle
