@@ -200,8 +200,9 @@ class LoadForecasts:
             history.append(fleet.at, fleet.demand.get(model))
             demand = history.recent(self.settings.demand_window_s)
             if demand is not None:
-                now = fleet.demand.get(model, demand)
-                recent[model] = replace(demand, cached_prompt_ratio=now.cached_prompt_ratio)
+                ratio = fleet.demand.get(model, demand).cached_prompt_ratio
+                same = ratio == demand.cached_prompt_ratio
+                recent[model] = demand if same else replace(demand, cached_prompt_ratio=ratio)
         return recent
 
     def recorded(self) -> Mapping[str, LoadSeries]:

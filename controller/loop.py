@@ -54,15 +54,15 @@ class ControlLoop:
         """
         look = self._sources
         record = TickRecord(look.clock.now(), None, {}, None)
+        fleet = None
         try:
             with self.time_phase("observe"):
                 fleet = observe(record.at, look.metrics, look.cluster, look.router)
-            record = replace(record, fleet=fleet)
             decision, record = self._decided(fleet, record)
         except ObservationError as error:
-            return self._announced(replace(record, error=str(error)))[0]
+            return self._announced(replace(record, fleet=fleet, error=str(error)))[0]
         except Exception as bug:
-            self._announced(replace(record, error=_named(bug)))
+            self._announced(replace(record, fleet=fleet, error=_named(bug)))
             raise
         record, entry_id = self._announced(record)
         return self._acted(decision, record, entry_id)
@@ -70,7 +70,7 @@ class ControlLoop:
     def _decided(self, fleet: FleetState, record: TickRecord) -> tuple[Decision, TickRecord]:
         """Return what is to be done about ``fleet``, and ``record`` with that and all that it was made from."""
         with self.time_phase("forecast"):
-            fleet = replace(fleet, demand=self.forecasts.learn(fleet))
+            fleet = fleet.with_demand(self.forecasts.learn(fleet))
             forecasts = self._forecast(fleet)
             notes = self.forecasts.notes
         with self.time_phase("decide"):
@@ -102,7 +102,7 @@ class ControlLoop:
             if entry_id and record.acts_planned:
                 with self.time_phase("record"):
                     record = self._recorder.settle(record, entry_id, results, error)
-        return replace(record, results=tuple(results))
+        return replace(record, results=tuple(results)) if results else record
 
     def _announced(self, record: TickRecord) -> tuple[TickRecord, str]:
         with self.time_phase("record"):

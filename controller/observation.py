@@ -7,17 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from controller.by_replica import read_figures, read_scrapes
 from controller.errors import ObservationError
 from controller.ports import Cluster, FleetMetrics, MetricSource, Router
-from policies.fleet import (
-    Demand,
-    FleetState,
-    PoolKey,
-    PoolState,
-    ReplicaMetrics,
-    ReplicaState,
-    ServiceLevel,
-)
+from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
+from policies.roster import FIGURES, ROW, Bools, Floats, Told
 
 CLOCK_SKEW_S = 60.0
 """What is scraped further ahead of the controller's clock than this is not believed: it would look fresh for ever."""
@@ -27,6 +23,8 @@ MAX_REQUESTS_PER_S = 1e6
 
 MOST_COUNTED = 1e15
 """No engine lives to count as far; beyond 2^53, nine times this, floats no longer tell neighbouring counts apart."""
+
+_COUNTS = [row for row, name in enumerate(FIGURES) if name not in ("observed_at", "kv_cache_ratio")]
 
 MAX_TOKENS_PER_REQUEST = 1e7
 """Ten times the longest context window sold; tokens are never offered faster than this many times the requests."""
@@ -44,8 +42,7 @@ def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) 
     demand = {model: load for model, load in seen.demand.items() if _offered(load)}
     service = {model: level for model, level in seen.service.items() if _measured(level)}
     queued = {model: count for model, count in seen.gateway_queued.items() if _is_count(count)}
-    impossible: list[str] = []
-    joined = tuple(_with_metrics(pool, weights[pool.key], seen, at, impossible) for pool in pools)
+    joined, impossible = _with_metrics(pools, weights, seen, at)
     for signal, told, believed in (
         ("demand", seen.demand, demand),
         ("service", seen.service, service),
@@ -102,44 +99,35 @@ def _measured(level: ServiceLevel) -> bool:
     return _is_count(level.finished) and math.isfinite(level.window_s)
 
 
-def plausible(seen: ReplicaMetrics, at: float) -> bool:
-    """Return whether an engine could have said this: metrics come from pods, and pods can be wrong or hostile.
+def plausible(metrics: Floats, at: float) -> Bools:
+    """Return ``bool[R]``, whether an engine could have said this: metrics come from pods, some wrong, some hostile.
 
-    NaN is always possible: it means that nothing was said.
+    NaN is always possible, but as an instant: it means that nothing was said.
+
+    Args:
+        metrics: ``float64[F, R]``, as in ``policies.roster.Told``.
+        at: What the clock says.
     """
-    counts = (
-        seen.running_requests,
-        seen.queued_requests,
-        seen.steps_total,
-        seen.prompt_tokens_total,
-        seen.output_tokens_total,
-        seen.finished_requests_total,
-        seen.failed_requests_total,
-        seen.ttft_p95_s,
-        seen.tpot_mean_s,
-    )
-    if not seen.observed_at <= at + CLOCK_SKEW_S:
-        return False
-    for count in counts:
-        if count < 0 or count >= MOST_COUNTED:  # of NaN neither is true
-            return False
-    return math.isnan(seen.kv_cache_ratio) or 0 <= seen.kv_cache_ratio <= 1.001
+    counts = metrics[_COUNTS]
+    kv_cache_ratio = metrics[ROW["kv_cache_ratio"]]
+    impossible = ((counts < 0) | (counts >= MOST_COUNTED)).any(axis=0)  # of NaN neither is true
+    impossible |= (kv_cache_ratio < 0) | (kv_cache_ratio > 1.001)
+    possible: Bools = ~impossible & (metrics[ROW["observed_at"]] <= at + CLOCK_SKEW_S)
+    return possible
 
 
 def _is_count(value: float) -> bool:
     return 0 <= value < MOST_COUNTED
 
 
-def _count(told: Mapping[str, float], name: str) -> float:
-    return count if _is_count(count := told.get(name, math.nan)) else math.nan
-
-
 def _unambiguous(seen: FleetMetrics, pools: Sequence[PoolState]) -> FleetMetrics:
     """Leave out what is said of an id that two pools have: nobody can tell which of the two it is about."""
-    times = Counter(r.id for pool in pools for r in pool.replicas)
-    shared = {name for name, count in times.items() if count > 1}
-    if not shared:
+    if len(pools) == 1:
         return seen
+    ids = [name for pool in pools for name in pool.roster.ids]
+    if len(set(ids)) == len(ids):
+        return seen
+    shared = {name for name, count in Counter(ids).items() if count > 1}
     return replace(
         seen,
         replicas={name: told for name, told in seen.replicas.items() if name not in shared},
@@ -153,34 +141,29 @@ def _unambiguous(seen: FleetMetrics, pools: Sequence[PoolState]) -> FleetMetrics
     )
 
 
-def _with_metrics(pool: PoolState, weight: float, seen: FleetMetrics, at: float, impossible: list[str]) -> PoolState:
+def _with_metrics(
+    pools: Sequence[PoolState], weights: Mapping[PoolKey, float], seen: FleetMetrics, at: float
+) -> tuple[tuple[PoolState, ...], list[str]]:
     """Give each replica that the cluster knows its metrics; series of replicas that are gone find no owner.
 
-    The ids of those whose engine says what no engine could say are added to ``impossible``.
+    With the pools it returns the ids of those whose engine says what no engine could say.
     """
-    replicas = []
-    for r in pool.replicas:
-        metrics = seen.replicas.get(r.id)
-        if metrics is not None and not plausible(metrics, at):
-            impossible.append(r.id)
-            metrics = None
-        if metrics is not None and metrics.observed_at < r.requested_at:
-            metrics = None  # scraped in an earlier life of the replica
-        # Built whole, in the order of its fields: ``replace`` takes twice as long, and large fleets are joined here.
-        replicas.append(
-            ReplicaState(
-                r.id,
-                r.phase,
-                r.requested_at,
-                r.since_at,
-                r.revision,
-                r.node,
-                r.restarts,
-                r.cordoned,
-                _count(seen.in_flight, r.id),
-                metrics,
-                _count(seen.answered, r.id),
-                _count(seen.failed_answers, r.id),
-            )
-        )
-    return replace(pool, replicas=tuple(replicas), weight=weight)
+    ids = pools[0].roster.ids if len(pools) == 1 else tuple([name for pool in pools for name in pool.roster.ids])
+    said, metrics = read_scrapes(seen.replicas, ids)
+    scraped = said & plausible(metrics, at)
+    refused = said & ~scraped
+    impossible = [ids[place] for place in np.flatnonzero(refused)] if np.count_nonzero(refused) else []
+    if pools:  # what was scraped in an earlier life of a replica says nothing of this one
+        scraped &= metrics[ROW["observed_at"]] >= np.concatenate([pool.roster.requested_at for pool in pools])
+    if not scraped.all():
+        metrics = np.where(scraped, metrics, np.nan)
+    counts = np.array([read_figures(told, ids) for told in (seen.in_flight, seen.answered, seen.failed_answers)])
+    counts = np.where((counts >= 0) & (counts < MOST_COUNTED), counts, np.nan)  # what nobody could have counted
+    told = Told(counts[0], counts[1], counts[2], scraped, metrics)
+    joined = []
+    first = 0
+    for pool in pools:
+        last = first + len(pool.roster)
+        joined.append(pool.with_told(told if len(pools) == 1 else told.between(first, last), weights[pool.key]))
+        first = last
+    return tuple(joined), impossible

@@ -28,7 +28,8 @@ class Recorder:
 
     def announce(self, record: TickRecord) -> tuple[TickRecord, str]:
         """Return ``record`` as it was stored, and its id; with ``unrecorded`` set and no id when it was not."""
-        record = replace(record, gap=self._gap())
+        if gap := self._gap():
+            record = replace(record, gap=gap)
         try:
             self._pay()
             entry_id = self._audit.append(record)

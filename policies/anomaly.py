@@ -16,8 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from statistics import median
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.decisions import Anomaly
@@ -25,7 +27,9 @@ from policies.failing import FailingSettings, failing
 from policies.fleet import FleetState, Phase, PoolState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
-from policies.progress import exporter_stuck_s, remember, stood_s
+from policies.progress import exporter_stuck_s, remembered, stood_s
+from policies.roster import Bools, Floats
+from policies.watched import WatchedReplicas
 
 
 class AnomalySettings(BaseModel):
@@ -87,39 +91,55 @@ def watch(
     settings: AnomalySettings,
 ) -> Watch:
     """Return anomalies of every replica, and memory of those that exist or were seen ``keep_vanished_s`` ago."""
-    present = {pool.key.replica(r.id): r for pool in fleet.pools for r in pool.replicas}
-    vanished = {n: m for n, m in memory.items() if n not in present and _recent(m, fleet.at, settings.keep_vanished_s)}
-    seen = {
-        name: known
-        for name, r in present.items()
-        if (known := remember(fleet.at, r, memory.get(name), settings.failing))
-    }
-    fresh = frozenset(name for name, m in seen.items() if _recent(m, fleet.at, settings.max_metrics_age_s))
+    seen, told = remembered(fleet, memory, settings.failing)
+    newest = fleet.at - seen.of_row("observed_at") <= settings.max_metrics_age_s
+    frozen, slow = _suspected_frozen(fleet, seen, newest, settings), told.of("tpot_mean_s")
+    slow = np.where(told.fresh(fleet.at, settings.max_metrics_age_s) & np.isfinite(slow), slow, np.nan)
     found: list[Anomaly] = []
+    looked: dict[str, ReplicaMemory] = {}
+    first = 0
     for pool in fleet.pools:
+        part = slice(first, first + len(pool.roster))
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
-        found += _frozen(fleet.at, pool, seen, fresh, settings)
-        slow, looked = _slow(fleet.at, pool, seen, settings)
-        found += slow
-        seen.update(looked)
-    failed, seen = failing(fleet, seen, settings.failing)
+        if frozen[part].any():
+            found += _frozen(fleet.at, pool, seen, part, newest, settings)
+        evidence, changed = _slow(fleet.at, pool, seen, slow[part], settings)
+        found += evidence
+        looked.update(changed)
+        first = part.stop
+    seen = seen.changed(looked)
+    failed, changed = failing(fleet, seen, settings.failing)
     found += failed
-    return Watch(tuple(found), {**vanished, **seen}, fresh)
+    seen = seen.changed(changed)
+    fresh = frozenset(compress(seen.names, newest.tolist()))
+    gone = _vanished(fleet.at, memory, seen.names, settings.keep_vanished_s)
+    return Watch(tuple(found), seen.followed_by(gone), fresh)
 
 
-def _recent(known: ReplicaMemory, at: float, age_s: float) -> bool:
-    return at - known.observed_at <= age_s
+def _vanished(
+    at: float, memory: Mapping[str, ReplicaMemory], present: tuple[str, ...], keep_s: float
+) -> WatchedReplicas:
+    """Return the memory of replicas that are not there, and were seen at most ``keep_s`` ago."""
+    known = WatchedReplicas.of(memory)
+    if known.names == present:
+        return _NOBODY
+    there = set(present)
+    recent = (at - known.of_row("observed_at") <= keep_s).tolist()
+    return known.at([place for place, name in enumerate(known.names) if recent[place] and name not in there])
+
+
+_NOBODY = WatchedReplicas()
 
 
 def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySettings) -> list[Anomaly]:
     found = []
-    for replica in pool.replicas:
+    for replica in pool.roster.unsettled:
         waited_s = at - replica.since_at
         if replica.phase is Phase.FAILED:
             score = waited_s / settings.failed_after_s if settings.failed_after_s else math.inf
             detail = f"exited {waited_s:.0f} s ago, {replica.restarts} restarts so far"
             found.append(Anomaly("platform", replica.id, pool.key, score, replica.since_at, detail))
-        elif replica.starting and at - replica.requested_at > settings.overdue_ratio * lead.p90_s:
+        elif at - replica.requested_at > settings.overdue_ratio * lead.p90_s:
             started_s = at - replica.requested_at
             score = started_s / (settings.overdue_ratio * lead.p90_s)
             detail = f"starting for {started_s:.0f} s, 90 % of starts take {lead.p90_s:.0f} s"
@@ -127,37 +147,42 @@ def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySetti
     return found
 
 
+def _suspected_frozen(fleet: FleetState, memory: WatchedReplicas, fresh: Bools, settings: AnomalySettings) -> Bools:
+    """Return ``bool[N]``, of whom ``_frozen`` has something to say: READY, and still for long enough."""
+    still = stood_s(memory, fleet.at) >= settings.frozen_after_s
+    still |= exporter_stuck_s(memory) >= 2.0 * settings.frozen_after_s
+    still &= fresh
+    if still.any():
+        still &= np.concatenate([pool.roster.ready for pool in fleet.pools])
+    return still
+
+
 def _frozen(
-    at: float,
-    pool: PoolState,
-    memory: Mapping[str, ReplicaMemory],
-    fresh: frozenset[str],
-    settings: AnomalySettings,
+    at: float, pool: PoolState, memory: WatchedReplicas, part: slice, fresh: Bools, settings: AnomalySettings
 ) -> list[Anomaly]:
     """Nothing speaks for it for a while although it has work inside; see the module on what each witness is worth.
 
     Only READY replicas are watched: one that drains ends by the platform's own deadline. Counters that stood still
-    while answers came from the replica are the exporter's fault, and no witness until they move again.
+    while answers came from the replica are the exporter's fault, and no witness until they move again. ``part`` is
+    where the pool's replicas are in ``memory`` and ``fresh``.
     """
-    watched = [
-        (r, memory[n]) for r in pool.replicas if r.phase is Phase.READY and (n := pool.key.replica(r.id)) in fresh
-    ]
-    stood = [stood_s(known, at) for _, known in watched]
-    moving = sum(stood_for_s < settings.frozen_after_s for stood_for_s in stood)
+    watched = (part.start + np.flatnonzero(pool.roster.ready & fresh[part])).tolist()
+    stood, stuck = stood_s(memory, at).tolist(), exporter_stuck_s(memory).tolist()
+    moving = sum(stood[place] < settings.frozen_after_s for place in watched)
     found: list[Anomaly] = []
-    for (replica, known), stood_for_s in zip(watched, stood, strict=True):
-        if (stuck_s := exporter_stuck_s(known)) >= 2.0 * settings.frozen_after_s:
-            since_at, seconds = known.stepped_at, stuck_s
-            evidence = [("exporter", f"its counters stand still for {stuck_s:.0f} s while it answers requests")]
-        elif stood_for_s >= settings.frozen_after_s:
-            since_at, seconds = known.progress_at, stood_for_s
+    for place in watched:
+        replica, name = pool.roster.replicas[place - part.start], memory.names[place]
+        if stuck[place] >= 2.0 * settings.frozen_after_s:
+            since_at, seconds = memory[name].stepped_at, stuck[place]
+            evidence = [("exporter", f"its counters stand still for {seconds:.0f} s while it answers requests")]
+        elif stood[place] >= settings.frozen_after_s:
+            since_at, seconds = memory[name].progress_at, stood[place]
             evidence = [("progress", f"no engine step for {seconds:.0f} s with requests inside")]
             peers = len(watched) - 1
             if peers and 2 * moving > peers:
                 evidence.append(("peers", f"{moving} of {peers} peers went on meanwhile"))
-            if replica.in_flight_requests > 0:
-                waits = f"the gateway waits for {replica.in_flight_requests:.0f} requests and saw none end"
-                evidence.append(("gateway", waits))
+            if (in_flight := float(pool.told.in_flight[place - part.start])) > 0:
+                evidence.append(("gateway", f"the gateway waits for {in_flight:.0f} requests and saw none end"))
         else:
             continue
         score = seconds / settings.frozen_after_s
@@ -166,45 +191,50 @@ def _frozen(
 
 
 def _slow(
-    at: float, pool: PoolState, memory: Mapping[str, ReplicaMemory], settings: AnomalySettings
+    at: float, pool: PoolState, memory: WatchedReplicas, tpot_s: Floats, settings: AnomalySettings
 ) -> tuple[list[Anomaly], dict[str, ReplicaMemory]]:
     """TPOT far above the peers' at k of the last n scrapes; more than its load explains is the second family.
 
-    With the evidence it returns the memory of those of whom something else is to be remembered than before.
+    ``tpot_s`` is ``float64[R]``, NaN of a replica that says nothing of late. With the evidence it returns the memory of
+    those of whom something else is to be remembered than before.
     """
-    remembered: dict[str, ReplicaMemory] = {}
-    reporting = [
-        (r, r.metrics)
-        for r in pool.replicas
-        if r.phase is Phase.READY
-        and r.metrics is not None
-        and at - r.metrics.observed_at <= settings.max_metrics_age_s
-        and math.isfinite(r.metrics.tpot_mean_s)
-    ]
-    ascending = sorted(seen.tpot_mean_s for _, seen in reporting)
+    ready = pool.roster.ready & ~np.isnan(tpot_s)
+    ascending = sorted(tpot_s[ready].tolist())
+    # Whoever is not far above the median of all is not far above its peers': nothing to compare one by one.
+    enough = len(ascending) > settings.min_peers
+    limit_s = settings.slow_ratio * _least_median(ascending) if enough else math.inf
+    if not memory.slow_at and not (enough and ascending[-1] > limit_s):
+        return [], {}
+    tpot_s = np.where(ready, tpot_s, np.nan)
+    far = tpot_s > limit_s
+    names = pool.roster.names(str(pool.key))
+    worth_a_look = set(np.flatnonzero(far).tolist())
+    if memory.slow_at:
+        worth_a_look |= {p for p, name in enumerate(names) if name in memory.slow_at and not math.isnan(tpot_s[p])}
     found: list[Anomaly] = []
-    for replica, seen in reporting:
-        name = pool.key.replica(replica.id)
+    changed: dict[str, ReplicaMemory] = {}
+    for place in sorted(worth_a_look):
+        name, mine_s = names[place], float(tpot_s[place])
+        observed_at = float(pool.told.of("observed_at")[place])
         before = memory[name]
         slow_at = tuple(t for t in before.slow_at if at - t <= settings.look_back_s)
-        # Whoever is not far above the median of all is not far above its peers': nothing to compare one by one.
-        if len(ascending) > settings.min_peers and seen.tpot_mean_s > settings.slow_ratio * _least_median(ascending):
-            peers = {pool.key.replica(r.id): m.tpot_mean_s for r, m in reporting if r.id != replica.id}
-            middle, z = _robust_z(seen.tpot_mean_s, list(peers.values()))
-            outlying = z > settings.slow_z and seen.tpot_mean_s > settings.slow_ratio * middle
-            if outlying and seen.observed_at not in slow_at:
-                slow_at = (*slow_at, seen.observed_at)
+        if far[place]:
+            others = [other for other, s in enumerate(tpot_s.tolist()) if other != place and not math.isnan(s)]
+            middle, z = _robust_z(mine_s, tpot_s[others].tolist())
+            outlying = z > settings.slow_z and mine_s > settings.slow_ratio * middle
+            if outlying and observed_at not in slow_at:
+                slow_at = (*slow_at, observed_at)
             if len(slow_at) >= settings.slow_scrapes and outlying:
-                detail = f"TPOT {seen.tpot_mean_s * 1000:.0f} ms, its peers' median is {middle * 1000:.0f} ms"
-                found.append(Anomaly("peers", replica.id, pool.key, z / settings.slow_z, slow_at[0], detail))
-                explained_s = middle * _busier(before, [memory[peer] for peer in peers])
-                if seen.tpot_mean_s > 1.25 * explained_s:
+                replica = pool.roster.ids[place]
+                detail = f"TPOT {mine_s * 1000:.0f} ms, its peers' median is {middle * 1000:.0f} ms"
+                found.append(Anomaly("peers", replica, pool.key, z / settings.slow_z, slow_at[0], detail))
+                explained_s = middle * _busier(before, [memory[names[other]] for other in others])
+                if mine_s > 1.25 * explained_s:
                     detail = f"the work that it does explains a TPOT of {explained_s * 1000:.0f} ms at most"
-                    score = seen.tpot_mean_s / explained_s
-                    found.append(Anomaly("latency", replica.id, pool.key, score, slow_at[0], detail))
+                    found.append(Anomaly("latency", replica, pool.key, mine_s / explained_s, slow_at[0], detail))
         if slow_at != before.slow_at:
-            remembered[name] = replace(before, slow_at=slow_at)
-    return found, remembered
+            changed[name] = replace(before, slow_at=slow_at)
+    return found, changed
 
 
 def _busier(own: ReplicaMemory, peers: Sequence[ReplicaMemory]) -> float:

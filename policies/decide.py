@@ -32,6 +32,7 @@ from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, 
 from policies.traffic import weigh
 from policies.vanished import vanished
 from policies.waiting import not_coming
+from policies.watched import WatchedReplicas
 from policies.wire import Digest
 
 __all__ = ["Foresail", "PolicySettings", "decide"]
@@ -71,7 +72,7 @@ def decide(
     lead_times = {key: lead_time(known, settings.lead_time) for key, known in draft.pools.items()}
 
     seen = watch(fleet, memory.replicas, lead_times, settings.anomaly)
-    draft.taking_prompts = taking_prompts(fleet, seen.memory, seen.fresh)
+    draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
     diagnoses = diagnose(fleet, seen.anomalies)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
     course = heal(fleet, diagnoses, seen, memory, lead_times, least, settings.healing)

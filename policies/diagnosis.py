@@ -50,6 +50,8 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis
     The same goes for an engine that says of itself that it fails. Errors that all replicas answer with alike are those
     of clients, of what they all depend on, or of a revision: no cause is named for them here.
     """
+    if not anomalies:
+        return ()
     by_replica: dict[tuple[PoolKey, str], list[Anomaly]] = {}
     for anomaly in anomalies:
         by_replica.setdefault((anomaly.pool, anomaly.replica), []).append(anomaly)

@@ -60,7 +60,7 @@ def last_healthy(fleet: FleetState, stage: Stage, known: Collection[str]) -> int
             counts until it is forgotten.
     """
     pools = fleet.pools_in(stage)
-    present = {p.key.replica(r.id): r for p in pools for r in p.replicas}
+    present = {p.key.replica(r.id): r for p in pools for r in p.roster.replicas}
     began = sum(not r.starting or r.restarts > 0 for r in present.values())
     gone = sum(name not in present and any(name.startswith(f"{p.key}/") for p in pools) for name in known)
     return min(len(present), began + gone)
@@ -133,7 +133,8 @@ def settled(fleet: FleetState, actions: Sequence[ActionMemory], settings: Disrup
 
 def _replaced(pool: PoolState, act: ActionMemory, at: float) -> bool:
     """A replica that seems to be requested in the future is an old one: the clock was set back."""
-    asked_since = {r.id for r in pool.replicas if act.started_at <= r.requested_at <= at}
-    if any(r.id == act.target and r.id not in asked_since for r in pool.replicas):
+    asked_since = {r.id for r in pool.roster.replicas if act.started_at <= r.requested_at <= at}
+    if act.target in pool.roster.ids and act.target not in asked_since:
         return False
-    return len(pool.serving) >= pool.desired or any(r.serving and r.id in asked_since for r in pool.replicas)
+    there = pool.roster
+    return there.serving_count >= pool.desired or any(r.serving and r.id in asked_since for r in there.replicas)

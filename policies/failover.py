@@ -58,12 +58,12 @@ def fail_over(
     given_up: set[PoolKey] = set()
     for option in options:
         pool, name, before = option.state, str(option.state.key), memory[str(option.state.key)]
-        others = [o for o in options if o.state.key not in given_up | {pool.key} and o.state.serving]
+        others = [o for o in options if o.state.key not in given_up | {pool.key} and o.state.roster.serving_count]
         possible = _possible(fleet, pool, before, others, traffic)
         remembered[name] = after = _judged(pool, before, possible, fleet.at, settings)
         failing = after.unsound_at is not None
-        marked.append(replace(option, failing=failing))
-        detail = f"serves with {len(pool.serving)} of {_expected(pool)} replicas"
+        marked.append(option if option.failing == failing else replace(option, failing=failing))
+        detail = f"serves with {pool.roster.serving_count} of {_expected(pool)} replicas"
         if failing:
             given_up.add(pool.key)
         if failing and pool.weight > 0:
@@ -84,7 +84,7 @@ def _possible(
 
     Where the load is not observed, what was found before stands.
     """
-    if not others or not pool.serving:
+    if not others or not pool.roster.serving_count:
         return bool(others)
     demand = fleet.demand.get(pool.key.model)
     if demand is None:
@@ -95,7 +95,7 @@ def _possible(
 def _judged(pool: PoolState, known: PoolMemory, possible: bool, at: float, settings: FailoverSettings) -> PoolMemory:
     """Return the pool's memory, with ``unsound_at`` set while it is given up."""
     if not possible:
-        return replace(known, unsound_at=None)
+        return known if known.unsound_at is None else replace(known, unsound_at=None)
     if not _sound(pool, settings):
         begins = known.unsound_at is not None or pool.weight > 0
         return replace(known, unsound_at=at if begins else None)
@@ -105,10 +105,10 @@ def _judged(pool: PoolState, known: PoolMemory, possible: bool, at: float, setti
 
 
 def _expected(pool: PoolState) -> int:
-    return min(pool.desired, len(pool.replicas)) or min(pool.desired, 1)
+    return min(pool.desired, len(pool.roster)) or min(pool.desired, 1)
 
 
 def _sound(pool: PoolState, settings: FailoverSettings) -> bool:
     """Enough of it serves, or all that is missing is on its way beside something that serves."""
-    expected, serving = _expected(pool), len(pool.serving)
-    return serving >= settings.serving_ratio * expected or (serving > 0 and serving + len(pool.starting) >= expected)
+    expected, serving, starting = _expected(pool), pool.roster.serving_count, len(pool.roster.starting)
+    return serving >= settings.serving_ratio * expected or (serving > 0 and serving + starting >= expected)

@@ -6,16 +6,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 
-class Phase(StrEnum):
-    """Where a replica is in its life, as the platform tells it."""
+from policies.replica import Phase, ReplicaMetrics, ReplicaState
+from policies.roster import Roster, Told, states, told_of
 
-    PENDING = "pending"  # asked for, not placed or image not there yet
-    LOADING = "loading"  # process up, weights loading, not serving
-    READY = "ready"  # serving
-    DRAINING = "draining"  # finishing what it has, takes nothing new
-    FAILED = "failed"  # exited; the platform may or may not restart it
+__all__ = [
+    "Demand",
+    "FleetState",
+    "Phase",
+    "PoolKey",
+    "PoolState",
+    "ReplicaMetrics",
+    "ReplicaState",
+    "Role",
+    "ServiceLevel",
+    "Stage",
+]
 
 
 class Role(StrEnum):
@@ -43,6 +52,9 @@ class PoolKey:
 
     def __str__(self) -> str:
         return self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
     @property
     def stage(self) -> Stage:
@@ -108,79 +120,6 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaMetrics:
-    """What one engine said of itself at its last scrape. NaN means that it was scraped but gave no such value.
-
-    Counters (``*_total``) only grow, except that a restarted engine begins again at zero.
-    Latencies are over the requests that finished in the scrape window; NaN when none did. ``failed_requests_total``
-    are those that the engine could not serve through a fault of its own; what it refused is not among them.
-    """
-
-    observed_at: float
-    running_requests: float
-    queued_requests: float
-    kv_cache_ratio: float
-    steps_total: float
-    prompt_tokens_total: float
-    output_tokens_total: float
-    finished_requests_total: float
-    failed_requests_total: float = math.nan
-    ttft_p95_s: float = math.nan
-    tpot_mean_s: float = math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaState:
-    """One serving engine: what the platform says of it, and its metrics where it has been scraped.
-
-    Attributes:
-        requested_at: When the platform was asked for it (or for its latest restart).
-        since_at: When it entered its phase.
-        cordoned: Alive but taken out of traffic.
-        in_flight_requests: Requests that the gateway has sent and not seen end; NaN where no gateway reports it.
-            Known to exist whatever the engine says of itself.
-        answered_requests_total: Responses of this life that the gateway saw end as they should; those that a client, a
-            time-out or an error cut short do not count. NaN where no gateway counts them.
-        failed_answers_total: Responses with which it owned up to an error of its own, as the gateway saw them (500, 502
-            or 504 from the replica itself; not 4xx, nor 503, which says busy). NaN where no gateway counts them.
-        metrics: None when it has never been scraped in this life.
-    """
-
-    id: str
-    phase: Phase
-    requested_at: float
-    since_at: float
-    revision: str = "1"
-    node: str = ""
-    restarts: int = 0
-    cordoned: bool = False
-    in_flight_requests: float = math.nan
-    metrics: ReplicaMetrics | None = None
-    answered_requests_total: float = math.nan
-    failed_answers_total: float = math.nan
-
-    @property
-    def life(self) -> str:
-        """What names one life of a replica within its pool; a restart in place begins another."""
-        return f"{self.id}#{self.restarts}"
-
-    @property
-    def serving(self) -> bool:
-        """Ready and in traffic."""
-        return self.phase is Phase.READY and not self.cordoned
-
-    @property
-    def starting(self) -> bool:
-        """Asked for and on its way to READY."""
-        return self.phase in (Phase.PENDING, Phase.LOADING)
-
-    @property
-    def unplaced(self) -> bool:
-        """Not on any node yet; also what is PENDING on a platform that tells no nodes."""
-        return self.phase is Phase.PENDING and not self.node
-
-
-@dataclass(frozen=True, slots=True)
 class PoolState:
     """Identical replicas behind one scale target.
 
@@ -191,6 +130,11 @@ class PoolState:
         revision: Revision that new replicas get.
         stable_revision: Last revision recorded as good; empty when none is known.
         owner: Another controller that owns the replica count; empty when nobody else does.
+        roster: What the platform says of the replicas, side by side.
+        told: What engines and gateway say of them, side by side.
+
+    The last two and ``replicas`` say the same, and each is made of the others when it is first asked for: a tick that
+    only counts and adds up makes no ``ReplicaState``.
     """
 
     key: PoolKey
@@ -203,6 +147,8 @@ class PoolState:
     revision: str = "1"
     stable_revision: str = ""
     owner: str = ""
+    roster: Roster = field(init=False, repr=False, compare=False)
+    told: Told = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.desired < 0 or self.gpus_per_replica < 0 or not 0 <= self.usd_per_replica_hour < math.inf:
@@ -210,6 +156,26 @@ class PoolState:
         ids = [replica.id for replica in self.replicas]
         if len(set(ids)) != len(ids):
             raise ValueError(f"pool {self.key}: replica ids repeat")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Make what was not given, once; a frozen value stays what it is."""
+            if name not in _MADE_LATER:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            made = _MADE_LATER[name](self)
+            object.__setattr__(self, name, made)
+            return made
+
+    def with_told(self, told: Told, weight: float) -> PoolState:
+        """Return the pool with what engines and gateway say of its replicas, and its share of the requests."""
+        pool = object.__new__(PoolState)
+        put = object.__setattr__
+        for name in _OF_PLATFORM:
+            put(pool, name, getattr(self, name))
+        put(pool, "told", told)
+        put(pool, "weight", weight)
+        return pool
 
     @property
     def serving(self) -> tuple[ReplicaState, ...]:
@@ -220,6 +186,25 @@ class PoolState:
     def starting(self) -> tuple[ReplicaState, ...]:
         """Replicas on their way to READY."""
         return tuple(r for r in self.replicas if r.starting)
+
+
+_MADE_LATER = {
+    "replicas": lambda pool: states(pool.roster, pool.told),
+    "roster": lambda pool: Roster(pool.replicas),
+    "told": lambda pool: told_of(pool.replicas),
+}
+
+_OF_PLATFORM = (
+    "key",
+    "roster",
+    "desired",
+    "gpus_per_replica",
+    "usd_per_replica_hour",
+    "version",
+    "revision",
+    "stable_revision",
+    "owner",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,21 +250,26 @@ class FleetState:
     missing: tuple[str, ...] = ()
     # Made from ``pools``, since a decision asks for those of each model a dozen times; no part of what is recorded.
     _by_model: Mapping[str, tuple[PoolState, ...]] = field(init=False, repr=False, compare=False)
-    _roles: Mapping[str, tuple[Role, ...]] = field(init=False, repr=False, compare=False)
+    _stages: Mapping[str, tuple[Stage, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         keys = [pool.key for pool in self.pools]
         if len(set(keys)) != len(keys):
             raise ValueError("pool keys repeat")
         by_model: dict[str, tuple[PoolState, ...]] = {}
-        roles: dict[str, tuple[Role, ...]] = {}
-        for pool in sorted(self.pools, key=lambda p: p.key):
-            model, role = pool.key.model, pool.key.role
-            by_model[model] = (*by_model.get(model, ()), pool)
-            if role not in roles.get(model, ()):
-                roles[model] = (*roles.get(model, ()), role)
+        for pool in sorted(self.pools, key=lambda p: p.key) if len(keys) > 1 else self.pools:
+            by_model[pool.key.model] = (*by_model.get(pool.key.model, ()), pool)
         object.__setattr__(self, "_by_model", by_model)
-        object.__setattr__(self, "_roles", roles)
+        object.__setattr__(self, "_stages", {model: _stages(model, pools) for model, pools in by_model.items()})
+
+    def with_demand(self, demand: Mapping[str, Demand]) -> FleetState:
+        """Return the fleet under this demand."""
+        fleet = object.__new__(FleetState)
+        put = object.__setattr__
+        for name in ("at", "pools", "service", "gateway_queued", "missing", "_by_model", "_stages"):
+            put(fleet, name, getattr(self, name))
+        put(fleet, "demand", demand)
+        return fleet
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -292,18 +282,17 @@ class FleetState:
 
     def stages_of(self, model: str) -> tuple[Stage, ...]:
         """Stages of ``model`` that have a pool, the first that a request comes to first."""
-        order = (Role.UNIFIED, Role.PREFILL, Role.DECODE)
-        return tuple(Stage(model, role) for role in order if role in self._roles.get(model, ()))
+        return self._stages.get(model, ())
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Stages of all models, in this order."""
-        return tuple(stage for model in self.models for stage in self.stages_of(model))
+        return tuple([stage for stages in self._stages.values() for stage in stages])
 
     def pools_in(self, stage: Stage) -> tuple[PoolState, ...]:
         """Pools of one stage in key order."""
         pools = self.pools_of(stage.model)
-        if len(self._roles.get(stage.model, ())) > 1:
+        if len(self.stages_of(stage.model)) > 1:
             return tuple(pool for pool in pools if pool.key.role is stage.role)
         return pools if pools and pools[0].key.role is stage.role else ()
 
@@ -312,7 +301,7 @@ class FleetState:
 
         It has none but the stage's own pools, and what waits at the gateway only where that waits for this stage.
         """
-        if len(self._roles.get(stage.model, ())) <= 1:
+        if len(self.stages_of(stage.model)) <= 1:
             return self
         waiting = self.gateway_queued if stage == self.stages_of(stage.model)[0] else {}
         return replace(self, pools=self.pools_in(stage), gateway_queued=waiting)
@@ -322,7 +311,15 @@ class FleetState:
 
         A scrape without the queue is no report: an engine whose metrics were renamed must not look like an idle one.
         """
-        expected = [r.metrics for p in self.pools_of(model) for r in p.serving]
-        reports = [m for m in expected if m is not None and not math.isnan(m.queued_requests)]
-        fresh = [m for m in reports if self.at - m.observed_at <= max_age_s]
-        return len(fresh) / len(expected) if expected else 1.0
+        expected = fresh = 0
+        for pool in self.pools_of(model):
+            expected += pool.roster.serving_count
+            reports = pool.told.fresh(self.at, max_age_s) & ~np.isnan(pool.told.of("queued_requests"))
+            fresh += int(np.count_nonzero(pool.roster.serving & reports))
+        return fresh / expected if expected else 1.0
+
+
+def _stages(model: str, pools: tuple[PoolState, ...]) -> tuple[Stage, ...]:
+    """Return the stages that the pools of ``model`` serve, in the order in which a request comes to them."""
+    roles = {pool.key.role for pool in pools}
+    return tuple([Stage(model, role) for role in (Role.UNIFIED, Role.PREFILL, Role.DECODE) if role in roles])

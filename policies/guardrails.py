@@ -70,7 +70,7 @@ def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings, *, ta
     if taking_prompts and fleet.demand[model].requests_per_s <= 0:
         return "no load is said to be offered, but its engines take in prompts"
     pools = fleet.pools_of(model)
-    if (desired := sum(pool.desired for pool in pools)) and not any(pool.replicas for pool in pools):
+    if (desired := sum(pool.desired for pool in pools)) and not any(len(pool.roster) for pool in pools):
         return f"none of its {desired} replicas is listed"
     coverage = fleet.coverage_ratio(model, settings.max_metrics_age_s)
     if coverage < settings.min_coverage_ratio:

@@ -119,6 +119,8 @@ def unlearn(
         held: ``(act, replica name)`` that were not attempted.
         not_paged: ``(subject, cause)`` of pages that reached nobody.
     """
+    if not held and not not_paged:
+        return memory
     undone = {page_key(subject, cause) for subject, cause in not_paged}
     return replace(
         memory,
@@ -130,7 +132,9 @@ def unlearn(
 
 def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory]) -> dict[str, CordonMemory]:
     """Return our cordons that the platform still shows, or may show again: of replicas not listed just now."""
-    present = {pool.key.replica(r.id): r for pool in fleet.pools for r in pool.replicas}
+    if not known:
+        return {}
+    present = {pool.key.replica(r.id): r for pool in fleet.pools for r in pool.roster.replicas}
     return {
         name: cordon
         for name, cordon in known.items()
@@ -147,13 +151,15 @@ def _stopped_models(diagnoses: Sequence[Diagnosis], ladder: Ladder) -> set[str]:
     frozen = {(a.pool, a.replica) for a in ladder.seen.anomalies if a.family == "progress"}
     harmless = (UNKNOWN.code, EXPORTER.code)
     fleet = ladder.fleet
-    waiting = {(p.key, r.id) for p in fleet.pools for r in p.replicas if r.unplaced}
+    waiting = {(p.key, r.id) for p in fleet.pools for r in p.roster.unplaced}
     sick = [
         d
         for d in diagnoses
         if (d.cause not in harmless or (d.pool, d.subject) in frozen) and (d.pool, d.subject) not in waiting
     ]
-    present = {stage: sum(not r.unplaced for p in fleet.pools_in(stage) for r in p.replicas) for stage in fleet.stages}
+    present = {
+        stage: sum(len(p.roster) - len(p.roster.unplaced) for p in fleet.pools_in(stage)) for stage in fleet.stages
+    }
     sick_of = {stage: sum(d.pool.stage == stage for d in sick) for stage in present}
     broken = [stage for stage in present if ladder.settings.breaker_open(sick_of[stage], present[stage])]
     for stage in sorted(broken):
@@ -182,7 +188,7 @@ def _lost(ladder: Ladder, stopped: set[str]) -> Mapping[str, int]:
     out = {r.pool.replica(r.replica) for r in ladder.remedies if isinstance(r, CordonReplica)} | ladder.waiting
     lost = dict.fromkeys((str(pool.key) for pool in ladder.fleet.pools), 0)
     for pool in ladder.fleet.pools:
-        for r in pool.replicas:
+        for r in pool.roster.replicas if out else pool.roster.troubled:
             name = pool.key.replica(r.id)
             away = r.phase is Phase.READY and (r.cordoned or name in out) and name not in back
             looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in stopped

@@ -104,10 +104,10 @@ class Ladder:
             sick: Names of the replicas that ``climb`` was called for.
             stopped: Whether the breaker forbids restarts.
         """
-        for replica in pool.replicas:
+        for replica in _cordoned(pool):
             name = pool.key.replica(replica.id)
             cordon, known = self.cordons.get(name), self.seen.memory.get(name)
-            if not replica.cordoned or replica.phase is not Phase.READY:
+            if replica.phase is not Phase.READY:
                 continue
             if cordon is None:
                 if name not in sick:
@@ -120,8 +120,8 @@ class Ladder:
 
     def leave(self, pool: PoolState) -> None:
         """Lift our own cordons in a pool that is not ours any more."""
-        for replica in pool.replicas:
-            if replica.cordoned and pool.key.replica(replica.id) in self.cordons:
+        for replica in _cordoned(pool):
+            if pool.key.replica(replica.id) in self.cordons:
                 self._uncordon(pool, replica, "not ours", "its pool is not in the settings any more")
 
     def _look_after(
@@ -183,7 +183,7 @@ class Ladder:
         stage, name = pool.key.stage, pool.key.replica(replica.id)
         if replica.cordoned or replica.phase is not Phase.READY:
             return
-        replicas = [(p.key.replica(r.id), r) for p in self.fleet.pools_in(stage) for r in p.replicas]
+        replicas = [(p.key.replica(r.id), r) for p in self.fleet.pools_in(stage) for r in p.roster.replicas]
         out = (
             self.hung
             | self.failing - {name}
@@ -248,7 +248,7 @@ class Ladder:
         """Return ``(model, name)`` of restarts not yet verified, and of replicas out of traffic that served (I2)."""
         repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
         out = {name for name, cordon in self.cordons.items() if cordon.cause in _STILL_SERVING}
-        there = {(p.key.model, p.key.replica(r.id)) for p in self.fleet.pools for r in p.replicas}
+        there = {(p.key.model, p.key.replica(r.id)) for p in self.fleet.pools for r in p.roster.replicas}
         repairs |= {(model, name) for model, name in there if name in out}
         return {repair for repair in repairs if repair[1] != besides}
 
@@ -262,6 +262,10 @@ class Ladder:
 
     def _note(self, rule: str, diagnosis: Diagnosis, detail: str) -> None:
         self.reasons.append(Reason(rule, diagnosis.subject, 0, 0, f"{diagnosis.cause} {diagnosis.sentence}; {detail}"))
+
+
+def _cordoned(pool: PoolState) -> list[ReplicaState]:
+    return [pool.replicas[place] for place in pool.roster.cordoned]
 
 
 _STILL_SERVING = {

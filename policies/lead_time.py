@@ -59,7 +59,10 @@ def observe_starts(pool: PoolState, memory: PoolMemory, settings: LeadTimeSettin
     A replica restarted in place counts again; one that was there before the controller counts only if the platform
     knows when it was requested; one that lost and regained READY within a life has started only once.
     """
-    lives = {r.life: r for r in pool.replicas}
+    roster = pool.roster
+    if memory.seen_ready == roster.ready_lives and len(memory.lead_times_s) <= settings.kept_starts:
+        return memory
+    lives = dict(zip(roster.lives, roster.replicas, strict=True))
     known = set(memory.seen_ready)
     fresh = [r for life, r in lives.items() if r.phase is Phase.READY and life not in known]
     measured = tuple(s for r in fresh if 0 < (s := r.since_at - r.requested_at) <= settings.longest_s)

@@ -6,7 +6,7 @@ Instants are Unix seconds. A new one must also be moved by ``policies.set_back``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
@@ -206,7 +206,7 @@ class PolicyMemory:
         Raises:
             ValueError: If a value is impossible (NaN, a negative count): such a text could not be read again.
         """
-        text = _ADAPTER.dump_json(self).decode()
+        text = _ADAPTER.dump_json(replace(self, replicas=dict(self.replicas.items()))).decode()
         self.from_json(text)
         return text
 

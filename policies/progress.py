@@ -1,143 +1,166 @@
-"""How far has a replica come: what the gateway and its own counters say, look by look?"""
+"""How far has each replica come: what the gateway and its own counters say, look by look?"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
-from policies.failing import FailingSettings, count_answers
-from policies.fleet import FleetState, ReplicaMetrics, ReplicaState
+import numpy as np
+
+from policies.failing import FailingSettings, counted
+from policies.fleet import FleetState
 from policies.memory import ReplicaMemory
+from policies.roster import ROW as FIGURE
+from policies.roster import Bools, Floats, Told, joined
+from policies.watched import COUNTS, RATES, ROW, ROWS, Instants, WatchedReplicas, answers_of
 
 PROBE_TOKENS_PER_S = 10.0
 """Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
 
-
-def remember(
-    at: float, replica: ReplicaState, before: ReplicaMemory | None, settings: FailingSettings
-) -> ReplicaMemory | None:
-    """Return what is known of the replica now; None as long as this life of it was not scraped."""
-    if before is not None and before.life != replica.life:
-        before = None
-    seen = replica.metrics
-    if seen is not None and (before is None or _began_anew(seen, before)):
-        return _new_life(at, replica, seen, settings)
-    if before is None:
-        return None
-    return _after_look(before, at, replica, settings)
+_COUNTERS = slice(FIGURE["steps_total"], FIGURE["output_tokens_total"] + 1)
+_ANSWERED = slice(FIGURE["finished_requests_total"], FIGURE["failed_requests_total"] + 1)
+_STEPS, _OUTPUT = ROW["steps_total"], ROW["output_tokens_total"]
+_TOKENS = slice(ROW["prompt_tokens_total"], ROW["output_tokens_total"] + 1)
+_IN_FLIGHT, _ALL_ANSWERED = ROW["in_flight"], ROW["answered_total"]
 
 
-def taking_prompts(fleet: FleetState, memory: Mapping[str, ReplicaMemory], fresh: Set[str]) -> frozenset[str]:
-    """Return the models of which an engine took in more than probes between its last two scrapes: somebody calls it."""
-    busy = {name for name in fresh if (memory[name].prompt_tokens_per_s or 0.0) > PROBE_TOKENS_PER_S}
-    return frozenset(p.key.model for p in fleet.pools if any(p.key.replica(r.id) in busy for r in p.replicas))
+def remembered(
+    fleet: FleetState, memory: Mapping[str, ReplicaMemory], settings: FailingSettings
+) -> tuple[WatchedReplicas, Told]:
+    """Return what is known of every replica now, and what was said of it at this look, both in the fleet's order.
+
+    Nothing is known of a life of it that was not scraped.
+    """
+    told = joined([pool.told for pool in fleet.pools])
+    before = WatchedReplicas.of(memory).aligned(*_named(fleet))
+    counts = _known(np.concatenate((told.metrics[_COUNTERS], told.in_flight[None], told.answered[None])))
+    had = before.known
+    anew = told.scraped & (~had | _fell(counts, before.columns[COUNTS]))
+    stays, known = had & ~anew, had | anew
+    columns = _gone_on(before, counts, told, fleet.at)
+    if np.count_nonzero(anew):
+        columns[:, anew] = _begun(counts, told)[:, anew]
+    at = np.array((np.full(len(known), fleet.at), told.of("observed_at")))
+    totals = _known(np.array(((told.answered, told.failed), told.metrics[_ANSWERED])))
+    answers = before.answers if stays.all() else np.where(stays, before.answers, np.nan)
+    answers_of(columns)[...], new = counted(answers, at, totals, settings)
+    if not known.all():
+        columns[:, ~known] = np.nan
+    instants = (
+        _kept(before.slow_at, before.names, stays),
+        _kept(before.worse_by_gateway, before.names, stays & ~new[0]),
+        _kept(before.worse_by_itself, before.names, stays & ~new[1]),
+    )
+    return WatchedReplicas(before.names, before.lives, columns, *instants), told
 
 
-def stood_s(known: ReplicaMemory, at: float) -> float:
-    """Return for how many seconds nothing spoke for it: no step, no answer, no fall of the requests in flight.
+def taking_prompts(fleet: FleetState, memory: WatchedReplicas, max_age_s: float) -> frozenset[str]:
+    """Return the models of which an engine took in more than probes between its last two scrapes: somebody calls it.
+
+    Scrapes older than ``max_age_s`` say nothing. ``memory`` has the fleet's replicas first, in its order.
+    """
+    fresh = fleet.at - memory.of_row("observed_at") <= max_age_s
+    busy = fresh & (memory.of_row("prompt_tokens_per_s") > PROBE_TOKENS_PER_S)
+    models = set()
+    first = 0
+    for pool in fleet.pools:
+        last = first + len(pool.roster)
+        if busy[first:last].any():
+            models.add(pool.key.model)
+        first = last
+    return frozenset(models)
+
+
+def stood_s(memory: WatchedReplicas, at: float) -> Floats:
+    """Return ``float64[N]``, for how many seconds nothing spoke for each: no step, no answer, no fall of the gauge.
 
     Answers are as new as ``at``. The gauge is held against the older scrape, so that it has a tick more to fall.
     """
-    stepped_or_fell_at = known.stepped_at if known.fell_at is None else max(known.stepped_at, known.fell_at)
-    silent_s = known.observed_at - stepped_or_fell_at
-    return silent_s if known.answered_at is None else min(silent_s, at - known.answered_at)
+    stepped_or_fell_at = np.fmax(memory.of_row("stepped_at"), memory.of_row("fell_at"))
+    silent_s: Floats = np.fmin(memory.of_row("observed_at") - stepped_or_fell_at, at - memory.of_row("answered_at"))
+    return silent_s
 
 
-def exporter_stuck_s(known: ReplicaMemory) -> float:
-    """Return for how long scrapes came, answers too, and counters did not move.
+def exporter_stuck_s(memory: WatchedReplicas) -> Floats:
+    """Return ``float64[N]``, for how long scrapes came, answers too, and counters did not move; NaN without answers.
 
     The last answers of an engine that hangs may be noticed after its last step, by a scrape and a tick at most.
     """
-    return -math.inf if known.answered_at is None else min(known.answered_at, known.observed_at) - known.stepped_at
+    answered_too_at: Floats = np.minimum(memory.of_row("answered_at"), memory.of_row("observed_at"))
+    return answered_too_at - memory.of_row("stepped_at")
 
 
-def _began_anew(seen: ReplicaMetrics, before: ReplicaMemory) -> bool:
+def _named(fleet: FleetState) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names and the lives of all replicas."""
+    if len(fleet.pools) == 1:
+        (pool,) = fleet.pools
+        return pool.roster.names(str(pool.key)), pool.roster.lives
+    names = [name for pool in fleet.pools for name in pool.roster.names(str(pool.key))]
+    return tuple(names), tuple([life for pool in fleet.pools for life in pool.roster.lives])
+
+
+def _fell(counts: Floats, before: Floats) -> Bools:
     """Return whether a counter fell: the engine was restarted without the platform's knowledge."""
-    return _less(_known(seen.steps_total), before.steps_total) or _less(
-        _known(seen.output_tokens_total), before.output_tokens_total
-    )
+    fell: Bools = (counts[_STEPS] < before[_STEPS]) | (counts[_OUTPUT] < before[_OUTPUT])
+    return fell
 
 
-def _new_life(at: float, replica: ReplicaState, seen: ReplicaMetrics, settings: FailingSettings) -> ReplicaMemory:
-    by_gateway, by_itself = count_answers(None, at, replica, settings)
-    return ReplicaMemory(
-        life=replica.life,
-        steps_total=_known(seen.steps_total),
-        prompt_tokens_total=_known(seen.prompt_tokens_total),
-        output_tokens_total=_known(seen.output_tokens_total),
-        in_flight=_known(replica.in_flight_requests),
-        observed_at=seen.observed_at,
-        stepped_at=seen.observed_at,
-        busy=_busy(replica, seen),
-        answered_total=_known(replica.answered_requests_total),
-        by_gateway=by_gateway,
-        by_itself=by_itself,
-    )
+def _begun(counts: Floats, told: Told) -> Floats:
+    """Return ``float64[ROWS, N]``, what is known of a life that is seen for the first time."""
+    columns = np.full((ROWS, counts.shape[1]), np.nan)
+    columns[COUNTS] = counts
+    columns[ROW["observed_at"]] = columns[ROW["stepped_at"]] = told.of("observed_at")
+    columns[ROW["busy"]] = _busy(told)
+    return columns
 
 
-def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, settings: FailingSettings) -> ReplicaMemory:
-    """Return memory after the gateway's word and the engine's.
+def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float) -> Floats:
+    """Return ``float64[ROWS, N]``, what is known after the gateway's word and the engine's; answers are as before.
 
     The gateway's figures carry no instant of their own, so they count as of ``at``. Of the engine's, a step or a token
     is progress, and so is idleness; standing still takes work inside at both ends of the time. A counter that is not
     given is no evidence: what was last known of it stands, and ``observed_at`` with it.
+
+    Args:
+        before: What was known.
+        counts: ``float64[5, N]``, as the rows ``COUNTS`` of what is remembered.
+        told: What was said.
+        at: Instant of the look.
     """
-    in_flight, answered = _known(replica.in_flight_requests), _known(replica.answered_requests_total)
-    steps, prompt, tokens = before.steps_total, before.prompt_tokens_total, before.output_tokens_total
-    observed_at, stepped_at, busy = before.observed_at, before.stepped_at, before.busy
-    prompt_per_s, tokens_per_s = before.prompt_tokens_per_s, before.output_tokens_per_s
-    seen = replica.metrics
-    if seen is not None and (elapsed_s := seen.observed_at - before.observed_at) > 0:
-        new_steps, new_tokens = _known(seen.steps_total), _known(seen.output_tokens_total)
-        if not (new_steps is None and new_tokens is None):
-            new_prompt, busy = _known(seen.prompt_tokens_total), _busy(replica, seen)
-            moved = _moved(steps, new_steps) or _moved(tokens, new_tokens)
-            stood = busy and before.busy and not moved
-            observed_at, stepped_at = seen.observed_at, before.stepped_at if stood else seen.observed_at
-            prompt_per_s, tokens_per_s = _rate(prompt, new_prompt, elapsed_s), _rate(tokens, new_tokens, elapsed_s)
-            steps = steps if new_steps is None else new_steps
-            prompt = prompt if new_prompt is None else new_prompt
-            tokens = tokens if new_tokens is None else new_tokens
-    by_gateway, by_itself = count_answers(before, at, replica, settings)
-    # Built whole: to replace field by field, once for each word, takes three times as long.
-    return ReplicaMemory(
-        life=before.life,
-        steps_total=steps,
-        prompt_tokens_total=prompt,
-        output_tokens_total=tokens,
-        in_flight=before.in_flight if in_flight is None else in_flight,
-        observed_at=observed_at,
-        stepped_at=stepped_at,
-        busy=busy,
-        prompt_tokens_per_s=prompt_per_s,
-        output_tokens_per_s=tokens_per_s,
-        slow_at=before.slow_at,
-        answered_total=before.answered_total if answered is None else answered,
-        answered_at=at if _less(before.answered_total, answered) else before.answered_at,
-        fell_at=at if answered is None and _less(in_flight, before.in_flight) else before.fell_at,
-        by_gateway=by_gateway,
-        by_itself=by_itself,
-    )
+    columns = before.columns.copy()
+    had = before.columns[COUNTS]
+    observed_at, busy = told.of("observed_at"), _busy(told)
+    elapsed_s = observed_at - before.of_row("observed_at")
+    given = ~np.isnan(counts)
+    looked = (elapsed_s > 0) & (given[_STEPS] | given[_OUTPUT])
+    moved = given & ~(counts <= had)  # or known for the first time
+    stood = busy & (before.of_row("busy") > 0) & ~moved[_STEPS] & ~moved[_OUTPUT]
+    growth = (counts - had)[_TOKENS]
+    rates = np.full(growth.shape, np.nan)
+    np.divide(growth, elapsed_s, out=rates, where=looked & ~(growth < 0))
+    np.copyto(columns[RATES], rates, where=looked)
+    np.copyto(columns[ROW["observed_at"]], observed_at, where=looked)
+    np.copyto(columns[ROW["stepped_at"]], observed_at, where=looked & ~stood)
+    np.copyto(columns[ROW["busy"]], busy, where=looked)
+    np.copyto(columns[ROW["answered_at"]], at, where=counts[_ALL_ANSWERED] > had[_ALL_ANSWERED])
+    fell = (counts[_IN_FLIGHT] < had[_IN_FLIGHT]) & ~given[_ALL_ANSWERED]
+    np.copyto(columns[ROW["fell_at"]], at, where=fell)
+    given[:_IN_FLIGHT] &= looked
+    np.copyto(columns[COUNTS], counts, where=given)
+    return columns
 
 
-def _busy(replica: ReplicaState, seen: ReplicaMetrics) -> bool:
-    """Return whether it is known to have work, by the gateway or by itself."""
-    return replica.in_flight_requests > 0 or seen.running_requests > 0 or seen.queued_requests > 0
+def _busy(told: Told) -> Bools:
+    """Return whether each is known to have work, by the gateway or by itself."""
+    busy: Bools = (told.in_flight > 0) | (told.of("running_requests") > 0) | (told.of("queued_requests") > 0)
+    return busy
 
 
-def _moved(before: float | None, now: float | None) -> bool:
-    """Return whether a counter grew, or is known for the first time."""
-    return now is not None and (before is None or now > before)
+def _known(values: Floats) -> Floats:
+    return np.where(np.isinf(values), np.nan, values)
 
 
-def _rate(before: float | None, now: float | None, elapsed_s: float) -> float | None:
-    return None if before is None or now is None or now < before else (now - before) / elapsed_s
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _less(one: float | None, other: float | None) -> bool:
-    """Return whether both are known and the first is smaller."""
-    return one is not None and other is not None and one < other
+def _kept(instants: Instants, names: tuple[str, ...], where: Bools) -> Instants:
+    """Return the instants of those for whom they still count."""
+    if not instants:
+        return {}
+    return {name: instants[name] for name, kept in zip(names, where.tolist(), strict=True) if kept and name in instants}

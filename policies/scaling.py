@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.forecast import LoadForecast
@@ -160,7 +161,7 @@ def steer_margin(
     service = fleet.service.get(model)
     if service is None or service.finished < 1:
         return memory, ()
-    growing = any(pool.starting or len(pool.serving) < pool.desired for pool in fleet.pools_of(model))
+    growing = any(pool.roster.starting or pool.roster.serving_count < pool.desired for pool in fleet.pools_of(model))
     if memory.margin_at is None or growing:
         return replace(memory, margin_at=fleet.at), ()
     if fleet.at - memory.margin_at < objective.window_s:
@@ -199,16 +200,16 @@ def reactive_replicas(
     pressure; one more than serving while the error budget burns fast. Nothing observed asks for nothing.
     """
     pools = fleet.pools_of(model)
-    serving = [r for pool in pools for r in pool.serving]
-    coming = [(p, r) for p in pools for r in p.starting if not out_of_place(r, fleet.at, lead_time_s)]
-    there = math.fsum(worth.get(pool.key, 1.0) * len(pool.serving) for pool in pools)
-    metrics = [r.metrics for r in serving if r.metrics is not None]
+    serving = sum(pool.roster.serving_count for pool in pools)
+    coming = [(p, r) for p in pools for r in p.roster.starting if not out_of_place(r, fleet.at, lead_time_s)]
+    there = math.fsum(worth.get(pool.key, 1.0) * pool.roster.serving_count for pool in pools)
     reasons: list[Reason] = []
     demand = fleet.demand.get(model)
     answer = replicas_needed(demand, capacity) if demand else 0.0
-    queued = sum(m.queued_requests for m in metrics if m.queued_requests > 0) + fleet.gateway_queued.get(model, 0.0)
+    waiting = [count for pool in pools for count in _said(pool, "queued_requests", 0.0)]
+    queued = sum(waiting) + fleet.gateway_queued.get(model, 0.0)
     # A request or two waiting for the next step of each replica is how continuous batching works, not a backlog.
-    backlog_s = max(0.0, queued - 2.0 * len(serving)) / capacity.demand.requests_per_s
+    backlog_s = max(0.0, queued - 2.0 * serving) / capacity.demand.requests_per_s
     if backlog_s > objective.ttft_s * there:  # the last in the queue waits longer than was promised
         started = [(fleet.at - r.requested_at, worth.get(pool.key, 1.0)) for pool, r in coming]
         wanted = clearing(answer, backlog_s, there, started, lead_time_s, settings.backlog_clear_s)
@@ -216,7 +217,7 @@ def reactive_replicas(
             detail = f"{queued:.0f} requests queue, {backlog_s / (there or 1.0):.0f} s of work"
             reasons.append(Reason("backlog", model, answer, wanted, detail))
             answer = wanted
-    kv = [m.kv_cache_ratio for m in metrics if 0 <= m.kv_cache_ratio <= 1]
+    kv = [ratio for pool in pools for ratio in _said(pool, "kv_cache_ratio", 0.0) if ratio <= 1]
     pressure = sum(kv) / len(kv) if kv else 0.0
     if pressure > settings.kv_cache_high_ratio:
         wanted = there * pressure / settings.kv_cache_high_ratio
@@ -271,8 +272,20 @@ def clearing(
     return serving + sum(replica_worth for _, replica_worth in started) + max(0.0, missing_s) / clear_s
 
 
+def _said(pool: PoolState, figure: str, least: float) -> list[float]:
+    """Return a figure of the pool's serving replicas, of those that gave one and of which it is at least ``least``."""
+    values = pool.told.of(figure)
+    said: list[float] = values[pool.roster.serving & (values >= least)].tolist()
+    return said
+
+
 def _loaded(pools: tuple[PoolState, ...], capacity: CapacityModel, worth: Mapping[PoolKey, float]) -> bool:
     """Return whether replicas hold nearly what they sustain: else the misses are not for want of replicas."""
-    seen = [(worth.get(pool.key, 1.0), r.metrics) for pool in pools for r in pool.serving if r.metrics is not None]
-    held = sum(m.running_requests + m.queued_requests for _, m in seen if m.running_requests >= 0)
-    return bool(seen) and held >= 0.8 * capacity.concurrency * sum(replica_worth for replica_worth, _ in seen)
+    held: list[float] = []
+    seen: list[float] = []
+    for pool in pools:
+        running, queued = pool.told.of("running_requests"), pool.told.of("queued_requests")
+        scraped = pool.roster.serving & pool.told.scraped
+        held += (running + queued)[scraped & (running >= 0)].tolist()
+        seen += [worth.get(pool.key, 1.0)] * int(np.count_nonzero(scraped))
+    return bool(seen) and sum(held) >= 0.8 * capacity.concurrency * sum(seen)

@@ -119,7 +119,7 @@ def needed_by(
         reason = Reason("reactive only", model, round(reactive, 2), round(wanted, 2), detail)
         return Need(reactive, wanted, wanted, forecast=False), (*burning, reason)
     margin += scaling.headroom_ratio
-    serving = sum(len(o.state.serving) for o in options)
+    serving = sum(o.state.roster.serving_count for o in options)
     grow_to, capped = guardrails.cap_prediction(
         replicas_needed(outlook.coming, one) * margin, reactive, serving, model, settings.guardrails
     )

@@ -74,7 +74,7 @@ def stabilize(
     if highest > target:
         detail = f"the last {window_s:g} s asked for up to {highest}"
         reasons.append(Reason("stabilization", str(pool.key), target, highest, detail))
-    kept = min(pool.desired, len(pool.replicas) - len(pool.starting))
+    kept = min(pool.desired, len(pool.roster) - len(pool.roster.starting))
     if starting and kept > highest:
         detail = f"{starting} replicas are still starting: only those are called off"
         reasons.append(Reason("no shrink while starting", str(pool.key), highest, kept, detail))
@@ -84,7 +84,7 @@ def stabilize(
 
 def on_their_way(pools: Iterable[PoolState], at: float, settings: StabilizationSettings) -> int:
     """Return how many replicas are starting and may be waited for."""
-    return sum(at - r.requested_at <= settings.start_patience_s for pool in pools for r in pool.starting)
+    return sum(at - r.requested_at <= settings.start_patience_s for pool in pools for r in pool.roster.starting)
 
 
 def remember_target(memory: PoolMemory, target: int, at: float, settings: StabilizationSettings) -> PoolMemory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.decisions import Reason
@@ -29,12 +30,11 @@ class TrafficSettings(BaseModel):
 
 def ready_headroom(option: PoolOption, at: float, settings: TrafficSettings) -> float:
     """Return the load in requests/s that the pool's serving replicas can take now, slow start counted."""
-    total = 0.0
-    for replica in option.state.serving:
-        age_s = at - replica.since_at
-        grown = 1.0 if settings.slow_start_s == 0 else min(1.0, age_s / settings.slow_start_s)
-        total += settings.slow_start_floor_ratio + (1.0 - settings.slow_start_floor_ratio) * max(0.0, grown)
-    return total * option.capacity.demand.requests_per_s
+    roster = option.state.roster
+    age_s = at - roster.since_at[roster.serving]
+    grown = np.ones(len(age_s)) if settings.slow_start_s == 0 else np.clip(age_s / settings.slow_start_s, 0.0, 1.0)
+    takes = settings.slow_start_floor_ratio + (1.0 - settings.slow_start_floor_ratio) * grown
+    return float(sum(takes.tolist())) * option.capacity.demand.requests_per_s
 
 
 def weigh(

@@ -27,6 +27,8 @@ class Vanished:
 def vanished(fleet: FleetState, memory: PolicyMemory, keep_s: float) -> Vanished:
     """Return the memory of known pools that were listed at most ``keep_s`` seconds ago and are not listed now."""
     listed = {str(pool.key) for pool in fleet.pools}
+    if listed and listed.issuperset(memory.pools):
+        return _NOTHING
     absent = {
         key: replace(known, listed_at=fleet.at if known.listed_at is None else known.listed_at)
         for key, known in memory.pools.items()
@@ -39,3 +41,6 @@ def vanished(fleet: FleetState, memory: PolicyMemory, keep_s: float) -> Vanished
     if not fleet.pools:
         reasons.append(Reason("empty fleet", "fleet", 0, 0, "the platform lists no pool: nothing to decide"))
     return Vanished(pools, {m: memory.models[m] for m in sorted(models & set(memory.models))}, tuple(reasons))
+
+
+_NOTHING = Vanished({}, {}, ())

@@ -16,4 +16,4 @@ def out_of_place(replica: ReplicaState, at: float, patience_s: float) -> bool:
 
 def not_coming(pool: PoolState, lead: LeadTime, at: float) -> int:
     """Return how many replicas of the pool have been without a node for longer than nine of ten whole starts take."""
-    return sum(out_of_place(replica, at, lead.p90_s) for replica in pool.replicas)
+    return sum(out_of_place(replica, at, lead.p90_s) for replica in pool.roster.unplaced)

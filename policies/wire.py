@@ -95,6 +95,8 @@ class Digest:
 def plain(value: object) -> Plain:
     """Return ``value`` as dictionaries, lists, text and numbers, by the rules of ``canonical_json``."""
     kind = type(value)
+    if kind is float:  # two thirds of what is written: the way through the table takes twice as long
+        return _plain_float(value)  # type: ignore[arg-type]  # narrowed by the exact type
     if kind in _AS_IS:
         return value  # type: ignore[return-value]  # narrowed by the exact type
     writer = _found_writers.get(kind)
@@ -195,4 +197,4 @@ _WRITERS: tuple[tuple[type[Any], Callable[[Any], Plain]], ...] = (
 )
 
 # Found once per class, since every tick asks for it; bounded by the classes of the program.
-_found_writers: dict[type[Any], Callable[[Any], Plain]] = {float: _plain_float}
+_found_writers: dict[type[Any], Callable[[Any], Plain]] = {}

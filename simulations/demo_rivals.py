@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -24,7 +24,7 @@ class RivalRun:
     """The day under a rival."""
 
     scorecard: Scorecard
-    timeline: tuple[TimelinePoint, ...]
+    timeline: Sequence[TimelinePoint]
     curves: Curves
 
 

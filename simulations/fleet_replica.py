@@ -12,6 +12,9 @@ import numpy as np
 from policies.fleet import Phase, ReplicaState
 from simulations.fleet_kernel import FleetKernel
 
+_TOLD = frozenset(("id", "phase", "requested_at", "since_at", "revision", "node", "restarts", "cordoned"))
+"""What the platform tells of a replica."""
+
 
 class FleetReplica:
     """One replica: what the platform knows of it, and where the kernel has the rest.
@@ -28,6 +31,7 @@ class FleetReplica:
     def __init__(
         self, name: str, pool: int, revision: str, at: float, rng: np.random.Generator, kernel: FleetKernel
     ) -> None:
+        self._state: ReplicaState | None = None
         self.id = name
         self.pool = pool
         self.revision = revision
@@ -49,6 +53,12 @@ class FleetReplica:
         self.row = kernel.add_replica(pool, self)
         self._kernel = kernel
         self._slowed_by: list[float] = []
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set it, and forget how the platform told of the replica before."""
+        object.__setattr__(self, name, value)
+        if name in _TOLD:
+            object.__setattr__(self, "_state", None)
 
     def enter(self, phase: Phase, at: float) -> None:
         """Change phase."""
@@ -108,14 +118,19 @@ class FleetReplica:
         return self.phase is not Phase.DRAINING and not self.superseded
 
     def state(self) -> ReplicaState:
-        """Return it as the platform tells it: without metrics and without what the gateway knows."""
-        return ReplicaState(
-            id=self.id,
-            phase=self.phase,
-            requested_at=self.requested_at,
-            since_at=self.since_at,
-            revision=self.revision,
-            node=self.node,
-            restarts=self.restarts,
-            cordoned=self.cordoned,
-        )
+        """Return it as the platform tells it: without metrics and without what the gateway knows.
+
+        As long as nothing changes, this is the same object.
+        """
+        if self._state is None:
+            self._state = ReplicaState(
+                id=self.id,
+                phase=self.phase,
+                requested_at=self.requested_at,
+                since_at=self.since_at,
+                revision=self.revision,
+                node=self.node,
+                restarts=self.restarts,
+                cordoned=self.cordoned,
+            )
+        return self._state

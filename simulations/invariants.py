@@ -70,7 +70,7 @@ def _bad_weights(fleet: FleetState, decision: Decision) -> Iterator[str]:
         total = math.fsum(weights.values())
         if abs(total - 1.0) > 1e-6 or min(weights.values()) < 0:
             yield f"{stage}: weights {sorted(weights.values())} do not share out one (I10)"
-        dead = [pool.key for pool in pools if not pool.serving]
+        dead = [pool.key for pool in pools if not pool.roster.serving_count]
         if len(dead) < len(pools):
             yield from (
                 f"{key}: weighted {weights[key]:.3f} without a replica (I10)" for key in dead if weights.get(key)

@@ -17,7 +17,8 @@ from simulations.case import Case, SimulationSettings, prepare
 from simulations.generator import GeneratedTrace
 from simulations.runner import Tick, replay
 from simulations.scenario_workload import Workload
-from simulations.scorecard import Curves, Scorecard, TimelinePoint
+from simulations.scorecard import Curves, Scorecard
+from simulations.timeline import Timeline
 from simulations.trace import Trace
 from simulations.trace_files import GENERATED, RequestFile, names_a_file, open_trace
 from simulations.trace_limits import Part, check_amount, check_left
@@ -152,7 +153,7 @@ class RunReport:
     generated: bool
     seed: int
     scorecard: Scorecard
-    timeline: tuple[TimelinePoint, ...]
+    timeline: Timeline
     curves: Curves
     replica_requests_per_s: dict[str, float]
     left_out_requests: int = 0

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from controller.by_replica import Figures, Ids, Scrapes
 from controller.errors import ObservationError
 from controller.ports import FleetMetrics
-from policies.fleet import Demand, Phase, ReplicaMetrics, ServiceLevel
+from policies.fleet import Demand, Phase, ServiceLevel
 from policies.slo import ServiceObjective
 from simulations.clock import EventQueue
 from simulations.fleet_kernel import FleetKernel
 from simulations.fleet_replica import FleetReplica
+from simulations.kernel.layout import SAMPLE
 from simulations.pool import SimulatedPool
 from simulations.settings import FleetSettings
+
+_SAMPLED = (
+    "at", "running", "queued", "kv_cache_ratio", "steps_total", "prompt_tokens_total", "output_tokens_total",
+    "finished_total", "failed_total", "ttft_p95_s", "tpot_mean_s",
+)  # fmt: skip
+"""Columns of a sample, in the order of the fields of ``ReplicaMetrics``."""
+
+_COLUMNS = SAMPLE.names or ()
+_FIGURES = [_COLUMNS.index(name) for name in _SAMPLED]
 
 
 def scrapes_kept(settings: FleetSettings) -> int:
@@ -38,14 +49,31 @@ class _GatewayScrape:
     seen_looked_up: int
     seen_cached: int
     held: int
-    alive: tuple[str, ...]
+    alive: Ids
     in_flight: npt.NDArray[np.int32]
     answered: npt.NDArray[np.int64]
     failed: npt.NDArray[np.int64]
 
-    def by_replica(self, figures: npt.NDArray[np.integer]) -> Mapping[str, float]:
+    def by_replica(self, figures: npt.NDArray[np.integer]) -> Figures:
         """Return one of the last three by the replica's id."""
-        return dict(zip(self.alive, figures.astype(np.float64).tolist(), strict=True))
+        return Figures(self.alive, figures.astype(np.float64))
+
+
+class _Looked:
+    """Replicas that are asked for the same again and again: their ids and numbers, made anew when they are others."""
+
+    def __init__(self) -> None:
+        self.replicas: list[FleetReplica] = []
+        self.ids = Ids(())
+        self.rows = np.zeros(0, np.int64)
+
+    def at(self, replicas: list[FleetReplica]) -> _Looked:
+        """Return this, of these replicas now."""
+        if replicas != self.replicas:
+            self.replicas = replicas
+            self.ids = Ids([replica.id for replica in replicas])
+            self.rows = np.array([replica.row for replica in replicas], np.int64)
+        return self
 
 
 class SimulatedMetrics:
@@ -76,6 +104,7 @@ class SimulatedMetrics:
         self._lost_until = -math.inf
         self._frozen_until = -math.inf
         self._scrapes: deque[_GatewayScrape] = deque()
+        self._alive, self._watched = _Looked(), _Looked()
         self._scrape_gateway(settings.epoch_at, again=False)
         first_at = settings.epoch_at + settings.gateway_scrape_offset_s
         first_at += settings.scrape_interval_s * (first_at <= settings.epoch_at)
@@ -112,8 +141,8 @@ class SimulatedMetrics:
         if not self._recording(at):
             return
         world, state = self._kernel.world, self._kernel.state
-        alive = [r for pool in self._pools for r in pool.replicas.values() if r.alive]
-        rows = np.array([replica.row for replica in alive], np.int64)
+        alive = self._alive.at([r for pool in self._pools for r in pool.replicas.values() if r.alive])
+        rows = alive.rows
         scrape = _GatewayScrape(
             at=at,
             arrivals=int(world["arrivals"]),
@@ -125,7 +154,7 @@ class SimulatedMetrics:
             seen_looked_up=int(world["seen_looked_up"]),
             seen_cached=int(world["seen_cached"]),
             held=int(world["held"]),
-            alive=tuple(replica.id for replica in alive),
+            alive=alive.ids,
             in_flight=state.traffic["in_flight"][rows],
             answered=state.replicas["finished"][rows],
             failed=state.replicas["failed"][rows],
@@ -165,31 +194,25 @@ class SimulatedMetrics:
             missing=(*missing, *((f"demand:{self._model}",) if demand is None else ())),
         )
 
-    def _read_replicas(self, at: float) -> tuple[dict[str, ReplicaMetrics], tuple[str, ...]]:
-        watched = [replica for pool in self._pools for replica in pool.replicas.values()]
-        state, epoch_at = self._kernel.state, self._kernel.epoch_at
-        rows = np.array([replica.row for replica in watched], dtype=np.int64)
-        taken, kept = state.replicas["samples"][rows], state.samples.shape[1]
+    def _read_replicas(self, at: float) -> tuple[Scrapes, tuple[str, ...]]:
+        watched = self._watched.at([replica for pool in self._pools for replica in pool.replicas.values()])
+        state, epoch_at, rows = self._kernel.state, self._kernel.epoch_at, watched.rows
         # The newest of each that can be read by now: most often the last, or the one before.
-        place, found = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
-        for back in range(1, kept + 1):
-            earlier = (taken - back) % kept
-            visible = (taken >= back) & (
-                state.samples["at"][rows, earlier] + self._settings.scrape_delay_s <= at - epoch_at
-            )
-            place[~found] = earlier[~found]
-            found |= visible
+        sampled_at, kept = state.samples["at"][rows], np.arange(state.samples.shape[1])
+        visible = (sampled_at + self._settings.scrape_delay_s <= at - epoch_at) & (
+            kept < state.replicas["samples"][rows][:, None]
+        )
+        place = np.where(visible, sampled_at, -1.0).argmax(axis=1)
         newest = state.samples[rows, place]
-        known = found & (newest["there"] != 0)
-        replicas: dict[str, ReplicaMetrics] = {}
+        known = visible[np.arange(len(rows)), place] & (newest["there"] != 0)
+        metrics = newest.view(np.float64).reshape(len(rows), len(_COLUMNS)).T[_FIGURES]
+        metrics[0] += epoch_at
         missing: list[str] = []
-        samples = zip(watched, known.tolist(), newest.tolist(), strict=True)
-        for replica, sampled, (sampled_at, *figures, _looked_up, _cached, _there) in samples:
-            if sampled:
-                replicas[replica.id] = ReplicaMetrics(epoch_at + sampled_at, *figures)
-            elif replica.phase in (Phase.READY, Phase.DRAINING):
+        for silent in np.flatnonzero(~known).tolist():
+            replica = watched.replicas[silent]
+            if replica.phase in (Phase.READY, Phase.DRAINING):
                 missing.append(f"replica:{replica.id}")
-        return replicas, tuple(missing)
+        return Scrapes(watched.ids, known, metrics), tuple(missing)
 
     def _demand(self, visible: list[_GatewayScrape]) -> Demand | None:
         """Increase of the arrival counters between the last two scrapes; None while there is only one."""

@@ -107,6 +107,7 @@ class SimulatedPool:
         self._ordinal = 0
         self._withheld: list[FleetReplica | None] = []  # replicas that the quota forbids, each with whom it replaces
         self._paid_gpu_s = 0.0
+        self._told: PoolState | None = None
         scheduler.join(index, self)
         for _ in range(spec.replicas):
             self._begin(settings.epoch_at)
@@ -114,17 +115,29 @@ class SimulatedPool:
     # What can be seen
 
     def state(self) -> PoolState:
-        """Return the pool as the platform tells it: without metrics and without a weight."""
-        return PoolState(
-            key=self.spec.key,
-            replicas=tuple(replica.state() for replica in self.replicas.values()),
-            desired=self.desired,
-            gpus_per_replica=self.spec.profile.gpus,
-            usd_per_replica_hour=self.spec.profile.gpus * self.spec.price_usd,
-            version=self.version,
-            revision=self.revision,
-            stable_revision=self.spec.stable_revision,
-        )
+        """Return the pool as the platform tells it: without metrics and without a weight.
+
+        As long as nothing changes, this is the same object.
+        """
+        replicas = tuple([replica.state() for replica in self.replicas.values()])
+        told = self._told
+        if told is None or (self.desired, self.version, self.revision, replicas) != (
+            told.desired,
+            told.version,
+            told.revision,
+            told.replicas,
+        ):
+            self._told = told = PoolState(
+                key=self.spec.key,
+                replicas=replicas,
+                desired=self.desired,
+                gpus_per_replica=self.spec.profile.gpus,
+                usd_per_replica_hour=self.spec.profile.gpus * self.spec.price_usd,
+                version=self.version,
+                revision=self.revision,
+                stable_revision=self.spec.stable_revision,
+            )
+        return told
 
     def gpu_seconds(self, at: float) -> float:
         """Return the GPU seconds reserved until ``at``: from placement to removal, loading and draining included."""

@@ -90,7 +90,7 @@ def timeline(runs: Sequence[RunReport], most: int) -> Timeline:
 
 
 def _run_curves(run: RunReport, unit_s: float, most: int) -> RunCurves:
-    points = run.timeline
+    points = tuple(run.timeline)
     at = [point.at_s / unit_s for point in points]
     bins = _bins(len(run.curves.within_ratio), unit_s)
     carried = [sum(count * run.replica_requests_per_s[pool] for pool, count in point.ready_in) for point in points]

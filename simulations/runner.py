@@ -34,7 +34,8 @@ from simulations.invariants import InvariantChecks
 from simulations.peers.catalogue import policy_of, rhythm_of
 from simulations.peers.raw_demand import RawDemand
 from simulations.recovery import with_recovery
-from simulations.scorecard import Bill, Curves, Scorecard, Tally, TimelinePoint, curves, score
+from simulations.scorecard import Bill, Curves, Scorecard, Tally, curves, score
+from simulations.timeline import Timeline
 from simulations.trace import Trace
 
 
@@ -52,7 +53,7 @@ class SimulationResult:
     """A finished run; ``fleet`` stands as the run left it; with ``keep_rows``, its outcomes have every request."""
 
     scorecard: Scorecard
-    timeline: tuple[TimelinePoint, ...]
+    timeline: Timeline
     curves: Curves
     case: Case
     fleet: SimulatedFleet
@@ -127,7 +128,7 @@ def replay(
     drawn = curves(fleet.tallies, simulated_s)
     faults_at_s = [parse_fault(spec).at_s for spec in case.settings.faults]
     card = with_recovery(card, drawn, case.policy.objective.attainment_ratio, faults_at_s)
-    return SimulationResult(card, tuple(tally.timeline), drawn, case, fleet)
+    return SimulationResult(card, Timeline(tally.timeline), drawn, case, fleet)
 
 
 def _instants(fleet: SimulatedFleet, tick_s: float, step_s: float) -> Iterator[bool]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from controller.ports import TickRecord
-from policies.fleet import FleetState, Phase, ReplicaState
+from policies.fleet import FleetState, PoolState
+from policies.roster import Floats
 from policies.wire import canonical_json
 from simulations import tallies
 from simulations.tallies import Results
@@ -161,24 +162,25 @@ class Tally:
         self.scale_ups += sum(plan.desired > plan.current for plan in carried_out)
         self.scale_downs += sum(plan.desired < plan.current for plan in carried_out)
         self.turnover.look(record.fleet, at_s)
-        replicas = [replica for pool in record.fleet.pools for replica in pool.replicas]
-        self.peak_replicas = max(self.peak_replicas, len(replicas))
+        pools = record.fleet.pools
+        existing = sum(len(pool.roster) for pool in pools)
+        self.peak_replicas = max(self.peak_replicas, existing)
         if self.timeline and not carried_out and at_s < self.timeline[-1].at_s + self._step_s:
             return
-        ready_in = tuple((str(p.key), sum(r.phase is Phase.READY for r in p.replicas)) for p in record.fleet.pools)
+        ready_in = tuple((str(pool.key), pool.roster.ready_count) for pool in pools)
         planned = {plan.pool: plan.desired for plan in carried_out}
         self.timeline.append(
             TimelinePoint(
                 at_s=at_s,
-                desired=sum(planned.get(pool.key, pool.desired) for pool in record.fleet.pools),
+                desired=sum(planned.get(pool.key, pool.desired) for pool in pools),
                 ready=sum(count for _, count in ready_in),
-                starting=sum(replica.starting for replica in replicas),
-                existing=len(replicas),
+                starting=sum(len(pool.roster.starting) for pool in pools),
+                existing=existing,
                 source=", ".join(sorted(set(record.forecast_sources.values()))),
                 ready_in=self._ready_in.setdefault(ready_in, ready_in),  # days of ticks share a few dozen of them
-                queued_requests=_told_sum(replicas, "queued_requests"),
+                queued_requests=_queued(pools),
                 held_requests=_held(record.fleet),
-                kv_cache_ratio=_kv_cache_mean(replicas),
+                kv_cache_ratio=_kv_cache_mean(pools),
             )
         )
 
@@ -270,19 +272,18 @@ def curves(results: Results, simulated_s: float) -> Curves:
     )
 
 
-def _told(replicas: Sequence[ReplicaState], name: str) -> list[float]:
-    """Return a figure of all replicas that were scraped and gave it."""
-    values = [float(getattr(replica.metrics, name)) for replica in replicas if replica.metrics is not None]
-    return [value for value in values if not math.isnan(value)]
+def _known(values: Floats) -> list[float]:
+    known: list[float] = values[~np.isnan(values)].tolist()
+    return known
 
 
-def _told_sum(replicas: Sequence[ReplicaState], name: str) -> float:
-    told = _told(replicas, name)
+def _queued(pools: Sequence[PoolState]) -> float:
+    told = [queued for pool in pools for queued in _known(pool.told.of("queued_requests"))]
     return math.fsum(told) if told else math.nan
 
 
-def _kv_cache_mean(replicas: Sequence[ReplicaState]) -> float:
-    told = _told([replica for replica in replicas if replica.phase is Phase.READY], "kv_cache_ratio")
+def _kv_cache_mean(pools: Sequence[PoolState]) -> float:
+    told = [ratio for pool in pools for ratio in _known(pool.told.of("kv_cache_ratio")[pool.roster.ready])]
     return math.fsum(told) / len(told) if told else math.nan
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from weakref import finalize
 
 import numpy as np
 
@@ -93,10 +94,19 @@ def load_tested(pools: Mapping[str, PoolSettings], objective: ServiceObjective, 
 def known_load(trace: Trace) -> LoadSeries:
     """Return the load that really arrives, in steps of ``KNOWN_STEP_S``: for those who may know it.
 
-    A last step that is not complete is left out, unless it is the only one.
+    A last step that is not complete is left out, unless it is the only one. A trace is counted once, however many
+    policies replay it; what was counted goes with it.
     """
-    rates = counted(trace.batches(), KNOWN_STEP_S)
-    return LoadSeries(0.0, KNOWN_STEP_S, rates if len(rates) else counted(trace.batches(), KNOWN_STEP_S, 1))
+    load = _known_loads.get(id(trace))
+    if load is None:
+        rates = counted(trace.batches(), KNOWN_STEP_S)
+        load = LoadSeries(0.0, KNOWN_STEP_S, rates if len(rates) else counted(trace.batches(), KNOWN_STEP_S, 1))
+        _known_loads[id(trace)] = load
+        finalize(trace, _known_loads.pop, id(trace))
+    return load
+
+
+_known_loads: dict[int, LoadSeries] = {}
 
 
 def replicas_for(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.roster import Bools, Roster
 
 _HOUR_S = 3600.0
 
@@ -48,6 +51,7 @@ class TurnoverWatch:
     """
 
     _seen: dict[PoolKey, dict[str, _Seen]] = field(default_factory=dict)
+    _last: dict[PoolKey, tuple[Roster | None, int]] = field(default_factory=dict)  # what was seen, and how many loaded
     _looked: bool = False
     _at_s: float = 0.0
     _loading_gpus: int = 0
@@ -86,9 +90,17 @@ class TurnoverWatch:
 
     def _pool(self, pool: PoolState) -> tuple[int, int]:
         """Note who came, who is gone, and return how many load and how many idle."""
+        roster, loading = self._last.get(pool.key, (None, 0))
+        if pool.roster is not roster:
+            loading = self._changed(pool)
+            self._last[pool.key] = pool.roster, loading
+        return loading, int(np.count_nonzero(_idle(pool)))
+
+    def _changed(self, pool: PoolState) -> int:
+        """Note who came and who is gone, and return how many load."""
         seen = self._seen.setdefault(pool.key, {})
-        loading = idle = 0
-        for replica in pool.replicas:
+        loading = 0
+        for replica in pool.roster.replicas:
             mine = seen.get(replica.id)
             if mine is None:
                 mine = seen[replica.id] = _Seen(first=not self._looked)
@@ -97,14 +109,13 @@ class TurnoverWatch:
             mine.held |= held
             mine.served |= replica.phase is Phase.READY
             loading += replica.starting and held
-            idle += _idle(replica)
-        if len(seen) > len(pool.replicas):
-            there = {replica.id for replica in pool.replicas}
+        if len(seen) > len(pool.roster):
+            there = set(pool.roster.ids)
             for gone in [name for name in seen if name not in there]:
                 was = seen.pop(gone)
                 self._stopped += 1
                 self._unused += was.held and not was.served and not was.first
-        return loading, idle
+        return loading
 
     def _lasted_until(self, at_s: float) -> None:
         lasted_s, self._at_s = at_s - self._at_s, at_s
@@ -118,11 +129,11 @@ def _holds_gpus(replica: ReplicaState) -> bool:
     return replica.phase is not Phase.PENDING or replica.node != ""
 
 
-def _idle(replica: ReplicaState) -> bool:
+def _idle(pool: PoolState) -> Bools:
     """READY and known to have nothing in flight: at the gateway, or by its own word where no gateway tells."""
-    if replica.phase is not Phase.READY:
-        return False
-    if replica.in_flight_requests >= 0:  # not NaN
-        return replica.in_flight_requests == 0
-    told = replica.metrics
-    return told is not None and told.running_requests == 0 and told.queued_requests == 0
+    told, ready = pool.told, pool.roster.ready
+    idle: Bools = ready & (told.in_flight == 0)
+    unknown = ready & np.isnan(told.in_flight)
+    if np.count_nonzero(unknown):
+        idle |= unknown & (told.of("running_requests") == 0) & (told.of("queued_requests") == 0)
+    return idle

@@ -15,6 +15,7 @@ from simulations.job import Job, RunReport, TraceChoice
 from simulations.provenance import Provenance, TraceDigest
 from simulations.report_files import ReportFiles, files_of
 from simulations.scorecard import CURVE_LEVELS, Curves, Scorecard, TimelinePoint
+from simulations.timeline import Timeline
 from tests.builders_simulation import quick_settings
 
 POOL = "m/p/unified"
@@ -48,7 +49,7 @@ def a_run(policy: str = "hpa", seed: int = 0, trace: str = "t.csv", **figures: o
     ttft = tuple(0.1 + level for level in CURVE_LEVELS)
     curves = Curves((5.0, 6.0, 7.0, 6.0, 5.0), (0.5, math.nan, 0.7, 0.9, 0.5), (1.0, math.nan, 0.9, 0.9, 1.0), ttft)
     card = a_card(policy, **figures)
-    return RunReport(trace, f"{trace}: recorded", False, seed, card, tuple(points), curves, {POOL: 3.0})
+    return RunReport(trace, f"{trace}: recorded", False, seed, card, Timeline(points), curves, {POOL: 3.0})
 
 
 def a_long_run(policy: str, seed: int, trace: str, days: float, rng: np.random.Generator) -> RunReport:
@@ -77,7 +78,7 @@ def a_long_run(policy: str, seed: int, trace: str, days: float, rng: np.random.G
         gpu_hours=hours, cost_usd=2 * hours, simulated_s=days * 86_400.0, time_to_recover_longest_s=600.0,
         time_to_recover_mean_s=200.0, missed_spells=3,
     )  # fmt: skip
-    return RunReport(trace, f"{trace}: made up", True, seed, card, points, curves, {POOL: 3.0})
+    return RunReport(trace, f"{trace}: made up", True, seed, card, Timeline(points), curves, {POOL: 3.0})
 
 
 def report_on(runs: Sequence[RunReport], origin: Provenance = ORIGIN) -> ReportFiles:

@@ -28,7 +28,7 @@ from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from simulations.peers.answer import Sized, each_pool
 from simulations.peers.rhythm import KvRhythm
-from simulations.peers.signals import known, scraped
+from simulations.peers.signals import scraped
 from simulations.peers.spans import Span
 
 
@@ -95,13 +95,13 @@ class AibrixApa:
     def _sized(self, pool: PoolState, at: float) -> Sized:
         name, settings = str(pool.key), self.settings
         span = self._use.setdefault(name, Span(settings.window_s))
-        seen = known([metrics.kv_cache_ratio for metrics in scraped(pool)])
+        seen = scraped(pool, "kv_cache_ratio")
         span.add(at, math.fsum(seen) / len(seen) / self.kv_full.get(name, 1.0) if seen else math.nan)
         use = span.mean(at)
         if pool.desired == 0 or math.isnan(use) or not seen:
             return Sized(pool.desired, "no metrics", "nothing to go by")
         wanted = max(1, by_ratio(use, settings.kv_cache_ratio, pool.desired, settings))  # scale-to-zero is off
-        wanted = guarded(wanted, use, settings.kv_cache_ratio, len(pool.serving), pool.desired)
+        wanted = guarded(wanted, use, settings.kv_cache_ratio, pool.roster.serving_count, pool.desired)
         return Sized(self._cooldown.settled(name, at, wanted, pool.desired), "apa", f"KV cache use {use:.2f}")
 
 

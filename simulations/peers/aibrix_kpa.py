@@ -25,7 +25,7 @@ from policies.placement import PoolSettings
 from simulations.peers.aibrix_apa import Cooldown, CooldownSettings, guarded
 from simulations.peers.answer import Sized, each_pool
 from simulations.peers.knative import PanicWindows, WindowSettings
-from simulations.peers.signals import known, scraped
+from simulations.peers.signals import scraped
 
 
 class AibrixKpaSettings(CooldownSettings, WindowSettings):
@@ -55,8 +55,8 @@ class AibrixKpa:
         return each_pool(fleet, memory, self.pools, lambda pool, _: self._sized(pool, fleet.at))
 
     def _sized(self, pool: PoolState, at: float) -> Sized:
-        name, target, ready = str(pool.key), self.settings.kv_cache_ratio, len(pool.serving)
-        seen = known([metrics.kv_cache_ratio for metrics in scraped(pool)])
+        name, target, ready = str(pool.key), self.settings.kv_cache_ratio, pool.roster.serving_count
+        seen = scraped(pool, "kv_cache_ratio")
         windows = self._windows.setdefault(name, PanicWindows(self.settings))
         used = math.fsum(seen) / self.kv_full.get(name, 1.0) if seen else None
         wanted = windows.scale(at, used, target, ready)

@@ -100,8 +100,8 @@ def _even_traffic(fleet: FleetState) -> tuple[TrafficPlan, ...]:
         weights: dict[PoolKey, float] = {}
         for stage in fleet.stages_of(model):
             pools = fleet.pools_in(stage)
-            ready = sum(len(pool.serving) for pool in pools)
-            weights |= {pool.key: len(pool.serving) / ready if ready else pool.weight for pool in pools}
+            ready = sum(pool.roster.serving_count for pool in pools)
+            weights |= {pool.key: pool.roster.serving_count / ready if ready else pool.weight for pool in pools}
         if weights != {pool.key: pool.weight for pool in fleet.pools_of(model)} and sum(weights.values()) > 0:
             plans.append(TrafficPlan(model, weights))
     return tuple(plans)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from forecasting.forecast import LoadForecast
@@ -25,7 +26,7 @@ from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from simulations.peers.answer import Sized, each_pool
 from simulations.peers.rhythm import KvRhythm, Rhythm
-from simulations.peers.signals import prompt_tokens, scraped
+from simulations.peers.signals import prompt_tokens
 
 MIN_ENDPOINT = 1
 """Fewest workers that the planner leaves (``min_endpoint``)."""
@@ -118,13 +119,15 @@ class DynamoLoad:
 
 def heard(fleet: FleetState, pool: PoolState, bounds: PoolSettings) -> list[Worker] | None:
     """Return the pool's workers; None while scaling is in progress, or one of those that are ready is not heard."""
-    metrics = [m for m in scraped(pool) if not (math.isnan(m.kv_cache_ratio) or math.isnan(m.queued_requests))]
-    if not metrics or len(metrics) != len(pool.serving) or len(pool.serving) != pool.desired:
+    ratios, queues = pool.told.of("kv_cache_ratio"), pool.told.of("queued_requests")
+    both = pool.roster.serving & ~np.isnan(ratios) & ~np.isnan(queues)
+    told = list(zip(ratios[both].tolist(), queues[both].tolist(), strict=True))
+    if not told or len(told) != pool.roster.serving_count or pool.roster.serving_count != pool.desired:
         return None
     length, capacity = prompt_tokens(fleet, pool.key.model), float(bounds.profile.kv_cache_tokens)
-    if length is None and any(m.queued_requests > 0 for m in metrics):
+    if length is None and any(queued > 0 for _, queued in told):
         return None
-    return [Worker(m.kv_cache_ratio * capacity, m.queued_requests * (length or 0.0), capacity) for m in metrics]
+    return [Worker(ratio * capacity, queued * (length or 0.0), capacity) for ratio, queued in told]
 
 
 def stepped(ratios: list[float], current: int, settings: DynamoThroughputSettings) -> int:

@@ -197,11 +197,14 @@ class DynamoSla:
             planner.seen.append(demand)
         steps = prompts = 0.0
         counters = {}
-        for replica in pool.serving:
-            if replica.metrics is None:
-                continue
-            now = counters[replica.life] = (replica.metrics.steps_total, replica.metrics.prompt_tokens_total)
-            before = planner.counters.get(replica.life, now)
+        seen = np.flatnonzero(pool.roster.serving & pool.told.scraped).tolist()
+        told = zip(
+            pool.told.of("steps_total")[seen].tolist(), pool.told.of("prompt_tokens_total")[seen].tolist(), strict=True
+        )
+        for place, now in zip(seen, told, strict=True):
+            life = pool.roster.lives[place]
+            counters[life] = now
+            before = planner.counters.get(life, now)
             if now[0] > before[0] and now[1] >= before[1]:
                 steps, prompts = steps + now[0] - before[0], prompts + now[1] - before[1]
         planner.counters = counters

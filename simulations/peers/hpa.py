@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 from pydantic import Field
 
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, Reason
-from policies.fleet import FleetState, Phase, PoolState, ReplicaState
+from policies.fleet import FleetState, PoolState
 from policies.memory import PolicyMemory, PoolMemory
 from policies.placement import PoolSettings
 from simulations.peers.answer import decision_of
@@ -169,10 +170,11 @@ def recommended(pool: PoolState, target: float, tolerance_ratio: float) -> int |
     Three replicas with 10, 20 and 30 requests at a target of 12: ratio 20 / 12 = 1.67, ceil(1.67 * 3) = 5 replicas.
     With two more that are still loading the ratio is 60 / 5 / 12 = 1.0, within tolerance: they will do.
     """
-    pods = [r for r in pool.replicas if r.phase is not Phase.DRAINING]
-    seen = [requests for r in pods if (requests := _requests(r)) is not None]
-    unready = sum(r.phase is Phase.PENDING for r in pods)
-    missing = len(pods) - len(seen) - unready
+    roster = pool.roster
+    requests = pool.told.of("running_requests") + pool.told.of("queued_requests")
+    seen: list[float] = requests[roster.staying & ~np.isnan(requests)].tolist()
+    unready = roster.pending_count
+    missing = len(roster) - roster.draining_count - len(seen) - unready
     if not seen:
         return None
     ratio = sum(seen) / len(seen) / target
@@ -215,14 +217,6 @@ def rate_limited(
         least = min(int(began * (1.0 - settings.down_ratio)), began - settings.down_replicas)
         return max(wanted, min(max(0, least), current))
     return wanted
-
-
-def _requests(replica: ReplicaState) -> float | None:
-    """Return running plus waiting requests as last scraped; None where no container runs or no such metric came."""
-    if replica.phase in (Phase.PENDING, Phase.FAILED) or replica.metrics is None:
-        return None
-    requests = replica.metrics.running_requests + replica.metrics.queued_requests
-    return None if math.isnan(requests) else requests
 
 
 def _count_before(changes: Sequence[tuple[float, int]], current: int, cutoff_at: float) -> int:

@@ -25,7 +25,7 @@ from policies.fleet import FleetState, PoolState
 from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from simulations.peers.hpa import Behaviour, autoscaled, shared_out
-from simulations.peers.signals import held_for, known
+from simulations.peers.signals import held_for, scraped
 
 
 class ScaledObjectSettings(Behaviour):
@@ -113,7 +113,7 @@ class Keda:
 
 def waiting(pool: PoolState) -> float:
     """Return the requests that wait in the pool's engines; 0 when the query finds nothing."""
-    return math.fsum(known([r.metrics.queued_requests for r in pool.replicas if r.metrics is not None]))
+    return math.fsum(scraped(pool, "queued_requests", everywhere=True))
 
 
 def routed(fleet: FleetState, pool: PoolState) -> bool:

@@ -31,7 +31,7 @@ from policies.placement import PoolSettings
 from simulations.peers.hpa import autoscaled, shared_out
 from simulations.peers.keda import ScaledObjectSettings, ToAndFromZero, routed, waiting
 from simulations.peers.rhythm import KvRhythm
-from simulations.peers.signals import known, prompt_tokens
+from simulations.peers.signals import prompt_tokens, scraped
 
 
 class KedaTokensSettings(ScaledObjectSettings, KvRhythm):
@@ -97,4 +97,4 @@ def backlog_tokens(fleet: FleetState, pool: PoolState) -> float:
 
 def kv_used(pool: PoolState) -> float:
     """Return the KV cache in use, in replicas' worth."""
-    return math.fsum(known([r.metrics.kv_cache_ratio for r in pool.replicas if r.metrics is not None]))
+    return math.fsum(scraped(pool, "kv_cache_ratio", everywhere=True))

@@ -134,7 +134,7 @@ class Knative:
     def _sized(self, fleet: FleetState, pool: PoolState) -> Sized:
         name = str(pool.key)
         windows = self._windows.setdefault(name, PanicWindows(self.settings))
-        wanted = windows.scale(fleet.at, ongoing(fleet, pool), self.targets[name], len(pool.serving))
+        wanted = windows.scale(fleet.at, ongoing(fleet, pool), self.targets[name], pool.roster.serving_count)
         if wanted is None:
             return Sized(pool.desired, "no metrics", "nothing to go by")
         if self.settings.scale_down_delay_s > 0:

@@ -73,7 +73,7 @@ class RayServe:
         span = self._ongoing.setdefault(name, Span(settings.look_back_s))
         span.add(fleet.at, ongoing(fleet, pool) or 0.0)
         requests = span.mean(fleet.at)
-        running = len(pool.serving)
+        running = pool.roster.serving_count
         if running == 0:  # nothing serves: no delay, and no more than one to begin with
             first = math.ceil(settings.up_factor) if requests > 0 or held_for(fleet, pool) > 0 else 0
             return Sized(max(first, pool.desired), "cold start", f"{requests:.1f} requests wait")

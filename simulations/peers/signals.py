@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from policies.fleet import FleetState, PoolState, ReplicaMetrics
+import numpy as np
+
+from policies.fleet import FleetState, PoolState
 
 
 def known(values: Iterable[float]) -> list[float]:
@@ -22,14 +24,17 @@ def total(values: Sequence[float]) -> float | None:
     return math.fsum(seen) if seen or not values else None
 
 
-def scraped(pool: PoolState) -> list[ReplicaMetrics]:
-    """Return what the READY replicas' engines last said."""
-    return [replica.metrics for replica in pool.serving if replica.metrics is not None]
+def scraped(pool: PoolState, figure: str, *, everywhere: bool = False) -> list[float]:
+    """Return a figure of the READY replicas' engines as last scraped, or of all engines, where it was told."""
+    values = pool.told.of(figure)
+    told = ~np.isnan(values) if everywhere else pool.roster.serving & ~np.isnan(values)
+    found: list[float] = values[told].tolist()
+    return found
 
 
 def in_flight(pool: PoolState) -> float | None:
     """Return the requests under way in the pool's READY replicas, as the proxy before them counts."""
-    return total([replica.in_flight_requests for replica in pool.serving])
+    return total(pool.told.in_flight[pool.roster.serving].tolist())
 
 
 def ongoing(fleet: FleetState, pool: PoolState) -> float | None:

@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydantic import Field
 
 from forecasting.forecast import LoadForecast
@@ -87,22 +88,25 @@ class Wva:
     def _note(self, pool: PoolState, at: float) -> None:
         """Keep what was scraped of each replica, once per sample; replicas that are gone are forgotten."""
         prefix = f"{pool.key}/"
-        there = {f"{prefix}{replica.life}" for replica in pool.serving}
+        serving = np.flatnonzero(pool.roster.serving).tolist()
+        there = {f"{prefix}{pool.roster.lives[place]}" for place in serving}
         for gone in [name for name in self._seen if name.startswith(prefix) and name not in there]:
             del self._seen[gone]
-        for replica in pool.serving:
-            metrics = replica.metrics
-            if metrics is None or metrics.observed_at <= at - self.settings.peak_s:
+        length_s, full, told = self.settings.peak_s, self.kv_full.get(str(pool.key), 1.0), pool.told
+        figures = zip(*(told.of(n).tolist() for n in ("observed_at", "kv_cache_ratio", "queued_requests")), strict=True)
+        for life, scraped, serves, (observed_at, kv_cache_ratio, queued) in zip(
+            pool.roster.lives, told.scraped.tolist(), pool.roster.serving.tolist(), figures, strict=True
+        ):
+            if not (serves and scraped) or observed_at <= at - length_s:
                 continue
-            length_s = self.settings.peak_s
-            kv, queue = self._seen.setdefault(f"{prefix}{replica.life}", (Span(length_s), Span(length_s)))
-            kv.add(metrics.observed_at, metrics.kv_cache_ratio / self.kv_full.get(str(pool.key), 1.0))
-            queue.add(metrics.observed_at, metrics.queued_requests)
+            kv, queue = self._seen.setdefault(f"{prefix}{life}", (Span(length_s), Span(length_s)))
+            kv.add(observed_at, kv_cache_ratio / full)
+            queue.add(observed_at, queued)
 
     def _peaks(self, pool: PoolState, at: float) -> list[Peak]:
         peaks = []
-        for replica in pool.serving:
-            kv, queue = self._seen.get(f"{pool.key}/{replica.life}", (Span(0.0), Span(0.0)))
+        for place in np.flatnonzero(pool.roster.serving).tolist():
+            kv, queue = self._seen.get(f"{pool.key}/{pool.roster.lives[place]}", (Span(0.0), Span(0.0)))
             ratios, queued = kv.within(at), queue.within(at)
             if ratios and queued:
                 peaks.append(Peak(max(ratios), max(queued)))
@@ -132,7 +136,7 @@ class Wva:
 
     def _settled(self, pool: PoolState) -> bool:
         """Return whether the last answer is carried out and no replica is on its way."""
-        return not pool.starting and self._wanted.get(str(pool.key), pool.desired) == pool.desired
+        return not pool.roster.starting and self._wanted.get(str(pool.key), pool.desired) == pool.desired
 
     def _from_zero(self, variants: Sequence[PoolState], fleet: FleetState) -> None:
         if not variants or any(pool.desired for pool in variants):

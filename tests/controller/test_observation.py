@@ -12,6 +12,7 @@ from controller.errors import ObservationError
 from controller.observation import observe, plausible
 from controller.ports import FleetMetrics
 from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
+from policies.roster import figures_of
 from tests.builders import (
     AT,
     KEY,
@@ -189,7 +190,7 @@ def test_impossible_metrics_are_refused_and_said(change: dict[str, float]) -> No
     ],
 )
 def test_what_is_only_not_told_is_believed(change: dict[str, float]) -> None:
-    assert plausible(replace(metrics(), **change), AT)
+    assert plausible(figures_of([replace(metrics(), **change)]), AT).all()
 
 
 @pytest.mark.parametrize("count", [math.nan, math.inf, -1.0, 1e15])

@@ -22,6 +22,7 @@ from simulations.report_files import FIGURES, PAGE, ReportFiles, file_names, wri
 from simulations.report_pictures import picture_names
 from simulations.scorecard import CURVE_LEVELS, Curves
 from simulations.tables import comparison_table, scorecard_table
+from simulations.timeline import Timeline
 from tests.builders_report import a_run, report_on
 
 OBJECTIVE = ServiceObjective()
@@ -139,7 +140,7 @@ def test_generated_traces_say_so_and_recorded_ones_do_not() -> None:
 
 def test_a_run_without_any_latency_or_tick_can_be_shown() -> None:
     empty = Curves((0.0,), (math.nan,), (math.nan,), (math.nan,) * len(CURVE_LEVELS))
-    made = report_on([replace(a_run("hpa", slo_attainment_ratio=math.nan), curves=empty, timeline=())])
+    made = report_on([replace(a_run("hpa", slo_attainment_ratio=math.nan), curves=empty, timeline=Timeline())])
     figures = figures_of(parsed(page_of(made)))
     assert set(figures) == {"timeline-0", "latency-0"}  # nothing stands anywhere between cost and attainment
     assert all(name in made.contents for name in file_names(["t.csv"]))

@@ -1,0 +1,90 @@
+"""What is one replica right now: what the platform says of it, and what its engine said when it was last scraped?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a replica is in its life, as the platform tells it."""
+
+    PENDING = "pending"  # asked for, not placed or image not there yet
+    LOADING = "loading"  # process up, weights loading, not serving
+    READY = "ready"  # serving
+    DRAINING = "draining"  # finishing what it has, takes nothing new
+    FAILED = "failed"  # exited; the platform may or may not restart it
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaMetrics:
+    """What one engine said of itself at its last scrape. NaN means that it was scraped but gave no such value.
+
+    Counters (``*_total``) only grow, except that a restarted engine begins again at zero.
+    Latencies are over the requests that finished in the scrape window; NaN when none did. ``failed_requests_total``
+    are those that the engine could not serve through a fault of its own; what it refused is not among them.
+    """
+
+    observed_at: float
+    running_requests: float
+    queued_requests: float
+    kv_cache_ratio: float
+    steps_total: float
+    prompt_tokens_total: float
+    output_tokens_total: float
+    finished_requests_total: float
+    failed_requests_total: float = math.nan
+    ttft_p95_s: float = math.nan
+    tpot_mean_s: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """One serving engine: what the platform says of it, and its metrics where it has been scraped.
+
+    Attributes:
+        requested_at: When the platform was asked for it (or for its latest restart).
+        since_at: When it entered its phase.
+        cordoned: Alive but taken out of traffic.
+        in_flight_requests: Requests that the gateway has sent and not seen end; NaN where no gateway reports it.
+            Known to exist whatever the engine says of itself.
+        answered_requests_total: Responses of this life that the gateway saw end as they should; those that a client, a
+            time-out or an error cut short do not count. NaN where no gateway counts them.
+        failed_answers_total: Responses with which it owned up to an error of its own, as the gateway saw them (500, 502
+            or 504 from the replica itself; not 4xx, nor 503, which says busy). NaN where no gateway counts them.
+        metrics: None when it has never been scraped in this life.
+    """
+
+    id: str
+    phase: Phase
+    requested_at: float
+    since_at: float
+    revision: str = "1"
+    node: str = ""
+    restarts: int = 0
+    cordoned: bool = False
+    in_flight_requests: float = math.nan
+    metrics: ReplicaMetrics | None = None
+    answered_requests_total: float = math.nan
+    failed_answers_total: float = math.nan
+
+    @property
+    def life(self) -> str:
+        """What names one life of a replica within its pool; a restart in place begins another."""
+        return f"{self.id}#{self.restarts}"
+
+    @property
+    def serving(self) -> bool:
+        """Ready and in traffic."""
+        return self.phase is Phase.READY and not self.cordoned
+
+    @property
+    def starting(self) -> bool:
+        """Asked for and on its way to READY."""
+        return self.phase in (Phase.PENDING, Phase.LOADING)
+
+    @property
+    def unplaced(self) -> bool:
+        """Not on any node yet; also what is PENDING on a platform that tells no nodes."""
+        return self.phase is Phase.PENDING and not self.node
