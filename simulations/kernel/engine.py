@@ -14,81 +14,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from simulations.kernel.admission import has_room, prefill
+from simulations.kernel.batch import (
+    blocks_due,
+    make_room,
+    spent_s,
+    steps_until,
+    steps_with_blocks,
+    withdraw_decoding,
+    withdraw_partial,
+)
 from simulations.kernel.compiled import called, inlined
 from simulations.kernel.ends import pop_end, push_end, remove_end
-from simulations.kernel.layout import (
-    IDLE,
-    JUMP,
-    NEVER,
-    NO_CACHE,
-    NOBODY,
-    PREFILLED,
-    RUNNING,
-    SINGLE,
-    SLOT_BITS,
-    SLOT_MASK,
-    WAITING,
-    State,
-    as_int64,
-)
-from simulations.kernel.prefixes import cached_blocks, give_back, keep_units, shrink, take_units
-from simulations.kernel.queues import take_first
+from simulations.kernel.layout import IDLE, JUMP, NEVER, NO_CACHE, NOBODY, SINGLE, SLOT_BITS, SLOT_MASK, State, as_int64
+from simulations.kernel.prefixes import give_back, shrink
 
 _LONG = 2**31 - 1
-
-
-@inlined
-def spent_s(q: Any, steps: int) -> Any:
-    """Return how long the first ``steps`` steps of the jump of ``q`` take, in seconds."""
-    return steps * q.first_step_s + 0.5 * (steps * (steps - 1)) * q.growth_s
-
-
-@called
-def steps_until(q: Any, at: float) -> int:
-    """Return how many steps of the jump of ``q`` have ended by ``at``, at most ``q.m``."""
-    elapsed_s = at - q.began_at
-    half = q.first_step_s - 0.5 * q.growth_s
-    guess = 2.0 * elapsed_s / (half + math.sqrt(max(half * half + 2.0 * q.growth_s * elapsed_s, 0.0)))
-    steps = min(int(guess), q.m)
-    # Rounding may be off by one: the same closed form as everywhere decides.
-    while steps > 0 and q.began_at + spent_s(q, steps) > at:
-        steps -= 1
-    while steps < q.m and q.began_at + spent_s(q, steps + 1) <= at:
-        steps += 1
-    return steps
-
-
-@called
-def blocks_due(s: State, r: int, steps: int) -> int:
-    """Return how many blocks the next ``steps`` steps of pure decoding take, as they begin."""
-    q = s.replicas[r]
-    size = s.profiles[q.pool].block_tokens
-    blocks = (steps // size) * q.decoding
-    phase = q.steps % size
-    for _ in range(steps % size):
-        blocks += s.due[r, phase]
-        phase += 1
-        if phase == size:
-            phase = 0
-    return blocks
-
-
-@called
-def steps_with_blocks(s: State, r: int, most: int) -> int:
-    """Return for how many steps, up to ``most``, the free blocks will do."""
-    q = s.replicas[r]
-    size = s.profiles[q.pool].block_tokens
-    turns = min(most // size, q.free // q.decoding)
-    left = q.free - turns * q.decoding
-    steps = turns * size
-    phase = q.steps % size
-    while steps < most and s.due[r, phase] <= left:
-        left -= s.due[r, phase]
-        steps += 1
-        phase += 1
-        if phase == size:
-            phase = 0
-    return steps
 
 
 @inlined
@@ -107,9 +48,9 @@ def begin(s: State, r: int, at: float) -> None:
         q.tight = 1
     if p.cache != NO_CACHE and q.idle_units > 0:
         shrink(s, r, as_int64(q.free - due))
-    if q.partial != NOBODY or (q.waiting > 0 and may_admit and _has_room(s, r, due)):
+    if q.partial != NOBODY or (q.waiting > 0 and may_admit and has_room(s, r, due)):
         q.free -= due
-        seconds = _prefill(s, r, may_admit)
+        seconds = prefill(s, r, may_admit)
         if seconds > 0.0:
             base_s = p.prefill_base_s
             if q.decoding > 0:
@@ -127,29 +68,6 @@ def begin(s: State, r: int, at: float) -> None:
     else:
         q.mode = IDLE
         q.end_at = NEVER
-
-
-@inlined
-def _has_room(s: State, r: int, due: int) -> bool:
-    """Return whether the first in the queue can be admitted, once decodes have taken the ``due`` blocks."""
-    q = s.replicas[r]
-    p = s.profiles[q.pool]
-    if q.running >= p.max_running or q.decoding >= p.max_batched_tokens:
-        return False
-    return blocks_wanted(s, r, as_int64(q.wait_head)) <= q.free - due
-
-
-@inlined
-def blocks_wanted(s: State, r: int, i: int) -> Any:
-    """Return how many free blocks replica ``r`` must have to admit request ``i``."""
-    p = s.profiles[s.replicas[r].pool]
-    x = s.requests[i]
-    if x.place == PREFILLED:  # the token that it is fed now needs a place too
-        return x.prompt // p.block_tokens + 1
-    blocks = (x.prompt + x.generated + p.block_tokens - 1) // p.block_tokens
-    if p.cache != NO_CACHE and s.extras[i].hashes > 0:
-        blocks -= cached_blocks(s, r, i)
-    return blocks
 
 
 @inlined
@@ -184,108 +102,6 @@ def cut(q: Any, steps: int) -> None:
 
 
 @inlined
-def _prefill(s: State, r: int, may_admit: bool) -> float:
-    """Hand out the tokens of a step to prompts; return the time that takes, without its base, in seconds."""
-    q = s.replicas[r]
-    p = s.profiles[q.pool]
-    size = p.block_tokens
-    budget = p.max_batched_tokens - q.decoding
-    tokens = 0
-    squares = 0
-    i = as_int64(q.partial)
-    taken = False
-    s.world[0].joined = s.world[0].gave_way = 0
-    while True:
-        if i == NOBODY:
-            if not may_admit or q.waiting == 0 or tokens >= budget or q.running >= p.max_running:
-                break
-            i = as_int64(q.wait_head)
-            x = s.requests[i]
-            if blocks_wanted(s, r, i) > q.free:
-                break
-            if _admit_first(s, r):
-                budget -= 1
-                i = NOBODY
-                continue
-        x = s.requests[i]
-        before = x.lead
-        goal = x.prompt + x.generated
-        after = min(goal, before + budget - tokens)
-        blocks = (after + size - 1) // size - (before + size - 1) // size
-        if blocks > q.free:  # decodes took them: it gives way to itself, being the last admitted
-            preempt(s, r, i)
-            s.world[0].gave_way = 1
-            break
-        q.free -= blocks
-        x.lead = after
-        if p.cache != NO_CACHE:
-            keep_units(s, r, i)
-        tokens += after - before
-        squares += after * after - before * before
-        taken = after > before
-        if after == goal:
-            q.partial = NOBODY
-            _add_fresh(s, r, i)
-        else:
-            q.partial = i
-        may_admit = may_admit and taken
-        i = NOBODY
-    q.prompt_total += tokens
-    return tokens * p.prefill_per_token_s + squares * p.prefill_per_token2_s
-
-
-@inlined
-def _admit_first(s: State, r: int) -> Any:
-    """Admit the first in the queue; return whether it came prefilled and decodes in the step that begins."""
-    q = s.replicas[r]
-    i = as_int64(q.wait_head)
-    x = s.requests[i]
-    take_first(s, r)
-    came_prefilled = x.place == PREFILLED
-    x.place = RUNNING
-    x.before = q.admissions
-    q.admissions += 1
-    q.running += 1
-    if came_prefilled:
-        _join(s, r, i)
-    elif s.profiles[q.pool].cache != NO_CACHE and s.extras[i].has_hashes != 0:
-        take_units(s, r, i)
-    return came_prefilled
-
-
-@called
-def _join(s: State, r: int, i: int) -> None:
-    """Let request ``i``, prefilled elsewhere and just admitted, decode in the step that begins."""
-    q = s.replicas[r]
-    x = s.requests[i]
-    size = s.profiles[q.pool].block_tokens
-    q.free -= x.prompt // size + 1
-    s.world[0].joined += x.prompt % size == 0
-    q.kv_tokens += x.prompt
-    x.lead = q.steps - x.prompt
-    s.due[r, x.lead % size] += 1
-    push_end(s.ends[r], as_int64(q.decoding), ((q.steps + x.output - x.generated) << SLOT_BITS) | i)
-    q.decoding += 1
-
-
-@inlined
-def _add_fresh(s: State, r: int, i: int) -> None:
-    """Take note that the prefill of request ``i`` ends with this step."""
-    q = s.replicas[r]
-    x = s.requests[i]
-    x.next = NOBODY
-    if q.fresh == 0:
-        q.fresh_head = i
-        q.soonest = _LONG
-    else:
-        s.requests[q.fresh_tail].next = i
-    q.fresh_tail = i
-    q.fresh += 1
-    q.fresh_tokens += x.lead
-    q.soonest = min(q.soonest, x.output - x.generated - 1)
-
-
-@inlined
 def end(s: State, r: int, at: float) -> None:
     """Account for the step or jump that is over at ``at``; those that ended are chained from ``done``."""
     q = s.replicas[r]
@@ -301,7 +117,7 @@ def end(s: State, r: int, at: float) -> None:
     while q.decoding > 0 and (s.ends[r, 0] >> SLOT_BITS) == q.steps:
         i = s.ends[r, 0] & SLOT_MASK
         pop_end(s.ends[r], as_int64(q.decoding))
-        _withdraw_decoding(s, r, i)
+        withdraw_decoding(s, r, i)
         s.requests[i].next = q.done
         q.done = i
     i = as_int64(q.fresh_head) if q.fresh > 0 else NOBODY
@@ -323,7 +139,7 @@ def end(s: State, r: int, at: float) -> None:
         q.decoding += 1
         if left == 0:
             pop_end(s.ends[r], as_int64(q.decoding))
-            _withdraw_decoding(s, r, i)
+            withdraw_decoding(s, r, i)
             x.next = q.done
             q.done = i
         i = following
@@ -375,22 +191,6 @@ def is_to_move(s: State, i: int) -> Any:
     return s.world[0].apart and not x.ended and x.output < s.extras[i].answer
 
 
-@inlined
-def _withdraw_decoding(s: State, r: int, i: int) -> None:
-    """Take a request out of the batch that is not among ``ends`` any more; free its blocks."""
-    q = s.replicas[r]
-    x = s.requests[i]
-    size = s.profiles[q.pool].block_tokens
-    held = q.steps - x.lead
-    q.decoding -= 1
-    q.running -= 1
-    q.kv_tokens -= held
-    q.free += (held + size - 1) // size
-    s.due[r, x.lead % size] -= 1
-    x.generated = held - x.prompt + 1
-    x.lead = 0
-
-
 @called
 def _let_leave(s: State, r: int) -> None:
     """Chain those that have left the gateway, and ended no sooner, to ``done``."""
@@ -400,7 +200,7 @@ def _let_leave(s: State, r: int) -> None:
         i = s.ends[r, place] & SLOT_MASK
         if s.requests[i].ended:
             remove_end(s.ends[r], as_int64(q.decoding), place)
-            _withdraw_decoding(s, r, i)
+            withdraw_decoding(s, r, i)
             s.requests[i].next = q.done
             q.done = i
             place = 0
@@ -408,64 +208,10 @@ def _let_leave(s: State, r: int) -> None:
             place += 1
     if q.partial != NOBODY and s.requests[q.partial].ended:
         i = as_int64(q.partial)
-        _withdraw_partial(s, r)
+        withdraw_partial(s, r)
         s.requests[i].next = q.done
         q.done = i
     q.leaving = 0
-
-
-@called
-def _withdraw_partial(s: State, r: int) -> None:
-    q = s.replicas[r]
-    x = s.requests[q.partial]
-    size = s.profiles[q.pool].block_tokens
-    q.free += (x.lead + size - 1) // size
-    q.running -= 1
-    x.lead = 0
-    q.partial = NOBODY
-
-
-@called
-def make_room(s: State, r: int) -> None:
-    """Preempt from the last admitted on until the blocks due in this step are free."""
-    q = s.replicas[r]
-    phase = q.steps % s.profiles[q.pool].block_tokens
-    while s.due[r, phase] > q.free:
-        last = as_int64(q.partial)
-        for place in range(q.decoding):
-            i = s.ends[r, place] & SLOT_MASK
-            if last == NOBODY or s.requests[i].before > s.requests[last].before:
-                last = i
-        preempt(s, r, last)
-
-
-@called
-def preempt(s: State, r: int, i: int) -> None:
-    """Let request ``i`` give up its blocks and go back to the head of the queue."""
-    q = s.replicas[r]
-    if i == q.partial:
-        _withdraw_partial(s, r)
-    else:
-        for place in range(q.decoding):
-            if s.ends[r, place] & SLOT_MASK == i:
-                remove_end(s.ends[r], as_int64(q.decoding), place)
-                break
-        _withdraw_decoding(s, r, i)
-    if s.world[0].hashed and s.extras[i].looked_up > 0:
-        give_back(s, r, i)
-    x = s.requests[i]
-    x.place = WAITING
-    x.before = NOBODY
-    x.next = q.wait_head
-    if q.waiting == 0:
-        q.wait_tail = i
-        q.least_waiting = _LONG
-    else:
-        s.requests[q.wait_head].before = i
-    q.wait_head = i
-    q.waiting += 1
-    q.least_waiting = min(q.least_waiting, x.output - x.generated)
-    q.preemptions += 1
 
 
 @inlined

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from simulations.kernel.batch import steps_until
 from simulations.kernel.compiled import called, inlined
 from simulations.kernel.counting import count_end
 from simulations.kernel.engine import (
@@ -13,7 +14,6 @@ from simulations.kernel.engine import (
     is_to_move,
     look_again,
     next_end_at,
-    steps_until,
 )
 from simulations.kernel.layout import (
     COMPLETED,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from simulations.kernel.batch import steps_until
 from simulations.kernel.compiled import called, entry
-from simulations.kernel.engine import look_again, steps_until
+from simulations.kernel.engine import look_again
 from simulations.kernel.gateway import catch_up, drop_or_retry, send_or_hold
 from simulations.kernel.layout import IDLE, JUMP, NEVER, NOBODY, Int32s, State, as_int64
 from simulations.kernel.prefixes import forget_units

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from simulations.kernel.batch import blocks_due, steps_until
 from simulations.kernel.compiled import called, inlined
-from simulations.kernel.engine import blocks_due, steps_until
 from simulations.kernel.layout import JUMP, Floats, State, as_int64
 
 
