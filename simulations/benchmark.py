@@ -132,6 +132,9 @@ class _LoadTest:
         self._serving = Serving(roles=(role,))
         self._objective = objective
         lengths = np.stack([prompt_tokens[drawn], output_tokens[drawn]], axis=1).astype(np.int32)
+        self._spread_s = _START_SPREAD_S
+        if role is Role.DECODE:  # requests are short without their prefill: all clients are to be there soon
+            self._spread_s = min(_START_SPREAD_S, float(lengths[:, 1].mean()) * profile.decode_base_s)
         self.mean_prompt_tokens, self.mean_output_tokens = lengths.mean(axis=0).tolist()
         blocks = -(-(lengths.sum(axis=1) - 1) // profile.block_tokens)
         # A served model refuses a request longer than its cache, and the client sends its next.
@@ -150,7 +153,7 @@ class _LoadTest:
     def _trial(self, clients: int, limits_s: npt.NDArray[np.float64], misses_allowed: int) -> float:
         state = new_state([self._profile], _UNUSED, 1, 1, requests=clients, serving=self._serving)
         act(state, BEGIN_LIFE, 0, np.zeros(0, np.int32), 0.0)
-        starts = _START_SPREAD_S * np.arange(clients) / clients
+        starts = self._spread_s * np.arange(clients) / clients
         skipped = _WARM_UP_TURNS * clients if clients > 1 else 0
         announce(hold_concurrency)
         return float(hold_concurrency(state, 0, self._lengths, starts, skipped, self._served, limits_s, misses_allowed))
