@@ -20,6 +20,7 @@ from simulations.kernel.arrays import Timing, new_state
 from simulations.kernel.compiled import announce
 from simulations.kernel.load_test import hold_concurrency
 from simulations.kernel.platform import BEGIN_LIFE, act
+from simulations.prefill_test import sustained_prefills
 from simulations.serving import Serving
 
 _COUNTED_REQUESTS = 5000  # at 99 % the standard error of the attainment is 0.14 %
@@ -78,9 +79,9 @@ def sustained_load(
         prompt_tokens: ``int32[N]``, prompt lengths to draw from.
         output_tokens: ``int32[N]``, the output length of the same request.
         seed: Of the draw.
-        role: What the replica does. One that prefills gives each request its first token, within the limit of TTFT; one
-            that decodes gets those of more than one output token with the first, and has the limit of TPOT, from then
-            on.
+        role: What the replica does. One that prefills has the limit of TTFT alone and is tested otherwise
+            (``prefill_test``); one that decodes gets the requests of more than one output token with the first, and has
+            the limit of TPOT, from then on.
 
     Raises:
         OutOfReach: If the objective is missed even by requests served one at a time.
@@ -89,8 +90,8 @@ def sustained_load(
     if len(prompt_tokens) == 0 or len(prompt_tokens) != len(output_tokens):
         raise ValueError(f"need as many prompt as output lengths, got {len(prompt_tokens)} and {len(output_tokens)}")
     if role is Role.PREFILL:
-        output_tokens = np.ones_like(output_tokens)
-    elif role is Role.DECODE:
+        return _prefills(profile, objective, prompt_tokens, seed)
+    if role is Role.DECODE:
         longer = output_tokens > 1
         if not longer.any():
             raise OutOfReach("no request has more than one output token: there is nothing to decode", None)
@@ -113,6 +114,20 @@ def sustained_load(
         prompt_tokens_per_s=rate_per_s * test.mean_prompt_tokens,
         output_tokens_per_s=rate_per_s * test.mean_output_tokens,
     )
+
+
+def _prefills(
+    profile: EngineProfile, objective: ServiceObjective, prompt_tokens: npt.NDArray[np.int32], seed: int
+) -> SustainedLoad:
+    blocks = -(-prompt_tokens // profile.block_tokens)
+    fitting = prompt_tokens[blocks <= profile.kv_cache_tokens // profile.block_tokens]
+    found = sustained_prefills(profile, objective, fitting, seed) if len(fitting) else None
+    if found is None:
+        untimed = objective.model_copy(update={"tpot_s": math.inf})
+        ones = np.ones_like(prompt_tokens)
+        raise _LoadTest(profile, untimed, prompt_tokens, ones, np.random.default_rng(seed), Role.PREFILL).out_of_reach()
+    rate_per_s, in_flight = found
+    return SustainedLoad(rate_per_s, max(1.0, in_flight), rate_per_s * float(fitting.mean()), 0.0)
 
 
 class _LoadTest:

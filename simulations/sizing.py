@@ -36,10 +36,6 @@ FIRST_S = 300.0
 FIRST_UTILISATION = 0.7
 """Share of its tested load that a replica carries in the fleet that a run begins with: nobody runs without headroom."""
 
-_MOST_EFFICIENT = {Role.UNIFIED: 1.5, Role.PREFILL: 1.0, Role.DECODE: 1.5}
-"""Share of the formula's load that a test may find at most. Constant concurrency keeps a prefill replica busy without a
-break, which prompts that come at random cannot; the formula knows that."""
-
 _CHANNELS = (REQUESTS, PROMPT_TOKENS, OUTPUT_TOKENS)
 
 _TEST_SEED = 0
@@ -84,7 +80,7 @@ def load_tested(pools: Mapping[str, PoolSettings], objective: ServiceObjective, 
         untagged = settings.profile.model_copy(update={"usd_per_gpu_hour": 0.0})
         load = _benchmark(untagged, objective, _Lengths(lengths), key.role)
         formula = capacity_of(settings.profile, objective, shape, efficiency=1.0, role=key.role)
-        measured = min(_MOST_EFFICIENT[key.role], load.requests_per_s / formula.demand.requests_per_s)
+        measured = min(1.5, load.requests_per_s / formula.demand.requests_per_s)
         known = settings.model_copy(update={"efficiency_ratio": settings.efficiency_ratio or measured})
         cached = 0.0 if key.role is Role.DECODE else cached_prompt_ratio(trace, settings.profile)
         tested.append(TestedPool(key, known, load.requests_per_s, load.concurrency, cached))

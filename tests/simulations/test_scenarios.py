@@ -18,6 +18,7 @@ from simulations.trace import RequestBatch, joined
 from tests.builders_traces import all_requests, write_text
 
 DIGESTS = {
+    "disaggregated": "967208158ad45d1e",
     "diurnal-week": "c5f5c3f0ec728fbd",
     "flash-crowd": "9dcde8946660f824",
     "llm-d-decode-heavy": "c0b92b0739c525da",
@@ -26,6 +27,7 @@ DIGESTS = {
     "llm-d-symmetric": "d579f2ba7f940db1",
     "multi-turn-chat": "05e9857e11c54dde",
     "outage-and-retries": "e0193a7137c3fa13",
+    "shared-prefixes": "ea8304e2ded9574f",
     "slow-ramp": "8694dbc62cb3b4fb",
     "square-bursts": "d12431cbded11c16",
     "step": "9716c7c3e32d9575",
