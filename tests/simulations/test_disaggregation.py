@@ -77,12 +77,12 @@ def test_one_profile_serves_as_prefill_and_as_decode_on_the_command_line(run: Ru
     code, out, _ = run("simulate", "--profile", f"{profile}:prefill", "--profile", f"{profile}:decode", *load)
     assert code == 0
     assert json.loads(out)["completed"] > 0
-    slow = ("--set", "fleet.kv_gb_per_s=0.2")
+    slow = ("--set", "fleet.kv_gb_per_s=5")
     code, again, _ = run("simulate", "--profile", f"{profile}:prefill", "--profile", f"{profile}:decode", *load, *slow)
     assert code == 0
-    # Keys and values that take seconds to arrive: later tokens wait for them, the first does not.
-    assert json.loads(again)["tpot_p95_s"] > 1.5 * json.loads(out)["tpot_p95_s"]
-    assert json.loads(again)["ttft_p50_s"] < 1.5 * json.loads(out)["ttft_p50_s"]
+    # Keys and values take five times as long to arrive: later tokens wait for them, the first does not.
+    assert json.loads(again)["tpot_p95_s"] > 1.2 * json.loads(out)["tpot_p95_s"]
+    assert json.loads(again)["ttft_p50_s"] < 1.2 * json.loads(out)["ttft_p50_s"]
 
 
 def test_roles_are_read_off_the_end_of_a_profiles_name() -> None:
