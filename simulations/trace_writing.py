@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -49,7 +50,8 @@ def write_trace(trace: Trace, path: Path, on_share: Callable[[float], None] = la
         raise BadInput("no request is left", trace.name, "make the trace of something longer")
     _check_room(path, first, count)
     # Beside the file and not in the folder for temporary files: renaming must not copy.
-    half = path.with_name(f".{path.name}.part")
+    # Of this process alone, for another one may be making the same file.
+    half = path.with_name(f".{path.name}.{os.getpid()}")
     written = 0
     try:
         with refusing(f"--out {path}", "name a file on a disk with room for it"):

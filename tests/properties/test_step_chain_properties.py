@@ -89,8 +89,7 @@ def test_any_chain_is_refused_or_gives_a_trace_that_can_be_written_and_read_agai
     try:
         trace = composed(opened(base), specs, seed, opened)
         rows = rows_of(trace)
-    except BadInput as error:
-        assert error.where
+    except BadInput:
         return
     assert rows == rows_of(composed(opened(base), specs, seed, opened))
     assert all(not hashes or len(hashes) * BLOCK_TOKENS == prompt for _, prompt, _, _, _, hashes in rows)
