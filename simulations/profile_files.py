@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +14,23 @@ from policies.engine_profile import EngineProfile
 from policies.profile_catalogue import CATALOGUE, profile_named
 
 _ENDINGS = (".yaml", ".yml", ".json")
+
+_MOST: Mapping[str, float] = {
+    "gpus": 10_000,
+    "decode_base_s": 3600.0,
+    "decode_per_sequence_s": 3600.0,
+    "decode_per_kv_token_s": 3600.0,
+    "prefill_base_s": 3600.0,
+    "prefill_per_token_s": 3600.0,
+    "prefill_per_token2_s": 3600.0,
+    "kv_cache_tokens": 1_000_000_000,
+    "max_running": 65_536,
+    "max_batched_tokens": 10_000_000,
+    "block_tokens": 65_536,
+    "kv_bytes_per_token": 1_000_000_000,
+    "usd_per_gpu_hour": 1_000_000.0,
+}
+"""Far more than any engine has, and little enough for the simulator's arrays and sums: what is beyond is a slip."""
 
 
 def profile_of(text: str, option: str = "--profile") -> EngineProfile:
@@ -71,6 +88,10 @@ def read_profile(path: Path) -> EngineProfile:
 
 def _check_use(profile: EngineProfile, where: str) -> None:
     """Make sure that replicas with the profile can run, and that it can name a pool."""
+    for key, most in _MOST.items():
+        if getattr(profile, key) > most:
+            what = f"{key}: {getattr(profile, key):g} is more than any engine has"
+            raise BadInput(what, where, f"give at most {most:,g}: {EngineProfile.model_fields[key].description}")
     if profile.max_running > profile.max_batched_tokens:
         what = f"max_running: {profile.max_running} sequences do not fit a step of {profile.max_batched_tokens} tokens"
         raise BadInput(what, where, "give at most max_batched_tokens: each running sequence takes a token of a step")

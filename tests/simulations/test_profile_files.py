@@ -23,6 +23,8 @@ def test_a_profile_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"max_running": 513, "max_batched_tokens": 512}, "max_running: 513"),
+        ({"block_tokens": 2**63}, "block_tokens: 9.22337e"),
+        ({"decode_per_kv_token_s": 1e300}, "decode_per_kv_token_s: 1e"),
         ({"model": ""}, "model"),
         ({"gpu": "a/b"}, "gpu: 'a/b'"),
         ({"gpus": 0}, "gpus"),
