@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
-from types import TracebackType
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from controller.errors import ForesailError
@@ -108,25 +111,39 @@ def check_traces(jobs: Sequence[Job]) -> None:
 
 
 class LocalEngine:
-    """Does jobs in ``workers`` processes of this machine; in this one when a single worker is asked for."""
+    """Does jobs in ``workers`` processes of this machine; in this one when a single worker is asked for.
+
+    Within its ``with`` block a SIGTERM raises SystemExit, as an interrupt raises KeyboardInterrupt, so that workers end
+    with the command. They also do when it is killed and cannot say so.
+    """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._others = set(active_children())
+        self._ends_here = False
 
     def __enter__(self) -> Self:
+        # Somebody else's way to end, such as the daemon's, stays; and only the main thread may say how.
+        is_main = threading.current_thread() is threading.main_thread()
+        self._ends_here = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if self._ends_here:
+            signal.signal(signal.SIGTERM, _terminated)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is None:
-            return
-        if kind is not None:
-            for worker in set(active_children()) - self._others:
-                worker.terminate()  # nobody waits hours for runs that nobody will see
-        self._pool.shutdown(cancel_futures=True)
+        try:
+            if self._pool is None:
+                return
+            if kind is not None:
+                for worker in set(active_children()) - self._others:
+                    worker.terminate()  # nobody waits hours for runs that nobody will see
+            self._pool.shutdown(cancel_futures=True)
+        finally:
+            if self._ends_here:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def results(self, work: Work[T], jobs: Sequence[Job]) -> Iterator[tuple[int, T]]:
         """Do the jobs, as ``Engine`` says."""
@@ -135,9 +152,10 @@ class LocalEngine:
             return
         if self._pool is None:
             # Fresh interpreters: a forked one would inherit threads of torch and numpy that do not survive a fork.
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
+            context = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_end_with_parent)
         try:
-            with _interrupts_held_back():
+            with _endings_held_back():
                 futures = {self._pool.submit(work.do, job): place for place, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -160,20 +178,40 @@ def engine_of(options: Mapping[str, Any]) -> LocalEngine | RayEngine:
     return RayEngine(options["workers"], options["ray_address"])
 
 
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # what a shell says of a process that a signal has ended
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: nobody else would."""
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)  # a run is in the way of every other end
+
+
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def _endings_held_back() -> Iterator[None]:
     """Start processes that Ctrl-C does not reach, as it reaches all of a terminal: this one ends them.
 
-    They inherit what is blocked, from their first moment. Here an interrupt is only noted meanwhile (another thread of
-    a library may get it in spite of the block), for a process that is half started would be nobody's.
+    They inherit what is blocked, from their first moment. Here SIGINT and SIGTERM are only noted meanwhile (another
+    thread of a library may get the former in spite of the block), for a process that is half started would be nobody's.
     """
     noted: list[int] = []
-    usual = signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
+    usual = {
+        number: signal.signal(number, lambda number, _frame: noted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
         if noted:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(noted[0])

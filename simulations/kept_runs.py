@@ -90,7 +90,7 @@ class KeptRuns(Generic[T]):
                 # NaN is written as such: it is read back by this class alone.
                 beside.write_bytes(gzip.compress(json.dumps(content).encode("ascii"), compresslevel=5, mtime=0))
                 beside.replace(path)
-            except OSError:
+            except BaseException:
                 with suppress(OSError):
                     beside.unlink()
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,6 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from controller.errors import BadInput
+
+_TRIES = 20
+"""How often a folder is made that comes and goes: two commands that begin together meet once or twice."""
 
 
 def check_folder(folder: Path, option: str = "--out", files: Sequence[str] = ()) -> None:
@@ -19,22 +24,20 @@ def check_folder(folder: Path, option: str = "--out", files: Sequence[str] = ())
     """
     where = f"{option} {folder}"
     with refusing(where, "name a folder that can be made and written to"):
-        missing = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
-        existing = folder.absolute() if not missing else missing[-1].parent
-        if not existing.is_dir():
-            raise BadInput(f"{existing} is not a folder", where, "name a folder")
         for name in files:
             _check_replaceable(folder / name, where)
-        made: list[Path] = []
-        try:
-            for path in reversed(missing):
-                path.mkdir()
-                made.append(path)
-            _write_in(folder)
-        finally:
-            for path in reversed(made):
-                with suppress(OSError):  # somebody else has put something there by now
-                    path.rmdir()
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                _make_and_write_in(folder)
+            except NotADirectoryError:
+                existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+                raise BadInput(f"{existing} is not a folder", where, "name a folder") from None
+            except (FileExistsError, FileNotFoundError):
+                # Another command that checks the same folder has made it, or removed it again, at this very moment.
+                if not tries_left:
+                    raise
+            else:
+                return
 
 
 def check_file(path: Path, option: str) -> None:
@@ -67,6 +70,24 @@ def check_room(folder: Path, needed_bytes: int, option: str = "--out") -> None:
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other command replaces files in ``folder``, and let none begin: several belong together.
+
+    A file system without locks is written to all the same.
+
+    Raises:
+        OSError: If there is no such folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def refusing(where: str, remedy: str) -> Iterator[None]:
     """Turn what the system says about a place into BadInput.
 
@@ -77,6 +98,19 @@ def refusing(where: str, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise BadInput(f"cannot be written: {(error.strerror or str(error)).lower()}", where, remedy) from None
+
+
+def _make_and_write_in(folder: Path) -> None:
+    made: list[Path] = []
+    try:
+        for path in reversed([path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]):
+            path.mkdir()
+            made.append(path)
+        _write_in(folder)
+    finally:
+        for path in reversed(made):
+            with suppress(OSError):  # somebody else has put something there by now
+                path.rmdir()
 
 
 def _check_replaceable(path: Path, where: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +15,23 @@ from policies.profile_catalogue import CATALOGUE, profile_named
 
 _ENDINGS = (".yaml", ".yml", ".json")
 
+_MOST: Mapping[str, float] = {
+    "gpus": 10_000,
+    "decode_base_s": 3600.0,
+    "decode_per_sequence_s": 3600.0,
+    "decode_per_kv_token_s": 3600.0,
+    "prefill_base_s": 3600.0,
+    "prefill_per_token_s": 3600.0,
+    "prefill_per_token2_s": 3600.0,
+    "kv_cache_tokens": 1_000_000_000,
+    "max_running": 65_536,
+    "max_batched_tokens": 10_000_000,
+    "block_tokens": 65_536,
+    "kv_bytes_per_token": 1_000_000_000,
+    "usd_per_gpu_hour": 1_000_000.0,
+}
+"""Far more than any engine has, and little enough for the simulator's arrays and sums: what is beyond is a slip."""
+
 
 def profile_of(text: str, option: str = "--profile") -> EngineProfile:
     """Return the catalogue's profile of that name, or the one in the file of that name.
@@ -24,7 +42,8 @@ def profile_of(text: str, option: str = "--profile") -> EngineProfile:
     if text in CATALOGUE:
         return profile_named(text)
     path = Path(text)
-    if path.suffix.lower() in _ENDINGS or path.is_file():
+    # Unlike Path.is_file() this is False, and no error, for what is too long to be a name.
+    if path.suffix.lower() in _ENDINGS or os.path.isfile(path):  # noqa: PTH113 - see above
         return read_profile(path)
     try:
         return profile_named(text)
@@ -51,7 +70,7 @@ def read_profile(path: Path) -> EngineProfile:
     if not isinstance(text.value, dict):
         raise BadInput("not a profile: it has no keys", str(path), "see `foresail profile show NAME` for one")
     try:
-        return EngineProfile.model_validate(text.value)
+        profile = EngineProfile.model_validate(text.value)
     except ValidationError as error:
         first = min(
             error.errors(), key=lambda each: each["type"] != "extra_forbidden"
@@ -63,6 +82,23 @@ def read_profile(path: Path) -> EngineProfile:
             raise BadInput(f"{key}: a profile has no such key", str(path), remedy) from None
         remedy = (field.description or "") if field else ""
         raise BadInput(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}", str(path), remedy) from None
+    _check_use(profile, str(path))
+    return profile
+
+
+def _check_use(profile: EngineProfile, where: str) -> None:
+    """Make sure that replicas with the profile can run, and that it can name a pool."""
+    for key, most in _MOST.items():
+        if getattr(profile, key) > most:
+            what = f"{key}: {getattr(profile, key):g} is more than any engine has"
+            raise BadInput(what, where, f"give at most {most:,g}: {EngineProfile.model_fields[key].description}")
+    if profile.max_running > profile.max_batched_tokens:
+        what = f"max_running: {profile.max_running} sequences do not fit a step of {profile.max_batched_tokens} tokens"
+        raise BadInput(what, where, "give at most max_batched_tokens: each running sequence takes a token of a step")
+    if not profile.model:
+        raise BadInput("model: is empty", where, "name the model that is served")
+    if "/" in profile.gpu:
+        raise BadInput(f"gpu: {profile.gpu!r} holds a slash", where, "write it without: it becomes the pool's name")
 
 
 def profile_yaml(profile: EngineProfile, notes: Sequence[str] = ()) -> str:

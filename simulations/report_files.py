@@ -11,7 +11,7 @@ from typing import Any
 from policies.slo import ServiceObjective
 from simulations.comparison import SummaryRow, as_json, summarised
 from simulations.job import RunReport
-from simulations.output_places import refusing
+from simulations.output_places import alone_in, refusing
 from simulations.provenance import Provenance
 from simulations.report import Comparison, html_report, timelines_of, write_whole
 from simulations.report_pareto import pareto_plot
@@ -73,14 +73,15 @@ def files_of(
 
 
 def write_files(folder: Path, made: ReportFiles) -> None:
-    """Write all files to ``folder``, which is made if need be: all or none.
+    """Write all files to ``folder``, which is made if need be: all or none, and none of another command's between.
 
     Raises:
         BadInput: If they cannot be written.
     """
     with refusing(f"--out {folder}", "name a folder with room for it"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole({folder / name: content for name, content in made.contents.items()})
+        with alone_in(folder):
+            write_whole({folder / name: content for name, content in made.contents.items()})
 
 
 def _pictures(said: Comparison, names: Mapping[str, str]) -> dict[str, bytes]:

@@ -100,7 +100,7 @@ def read_scenario(path: Path | None, *, shipped: bool = False) -> Scenario:
     """
     if path is None:
         return Scenario()
-    if (shipped or not path.exists()) and str(path) in shipped_scenarios():
+    if str(path) in shipped_scenarios() and (shipped or not path.exists()):
         path = _SHIPPED / f"{path}.yaml"
     try:
         with path.open("rb") as file:

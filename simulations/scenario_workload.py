@@ -58,13 +58,13 @@ class Workload(BaseModel):
         return self
 
     def _check_segments(self, segments: tuple[Segment, ...]) -> None:
+        total_s = self.repeat * sum(segment.for_s for segment in segments)
+        if total_s > LONGEST_S or total_s / self.step_s > _MOST_STEPS:
+            raise ValueError(f"{total_s:g} s in steps of {self.step_s:g} s are too long: at most {_MOST_STEPS:,} steps")
         for segment in segments:
             steps = segment.for_s / self.step_s
             if abs(steps - round(steps)) > 1e-6 or round(steps) < 1:
                 raise ValueError(f"a segment of {segment.for_s:g} s is no whole number of steps of {self.step_s:g} s")
-        total_s = self.repeat * sum(segment.for_s for segment in segments)
-        if total_s > LONGEST_S or total_s / self.step_s > _MOST_STEPS:
-            raise ValueError(f"{total_s:g} s in steps of {self.step_s:g} s are too long: at most {_MOST_STEPS:,} steps")
         if not any(segment.requests_per_s or segment.to_requests_per_s for segment in segments):
             raise ValueError("no segment has any load")
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from controller.errors import BadInput
+from simulations.output_places import refusing
 
 # By the first bytes and not by the extension, because downloads get renamed.
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -33,7 +34,7 @@ def checked_file(path: Path) -> Path:
         with path.open("rb") as file:
             if not file.read(1):
                 raise BadInput("the file is empty (0 bytes)", str(path), "export or download the trace again")
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # the latter for what cannot be a name, such as one with a zero byte
         raise BadInput("no such file", str(path), "check the path given as the trace") from None
     except OSError as error:
         raise BadInput(f"the file cannot be read: {error.strerror}", str(path), "check its permissions") from error
@@ -68,10 +69,13 @@ def seekable(path: Path) -> Iterator[Path | BinaryIO]:
     if compression_of(path) is None:
         yield path
         return
+    place, remedy = tempfile.gettempdir(), f"unpack {path} yourself, or set TMPDIR to a folder with room"
     with tempfile.TemporaryFile(prefix="foresail-trace-") as copy:
         with decompressed(path) as plain:
             while chunk := plain.read(_COPY_BYTES):
-                copy.write(chunk)
+                with refusing(place, remedy):
+                    copy.write(chunk)
+                    copy.flush()  # or else a full disk shows only later, and somewhere else
         copy.seek(0)
         yield copy
 

@@ -85,7 +85,8 @@ class Repeated(_Changed):
             raise BadInput(what, f"{self.name}, {self._change}", "repeat it less often")
 
     def _changed(self) -> Iterator[RequestBatch]:
-        every_s = self._every_s if math.isfinite(self._every_s) else length_of(self._trace)
+        every_s = self._every_s if math.isfinite(self._every_s) else None
+        until_s = 0.0
         for number in range(self._times):
             last_s = 0.0
             for batch in self._trace.batches():
@@ -96,8 +97,11 @@ class Repeated(_Changed):
                         what, f"{self.name}, {self._change}", f"repeat it every {math.ceil(last_s)} s or more"
                     )
                 own = batch.of_others(salt_of(number, _REPEATS))
-                yield own.between(0, len(own), number * (every_s or 0.0))
-            every_s = last_s if every_s is None else every_s
+                # The end of one and the beginning of the next are one instant, but their sums are rounded each.
+                arrival_s = np.maximum(own.arrival_s + number * (every_s or 0.0), until_s)
+                yield own.at(arrival_s)
+                until_s = float(arrival_s[-1])
+            every_s = max(last_s, length_of(self._trace) or 0.0) if every_s is None else every_s
 
 
 class Followed(_Changed):
@@ -133,7 +137,7 @@ class Followed(_Changed):
             put_in_s = float(batch.arrival_s[-1])
             yield columns.filled(batch.of_others(salt_of(1, _PARTNERS)).between(0, len(batch), from_s))
         if left is not None:
-            later_s = length_of(self._other) or put_in_s
+            later_s = max(put_in_s, length_of(self._other) or 0.0)
             yield left.between(0, len(left), later_s)
             yield from (columns.filled(batch) for batch in moved(batches, later_s))
 

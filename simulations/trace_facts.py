@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from controller.errors import BadInput
 from simulations.trace import Float64, Int64, RequestBatch, Trace
 
 PERCENTILES = (50, 90, 99)
@@ -110,12 +111,14 @@ def facts_of(trace: Trace, on_second: Callable[[float], None] = lambda _: None) 
     """Return the facts, after one pass over the requests in little memory; ``on_second`` is told how far it is.
 
     Raises:
-        BadInput: If a row is wrong.
+        BadInput: If a row is wrong, or there is no request.
     """
     tally = _Tally()
     for batch in trace.batches():
         tally.add(batch)
         on_second(tally.last_s)
+    if not tally.requests:
+        raise BadInput("no request is left", trace.name, "show something longer, or with more load")
     return tally.facts(trace)
 
 

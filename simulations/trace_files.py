@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def open_trace(
 
 def names_a_file(token_shape: str) -> bool:
     """Return whether lengths are those of a file: what is no name, and there."""
-    return token_shape not in TOKEN_SHAPES and Path(token_shape).exists()
+    # Unlike Path.exists() this is False, and no error, for what is too long to be a name.
+    return token_shape not in TOKEN_SHAPES and os.path.exists(token_shape)  # noqa: PTH110 - see above
 
 
 def lengths_of(text: str) -> Lengths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def write_plot(facts: TraceFacts, path: Path) -> None:
     axes.set_ylim(0, 1.2 * max(float(facts.rates.max()), 1e-9))
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", frameon=False)
-    half = path.with_name(f".{path.name}.part")
+    half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with refusing(f"--plot {path}", "name a file on a disk with room for it"):
             figure.savefig(half, format=path.suffix.lower().removeprefix("."))

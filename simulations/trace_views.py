@@ -67,7 +67,10 @@ def scaled(trace: Trace, factor: float, seed: int = 0) -> Trace:
 
 
 def length_of(trace: Trace) -> float | None:
-    """Return how long a trace lasts where that is known before its requests are read, in seconds."""
+    """Return how long a trace lasts at least where that is known before its requests are read, in seconds.
+
+    Its last requests may arrive later: copies that jitter, and what is sent again after an outage.
+    """
     length_s = trace.duration_s if isinstance(trace, DrawnTrace) else getattr(trace, "length_s", None)
     return None if length_s is None else float(length_s)
 

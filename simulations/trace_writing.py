@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -49,7 +50,8 @@ def write_trace(trace: Trace, path: Path, on_share: Callable[[float], None] = la
         raise BadInput("no request is left", trace.name, "make the trace of something longer")
     _check_room(path, first, count)
     # Beside the file and not in the folder for temporary files: renaming must not copy.
-    half = path.with_name(f".{path.name}.part")
+    # Of this process alone, for another one may be making the same file.
+    half = path.with_name(f".{path.name}.{os.getpid()}")
     written = 0
     try:
         with refusing(f"--out {path}", "name a file on a disk with room for it"):
@@ -107,8 +109,10 @@ def _schema(batch: RequestBatch, trace: Trace | None) -> pa.Schema:
 def _table(batch: RequestBatch, schema: pa.Schema) -> pa.Table:
     columns = [pa.array(batch.arrival_s), pa.array(batch.prompt_tokens), pa.array(batch.output_tokens)]
     if batch.model is not None and "model" in schema.names:
-        names = pa.array([name or None for name in batch.models], pa.string())
-        columns.append(pa.DictionaryArray.from_arrays(pa.array(batch.model), names))
+        # Parquet takes no null in the list of names, so a request without a name is null itself.
+        unnamed = np.isin(batch.model, [code for code, name in enumerate(batch.models) if not name])
+        codes = pa.array(batch.model, mask=unnamed)
+        columns.append(pa.DictionaryArray.from_arrays(codes, pa.array(batch.models, pa.string())))
     if batch.session is not None and "session" in schema.names:
         columns.append(pa.array(batch.session, mask=np.asarray(batch.session < 0)))
     if batch.block_hashes is not None and "block_hashes" in schema.names:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from controller.errors import BadInput
-from simulations.output_places import check_file, check_folder
+from simulations.output_places import alone_in, check_file, check_folder
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -21,6 +24,25 @@ def test_checking_a_folder_leaves_nothing(tmp_path: Path) -> None:
     check_folder(tmp_path / "a" / "b")
     check_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_that_begin_at_once_with_one_folder_do_not_refuse_each_other(tmp_path: Path) -> None:
+    def checked_often(_: int) -> None:
+        for _ in range(100):
+            check_folder(tmp_path / "a" / "b")
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(list(threads.map(checked_often, range(4)))) == 4
+
+
+def test_one_command_at_a_time_replaces_the_files_of_a_folder(tmp_path: Path) -> None:
+    other = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with alone_in(tmp_path), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(other)
 
 
 @pytest.mark.parametrize("folder", [Path("/proc/foresail/deeper"), Path("/proc"), Path("x" * 300)])

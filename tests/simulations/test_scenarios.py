@@ -129,6 +129,8 @@ def test_a_trace_takes_the_place_of_a_scenarios_load_but_not_of_its_steps(tmp_pa
         ("workload: {segments: [{for_s: 60, requests_per_s: 1}], token_shape: poetry}", ("poetry", "lognormal")),
         ("workload: {segments: [{for_s: 60, requests_per_s: 1}], arrivals: never}", ("never", "poisson")),
         ("workload: {segments: [{for_s: 60, requests_per_s: 1}], magic: 1}", ("workload.magic", "no such setting")),
+        ("workload: {segments: [{for_s: 60, requests_per_s: 1}], step_s: 5e-324}", ("too long",)),
+        ('workload: {trace: "a\\0b"}', ("no such file",)),
         ("workload: {trace: nowhere.csv}", ("nowhere.csv", "no such file")),
         ("steps: [warp]", ("step 'warp'", "missing")),
         ("steps: warp:2", ("must be a list",)),

@@ -51,6 +51,27 @@ def test_repeats_follow_each_other_at_the_end_or_at_fixed_times() -> None:
     assert twice[half:] == pytest.approx(twice[:half] + 600)
 
 
+def test_a_repetition_begins_where_the_one_before_ends_however_sums_are_rounded() -> None:
+    # 2 * 0.7 + 0.7 is more than 3 * 0.7 in binary fractions.
+    whole = ListedTrace(requests_at([0.0, 0.7]))
+    for times in (4, 13):
+        got = changed(whole, f"repeat:{times}").arrival_s
+        assert (np.diff(got) >= 0).all()
+        assert got == pytest.approx(np.sort([0.7 * (each + late) for each in range(times) for late in (0, 1)]))
+
+
+@pytest.mark.parametrize("late", ["outage@500:length=100,retry=1,spread=60", "crowd@500:peak=9,ramp=9", "warp:1"])
+def test_what_arrives_after_the_end_is_waited_for_by_what_follows(late: str) -> None:
+    """Drawn load lasts ten minutes; retries and jittered copies come later than that."""
+    drawn = composed(drawn_trace([5.0] * 10), [late], 0, open_trace)
+    last_s = max(600.0, float(all_requests(drawn).arrival_s[-1]))
+    twice = changed(drawn, "repeat:2").arrival_s
+    half = len(twice) // 2
+    assert twice[half:] == pytest.approx(twice[:half] + last_s)
+    put_in = composed(ListedTrace(requests_at([0.0, 10.0])), ["splice@5:late"], 0, lambda _: drawn)
+    assert all_requests(put_in).arrival_s[-1] == pytest.approx(last_s + 10)
+
+
 def test_files_are_appended_put_in_and_added(tmp_path: Path) -> None:
     path = write_text(tmp_path / "b.csv", "arrival_s,prompt_tokens,output_tokens", "0,7,7", "4,7,7")
     listed = ListedTrace(requests_at([0.0, 10.0, 20.0]), size=2)

@@ -56,6 +56,16 @@ def test_models_sessions_and_prefixes_come_back(tmp_path: Path) -> None:
     assert [read.models[code] for code in read.model] == ["b", "a", "b"]
 
 
+def test_a_request_without_a_model_beside_others_with_one_comes_back_without(tmp_path: Path) -> None:
+    rows = np.arange(5)
+    batch = RequestBatch(rows, rows + 1, rows + 1, np.array([1, 0, 2, 1, 1]), ("a", "", "b"))
+    write_trace(ListedTrace(batch), tmp_path / "out.parquet")
+    again = all_requests(open_trace(tmp_path / "out.parquet"))
+    assert again.model is not None
+    assert [again.models[code] for code in again.model] == ["", "a", "b", "", ""]
+    assert pq.read_table(tmp_path / "out.parquet").column("model").null_count == 3
+
+
 def test_a_trace_longer_than_the_disk_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     years = drawn_trace([1e5] * 1000, step_s=86_400.0)
     with pytest.raises(BadInput, match="8,640,000,000,000 requests take about") as caught:
