@@ -10,7 +10,7 @@ from controller.errors import BadInput
 from policies.tunable import Tunable
 from simulations.case import SimulationSettings
 from simulations.peers.names import POLICIES
-from simulations.sweep import varied, variants_of
+from simulations.sweep import variants_of, varied
 from simulations.tuning.space import Knob, declared, possible, space_of, value_at, with_values
 
 SETTINGS = SimulationSettings()
