@@ -181,6 +181,7 @@ def _with_metrics(pool: PoolState, weight: float, seen: FleetMetrics, at: float,
                 metrics,
                 _count(seen.answered, r.id),
                 _count(seen.failed_answers, r.id),
+                r.placed_at,
             )
         )
     return replace(pool, replicas=tuple(replicas), weight=weight)

@@ -118,4 +118,5 @@ class FleetReplica:
             node=self.node,
             restarts=self.restarts,
             cordoned=self.cordoned,
+            placed_at=self.placed_at,
         )
