@@ -1,16 +1,18 @@
 """How is the kernel compiled, where is the result kept, and who is told that it takes a while?
 
 numba keeps what it compiled beside the source and looks at one file only when it asks whether that is still right. The
-kernel is spread over several, so its results lie in a folder named after a digest of them all.
+kernel is spread over several, so its results lie in a folder named after a digest of them all. Folders of sources that
+are gone are removed when one of another digest is made.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +24,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 COMPILES_S = 30
 """About how long the first call takes, in seconds, on one core of the machine that the docs' figures are from."""
+
+_ALWAYS_KEPT, _EVER_KEPT, _IN_USE_S = 3, 8, 86_400.0
+"""Results of so many sources stay, of no more than so many, and those between that were used in the last day."""
 
 _numba: Any = numba  # its types know neither all options nor its settings
 _OPTIONS: dict[str, Any] = {
@@ -69,12 +74,16 @@ def cache_folder() -> Path | None:
     """
     for place in _places():
         folder = place / f"kernel-{kernel_digest()}"
+        is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
-                return folder
+                os.utime(folder)  # in use, whether or not anything is written
         except OSError:
             continue
+        if is_new:
+            _remove_stale(folder)
+        return folder
     return None
 
 
@@ -85,6 +94,23 @@ def announce(function: Any) -> None:
     folder = cache_folder()
     if folder is None or not any(folder.rglob(f"*.{function.py_func.__name__}-*.nbi")):
         sys.stderr.write(f"compiling the simulator, once, about {COMPILES_S} s\n")
+
+
+def _remove_stale(used: Path) -> None:
+    """Remove folders beside ``used`` that nobody should miss.
+
+    A program that runs from one goes on: it has read what it needs, makes the folder anew where it writes, and compiles
+    what it does not find.
+    """
+    others = []
+    for folder in used.parent.glob(f"kernel-{'[0-9a-f]' * len(kernel_digest())}"):
+        with suppress(FileNotFoundError):  # another program removes it
+            others.append((folder.stat().st_mtime, folder))
+    newest_at = used.stat().st_mtime
+    for rank, (used_at, folder) in enumerate(sorted(others, reverse=True)):
+        unused = newest_at - used_at > _IN_USE_S or rank >= _EVER_KEPT
+        if unused and rank >= _ALWAYS_KEPT and folder != used:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _places() -> Iterator[Path]:
