@@ -11,10 +11,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ import numba
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-COMPILES_S = 30
+COMPILES_S = 20
 """About how long the first call takes, in seconds, on one core of the machine that the docs' figures are from."""
 
 _ALWAYS_KEPT, _EVER_KEPT, _IN_USE_S = 3, 8, 86_400.0
@@ -33,18 +34,19 @@ _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",  # no test for division by zero at each division
     "_nrt": False,  # nothing is allocated, so that references to arrays need not be counted: that took 90 % of the time
+    "no_cfunc_wrapper": True,  # nobody calls from C, and each function would be compiled a second time into its wrapper
 }
 
 
 def inlined(function: _F) -> _F:
     """Compile ``function`` into each of its callers: for what the loop does all the time, from one or two places."""
-    compiled: _F = _numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    compiled: _F = _once(_numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function))
     return compiled
 
 
 def called(function: _F) -> _F:
     """Compile ``function`` once, for other compiled functions to call: for what is rare or called from many places."""
-    compiled: _F = _numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
+    compiled: _F = _once(_numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function))
     return compiled
 
 
@@ -111,6 +113,32 @@ def _remove_stale(used: Path) -> None:
         unused = newest_at - used_at > _IN_USE_S or rank >= _EVER_KEPT
         if unused and rank >= _ALWAYS_KEPT and folder != used:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _once(function: Any) -> Any:
+    """Let a compiled function take what it calls ``int`` and ``float`` as 64 bits, whatever it is called with.
+
+    By itself numba compiles it anew for numbers of 32 bits and for each constant, and all that it calls as well.
+    """
+    if _numba.config.DISABLE_JIT:
+        return function
+    types, said = _numba.types, function.py_func.__annotations__
+    names = list(signature(function.py_func).parameters)
+    resolve = function.get_call_template
+
+    def widened(name: str, given: Any) -> Any:
+        plain = types.unliteral(given)
+        whole = isinstance(plain, types.Integer) and (plain.signed or plain.bitwidth < types.int64.bitwidth)
+        if said.get(name) == "float" and (whole or isinstance(plain, types.Float)):
+            return types.float64
+        return types.int64 if said.get(name) == "int" and whole else given
+
+    def resolve_widened(args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        wide = tuple(widened(name, given) for name, given in zip(names, args, strict=False))
+        return resolve(wide, {name: widened(name, given) for name, given in keywords.items()})
+
+    function.get_call_template = resolve_widened
+    return function
 
 
 def _places() -> Iterator[Path]:

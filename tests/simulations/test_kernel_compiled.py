@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,20 @@ def test_a_program_whose_folder_is_removed_goes_on_and_finds_what_it_compiled_th
     assert compiled.entry(four_times)(5) == 20
     shutil.rmtree(mine)
     assert running(3) == 12
+
+
+def test_a_function_is_compiled_once_whatever_the_width_of_its_numbers() -> None:
+    def shifted(number: int, by: float, pool: Any) -> float:
+        return number * 3 + by + pool
+
+    inner: Any = compiled.called(shifted)
+
+    def outer(small: Any, large: Any) -> float:
+        total: float = inner(small, 1, 0) + inner(large, 2.5, 0) + inner(7, by=small, pool=0)
+        return total
+
+    assert compiled.entry(outer)(np.int32(2), np.int64(2**40)) == (6 + 1) + (3 * 2.0**40 + 2.5) + (21 + 2)
+    assert len(inner.signatures) == 1
 
 
 def test_a_long_stretch_is_simulated_in_calls_that_python_can_interrupt_between(
