@@ -139,11 +139,11 @@ def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySetti
             score = waited_s / settings.failed_after_s if settings.failed_after_s else math.inf
             detail = f"exited {waited_s:.0f} s ago, {replica.restarts} restarts so far"
             found.append(Anomaly("platform", replica.id, pool.key, score, replica.since_at, detail))
-        elif at - replica.requested_at > settings.overdue_ratio * lead.p90_s:
-            started_s = at - replica.requested_at
+        elif at - replica.begun_at > settings.overdue_ratio * lead.p90_s:
+            started_s = at - replica.begun_at
             score = started_s / (settings.overdue_ratio * lead.p90_s)
             detail = f"starting for {started_s:.0f} s, 90 % of starts take {lead.p90_s:.0f} s"
-            found.append(Anomaly("platform", replica.id, pool.key, score, replica.requested_at, detail))
+            found.append(Anomaly("platform", replica.id, pool.key, score, replica.begun_at, detail))
     return found
 
 

@@ -83,7 +83,12 @@ def decide(
     for model in fleet.models:
         known_model = memory.models.get(model, ModelMemory())
         _decide_model(fleet, model, fit.get(model), known_model, course, lead_times, settings, draft)
-    within, why = guardrails.spend_within(draft.desired, fleet.pools, settings.guardrails)
+    in_vain = {
+        pool.key: min(not_coming(pool, lead_times[str(pool.key)], fleet.at), max(0, pool.desired - bounds.min_replicas))
+        for pool in fleet.pools
+        if (bounds := settings.pools.get(str(pool.key))) and not pool.owner
+    }
+    within, why = guardrails.spend_within(draft.desired, fleet.pools, settings.guardrails, in_vain)
     draft.reasons += why
     scaling = _plans(fleet, within, course.cordons)
     for pool in fleet.pools:

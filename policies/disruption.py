@@ -97,7 +97,7 @@ def why_no_restart(
     Every restart of the last ``attempt_window_s`` counts as an attempt. Those that failed verification make the next
     one wait for ``cooldown_s``, 2 x, 4 x ... since the last of them.
     """
-    if replica.starting and at - replica.requested_at < lead.p90_s:
+    if replica.starting and at - replica.begun_at < lead.p90_s:
         return Refusal("inside its load time", f"90 % of starts take {lead.p90_s:.0f} s")
     mine = [act for act in actions if act.pool == str(pool.key)]
     if len(mine) >= settings.max_attempts:

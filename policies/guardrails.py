@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -106,12 +107,18 @@ def bound(
 
 
 def spend_within(
-    desired: Mapping[PoolKey, int], pools: tuple[PoolState, ...], settings: GuardrailSettings
+    desired: Mapping[PoolKey, int],
+    pools: tuple[PoolState, ...],
+    settings: GuardrailSettings,
+    in_vain: Mapping[PoolKey, int] = MappingProxyType({}),
 ) -> tuple[Mapping[PoolKey, int], tuple[Reason, ...]]:
-    """Return ``desired`` with growth taken back, dearest growth first, until the GPU and money budgets hold.
+    """Return ``desired`` with wishes taken back, dearest first, until the GPU and money budgets hold.
 
-    Pools that are not in ``desired`` count with what they have. Replicas that exist are not taken away here: a budget
-    cut below what runs stops growth only.
+    Replicas that wait for GPUs cost nothing and yet count: the platform places them when GPUs come back and asks
+    nobody, and a budget that had been given away meanwhile would be broken. Those of them that wait ``in_vain``, as
+    many per pool, are therefore given up before growth elsewhere is. Pools that are not in ``desired`` count with what
+    they were asked for. Replicas that have their GPUs are not taken away here: a budget cut below what runs stops
+    growth only.
     """
     answer = dict(desired)
     reasons: list[Reason] = []
@@ -125,8 +132,11 @@ def spend_within(
             continue
         before = dict(answer)
         over = sum(answer.get(k, p.desired) * cost[k] for k, p in states.items()) - budget
-        for key in sorted(answer, key=lambda k: (-cost[k], k)):
-            while over > 1e-9 and answer[key] > states[key].desired and cost[key] > 0:
+        dearest = sorted((k for k in answer if cost[k] > 0), key=lambda k: (-cost[k], k))
+        least = {k: states[k].desired - in_vain.get(k, 0) for k in dearest}
+        floors = [(k, least[k]) for k in dearest if in_vain.get(k)] + [(k, states[k].desired) for k in dearest]
+        for key, floor in floors:
+            while over > 1e-9 and answer[key] > floor:
                 answer[key] -= 1
                 over -= cost[key]
         for key, count in answer.items():

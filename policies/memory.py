@@ -42,11 +42,13 @@ class PoolMemory:
         targets: ``(at, replicas)`` that the rules asked for before stabilization, one per tick of its window and the
             last from before it, oldest first.
         desired: ``(at, replicas)`` that were decided, the same way over the window of the rate limits.
-        lead_times_s: Latest measured times from request to READY, oldest first.
+        lead_times_s: Latest measured times that starts took, from placement to READY where placement is known, else
+            from the request; oldest first.
         seen_ready: Lives (``id#restarts``) whose lead time has been counted, as long as they are there.
         unsound_at: Last instant at which the pool, failed over, was not yet fit to serve again; None when its traffic
             is its own.
         listed_at: Last instant at which the platform listed the pool.
+        placement_waits_s: Latest measured times from request to placement, those of shortages aside; oldest first.
     """
 
     __pydantic_config__ = _STRICT
@@ -57,6 +59,7 @@ class PoolMemory:
     seen_ready: tuple[str, ...] = ()
     unsound_at: float | None = None
     listed_at: float | None = None
+    placement_waits_s: tuple[Total, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

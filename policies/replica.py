@@ -54,6 +54,7 @@ class ReplicaState:
         failed_answers_total: Responses with which it owned up to an error of its own, as the gateway saw them (500, 502
             or 504 from the replica itself; not 4xx, nor 503, which says busy). NaN where no gateway counts them.
         metrics: None when it has never been scraped in this life.
+        placed_at: When it was given its GPUs; NaN while it has none, and where the platform does not tell.
     """
 
     id: str
@@ -68,6 +69,15 @@ class ReplicaState:
     metrics: ReplicaMetrics | None = None
     answered_requests_total: float = math.nan
     failed_answers_total: float = math.nan
+    placed_at: float = math.nan
+
+    @property
+    def begun_at(self) -> float:
+        """Since when it has been starting: without its wait for GPUs, as far as the platform tells of it.
+
+        A restart in place begins when it is asked for.
+        """
+        return max(self.requested_at, self.placed_at)  # the first where the second is NaN
 
     @property
     def life(self) -> str:

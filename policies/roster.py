@@ -202,6 +202,7 @@ def states(roster: Roster, told: Told) -> tuple[ReplicaState, ...]:
                 ReplicaMetrics(*figures) if scraped else None,
                 answered,
                 failed,
+                r.placed_at,
             )
             for r, in_flight, answered, failed, scraped, figures in zip(
                 roster.replicas,

@@ -84,7 +84,7 @@ def stabilize(
 
 def on_their_way(pools: Iterable[PoolState], at: float, settings: StabilizationSettings) -> int:
     """Return how many replicas are starting and may be waited for."""
-    return sum(at - r.requested_at <= settings.start_patience_s for pool in pools for r in pool.roster.starting)
+    return sum(at - r.begun_at <= settings.start_patience_s for pool in pools for r in pool.roster.starting)
 
 
 def remember_target(memory: PoolMemory, target: int, at: float, settings: StabilizationSettings) -> PoolMemory:

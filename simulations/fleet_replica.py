@@ -12,7 +12,7 @@ import numpy as np
 from policies.fleet import Phase, ReplicaState
 from simulations.fleet_kernel import FleetKernel
 
-_TOLD = frozenset(("id", "phase", "requested_at", "since_at", "revision", "node", "restarts", "cordoned"))
+_TOLD = frozenset(("id", "phase", "requested_at", "since_at", "revision", "node", "restarts", "cordoned", "placed_at"))
 """What the platform tells of a replica."""
 
 
@@ -132,5 +132,6 @@ class FleetReplica:
                 node=self.node,
                 restarts=self.restarts,
                 cordoned=self.cordoned,
+                placed_at=self.placed_at,
             )
         return self._state

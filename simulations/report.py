@@ -93,7 +93,7 @@ def html_report(said: Comparison) -> str:
         origin(said.reports, said.settings, said.provenance, said.pictures),
         "</main>",
     ]
-    return _page("\n".join(body), figures)
+    return whole_page("Foresail: policies compared", "\n".join(body), figures)
 
 
 def write_whole(contents: Mapping[Path, str | bytes]) -> None:
@@ -128,12 +128,16 @@ def in_script(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _page(body: str, figures: Mapping[str, Figure]) -> str:
+def whole_page(title: str, body: str, figures: Mapping[str, Figure], style: str = "") -> str:
+    """Return the file: ``figures`` are drawn in the elements of class ``plot`` with their ids.
+
+    What comes from outside must be escaped in ``body``; ``style`` is added to that of all pages.
+    """
     # Imported here: only this function needs the 5 MB.
     from plotly.offline import get_plotlyjs
 
     own = files("simulations")
-    style = own.joinpath("report_page.css").read_text(encoding="utf-8")
+    style = own.joinpath("report_page.css").read_text(encoding="utf-8") + style
     scripts = [get_plotlyjs(), own.joinpath("report_page.js").read_text(encoding="utf-8")]
     allowed = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
@@ -142,7 +146,7 @@ def _page(body: str, figures: Mapping[str, Figure]) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Foresail: policies compared</title>\n<style>\n{style}</style></head>\n<body>\n{body}\n"
+        f"<title>{title}</title>\n<style>\n{style}</style></head>\n<body>\n{body}\n"
         f'<script type="application/json" id="figures">{in_script(figures)}</script>\n'
         + "\n".join(f"<script>{script}</script>" for script in scripts)
         + "\n</body></html>\n"

@@ -17,23 +17,26 @@ def origin(
     pictures: Mapping[str, str],
 ) -> str:
     """Return the section with command, versions, digests, settings, runs and the files beside the page."""
+    parts = [
+        "<section><h2>Get it again</h2>",
+        command_and_digests(provenance, "Equal inputs and seeds give equal digests, on any machine."),
+        _beside(pictures),
+        f"<details><summary>Settings</summary>{_listed(settings)}</details>",
+        f"<details><summary>All {len(reports)} runs, with their digests</summary>{_runs(reports)}</details></section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def command_and_digests(provenance: Mapping[str, Any], promise: str) -> str:
+    """Return what ``provenance.Provenance.as_json`` says, with the ``promise`` that its command keeps."""
     traces = {
         f"trace {each['trace']}": "generated" if each["sha256"] is None else _sha(each["sha256"], each["size_bytes"])
         for each in provenance.get("traces", ())
     }
     digests = {**traces, "settings": _sha(provenance["settings_sha256"])} if provenance else {}
     command = provenance.get("command", "")
-    parts = [
-        "<section><h2>Get it again</h2>",
-        f"<p>Equal inputs and seeds give equal digests, on any machine.</p><pre>{escape(command)}</pre>"
-        if command
-        else "",
-        _listed({**provenance.get("versions", {}), **digests}),
-        _beside(pictures),
-        f"<details><summary>Settings</summary>{_listed(settings)}</details>",
-        f"<details><summary>All {len(reports)} runs, with their digests</summary>{_runs(reports)}</details></section>",
-    ]
-    return "\n".join(part for part in parts if part)
+    said = f"<p>{promise}</p><pre>{escape(command)}</pre>\n" if command else ""
+    return said + _listed({**provenance.get("versions", {}), **digests})
 
 
 def _sha(digest: str, size_bytes: int | None = None) -> str:

@@ -41,7 +41,7 @@ class Entry:
     Attributes:
         build: Returns it for a prepared case, with the replicas that its run begins with.
         grid: Settings that a sweep tries beside the defaults, each as ``--set`` takes it, several separated by a space.
-            Few: every one is a run.
+            Few: every one is a run. A search of a rival's settings reaches from end to end of it (``tuning.space``).
     """
 
     build: Callable[[Case], Started]

@@ -13,6 +13,7 @@ recorded before the run counts; while nothing is a week old it says 0, as KEDA d
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -49,7 +50,7 @@ class RecordedRates:
 
     def __init__(self, kept_s: float, before: LoadSeries | None = None) -> None:
         self._kept_s = kept_s
-        self._minutes: dict[int, tuple[float, int]] = {}
+        self._minutes: OrderedDict[int, tuple[float, int]] = OrderedDict()
         for step, rate in enumerate([] if before is None else before.values[:, REQUESTS].tolist()):
             if before is not None and not math.isnan(rate):
                 self.add(before.start_at + step * before.step_s, rate)
@@ -59,7 +60,9 @@ class RecordedRates:
         minute = int(at // _STEP_S)
         summed, count = self._minutes.get(minute, (0.0, 0))
         self._minutes[minute] = (summed + requests_per_s, count + 1)
-        self._minutes.pop(minute - int(self._kept_s // _STEP_S) - 1, None)
+        oldest = minute - int(self._kept_s // _STEP_S)
+        while next(iter(self._minutes)) < oldest:  # several where the last look was longer than a minute ago
+            self._minutes.popitem(last=False)
 
     def most(self, from_at: float, until_at: float) -> float:
         """Return the largest mean of a minute that begins in that time; 0 when nothing is recorded of it."""

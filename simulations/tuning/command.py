@@ -8,13 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
+
 from controller.errors import BadInput
 from simulations.case import SimulationSettings
 from simulations.execution import FIGURES, engine_of
+from simulations.job import Job
 from simulations.kept_runs import FOLDER, KeptRuns
 from simulations.options import jobs_of
 from simulations.output_places import check_folder, check_room, refusing
 from simulations.progress import progress_bar
+from simulations.provenance import Provenance, command_line, provenance_of
 from simulations.report import write_whole
 from simulations.tuning.advice import Aim, KeepBudget, KeepObjective
 from simulations.tuning.outcome import Cost
@@ -57,6 +61,8 @@ def plan_of(paths: Sequence[Path], policy: str, options: Mapping[str, Any]) -> P
 def run_plan(plan: Plan, out: Path, options: Mapping[str, Any]) -> tuple[Tuned, SettingsFile | None]:
     """Do what is planned and write it to ``out``; return it with the settings file, None where nothing is to change.
 
+    The page tells the command that is being run.
+
     Raises:
         BadInput: If something cannot be run or written.
         ForesailError: If the engine is gone.
@@ -65,21 +71,23 @@ def run_plan(plan: Plan, out: Path, options: Mapping[str, Any]) -> tuple[Tuned, 
     runs = (plan.trials + 6) * len(plan.choices) * plan.seeds
     check_room(out, _PAGE_BYTES + runs * _BYTES_PER_RUN)
     parts = parts_of(plan)
+    jobs = [Job(choice, plan.policy, plan.settings, plan.model_dir) for choice in plan.choices]
+    origin = provenance_of(jobs, command_line(click.get_current_context()))
     with engine_of(options) as engine, progress_bar(f"{plan.trials} trials") as show:
         check_parts(plan, parts)
         claim_folder(out, plan, parts, options["fresh"])
         tuned = tune(plan, parts, engine, KeptRuns(out / FOLDER, FIGURES, options["fresh"]), show)
-    return tuned, _write(tuned, out, options)
+    return tuned, _write(tuned, out, options, origin)
 
 
-def _write(tuned: Tuned, out: Path, options: Mapping[str, Any]) -> SettingsFile | None:
+def _write(tuned: Tuned, out: Path, options: Mapping[str, Any], origin: Provenance) -> SettingsFile | None:
     plan, taken = tuned.plan, tuned.advice.taken
     file = None
     if taken is not None:
         file = tuned_file(taken.trial.values, plan.settings, options["config"], options["overrides"], plan.policy)
     texts = {
         out / FRONT: json.dumps(as_json(tuned, file), indent=2, allow_nan=False) + "\n",
-        out / PAGE: tune_page(tuned, file),
+        out / PAGE: tune_page(tuned, file, origin),
     }
     if file is not None:
         texts |= {out / file.name: file.text, out / DIFF: file.diff}

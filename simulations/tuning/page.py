@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from simulations.provenance import Provenance
+from simulations.report import whole_page
+from simulations.report_origin import command_and_digests
 from simulations.tables import percent
 from simulations.tuning.advice import UNITS, KeepObjective
 from simulations.tuning.outcome import Outcome
@@ -16,46 +20,39 @@ from simulations.tuning.settings_file import SettingsFile
 from simulations.tuning.space import Knob
 from simulations.tuning.tables import changed
 
-# Okabe and Ito's palette stays apart under colour blindness; symbols stay apart without any colour.
-_GREY, _BLUE, _ORANGE, _GREEN, _BLACK = "#b8b8b8", "#0072B2", "#E69F00", "#009E73", "#000000"
+# Okabe and Ito's palette stays apart under colour blindness, on light and dark; symbols stay apart without any colour.
+_GREY, _BLUE, _ORANGE, _GREEN, _RED = "rgba(128,128,128,0.6)", "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _TICKS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 _LEAST_MISSED_RATIO = 1e-4
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1180px; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } .note { color: #555; } .wide { overflow-x: auto; }
-.advice { border-left: 4px solid #009E73; padding: 0.4rem 1rem; background: #f4faf8; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child, td.text { text-align: left; } th { border-bottom: 2px solid #888; }
-pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; }
+.trials { height: 540px; }
+td.why { white-space: normal; text-align: left; min-width: 22rem; }
+ul.ranges { padding-left: 1.2rem; overflow-wrap: anywhere; }
 """
 
 
-def tune_page(tuned: Tuned, file: SettingsFile | None) -> str:
+def tune_page(tuned: Tuned, file: SettingsFile | None, origin: Provenance) -> str:
     """Return the whole page; it needs nothing else. Everything that comes from outside is escaped."""
     advice = tuned.advice
     taken = "Keep the settings as they are" if advice.taken is None else f"Take trial {advice.taken.trial.number}"
     parts = [
-        "<h1>Settings tuned on recorded load</h1>",
-        f"<p class='note'>{escape(_how(tuned))}</p>",
-        f"<p class='advice'><b>{taken}</b>: {escape(advice.why)}.</p>",
-        "" if file is None else f"<pre>{escape(file.diff)}</pre>",
+        "<header><h1>Settings tuned on recorded load</h1>",
+        f"<p class='note'>{escape(_how(tuned))}</p></header><main>",
+        f"<section class='summary'><p class='headline'>{taken}: {escape(advice.why)}.</p>",
+        "</section>" if file is None else f"<pre class='diff'>{escape(file.diff.rstrip())}</pre></section>",
         "<h2>Trials</h2>",
-        _figure(tuned).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}),
+        f"<div class='plot trials' id='trials' role='img' aria-label='{escape(_described(tuned))}'></div>",
         "<h2>Candidates beside the baseline</h2>",
-        f"<div class='wide'>{_table(tuned)}</div>",
+        f"<div class='wide' role='region' tabindex='0' aria-label='Candidates'>{_table(tuned)}</div>",
         "<h2>What was searched</h2>",
-        "<ul>" + "".join(f"<li>{escape(_range(knob))}</li>" for knob in tuned.plan.knobs) + "</ul>",
+        "<ul class='ranges'>" + "".join(f"<li>{escape(_range(knob))}</li>" for knob in tuned.plan.knobs) + "</ul>",
+        "<h2>Get it again</h2>",
+        command_and_digests(origin.as_json(), "The same command gives the same trials, with any number of workers."),
+        "</main>",
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Foresail: settings tuned</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    figure = json.loads(_figure(tuned).to_json())
+    return whole_page("Foresail: settings tuned", "\n".join(parts), {"trials": figure}, _STYLE)
 
 
 def _how(tuned: Tuned) -> str:
@@ -66,6 +63,14 @@ def _how(tuned: Tuned) -> str:
     )
     trials = f"{len(tuned.trials)} trials of {plan.policy}, {plan.seeds} seeds each"
     return f"Looked for {plan.aim}. {traces}. {trials}; trial 0 is the baseline, the settings as they were."
+
+
+def _described(tuned: Tuned) -> str:
+    return (
+        f"Two plots of {UNITS[tuned.plan.aim.cost]} against the share of requests within the objective: "
+        f"{len(tuned.trials)} trials on the part searched, and the candidates on the later part. "
+        "The table below has the figures of the candidates."
+    )
 
 
 def _figure(tuned: Tuned) -> Any:
@@ -90,8 +95,8 @@ def _figure(tuned: Tuned) -> Any:
         _add(figure, tuned, column, "candidates", [one for one in shown if one[0].number != taken], mark, named=True)
         mark = {"color": _GREEN, "size": 16, "symbol": "star"}
         _add(figure, tuned, column, "advice", [one for one in shown if one[0].number == taken], mark, named=True)
-        _add(figure, tuned, column, "baseline", base[column - 1], {"color": _BLACK, "size": 12, "symbol": "diamond"})
-        figure.update_xaxes(title_text=UNITS[plan.aim.cost], row=1, col=column, gridcolor="#eeeeee")
+        _add(figure, tuned, column, "baseline", base[column - 1], {"color": _RED, "size": 12, "symbol": "diamond"})
+        figure.update_xaxes(title_text=UNITS[plan.aim.cost], row=1, col=column)
     _dress(figure, tuned)
     return figure
 
@@ -124,15 +129,13 @@ def _add(
 
 
 def _dress(figure: Any, tuned: Tuned) -> None:
-    shares = [f"{tick:.4g}" for tick in _TICKS]
-    figure.update_yaxes(
-        type="log", autorange="reversed", tickvals=[1.0 - tick for tick in _TICKS], ticktext=shares, gridcolor="#eeeeee"
-    )
-    figure.update_yaxes(title_text="share of requests within the objective", row=1, col=1)
+    shares = [f"{tick * 100:.4g}%" for tick in _TICKS[:-1]] + [f"≥ {_TICKS[-1]:.2%}"]
+    figure.update_yaxes(type="log", autorange="reversed", tickvals=[1.0 - tick for tick in _TICKS], ticktext=shares)
+    figure.update_yaxes(title={"text": "within the objective", "standoff": 8}, row=1, col=1)
     aim = tuned.plan.aim
     if isinstance(aim, KeepObjective):
         missed = 1.0 - aim.attainment_ratio
-        figure.add_hline(y=missed, line={"color": _BLACK, "width": 1})
+        figure.add_hline(y=missed, line={"color": _GREY, "width": 1.5, "dash": "dash"})
         # Beside shapes, plotly takes the place of a text on a logarithmic axis in logs.
         text = {
             "text": "objective",
@@ -143,8 +146,9 @@ def _dress(figure: Any, tuned: Tuned) -> None:
             "yanchor": "bottom",
         }
         figure.add_annotation(y=math.log10(missed), yref="y", **text)
+    legend = {"orientation": "h", "yanchor": "top", "y": -0.16}
     figure.update_layout(
-        height=520, plot_bgcolor="#ffffff", margin={"l": 60, "r": 20, "t": 40, "b": 50}, legend={"orientation": "h"}
+        template="none", margin={"l": 70, "r": 14, "t": 40, "b": 50}, legend=legend, hovermode="closest"
     )
 
 
@@ -170,13 +174,14 @@ def _table(tuned: Tuned) -> str:
         return f"<td>{outcome.cost(cost):.4g}</td><td>{percent(outcome.attainment_ratio)}</td>"
 
     unit = UNITS[cost]
-    head = (
-        f"<tr><th>trial</th><th>searched: {unit}</th><th>within</th><th>later: {unit}</th><th>within</th><th></th></tr>"
-    )
-    rows = [f"<tr><td>baseline</td>{cells(advice.baseline.outcome)}{cells(advice.validation)}<td></td></tr>"]
+    titles = ("trial", f"searched:\n{unit}", "within", f"later:\n{unit}", "within", "")
+    head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>"
+    rows = [
+        f"<tr><th scope='row'>baseline</th>{cells(advice.baseline.outcome)}{cells(advice.validation)}<td></td></tr>"
+    ]
     rows += [
-        f"<tr><td>{one.trial.number}</td>{cells(one.trial.outcome)}{cells(one.validation)}"
-        f"<td class='text'>{escape(one.why)}</td></tr>"
+        f"<tr class='{'ours' if one.taken else ''}'><th scope='row'>{one.trial.number}</th>"
+        f"{cells(one.trial.outcome)}{cells(one.validation)}<td class='why'>{escape(one.why)}</td></tr>"
         for one in advice.judged
     ]
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"

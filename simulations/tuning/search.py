@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from controller.errors import BadInput
 from simulations.tuning.outcome import Cost, Outcome
 from simulations.tuning.space import Knob, Values
 
@@ -26,6 +27,9 @@ STARTUP_TRIALS = 16
 
 _LEAST_MISSED_RATIO = 1e-4
 """Share of missed requests below which less is no better: below one in ten thousand, luck decides."""
+
+_MOST_ASKED = 1000
+"""Values drawn for one trial before it is said that they never go together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ def search(
     seed: int,
     cost: Cost,
     tried: Callable[[Sequence[Values]], Sequence[Outcome]],
+    possible: Callable[[Values], bool],
 ) -> Iterator[list[Trial]]:
     """Yield all trials so far after each batch, until there are ``trials`` of them.
 
@@ -66,6 +71,10 @@ def search(
         seed: Of the search; that of the runs is in ``tried``.
         cost: What is to be saved.
         tried: Runs settings and returns their outcomes in the same order.
+        possible: Whether values go together; others are drawn in the place of those that do not.
+
+    Raises:
+        BadInput: If hardly any values of the ranges go together.
     """
     distributions = {knob.key: _distribution(knob) for knob in knobs}
     study = _study()
@@ -74,9 +83,9 @@ def search(
     while len(done) < trials:
         study.sampler = _sampler(seed, number)
         first = number == 0
-        asked = [study.ask(dict(distributions)) for _ in range(batch - first)]
+        asked = [_asked(study, knobs, distributions, possible) for _ in range(batch - first)]
         wanted: list[Values] = [{}] if first else []
-        wanted += [{knob.key: _shown(knob, one.params[knob.key]) for knob in knobs} for one in asked]
+        wanted += [_values(knobs, one) for one in asked]
         wanted = wanted[: trials - len(done)]
         outcomes = tried(wanted)
         made = [Trial(len(done) + n, values, outcomes[n]) for n, values in enumerate(wanted)]
@@ -102,6 +111,27 @@ def front(trials: Sequence[Trial], cost: Cost) -> list[Trial]:
             best = trial.outcome.attainment_ratio
             found.append(trial)
     return found
+
+
+def _asked(
+    study: Study,
+    knobs: Sequence[Knob],
+    distributions: Mapping[str, BaseDistribution],
+    possible: Callable[[Values], bool],
+) -> Any:
+    from optuna.trial import TrialState
+
+    for _ in range(_MOST_ASKED):
+        one = study.ask(dict(distributions))
+        if possible(_values(knobs, one)):
+            return one
+        study.tell(one, state=TrialState.FAIL)
+    listed = ", ".join(str(knob) for knob in knobs)
+    raise BadInput(f"these ranges contradict each other: {listed}", "--tune", "give ranges whose values go together")
+
+
+def _values(knobs: Sequence[Knob], one: Any) -> Values:
+    return {knob.key: _shown(knob, one.params[knob.key]) for knob in knobs}
 
 
 def _aims(outcome: Outcome, cost: Cost) -> list[float]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from simulations.trace_span import Span, span_of
 from simulations.tuning.advice import MOST_VALIDATED, Advice, Aim, advise, candidates
 from simulations.tuning.outcome import Outcome, outcome_of
 from simulations.tuning.search import Baseline, Trial, search
-from simulations.tuning.space import Knob, Values, value_at, with_values
+from simulations.tuning.space import Knob, Values, possible, value_at, with_values
 
 STUDY = "study.json"
 """File that says what the folder's trials are about, so that no other command goes on with them."""
@@ -132,7 +133,7 @@ def tune(
     trials: list[Trial] = []
     found = search(
         plan.knobs, plan.baseline, plan.trials, plan.batch, plan.settings.seed, plan.aim.cost,
-        lambda wanted: outcomes(parts.search, wanted),
+        lambda wanted: outcomes(parts.search, wanted), partial(possible, plan.settings),
     )  # fmt: skip
     for trials in found:
         note = _best_so_far(trials, plan.aim)

@@ -15,6 +15,8 @@ from controller.errors import BadInput
 from controller.yaml_source import MAX_BYTES, Value, read_yaml
 from policies.tunable import Tunable
 from simulations.case import SimulationSettings
+from simulations.peers.catalogue import CATALOGUE, part_of
+from simulations.scenario import value_of
 
 Values: TypeAlias = Mapping[str, float | int | str | bool]
 """Settings by dotted key, such as ``policy.scaling.headroom_ratio``."""
@@ -26,6 +28,8 @@ _OURS = ("policy", "forecast")
 _YARDSTICK = ("objective", "objectives", "pools")
 _MOST_KNOBS = 32
 _SAMPLES = 8
+_LOG_FROM_RATIO = 10
+"""Between the ends of a grid: what spans a power of ten is felt in multiples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,12 @@ def space_of(
         only_named: Whether declared ranges that neither of the two names are left out.
 
     Raises:
-        BadInput: If a key is unknown or not the policy's, or a value at an end of its range is impossible.
+        BadInput: If a key is unknown or not the policy's, or a value in a range of the user's is impossible.
     """
-    knobs = {} if only_named else {knob.key: knob for knob in declared(policy, settings)}
-    knobs |= {knob.key: knob for knob in (*_of_file(space), *(_of_text(text) for text in named))}
+    said = {knob.key: knob for knob in (*_of_file(space), *(_of_text(text) for text in named))}
+    knobs = ({} if only_named else {knob.key: knob for knob in declared(policy, settings)}) | said
     tick, step = (knobs.get(key) for key in ("policy.tick_s", "forecast.step_s"))
-    for knob in knobs.values():
+    for knob in said.values():
         where = f"--tune {knob.key}"
         _check_belongs(knob.key, policy, where)
         for value in knob.samples:
@@ -97,17 +101,23 @@ def space_of(
         for pair in product(tick.samples, step.samples):
             with_values(settings, dict(zip((tick.key, step.key), pair, strict=True)))
     if not knobs:
-        remedy = f"name some with --tune, such as --tune {_section(policy)}.target_ratio=0.4:1.0"
-        raise BadInput(f"no range is declared for settings of {policy}", "--tune", remedy)
+        remedy = "name some with --tune or --space, or leave --only-named out for the ranges that are declared"
+        raise BadInput(f"no setting of {policy} is named to be searched", "--only-named", remedy)
     if len(knobs) > _MOST_KNOBS:
         raise BadInput(f"{len(knobs)} settings are too many to search", "--tune", f"search at most {_MOST_KNOBS}")
     return tuple(knobs.values())
 
 
 def declared(policy: str, settings: SimulationSettings) -> Iterator[Knob]:
-    """Yield the ranges declared beside the settings of ``policy`` (``policies.tunable``)."""
-    roots = _OURS if policy == "foresail" else (_section(policy),)
-    for root in roots:
+    """Yield the ranges of ``policy``: Foresail's stand beside its settings (``policies.tunable``).
+
+    Those of a rival reach from end to end of what a sweep tries of it (``simulations.peers.catalogue``), defaults
+    included.
+    """
+    if policy != "foresail":
+        yield from _swept(policy)
+        return
+    for root in _OURS:
         if isinstance(section := getattr(settings, root, None), BaseModel):
             yield from _declared_in(section, root)
 
@@ -133,6 +143,15 @@ def with_values(settings: SimulationSettings, values: Values, where: str = "--tu
         what = f"a forecast step of {step_s:g} s is not a whole multiple of a tick of {tick_s:g} s"
         raise BadInput(what, where, "try only ticks that divide the step, such as policy.tick_s=10,15,30")
     return settings
+
+
+def possible(settings: SimulationSettings, values: Values) -> bool:
+    """Return whether ``settings`` can have these values together; each may be possible and some of them contradict."""
+    try:
+        with_values(settings, values)
+    except BadInput:
+        return False
+    return True
 
 
 def _with_value(section: Any, parts: Sequence[str], value: object, key: str, where: str) -> Any:
@@ -164,18 +183,33 @@ def _declared_in(section: BaseModel, prefix: str) -> Iterator[Knob]:
                 yield Knob(f"{prefix}.{name}", mark.low, mark.high, mark.log, whole, why=mark.why)
 
 
+def _swept(policy: str) -> Iterator[Knob]:
+    tried: dict[str, set[Any]] = {}
+    for change in (change for point in CATALOGUE[policy].grid for change in point.split()):
+        key, _, text = change.partition("=")
+        tried.setdefault(key, set()).add(value_of(text, change))
+    default = SimulationSettings()
+    for key, values in tried.items():
+        ordered = sorted(values | {value_at(default, key)} - {None})
+        if isinstance(ordered[0], bool):
+            yield Knob(key, choices=(False, True), why=_SWEPT)
+        else:
+            low, high = float(ordered[0]), float(ordered[-1])
+            log = 0 < low * _LOG_FROM_RATIO <= high
+            yield Knob(key, low, high, log, _wants_whole(key), why=_SWEPT)
+
+
+_SWEPT = "what a sweep tries, from end to end"
+
+
 def _check_belongs(key: str, policy: str, where: str) -> None:
     """Refuse what ``policy`` does not read, and what results are measured by."""
     root, _, rest = key.partition(".")
     if root == "policy" and rest.partition(".")[0] in _YARDSTICK:
         raise BadInput(f"{key} is what results are measured by, not a way to get them", where, "search other settings")
-    roots = _OURS if policy == "foresail" else ("policy", _section(policy))
+    roots = _OURS if policy == "foresail" else ("policy", part_of(policy))
     if root not in roots:
         raise BadInput(f"{key} is no setting of {policy}", where, f"its settings begin with {' or '.join(roots)}")
-
-
-def _section(policy: str) -> str:
-    return policy.replace("-", "_")
 
 
 def _of_file(path: Path | None) -> Iterator[Knob]:

@@ -133,8 +133,9 @@ def _largest(tuned: Tuned, trial: Trial, most: int = 3) -> list[str]:
     for knob in tuned.plan.knobs:
         before, after = tuned.plan.baseline.values[knob.key], trial.values.get(knob.key)
         if after is not None and after != before:
-            share = 1.0 if knob.choices else abs(float(after) - float(before)) / (knob.high - knob.low)
-            moved.append(
-                (-share, f"{knob.key.rpartition('.')[2]} {after:g}" if not knob.choices else f"{knob.key} {after}")
-            )
+            name = knob.key.rpartition(".")[2]
+            if knob.choices or before is None:
+                moved.append((-1.0, f"{name} {after}"))
+            else:
+                moved.append((-abs(float(after) - float(before)) / (knob.high - knob.low), f"{name} {after:g}"))
     return [text for _, text in sorted(moved)[:most]] or ["baseline"]

@@ -1,17 +1,9 @@
-"""Does a reader's browser show the whole report: offline, on a phone, in the dark, with hostile names in it?
-
-Debian's Chromium is driven by Playwright; the tests are skipped where one of them is missing. Every page is loaded from
-a file with the network switched off, and any attempt to reach it fails the test.
-"""
+"""Does a reader's browser show the whole report: offline, on a phone, in the dark, with hostile names in it?"""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,78 +11,12 @@ import pytest
 from foresail import main
 from simulations.report_files import FIGURES, PAGE, write_files
 from simulations.tables import gpu_hours, percent
+from tests.builders_browser import PHONE, Open, Shown
 from tests.builders_report import TWENTY, a_long_run, a_run, report_on
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
-WIDE, PHONE = (1280, 900), (390, 844)
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser with a fresh profile."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield browser
-        browser.close()
-
-
-@dataclass
-class Shown:
-    """A page in the browser, and what it has complained of or reached for since."""
-
-    page: Any
-    trouble: list[str] = field(default_factory=list)
-
-    def drawn(self, kind: str) -> Any:
-        """The first plot of a kind."""
-        return self.page.locator(f".plot.{kind}").first
-
-    def curves(self, kind: str) -> int:
-        """How many curves its first plot shows."""
-        return int(self.drawn(kind).locator(".scatterlayer .trace").count())
-
-
-Open = Callable[..., Shown]
-
-
-@pytest.fixture
-def opened(chromium: Any) -> Iterator[Open]:
-    """Return what opens a report in a window of a size; any trouble with it fails the test at its end."""
-    contexts, pages = [], []
-
-    def show(folder: Path, size: tuple[int, int] = WIDE, scheme: str = "light") -> Shown:
-        viewport = {"width": size[0], "height": size[1]}
-        context = chromium.new_context(viewport=viewport, color_scheme=scheme, offline=True, reduced_motion="reduce")
-        contexts.append(context)
-        shown = Shown(context.new_page())
-        pages.append(shown)
-        shown.page.on("console", lambda message: shown.trouble.append(f"console: {message.text}"))
-        shown.page.on("pageerror", lambda error: shown.trouble.append(f"error: {error}"))
-        shown.page.on("dialog", lambda dialog: shown.trouble.append(f"dialog: {dialog.message}"))
-        context.on("request", lambda request: _file_only(request.url, folder, shown))
-        shown.page.goto((folder / PAGE).as_uri())
-        shown.page.wait_for_selector("body[data-drawn]", timeout=60_000)
-        return shown
-
-    yield show
-    trouble = [each for shown in pages for each in shown.trouble]
-    for context in contexts:
-        context.close()
-    assert trouble == []
-
-
-def _file_only(url: str, folder: Path, shown: Shown) -> None:
-    if url != (folder / PAGE).as_uri() and not url.startswith(("data:", "blob:")):
-        shown.trouble.append(f"request: {url}")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +58,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_loads_offline_and_all_plots_are_drawn(opened: Open, real: Path, scheme: str) -> None:
-    shown = opened(real, scheme=scheme)
+    shown = opened(real / PAGE, scheme=scheme)
     for kind, curves in (("pareto", 5), ("timeline", 1 + 5 * 4), ("latency", 4)):
         box = shown.drawn(kind).locator(".main-svg").first.bounding_box()
         assert box["width"] > 900
@@ -152,7 +78,7 @@ def _channels(colour: str) -> list[int]:
 
 def test_summary_and_tables_have_the_figures_of_the_json(opened: Open, real: Path) -> None:
     content = json.loads((real / FIGURES).read_text())
-    shown = opened(real)
+    shown = opened(real / PAGE)
     assert shown.page.locator(".headline").inner_text() == content["headlines"]["load.csv"]
     result = shown.page.locator("table").first
     assert result.locator("tbody tr").count() == len(content["summary"]) == 4
@@ -171,7 +97,7 @@ def test_summary_and_tables_have_the_figures_of_the_json(opened: Open, real: Pat
 
 
 def test_a_chip_hides_a_policy_and_shows_it_again(opened: Open, real: Path) -> None:
-    shown = opened(real)
+    shown = opened(real / PAGE)
     before = {kind: shown.curves(kind) for kind in ("pareto", "timeline", "latency")}
     chip = shown.page.locator(".chips button[data-policy='hpa']")
     chip.click()
@@ -191,7 +117,7 @@ def _await_count(shown: Shown, selector: str, count: int) -> None:
 
 
 def test_chips_switch_all_at_once_and_outlive_a_change_of_colours(opened: Open, real: Path) -> None:
-    shown = opened(real)
+    shown = opened(real / PAGE)
     shown.page.get_by_role("button", name="none").click()
     _await_count(shown, ".timeline .trace", 1)  # the demand
     shown.page.emulate_media(color_scheme="dark")
@@ -206,7 +132,7 @@ def test_a_point_tells_its_figures_when_it_is_pointed_at(opened: Open, tmp_path:
     apart = {"foresail": (0.995, 80.5), "hpa": (0.98, 90.25), "static": (0.999, 120.75)}
     runs = [a_run(name, slo_attainment_ratio=at, gpu_hours=hours) for name, (at, hours) in apart.items()]
     write_files(tmp_path, report_on(runs))
-    shown = opened(tmp_path)
+    shown = opened(tmp_path / PAGE)
     plot = shown.drawn("pareto")
     plot.scroll_into_view_if_needed()
     point = plot.locator(".scatterlayer .trace").filter(has_text="static").locator("path.point").first
@@ -220,7 +146,7 @@ def test_a_point_tells_its_figures_when_it_is_pointed_at(opened: Open, tmp_path:
 
 @pytest.mark.parametrize("report", ["real", "hostile", "crowded"])
 def test_a_phone_needs_no_scrolling_sideways(opened: Open, report: str, request: pytest.FixtureRequest) -> None:
-    shown = opened(request.getfixturevalue(report), PHONE)
+    shown = opened(request.getfixturevalue(report) / PAGE, PHONE)
     assert shown.page.evaluate("document.scrollingElement.scrollWidth") <= PHONE[0]
     assert shown.drawn("timeline").locator(".main-svg").first.bounding_box()["width"] <= PHONE[0]
     assert shown.drawn("pareto").locator(".textpoint").count() == 0  # no room for names
@@ -229,7 +155,7 @@ def test_a_phone_needs_no_scrolling_sideways(opened: Open, report: str, request:
 
 
 def test_hostile_names_are_shown_and_do_nothing(opened: Open, hostile: Path) -> None:
-    shown = opened(hostile)
+    shown = opened(hostile / PAGE)
     assert shown.page.evaluate("window.hacked") is None
     assert shown.page.locator("img").count() == 0
     assert shown.page.locator("script").count() == 3
@@ -247,7 +173,7 @@ def test_an_injected_script_would_not_be_run(opened: Open, hostile: Path, tmp_pa
     """The page's own policy is the second line of defence; without it this test would find the mark."""
     text = (hostile / PAGE).read_text().replace("</main>", "<script>window.hacked=1</script></main>")
     (tmp_path / PAGE).write_text(text)
-    shown = opened(tmp_path)
+    shown = opened(tmp_path / PAGE)
     assert shown.page.evaluate("window.hacked") is None
     refusals, shown.trouble[:] = shown.trouble[:], []
     assert any("Content Security Policy" in refusal for refusal in refusals)
@@ -255,7 +181,7 @@ def test_an_injected_script_would_not_be_run(opened: Open, hostile: Path, tmp_pa
 
 def test_of_twenty_policies_those_that_matter_are_seen_first(opened: Open, crowded: Path) -> None:
     assert (crowded / PAGE).stat().st_size < 10e6
-    shown = opened(crowded)
+    shown = opened(crowded / PAGE)
     pressed = shown.page.locator(".chips button[aria-pressed='true']").all_inner_texts()
     assert {"foresail", "hpa", "clairvoyant"} <= set(pressed)
     assert len(pressed) == 5
@@ -276,7 +202,7 @@ def _overlap(one: dict[str, float], other: dict[str, float]) -> bool:
 
 
 def test_plots_have_words_for_those_who_do_not_see_them(opened: Open, real: Path) -> None:
-    shown = opened(real)
+    shown = opened(real / PAGE)
     plots = shown.page.locator("[role=img]")
     assert plots.count() == 3
     for plot in plots.all():

@@ -276,6 +276,12 @@ def test_an_exit_without_patience_scores_infinitely() -> None:
     assert seen.anomalies[0].score == math.inf
 
 
+def test_a_start_is_not_overdue_for_having_waited_for_its_place() -> None:
+    late = replica("sick", Phase.LOADING, requested_at=AT - 5_000.0, placed_at=AT - 100.0)
+    assert "platform" not in families(platform(late))
+    assert "platform" in families(platform(replace(late, placed_at=AT - 201.0)))
+
+
 @pytest.mark.parametrize(
     ("phase", "waited_s", "overdue"),
     [

@@ -199,6 +199,18 @@ def test_a_gpu_budget_takes_back_growth() -> None:
     assert (desired(decision), "GPU budget" in rules(decision)) == (5, True)
 
 
+def test_replicas_that_wait_for_gpus_in_vain_make_room_in_the_budget_for_those_that_can_be_had() -> None:
+    def asked(waited_s: float) -> tuple[int | None, int | None]:
+        waiting = [replica(f"w{n}", Phase.PENDING, requested_at=AT - waited_s) for n in range(4)]
+        state = fleet(pool([*pool(2).replicas, *waiting]), pool(2, OTHER), requests_per_s=24.0)
+        guarded = settings(KEY, OTHER, guardrails=GuardrailSettings(gpu_budget=16))
+        decision = decided(state, given=guarded)
+        return desired(decision, KEY), desired(decision, OTHER)
+
+    assert asked(301.0) == (4, 4)  # beyond the lead time of 300 s: of 8 replicas that the budget allows, 4 are there
+    assert asked(30.0) == (None, None)  # may come any moment
+
+
 def test_budgets_are_shared_by_all_models() -> None:
     other = PoolKey("n", "z")
     state = fleet(pool(2), pool(2, other), requests_per_s=40.0)

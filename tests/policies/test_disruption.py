@@ -112,6 +112,7 @@ def test_nothing_restarts_inside_its_load_time() -> None:
     loading = replica("l", Phase.LOADING, requested_at=AT - 99.0)
     assert refused(loading) == "inside its load time"
     assert refused(replace(loading, requested_at=AT - 100.0)) == ""
+    assert refused(replace(loading, requested_at=AT - 5_000.0, placed_at=AT - 99.0)) == "inside its load time"
 
 
 def test_a_failed_restart_makes_the_next_one_wait_longer_each_time() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from policies.fleet import PoolKey
+from policies.fleet import Phase, PoolKey, PoolState
 from policies.guardrails import (
     GuardrailSettings,
     blind_spot,
@@ -137,6 +137,31 @@ def test_shrinking_makes_room_for_growth_elsewhere() -> None:
 
 def test_pools_that_are_not_ours_use_the_budget_too() -> None:
     assert spent({KEY: 9}, gpu_budget=14) == {KEY: 3}
+
+
+def waiting_for_gpus(count: int, here: int = 2) -> PoolState:
+    waiting = [replica(f"w{number}", Phase.PENDING, requested_at=AT - 900.0) for number in range(count)]
+    return pool([*pool(here).replicas, *waiting], KEY)
+
+
+def test_a_wish_that_waits_for_gpus_costs_nothing_and_yet_holds_its_part_of_the_budget() -> None:
+    """When GPUs come back it is placed without another word: 2 + 3 replicas of 2 GPUs and one of 4 would be 14."""
+    pools = (waiting_for_gpus(3), pool(0, OTHER, gpus_per_replica=4))
+    within, why = spend_within({KEY: 5, OTHER: 1}, pools, GuardrailSettings(gpu_budget=13))
+    assert (dict(within), [r.rule for r in why]) == ({KEY: 5, OTHER: 0}, ["GPU budget"])
+
+
+def test_a_wish_that_waits_in_vain_is_given_up_for_growth_where_there_are_gpus() -> None:
+    pools, settings = (waiting_for_gpus(3), pool(0, OTHER, gpus_per_replica=4)), GuardrailSettings(gpu_budget=13)
+    within, why = spend_within({KEY: 5, OTHER: 1}, pools, settings, {KEY: 3})
+    assert (dict(within), [r.subject for r in why]) == ({KEY: 4, OTHER: 1}, [str(KEY)])
+    more = spend_within({KEY: 5, OTHER: 9}, pools, settings, {KEY: 3})[0]
+    assert dict(more) == {KEY: 2, OTHER: 2}  # what runs stays, and 4 + 2 x 4 is within 13
+    assert dict(spend_within({KEY: 7, OTHER: 0}, pools, settings, {KEY: 3})[0]) == {KEY: 6, OTHER: 0}
+    assert dict(spend_within({KEY: 5, OTHER: 1}, pools, GuardrailSettings(gpu_budget=14), {KEY: 3})[0]) == {
+        KEY: 5,
+        OTHER: 1,
+    }
 
 
 def test_both_budgets_hold_together_and_say_so() -> None:

@@ -70,6 +70,51 @@ def test_an_instant_start_is_a_platform_that_does_not_tell(seconds: float) -> No
     assert observed(PoolMemory(), started("r1", seconds)).lead_times_s == ()
 
 
+def placed(name: str, wait_s: float, start_s: float, **changes: Any) -> ReplicaState:
+    return started(name, wait_s + start_s, placed_at=AT - start_s, **changes)
+
+
+def test_the_wait_for_a_place_and_the_start_are_measured_apart_and_planned_for_together() -> None:
+    memory = observed(PoolMemory(), *(placed(f"r{n}", 180.0, 80.0 + n) for n in range(3)))
+    assert memory.lead_times_s == (80.0, 81.0, 82.0)
+    assert memory.placement_waits_s == (180.0,) * 3
+    lead = lead_time(memory, SETTINGS)
+    assert (lead.p50_s, lead.p90_s, lead.wait_p90_s, lead.measured) == (261.0, 262.0, 180.0, True)
+
+
+@pytest.mark.parametrize("wait_s", [900.1, 3600.0, 100_000.0])
+def test_a_wait_for_gpus_that_nobody_has_is_not_planned_for(wait_s: float) -> None:
+    memory = observed(PoolMemory(), *(placed(f"r{n}", wait_s, 80.0) for n in range(20)))
+    assert memory.placement_waits_s == ()
+    lead = lead_time(memory, SETTINGS)
+    assert (lead.p90_s, lead.wait_p90_s, lead.starts) == (80.0, 0.0, 20)
+
+
+def test_a_shortage_does_not_hide_that_nodes_come_late_as_a_rule() -> None:
+    memory = observed(PoolMemory(), *(placed(f"r{n}", 180.0, 80.0) for n in range(5)))
+    memory = observed(memory, *(placed(f"s{n}", 3600.0, 80.0) for n in range(15)))
+    assert lead_time(memory, SETTINGS).p90_s == 260.0
+
+
+def test_where_placement_is_not_told_the_whole_time_counts() -> None:
+    memory = observed(PoolMemory(), *(started(f"r{n}", 260.0) for n in range(3)))
+    assert memory.placement_waits_s == ()
+    assert lead_time(memory, SETTINGS).p90_s == 260.0
+
+
+def test_a_restart_in_place_waits_for_no_place() -> None:
+    memory = observed(PoolMemory(), started("r1", 40.0, placed_at=AT - 5_000.0, restarts=1))
+    assert memory.lead_times_s == (40.0,)
+    assert memory.placement_waits_s == ()
+
+
+def test_only_the_latest_waits_are_kept() -> None:
+    memory = PoolMemory()
+    for number in range(30):
+        memory = observed(memory, placed(f"r{number}", float(number), 10.0))
+    assert memory.placement_waits_s == tuple(float(number) for number in range(10, 30))
+
+
 def test_only_the_latest_starts_are_kept() -> None:
     memory = PoolMemory()
     for number in range(30):

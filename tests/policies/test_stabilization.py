@@ -115,6 +115,8 @@ def test_starting_replicas_never_make_a_pool_grow() -> None:
 def test_a_replica_that_never_starts_is_not_waited_for_for_ever(age_s: float, counts: int) -> None:
     stuck = pool([replica("n", Phase.PENDING, requested_at=AT - age_s)], KEY)
     assert on_their_way([stuck, pool(3, OTHER)], AT, SETTINGS) == counts
+    placed = pool([replica("n", Phase.LOADING, requested_at=AT - 5_000.0, placed_at=AT - age_s)], KEY)
+    assert on_their_way([placed], AT, SETTINGS) == counts
 
 
 def test_a_need_near_a_whole_number_does_not_flap() -> None:

@@ -80,6 +80,7 @@ def replica_states(draw: st.DrawFn, name: str) -> ReplicaState:
         draw(st.sampled_from((Phase.READY, Phase.READY, Phase.READY, *Phase))),
         requested_at=requested_at,
         since_at=draw(st.floats(requested_at, AT)),
+        placed_at=draw(st.one_of(st.just(math.nan), st.floats(requested_at, AT))),
         restarts=draw(st.integers(0, 3)),
         cordoned=draw(st.sampled_from((False, False, False, True))),
         in_flight_requests=draw(told),

@@ -97,13 +97,30 @@ def test_a_wasteful_rival_is_tuned_and_the_folder_says_how(run: Run, trace: Path
     assert "trials of another search: seed is 0 there and 7 here" in err
 
 
+@pytest.mark.parametrize(("policy", "keys"), [
+    ("ray-serve", {"ray_serve.target_ratio"}),
+    ("dynamo-latency", {"dynamo_latency.up_ratio", "dynamo_latency.down_ratio", "dynamo_latency.kv_of_tested"}),
+])  # fmt: skip
+def test_a_rival_is_tuned_without_a_word_on_its_settings(
+    run: Run, trace: Path, tmp_path: Path, policy: str, keys: set[str]
+) -> None:
+    options = ("--trace", trace, "--policy", policy, "--trials", "8", "--batch", "4", "--out", tmp_path / "out")
+    found = tuned(run, *options)
+    assert {knob["key"] for knob in found["space"]} == keys
+    assert len(found["trials"]) == 8
+    assert all(set(trial["values"]) == keys for trial in found["trials"][1:])
+    code, out, _ = run("tune", *QUICK, *options)
+    assert code == 0
+    assert "Front of 8 trials" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--budget-usd", "1", "--budget-gpu-hours", "1"), ("two budgets",)),
         (("--tune", "policy.scaling.magic=1:2"), ("policy.scaling.magic", "no such setting")),
         (("--space", "nowhere.yaml"), ("nowhere.yaml",)),
-        (("--policy", "hpa"), ("no range is declared", "--tune")),
+        (("--policy", "hpa", "--only-named"), ("no setting of hpa is named", "--tune")),
         (("--trials", "1"), ("--trials",)),
         (("--seeds", "1"), ("--seeds",)),
         (("--search-share", "1"), ("--search-share",)),

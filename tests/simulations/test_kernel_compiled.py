@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from controller.adapters.system_clock import SystemClock
 from simulations import fleet_kernel
 from simulations.kernel import compiled
 from simulations.kernel.layout import PAUSED
@@ -62,6 +66,88 @@ def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
     again = compiled.entry(thrice)
     assert again(4) == 12
     assert sum(again.stats.cache_hits.values()) == 1  # type: ignore[attr-defined]
+
+
+def compiled_before(place: Path, *ages_days: float) -> list[Path]:
+    """Make a folder per age, as other sources left them."""
+    folders = [place / f"kernel-{number:016x}" for number in range(len(ages_days))]
+    for folder, age_days in zip(folders, ages_days, strict=True):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "run.1.nbc").write_bytes(b"compiled")
+        used_at = SystemClock().now() - age_days * 86_400.0
+        os.utime(folder, (used_at, used_at))
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("ages_days", "kept"),
+    [
+        ((10.0, 20.0), 2),  # three with the one in use
+        ((10.0, 20.0, 30.0, 40.0), 2),
+        ((0.1, 0.2, 0.3, 0.4, 10.0), 4),  # others may be running
+        ((*(0.01 * number for number in range(1, 13)),), 7),
+    ],
+)
+def test_results_of_sources_that_are_gone_are_removed_and_the_latest_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ages_days: tuple[float, ...], kept: int
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    folders = compiled_before(tmp_path, *ages_days)
+    strangers = [tmp_path / "kernel-of-somebody-else", tmp_path / "simulations_1234"]
+    for stranger in strangers:
+        stranger.mkdir()
+        os.utime(stranger, (0.0, 0.0))
+    mine = compiled.cache_folder()
+    assert mine is not None
+    assert mine.exists()
+    assert [folder.exists() for folder in folders] == [number < kept for number in range(len(folders))]
+    assert all(stranger.exists() for stranger in strangers)
+
+
+def test_nothing_is_removed_while_the_source_stays_the_same_and_its_folder_counts_as_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    mine = compiled.cache_folder()
+    assert mine is not None
+    os.utime(mine, (0.0, 0.0))
+    folders = compiled_before(tmp_path, *[10.0] * 9)
+    compiled.cache_folder.cache_clear()
+    assert compiled.cache_folder() == mine
+    assert mine.stat().st_mtime > 0.0
+    assert all(folder.exists() for folder in folders)
+
+
+def test_a_program_whose_folder_is_removed_goes_on_and_finds_what_it_compiled_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+
+    def four_times(value: int) -> int:
+        return 4 * value
+
+    running, mine = compiled.entry(four_times), compiled.cache_folder()
+    assert mine is not None
+    shutil.rmtree(mine)
+    assert running(3) == 12
+    assert running(2.5) == 10.0  # compiled for another type
+    assert compiled.entry(four_times)(5) == 20
+    shutil.rmtree(mine)
+    assert running(3) == 12
+
+
+def test_a_function_is_compiled_once_whatever_the_width_of_its_numbers() -> None:
+    def shifted(number: int, by: float, pool: Any) -> float:
+        return number * 3 + by + pool
+
+    inner: Any = compiled.called(shifted)
+
+    def outer(small: Any, large: Any) -> float:
+        total: float = inner(small, 1, 0) + inner(large, 2.5, 0) + inner(7, by=small, pool=0)
+        return total
+
+    assert compiled.entry(outer)(np.int32(2), np.int64(2**40)) == (6 + 1) + (3 * 2.0**40 + 2.5) + (21 + 2)
+    assert len(inner.signatures) == 1
 
 
 def test_a_long_stretch_is_simulated_in_calls_that_python_can_interrupt_between(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from controller.errors import ActuationError, BadInput
 from policies.fleet import Phase
+from policies.lead_time import LeadTimeSettings, lead_time, observe_starts
+from policies.memory import PoolMemory
 from simulations.faults import Crash, NodeLoss, Reclaim, ReplicaTarget, StockOut
 from simulations.fleet import SimulatedFleet
 from simulations.outcomes import RequestStatus
@@ -244,6 +247,31 @@ def test_spot_nodes_live_as_long_as_their_rate_says_by_seed_and_node() -> None:
     # 60 nodes with a mean of half an hour: 63 % are gone after it, standard error 6 %
     assert sum(at <= 1_800.0 for at in lost) / 60 == pytest.approx(0.63, abs=0.2)
     assert np.mean(lost) == pytest.approx(1_750.0, rel=0.3)
+
+
+# What can be learnt of it
+
+
+def test_lead_times_have_the_wait_for_a_node_and_not_that_for_a_stock_out() -> None:
+    settings, usual = LeadTimeSettings(), {**SMALL_NODES, "max_nodes": None, "idle_s": 10_000.0}
+    fleet = a_fleet([a_pool(2)], platform=a_platform(nodes=usual))
+    memory = observe_starts(fleet.cluster.pools()[0], PoolMemory(), settings)
+    scale(fleet, 8)
+    fleet.advance(300.0)
+    waited = fleet.cluster.pools()[0].replicas[-1]
+    assert (waited.requested_at, waited.placed_at, waited.begun_at) == (0.0, 300.0, 300.0)
+    fleet.advance(400.0)
+    memory = observe_starts(fleet.cluster.pools()[0], memory, settings)
+    assert (lead_time(memory, settings).p90_s, lead_time(memory, settings).wait_p90_s) == (400.0, 300.0)
+    fleet.inject(StockOut(500.0, duration_s=3_600.0))
+    fleet.advance(510.0)
+    scale(fleet, 20)
+    assert math.isnan(fleet.cluster.pools()[0].replicas[-1].placed_at)
+    fleet.advance(4_600.0)
+    assert phases(fleet) == [READY] * 20
+    memory = observe_starts(fleet.cluster.pools()[0], memory, settings)
+    assert len(memory.lead_times_s) == 18
+    assert (lead_time(memory, settings).p90_s, lead_time(memory, settings).wait_p90_s) == (400.0, 300.0)
 
 
 # What is refused

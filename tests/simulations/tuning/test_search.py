@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from controller.errors import BadInput
 from simulations.tuning.outcome import Outcome, SeedOutcome
 from simulations.tuning.search import Baseline, Trial, search
 from simulations.tuning.space import Knob, Values
@@ -28,11 +29,15 @@ def made_of(values: Values) -> Outcome:
     return Outcome(tuple(SeedOutcome(n, max(0.0, 1.0 - missed), 10.0 + 10.0 * width, 1.0, violations) for n in (0, 1)))
 
 
+def any_values(_values: Values) -> bool:
+    return True
+
+
 def trials_of(count: int, batch: int = 8, seed: int = 0, base: Baseline = BASE) -> list[Trial]:
     def tried(wanted: Sequence[Values]) -> list[Outcome]:
         return [made_of(values) for values in wanted]
 
-    *_, found = search(KNOBS, base, count, batch, seed, "gpu_hours", tried)
+    *_, found = search(KNOBS, base, count, batch, seed, "gpu_hours", tried, any_values)
     return found
 
 
@@ -62,9 +67,26 @@ def test_batches_are_asked_for_as_a_whole_and_told_in_order() -> None:
         sizes.append(len(wanted))
         return [made_of(values) for values in wanted]
 
-    lengths = [len(found) for found in search(KNOBS, BASE, 20, 8, 0, "gpu_hours", tried)]
+    lengths = [len(found) for found in search(KNOBS, BASE, 20, 8, 0, "gpu_hours", tried, any_values)]
     assert sizes == [8, 8, 4]
     assert lengths == [8, 16, 20]
+
+
+def test_values_that_do_not_go_together_are_never_tried() -> None:
+    def apart(values: Values) -> bool:
+        return float(values["width"]) * 9 < float(values["count"])
+
+    def tried(wanted: Sequence[Values]) -> list[Outcome]:
+        return [made_of(values) for values in wanted]
+
+    *_, found = search(KNOBS, BASE, 40, 8, 0, "gpu_hours", tried, apart)
+    *_, again = search(KNOBS, BASE, 40, 8, 0, "gpu_hours", tried, apart)
+    assert found == again
+    assert [trial.number for trial in found] == list(range(40))
+    assert all(apart(trial.values) for trial in found[1:])
+    assert not all(apart(trial.values) for trial in trials_of(40)[1:])
+    with pytest.raises(BadInput, match="contradict each other: width = 0 to 1"):
+        list(search(KNOBS, BASE, 40, 8, 0, "gpu_hours", tried, lambda _values: False))
 
 
 def test_a_batch_of_one_goes_from_trial_to_trial() -> None:

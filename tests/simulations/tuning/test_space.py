@@ -9,7 +9,9 @@ import pytest
 from controller.errors import BadInput
 from policies.tunable import Tunable
 from simulations.case import SimulationSettings
-from simulations.tuning.space import Knob, declared, space_of, value_at, with_values
+from simulations.peers.names import POLICIES
+from simulations.sweep import variants_of, varied
+from simulations.tuning.space import Knob, declared, possible, space_of, value_at, with_values
 
 SETTINGS = SimulationSettings()
 HEADROOM = "policy.scaling.headroom_ratio"
@@ -29,6 +31,36 @@ def test_declared_ranges_hold_the_defaults_and_are_possible_throughout() -> None
         assert knob.why
         for value in knob.samples:
             assert value_at(with_values(SETTINGS, {knob.key: value}), knob.key) == value
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "foresail"])
+def test_a_rival_is_searched_from_end_to_end_of_its_sweep(policy: str) -> None:
+    knobs = {knob.key: knob for knob in space_of(policy, SETTINGS, None, [], only_named=False)}
+    for changes in variants_of(policy).values():
+        settings = varied(SETTINGS, changes)
+        for knob in knobs.values():
+            value = value_at(settings, knob.key)
+            assert knob.holds(value) or (value is None and not changes), (knob, value)
+        for change in changes.split():
+            assert change.partition("=")[0] in knobs
+    assert possible(SETTINGS, {key: value_at(SETTINGS, key) for key in knobs})
+    for knob in knobs.values():
+        for end in (knob.samples[0], knob.samples[-1]):
+            assert any(value_at(varied(SETTINGS, each), knob.key) == end for each in variants_of(policy).values())
+
+
+def test_ranges_of_a_sweep_are_searched_as_what_they_count() -> None:
+    knobs = {knob.key: knob for policy in ("keda-tokens", "phpa") for knob in declared(policy, SETTINGS)}
+    assert str(knobs["keda_tokens.kv_of_tested"]) == "keda_tokens.kv_of_tested = False, True"
+    assert str(knobs["keda_tokens.up_period_s"]) == "keda_tokens.up_period_s = 15 to 180 (log)"
+    assert knobs["phpa.seasonal_periods"].whole
+    assert not knobs["phpa.alpha"].whole
+
+
+def test_values_that_contradict_each_other_are_impossible_together() -> None:
+    up, down = "dynamo_latency.up_ratio", "dynamo_latency.down_ratio"
+    assert possible(SETTINGS, {up: 0.3, down: 0.2})
+    assert not possible(SETTINGS, {up: 0.3, down: 0.35})
 
 
 def test_the_last_word_on_a_range_counts(tmp_path: Path) -> None:
@@ -98,8 +130,8 @@ def test_ticks_and_steps_that_do_not_go_together_are_refused() -> None:
     assert len(named("policy.tick_s=15,30", "forecast.step_s=60,120")) == 2
 
 
-def test_a_rival_without_declared_ranges_needs_names() -> None:
-    with pytest.raises(BadInput, match="no range is declared") as refused:
+def test_nothing_but_what_is_named_needs_names() -> None:
+    with pytest.raises(BadInput, match="no setting of static is named") as refused:
         named(policy="static")
     assert "--tune" in refused.value.remedy
 
