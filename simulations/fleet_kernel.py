@@ -17,6 +17,7 @@ from simulations.kernel.arrays import (
     blank_replica,
     blank_traffic,
     cache_of,
+    for_plain_python,
     new_state,
     with_more_replicas,
     with_more_room,
@@ -31,6 +32,7 @@ from simulations.kernel.layout import (
     NOBODY,
     PAUSED,
     WAITING,
+    State,
 )
 from simulations.kernel.run import run
 from simulations.serving import PLAIN, Serving
@@ -70,6 +72,15 @@ class FleetKernel:
         self.epoch_at = epoch_at
         self.owners: dict[int, Any] = {}
         self._free = list(range(len(self.state.replicas)))[::-1]
+
+    @property
+    def state(self) -> State:
+        """All arrays; others take their place as they grow."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = for_plain_python(state)
 
     @property
     def now(self) -> float:

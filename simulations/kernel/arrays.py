@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 
 from policies.engine_profile import EngineProfile
@@ -47,6 +48,7 @@ from simulations.kernel.layout import (
 from simulations.routings import ROUTINGS
 from simulations.serving import PLAIN, Serving
 
+_numba: Any = numba  # its types do not know its settings
 _ROLES = {Role.UNIFIED: UNIFIED, Role.PREFILL: PREFILL, Role.DECODE: DECODE}
 _CACHES = {"off": NO_CACHE, "lru": LRU, "lfu": LFU}
 _FIRST_REQUESTS, _FIRST_WATCHED, _FIRST_BINS, _FIRST_RECENT = 1_024, 4_096, 128, 256
@@ -119,7 +121,15 @@ def new_state(
     state.world["free_head"] = 0
     state.world["apart"] = PREFILL in roles
     state.world["in_order"] = PREFILL in roles or serving.routing == "least_response_time"
-    return state
+    return for_plain_python(state)
+
+
+def for_plain_python(state: State) -> State:
+    """Return the state so that records have their fields as attributes, where numba is switched off; else as it is."""
+    if not _numba.config.DISABLE_JIT:
+        return state
+    plain = {name: array.view(np.recarray) for name, array in state._asdict().items() if array.dtype.names}
+    return state._replace(**plain)
 
 
 def check_budget(profile: EngineProfile) -> None:

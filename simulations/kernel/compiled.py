@@ -91,7 +91,7 @@ def cache_folder() -> Path | None:
 
 def announce(function: Any) -> None:
     """Say on stderr that the first call of an entry compiles, when it does and a person is there to read it."""
-    if function.signatures or sys.stderr is None or not sys.stderr.isatty():
+    if _numba.config.DISABLE_JIT or function.signatures or sys.stderr is None or not sys.stderr.isatty():
         return
     folder = cache_folder()
     if folder is None or not any(folder.rglob(f"*.{function.py_func.__name__}-*.nbi")):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from simulations.kernel import compiled
 from simulations.kernel.layout import PAUSED
 from simulations.kernel.run import run
 from tests.builders_fleet import a_batch, a_fleet
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +175,14 @@ def test_a_long_stretch_is_simulated_in_calls_that_python_can_interrupt_between(
     monkeypatch.undo()
     fleet.finish()
     assert fleet.tallies.completed == 1_000
+
+
+def test_with_numba_switched_off_the_same_code_runs_step_by_step_in_a_debugger() -> None:
+    worlds = "a_world, a_hashed_world, a_staged_world"
+    script = (
+        f"from tests.builders_worlds import {worlds}\n"
+        "from tests.simulations.test_kernel_against_plain import check_worlds\n"
+        f"for draw in ({worlds}):\n    check_worlds(draw, [1])\n"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, timeout=120)
