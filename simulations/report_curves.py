@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +93,7 @@ def _run_curves(run: RunReport, unit_s: float, most: int) -> RunCurves:
     points = tuple(run.timeline)
     at = [point.at_s / unit_s for point in points]
     bins = _bins(len(run.curves.within_ratio), unit_s)
-    carried = [sum(count * run.replica_requests_per_s[pool] for pool, count in point.ready_in) for point in points]
+    carried = [carried_by(point.ready_in, run.replica_requests_per_s) for point in points]
 
     def steps(values: Sequence[float]) -> Curve:
         return Curve(*thinned(*without_repeats(at, values), most), True)
@@ -109,6 +109,23 @@ def _run_curves(run: RunReport, unit_s: float, most: int) -> RunCurves:
         missed_ratio=Curve(*thinned(bins, missed, most), True),
         ttft_p95=Curve(*thinned(bins, run.curves.ttft_p95_s, most), False),
     )
+
+
+def carried_by(ready: Iterable[tuple[str, int]], replica_requests_per_s: Mapping[str, float]) -> float:
+    """Return the requests/s that so many ready replicas carry; of several stages, that which carries least.
+
+    >>> carried_by([("m/p/prefill", 2), ("m/d/decode", 1)], {"m/p/prefill": 5.0, "m/d/decode": 80.0})
+    10.0
+    """
+    stages = dict.fromkeys((_role(name) for name in replica_requests_per_s), 0.0)
+    for name, count in ready:
+        stages[_role(name)] += count * replica_requests_per_s[name]
+    return min(stages.values())
+
+
+def _role(pool: str) -> str:
+    """Return the last part of the text of a pool's key."""
+    return pool.rpartition("/")[2]
 
 
 def waiting(point: TimelinePoint) -> float:
