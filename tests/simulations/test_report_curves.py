@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from simulations import intervals, pareto, provenance, report, report_pareto, report_pictures, report_thinning
 from simulations.comparison import summarised
-from simulations.report_curves import MOST_POINTS, PAGE_POINTS, first_seen, most_points, shown_runs, timeline, waiting
+from simulations.report_curves import (
+    MOST_POINTS,
+    PAGE_POINTS,
+    carried_by,
+    first_seen,
+    most_points,
+    shown_runs,
+    timeline,
+    waiting,
+)
 from simulations.report_labels import CHARACTER_WIDTH, placed
 from simulations.report_looks import looks
 from simulations.report_thinning import thinned, without_repeats
@@ -134,3 +143,10 @@ def test_examples_in_docstrings_hold(module: object) -> None:
     tried = doctest.testmod(module)  # type: ignore[arg-type]  # a module
     assert tried.attempted > 0
     assert tried.failed == 0
+
+
+def test_of_two_stages_the_one_that_carries_least_is_the_capacity() -> None:
+    carried = {"m/p/prefill": 5.0, "m/q/prefill": 3.0, "m/d/decode": 80.0}
+    assert carried_by([("m/p/prefill", 2), ("m/q/prefill", 1), ("m/d/decode", 1)], carried) == 13.0
+    assert carried_by([("m/p/prefill", 2)], carried) == 0.0
+    assert carried_by([("m/a/unified", 2), ("m/b/unified", 1)], {"m/a/unified": 2.0, "m/b/unified": 7.0}) == 11.0
