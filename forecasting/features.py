@@ -7,13 +7,14 @@ lets one net serve any workload. Channels are separate examples of one net (``B 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forecasting.forecast import DEFAULT_LEVELS
@@ -21,7 +22,9 @@ from forecasting.series import CHANNELS, FloatArray, LoadSeries
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+HOUR_S = 3600.0
 DAY_S = 86_400.0
 WEEK_S = 7 * DAY_S
 
@@ -34,6 +37,11 @@ MAX_LEADS, MAX_LEAD_STEPS = 64, 4096
 MAX_LEVEL_STEPS = 64
 MAX_SEASONS, MAX_SEASON_S = 4, 60 * WEEK_S
 HARMONICS = (1, 2)
+# Fewer steps of history show neither a level nor how much it scatters.
+MIN_HISTORY_STEPS = 10
+MAX_TURNS = 4
+# Newest steps over which roughness is told apart from that of the whole context.
+RECENT_JUMPS = 8
 
 
 class NetSpec(BaseModel):
@@ -44,6 +52,12 @@ class NetSpec(BaseModel):
     kind: Literal["reference_lstm", "quantile_lstm"] = Field(description="Which architecture of quantile_net.")
     step_s: float = Field(gt=0, le=WEEK_S, description="Length of a step in seconds, of the history and of the leads.")
     context_steps: int = Field(64, ge=8, le=4096, description="Steps of history that the encoder reads.")
+    fine_steps: int = Field(
+        0, ge=0, le=4096, description="Newest of context_steps that are read one by one; the older ones in blocks."
+    )
+    block_steps: int = Field(
+        1, ge=1, le=512, description="Steps averaged to one input where the context is read in blocks."
+    )
     lead_steps: tuple[int, ...] = Field(
         min_length=1,
         max_length=MAX_LEADS,
@@ -65,7 +79,7 @@ class NetSpec(BaseModel):
         "short steps asks for about a minute of them.",
     )
     periods_s: tuple[float, ...] = Field(
-        (DAY_S, WEEK_S),
+        (HOUR_S, DAY_S, WEEK_S),
         max_length=MAX_SEASONS,
         description="Seasons in seconds whose previous turn is shown when recorded.",
     )
@@ -89,6 +103,14 @@ class NetSpec(BaseModel):
             raise ValueError(f"hidden layers have 1 to 1024 units, got {self.hidden}")
         if self.level_steps > self.context_steps:
             raise ValueError(f"level_steps {self.level_steps} exceed context_steps {self.context_steps}")
+        coarse = self.context_steps - self.fine_steps
+        if coarse < 0 or coarse % self.block_steps:
+            raise ValueError(
+                f"context_steps {self.context_steps} must be fine_steps {self.fine_steps} and whole blocks of "
+                f"{self.block_steps}"
+            )
+        if self.kind == "reference_lstm" and self.block_steps != 1:
+            raise ValueError("a reference_lstm reads every step of its context")
         if any(not MAX_SEASON_S >= period >= self.step_s * (leads[-1] + self.level_steps) for period in self.periods_s):
             raise ValueError(f"periods_s must exceed the longest lead and stay under 60 weeks, got {self.periods_s}")
         unknown = set(self.channels) - set(CHANNELS)
@@ -97,34 +119,63 @@ class NetSpec(BaseModel):
         return self
 
     @property
+    def tokens(self) -> int:
+        """Inputs in a row that the encoder reads: blocks, then single steps."""
+        return self.fine_steps + (self.context_steps - self.fine_steps) // self.block_steps
+
+    @property
+    def least_steps(self) -> int:
+        """Fewest steps of history that a window may have; what is missing of the context is masked."""
+        return self.context_steps if self.kind == "reference_lstm" else min(MIN_HISTORY_STEPS, self.context_steps)
+
+    @property
+    def most_steps(self) -> int:
+        """Newest steps of a history that enter the inputs; more of them change nothing."""
+        seasons = [turns_of(period) * round(period / self.step_s) + self.then_steps(period) for period in self.periods_s]
+        return max([self.context_steps, *seasons])
+
+    @property
     def context_features(self) -> int:
-        """Inputs per context step: the scaled rate, and whether it was observed."""
-        return 2
+        """Inputs per token: the scaled rate and whether it was observed; the largest rate of a block between them."""
+        return 2 if self.kind == "reference_lstm" else 3
 
     @property
     def static_features(self) -> int:
         """Inputs per window besides the context; 0 for the reference stack."""
         if self.kind == "reference_lstm":
             return 0
-        rolling = len(_rolling_steps(self)) + 1
-        seasonal = len(self.periods_s) * (len(self.lead_steps) + 2)
+        rolling = len(_rolling_steps(self)) + len(_rolling_peak_steps(self)) + 2
+        seasonal = len(self.periods_s) * (2 * len(self.lead_steps) + 2)
         return rolling + seasonal + (2 * len(HARMONICS) * len(self.periods_s) if self.calendar else 0)
+
+    def then_steps(self, period_s: float) -> int:
+        """Return the steps averaged to the level one season ago.
+
+        Of a day ago a few are, since one noisy step of yesterday predicts nothing; what recurs every hour recurs to
+        the minute.
+        """
+        return max(self.level_steps, self.lead_steps[-1] // 4 if period_s >= DAY_S else 1)
+
+    def around_steps(self, period_s: float, lead: int) -> int:
+        """Return the steps to either side of ``lead`` that are averaged one season ago, as ``then_steps`` are."""
+        return max(self.level_steps - 1, lead // 4 if period_s >= DAY_S else 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowTensors:
     """Inputs and targets of ``B`` windows, one per origin and channel (channel varies fastest).
 
-    With ``delta(x) = log((x + offset) / (level + offset))`` for a ``quantile_lstm`` and
+    ``T`` is ``spec.tokens``. With ``delta(x) = log((x + offset) / (level + offset))`` for a ``quantile_lstm`` and
     ``delta(x) = (x - level) / scale`` for a ``reference_lstm``:
 
     Attributes:
-        context: ``float32[B, T, 2]``: ``delta`` of each step (gaps filled forward), 1 where observed.
-        static: ``float32[B, S]``: rolling levels, roughness, previous turns of the seasons, calendar.
+        context: ``float32[B, T, F]``: ``delta`` of each step or mean of each block (gaps filled forward), for a
+            ``quantile_lstm`` that of the largest rate of the block, and the share of it that was observed.
+        static: ``float32[B, S]``: rolling levels and maxima, roughness, previous turns of the seasons, calendar.
         level: ``float64[B]``: last level, the mean rate of the last observed ``level_steps``.
         scale: ``float64[B]``: mean rate of the context.
         offset: ``float64[B]``: what is added before a logarithm.
-        observed_ratio: ``float64[B]``: share of the context that was observed.
+        observed_ratio: ``float64[B]``: share of the context that was observed, since the history begins.
         target: ``float32[B, L]``: ``delta`` of the rate at each lead; NaN where it is not recorded.
         target_peak: ``float32[B, L]``: ``delta`` of the largest rate up to each lead; NaN where a step is missing.
         origin: ``int64[B]``: steps of the series that had been seen.
@@ -152,6 +203,7 @@ def window_tensors(
     origins: npt.ArrayLike,
     channels: Sequence[str] | None = None,
     lead_steps: Sequence[int] | None = None,
+    known_steps: npt.ArrayLike | None = None,
 ) -> WindowTensors:
     """Build the windows that end at ``origins``; nothing at or after an origin enters its inputs.
 
@@ -162,6 +214,8 @@ def window_tensors(
             (0-based), NaN beyond the end of the series.
         channels: Channels to take examples from; by default those of the spec.
         lead_steps: Leads of the targets; by default those of the spec.
+        known_steps: ``int[N]``: how many of the steps before each origin are shown, as if the record had begun then;
+            by default all.
 
     Raises:
         ValueError: If the steps differ or an origin lies outside the series.
@@ -172,43 +226,92 @@ def window_tensors(
     if len(ends) and not (ends.min() >= 1 and ends.max() <= len(series)):
         raise ValueError(f"origins must lie in [1, {len(series)}], got {ends.min()} to {ends.max()}")
     columns = np.array([CHANNELS.index(name) for name in channels or spec.channels], dtype=np.int64)
-    origin, channel = np.repeat(ends, len(columns)), np.tile(columns, len(ends))
-    rates = series.values
-
-    raw = _gather(rates, origin, channel, np.arange(-spec.context_steps, 0))
-    seen = np.isfinite(raw)
-    scale = np.maximum(_mean(raw, seen), 1e-9)
-    level = last_level(raw, spec.level_steps)
-    offset = OFFSET_RATIO * scale
-    change = _delta(spec, raw, level, scale, offset)
-    context = np.stack([fill_forward(change), seen.astype(np.float64)], axis=2)
-
     leads = np.asarray(lead_steps if lead_steps is not None else spec.lead_steps, dtype=np.int64)
-    future = _gather(rates, origin, channel, np.arange(int(leads.max())))
+    known = ends if known_steps is None else np.minimum(ends, np.asarray(known_steps, dtype=np.int64))
+    origin, channel = np.repeat(ends, len(columns)), np.tile(columns, len(ends))
+    before, after = np.full((3, spec.most_steps), np.nan), np.full((3, int(leads.max())), np.nan)
+    padded = np.concatenate([before, series.values.T, after], axis=1)
+
+    def take(first: int, count: int) -> FloatArray:
+        rows = sliding_window_view(padded, count, axis=1)[channel, origin + (spec.most_steps + first)]
+        hidden = np.arange(first, first + count)[None, :] < -np.repeat(known, len(columns))[:, None]
+        rows[hidden] = np.nan
+        return rows
+
+    instants: FloatArray = np.asarray(series.start_at + origin * series.step_s, dtype=np.float64)
+    built = _inputs(spec, take, instants, np.repeat(known, len(columns)))
+    level, scale, offset = built.level, built.scale, built.offset
+    future = take(0, int(leads.max()))
     # A window without any load has no scale to measure a change on: nothing is learned from it.
     future = np.where((level + scale > 2e-9)[:, None], future, np.nan)
     peak = np.maximum.accumulate(future, axis=1)
-
-    static = np.zeros((len(origin), 0))
-    if spec.static_features:
-        instants: FloatArray = np.asarray(series.start_at + origin * series.step_s, dtype=np.float64)
-        static = np.concatenate(
-            [_rolling(spec, raw, seen, level, offset, change)]
-            + [_season(rates, spec, period_s, origin, channel, level, offset) for period_s in spec.periods_s]
-            + ([_calendar(instants, spec.periods_s)] if spec.calendar else []),
-            axis=1,
-        )
-    return WindowTensors(
-        context=context.astype(np.float32),
-        static=static.astype(np.float32),
-        level=level,
-        scale=scale,
-        offset=offset,
-        observed_ratio=seen.mean(axis=1),
+    return replace(
+        built,
         target=_delta(spec, future[:, leads - 1], level, scale, offset).astype(np.float32),
         target_peak=_delta(spec, peak[:, leads - 1], level, scale, offset).astype(np.float32),
         origin=origin,
         channel=channel,
+    )
+
+
+def present_windows(histories: Sequence[LoadSeries], spec: NetSpec) -> WindowTensors:
+    """Return the inputs of the windows that end where each of ``histories`` does, without targets.
+
+    ``B = len(histories) * C``, the channel varying fastest; each row has the numbers of ``window_tensors`` over its
+    history alone. Steps must be ``spec.step_s`` long, which is not checked again.
+    """
+    most = min(spec.most_steps, max(len(history) for history in histories))
+    rates = np.full((len(histories), len(CHANNELS), most), np.nan)
+    for place, history in enumerate(histories):
+        newest = history.values[-most:]
+        rates[place, :, most - len(newest) :] = newest.T
+    flat = rates.reshape(-1, most)
+
+    def take(first: int, count: int) -> FloatArray:
+        begin = most + first
+        if begin >= 0:
+            return flat[:, begin : begin + count]
+        rows = np.full((len(flat), count), np.nan)
+        inside = max(0, begin + count)
+        rows[:, count - inside :] = flat[:, :inside]
+        return rows
+
+    ends = np.repeat(np.array([history.end_at for history in histories], dtype=np.float64), len(CHANNELS))
+    known = np.repeat(np.array([len(history) for history in histories], dtype=np.int64), len(CHANNELS))
+    return _inputs(spec, take, ends, known)
+
+
+Take: TypeAlias = Callable[[int, int], FloatArray]
+"""``take(first, count)``: ``float64[B, count]``, the rates from ``first`` steps after the origin on (mostly negative),
+NaN where there is no record. What it returns is not written to."""
+
+
+def _inputs(spec: NetSpec, take: Take, instants: FloatArray, known: IntArray) -> WindowTensors:
+    """Return windows without targets; ``instants`` (``float64[B]``) is when the origins are, Unix seconds."""
+    raw = take(-spec.context_steps, spec.context_steps)
+    seen = np.isfinite(raw)
+    scale = np.maximum(_mean(raw, seen), 1e-9)
+    level = last_level(raw, spec.level_steps)
+    offset = OFFSET_RATIO * scale
+    static = np.zeros((len(raw), 0))
+    if spec.static_features:
+        parts = [_rolling(spec, raw, seen, level, offset)]
+        parts += [_season(spec, take, period_s, level, offset) for period_s in spec.periods_s]
+        parts += [_calendar(instants, spec.periods_s)] if spec.calendar else []
+        static = np.concatenate(parts, axis=1)
+    nothing = np.zeros((len(raw), 0), dtype=np.float32)
+    none = np.zeros(0, dtype=np.int64)
+    return WindowTensors(
+        context=_context(spec, raw, seen, level, scale, offset),
+        static=static.astype(np.float32),
+        level=level,
+        scale=scale,
+        offset=offset,
+        observed_ratio=seen.sum(axis=1) / np.minimum(np.maximum(known, 1), spec.context_steps),
+        target=nothing,
+        target_peak=nothing,
+        origin=none,
+        channel=none,
     )
 
 
@@ -241,15 +344,7 @@ def last_level(rows: FloatArray, steps: int) -> FloatArray:
     return np.where(seen.any(axis=1), _mean(recent, seen), fill_forward(rows)[:, -1])
 
 
-def _gather(rates: FloatArray, origin: IntArray, channel: IntArray, shifts: IntArray) -> FloatArray:
-    """Return ``float64[B, len(shifts)]``: ``rates[origin + shift, channel]``, NaN outside the series."""
-    rows = origin[:, None] + shifts[None, :]
-    inside = (rows >= 0) & (rows < len(rates))
-    taken = rates[np.clip(rows, 0, len(rates) - 1), channel[:, None]]
-    return np.asarray(np.where(inside, taken, np.nan), dtype=np.float64)
-
-
-def _mean(rows: FloatArray, seen: npt.NDArray[np.bool_]) -> FloatArray:
+def _mean(rows: FloatArray, seen: BoolArray) -> FloatArray:
     total = np.where(seen, rows, 0.0).sum(axis=1)
     return np.asarray(total / np.maximum(seen.sum(axis=1), 1), dtype=np.float64)
 
@@ -260,57 +355,108 @@ def _delta(spec: NetSpec, rows: FloatArray, level: FloatArray, scale: FloatArray
     return np.clip(np.log((rows + offset[:, None]) / (level + offset)[:, None]), -CLIP, CLIP)
 
 
+def _context(
+    spec: NetSpec, raw: FloatArray, seen: BoolArray, level: FloatArray, scale: FloatArray, offset: FloatArray
+) -> Float32Array:
+    """Return ``float32[B, T, F]``."""
+    if spec.kind == "reference_lstm":
+        change = _delta(spec, raw, level, scale, offset)
+        return np.stack([fill_forward(change), seen], axis=2).astype(np.float32)
+    means = largest = raw
+    share = seen.astype(np.float64)
+    if spec.block_steps > 1:
+        coarse = spec.context_steps - spec.fine_steps
+        blocks = raw[:, :coarse].reshape(len(raw), -1, spec.block_steps)
+        there = seen[:, :coarse].reshape(blocks.shape)
+        count = there.sum(axis=2)
+        total = np.where(there, blocks, 0.0).sum(axis=2)
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        top = np.where(count > 0, np.where(there, blocks, 0.0).max(axis=2), np.nan)
+        means = np.concatenate([mean, raw[:, coarse:]], axis=1)
+        largest = np.concatenate([top, raw[:, coarse:]], axis=1)
+        share = np.concatenate([count / spec.block_steps, share[:, coarse:]], axis=1)
+    changes = [fill_forward(_delta(spec, rows, level, scale, offset)) for rows in (means, largest)]
+    return np.stack([*changes, share], axis=2).astype(np.float32)
+
+
 def _rolling_steps(spec: NetSpec) -> list[int]:
     """Return 2, 4, 8, ... up to the context."""
     return [2**power for power in range(1, spec.context_steps.bit_length()) if 2**power <= spec.context_steps]
 
 
-def _rolling(
-    spec: NetSpec,
-    raw: FloatArray,
-    seen: npt.NDArray[np.bool_],
-    level: FloatArray,
-    offset: FloatArray,
-    change: FloatArray,
-) -> FloatArray:
-    """Return levels over doubling windows against the last one, and the roughness from step to step."""
-    means = [_mean(raw[:, -steps:], seen[:, -steps:]) for steps in _rolling_steps(spec)]
-    against = [np.log((mean + offset) / (level + offset)) for mean in means]
-    jumps = np.abs(np.diff(change, axis=1))
-    known = np.isfinite(jumps)
-    features = np.clip(np.stack([*against, _mean(jumps, known)], axis=1), -CLIP, CLIP)
-    return np.asarray(features, dtype=np.float64)
+def _rolling_peak_steps(spec: NetSpec) -> list[int]:
+    """Return 4, 16, 64, ... up to the context."""
+    return _rolling_steps(spec)[1::2]
 
 
-def _season(
-    rates: FloatArray,
-    spec: NetSpec,
-    period_s: float,
-    origin: IntArray,
-    channel: IntArray,
-    level: FloatArray,
-    offset: FloatArray,
-) -> FloatArray:
-    """Return ``float64[B, L + 2]``: how the load went on one period ago, its level then, and whether it is recorded."""
-    # Averaged over +-(level_steps - 1) steps around each lead: one noisy step of yesterday predicts nothing.
-    half = spec.level_steps - 1
+def _rolling(spec: NetSpec, raw: FloatArray, seen: BoolArray, level: FloatArray, offset: FloatArray) -> FloatArray:
+    """Return levels and maxima over growing windows against the last one, and how rough the steps are.
+
+    Windows without any observation say nothing, which is 0.
+    """
+    base = np.log(level + offset)
+    filled = np.where(seen, raw, 0.0)
+    columns = []
+    for steps in _rolling_steps(spec):
+        count = seen[:, -steps:].sum(axis=1)
+        mean = filled[:, -steps:].sum(axis=1) / np.maximum(count, 1)
+        columns.append(np.where(count > 0, np.log(mean + offset) - base, 0.0))
+    for steps in _rolling_peak_steps(spec):
+        some = seen[:, -steps:].any(axis=1)
+        columns.append(np.where(some, np.log(filled[:, -steps:].max(axis=1) + offset) - base, 0.0))
+    logs = np.log(filled + offset[:, None])
+    jumps = np.abs(np.diff(logs, axis=1))
+    both = seen[:, 1:] & seen[:, :-1]
+    recent = min(RECENT_JUMPS, both.shape[1])
+    columns += [_mean(jumps[:, -recent:], both[:, -recent:]), _mean(jumps, both)]
+    return np.asarray(np.clip(np.stack(columns, axis=1), -CLIP, CLIP), dtype=np.float64)
+
+
+def turns_of(period_s: float) -> int:
+    """Return how many previous turns of a season are averaged: those of two days, at most four.
+
+    >>> turns_of(3600.0), turns_of(86_400.0), turns_of(7 * 86_400.0)
+    (4, 2, 1)
+    """
+    return max(1, min(MAX_TURNS, round(2 * DAY_S / period_s)))
+
+
+def _season(spec: NetSpec, take: Take, period_s: float, level: FloatArray, offset: FloatArray) -> FloatArray:
+    """Return ``float64[B, 2 L + 2]``: how the load and its maximum went on in earlier turns of a season.
+
+    Per lead the change of the load and of the running maximum, each against the level of that time; then that level
+    against the present one, and the share of the turns that is recorded. Averages over the recorded turns.
+    """
     back = round(period_s / spec.step_s)
-    shifts = np.concatenate([np.arange(-spec.level_steps, 0), np.arange(-half, spec.lead_steps[-1] + half)]) - back
-    rows = _gather(rates, origin, channel, shifts)
-    then = rows[:, : spec.level_steps]
-    after = rows[:, spec.level_steps :]
-    columns = [_mean(then, np.isfinite(then))]
-    recorded = [np.isfinite(then).any(axis=1)]
-    for lead in spec.lead_steps:
-        around = after[:, lead - 1 : lead + 2 * half]
-        columns.append(_mean(around, np.isfinite(around)))
-        recorded.append(np.isfinite(around).any(axis=1))
-    known = np.stack(recorded, axis=1).all(axis=1, keepdims=True).astype(np.float64)
-    logs = np.log(np.stack(columns, axis=1) + offset[:, None])
-    went_on = logs[:, 1:] - logs[:, :1]
-    against_now = logs[:, :1] - np.log(level + offset)[:, None]
-    features = np.clip(np.concatenate([went_on, against_now], axis=1), -CLIP, CLIP) * known
-    return np.concatenate([features, known], axis=1)
+    leads = spec.lead_steps
+    then_steps = spec.then_steps(period_s)
+    ahead = leads[-1] + spec.around_steps(period_s, leads[-1])
+    lead_in = max(then_steps, spec.around_steps(period_s, leads[0]))
+    total = np.zeros((len(level), 2 * len(leads) + 1))
+    turns = np.zeros(len(level))
+    now = np.log(level + offset)
+    for turn in range(1, turns_of(period_s) + 1):
+        # A turn ends where the next one is not over yet: nothing after the origin is looked at.
+        rows = take(-turn * back - lead_in, lead_in + min(ahead, turn * back))
+        there = np.isfinite(rows)
+        counts = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(there, axis=1)], axis=1)
+        filled = np.where(there, rows, 0.0)
+        sums = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(filled, axis=1)], axis=1)
+        spans = [(lead_in - then_steps, lead_in)]
+        for lead in leads:
+            around = spec.around_steps(period_s, lead)
+            spans.append((lead_in + lead - 1 - around, min(lead_in + lead + around, rows.shape[1])))
+        first, last = np.array(spans).T
+        count = counts[:, last] - counts[:, first]
+        known = (count > 0).all(axis=1)
+        mean = (sums[:, last] - sums[:, first]) / np.maximum(count, 1)
+        largest = np.maximum.accumulate(filled[:, lead_in:], axis=1)[:, np.array(leads) - 1]
+        logs = np.log(np.concatenate([np.maximum(mean, 0.0), largest], axis=1) + offset[:, None])
+        features = np.concatenate([logs[:, 1:] - logs[:, :1], logs[:, :1] - now[:, None]], axis=1)
+        total += np.where(known[:, None], np.clip(features, -CLIP, CLIP), 0.0)
+        turns += known
+    share = turns / turns_of(period_s)
+    return np.concatenate([total / np.maximum(turns, 1)[:, None], share[:, None]], axis=1)
 
 
 def _calendar(instants: FloatArray, periods_s: tuple[float, ...]) -> FloatArray:

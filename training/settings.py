@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from forecasting.features import (
     DAY_S,
+    HOUR_S,
     MAX_LEAD_STEPS,
     MAX_LEADS,
     MAX_LEVEL_STEPS,
@@ -62,16 +63,27 @@ class TrainingSettings(BaseModel):
         description="Leads that the quantile net answers, in steps, ascending from 1; by default a grid that widens by "
         "a third.",
     )
-    context_steps: int = Field(48, ge=8, le=4096, description="Steps of history that the net reads.")
+    context_steps: int = Field(
+        120, ge=8, le=4096, description="Steps of history that the net reads; rounded down to whole blocks."
+    )
+    fine_steps: int = Field(
+        24, ge=1, le=4096, description="Newest of context_steps that the quantile net reads one by one."
+    )
+    block_steps: int = Field(
+        8,
+        ge=1,
+        le=512,
+        description="Older steps averaged to one input of the quantile net: five hours of minutes in 60 inputs.",
+    )
     hidden: tuple[Units, ...] = Field(
         (32,), min_length=1, max_length=4, description="LSTM units per layer of the quantile net."
     )
     head: int = Field(64, ge=1, le=1024, description="Units in the hidden layer of the quantile heads.")
     periods_s: tuple[Season, ...] = Field(
-        (DAY_S, WEEK_S),
+        (HOUR_S, DAY_S, WEEK_S),
         max_length=MAX_SEASONS,
         description=f"Up to {MAX_SEASONS} different seasons in seconds, each at most 60 weeks; one that the training "
-        "part does not hold twice is dropped.",
+        "part does not hold twice, or that is no longer than the horizon, is dropped.",
     )
     channels: tuple[str, ...] = Field(CHANNELS, min_length=1, description="Channels that examples are taken from.")
     validation_ratio: float = Field(0.15, gt=0, lt=0.5, description="Share of the history that stops the fit.")
@@ -99,6 +111,18 @@ class TrainingSettings(BaseModel):
     gradient_norm: float = Field(1.0, gt=0, description="Longest gradient; longer ones are scaled down to it.")
     averaging: float = Field(
         0.98, ge=0, lt=1, description="Weight of the past in the moving average of weights that is kept as the model."
+    )
+    short_lead_weight: float = Field(
+        0.5,
+        ge=0,
+        description="What leads shorter than the lead time count against the others: no replica is there by then.",
+    )
+    short_history_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the training windows that are shown as if the record had begun lately, so that new "
+        "workloads are answered for too.",
     )
     peak_weight: float = Field(1.0, ge=0, description="What the peak's pinball loss counts against the values'.")
     patience: int = Field(
@@ -197,13 +221,17 @@ def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: S
             channels=settings.channels,
         )
     leads = settings.lead_steps or lead_grid(settings.horizon_steps, (lead,))
+    fine = min(settings.fine_steps, settings.context_steps)
+    blocks = (settings.context_steps - fine) // settings.block_steps
     longest_s = max(split.validation_from * one.step_s for one, split in zip(series, splits, strict=True))
     reach_s = (leads[-1] + level_steps) * settings.step_s
     seasons = tuple(p for p in settings.periods_s if reach_s <= p and 2.0 * p <= longest_s)
     return NetSpec(
         kind="quantile_lstm",
         step_s=settings.step_s,
-        context_steps=settings.context_steps,
+        context_steps=fine + blocks * settings.block_steps,
+        fine_steps=fine,
+        block_steps=settings.block_steps,
         lead_steps=leads,
         levels=DEFAULT_LEVELS,
         hidden=settings.hidden,

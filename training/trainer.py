@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import ndtri
 from torch import Tensor, nn
 
 from controller.errors import BadInput, ForesailError
@@ -20,10 +21,10 @@ from forecasting.artifact import ModelCard, ResidualTable, TrainingFacts, load_a
 from forecasting.features import NetSpec
 from forecasting.neural import NeuralForecaster, residual_table, run_net
 from forecasting.quantile_net import NetAnswer, build_net
-from forecasting.series import LoadSeries
+from forecasting.series import FloatArray, LoadSeries
 from training.dataset import Examples, Split, examples_of, split_in_time
 from training.losses import pinball, squared_error
-from training.settings import TrainingSettings, net_spec
+from training.settings import TrainingSettings, net_spec, steps_covering
 from training.threads import one_thread
 
 _MIN_WINDOWS = 30
@@ -112,7 +113,15 @@ def fit(
     """
     began = elapsed()
     spec = net_spec(settings, series, splits)
-    train = examples_of(series, splits, spec, "train", settings.max_windows)
+    train = examples_of(
+        series,
+        splits,
+        spec,
+        "train",
+        settings.max_windows,
+        short_history_ratio=settings.short_history_ratio if spec.kind == "quantile_lstm" else 0.0,
+        seed=settings.seed,
+    )
     validation = examples_of(series, splits, spec, "validation", settings.max_windows // 4)
     _require_windows(train, validation, settings, series)
     with torch.random.fork_rng(devices=[]), one_thread():
@@ -200,6 +209,10 @@ class _Course:
         self._net, self._spec, self._settings = net, spec, settings
         self._elapsed, self._began, self._on_epoch = elapsed, began, on_epoch
         self._levels = torch.tensor(spec.levels, dtype=torch.float32)
+        first = steps_covering(settings.lead_time_s, spec.step_s)
+        counts = [1.0 if lead >= min(first, spec.lead_steps[-1]) else settings.short_lead_weight for lead in spec.lead_steps]
+        self._lead_weight = torch.tensor(counts, dtype=torch.float32)
+        self._peak_level_weight = torch.tensor(_peak_level_weights(spec.levels), dtype=torch.float32)
         self._order = np.random.default_rng(settings.seed)
         self._optimiser = torch.optim.AdamW(
             net.parameters(), lr=settings.learning_rate, weight_decay=_weight_decay(settings, origins)
@@ -271,8 +284,10 @@ class _Course:
         answer: NetAnswer = net(batch.context, batch.static)
         if self._spec.kind == "reference_lstm":
             return squared_error(answer.values[:, :, 0], batch.target, batch.weight)
-        values = pinball(answer.values, batch.target, self._levels, batch.weight)
-        peaks = pinball(answer.peaks, batch.target_peak, self._levels, batch.weight)
+        values = pinball(answer.values, batch.target, self._levels, batch.weight, self._lead_weight)
+        peaks = pinball(
+            answer.peaks, batch.target_peak, self._levels, batch.weight, self._lead_weight, self._peak_level_weight
+        )
         return values + self._settings.peak_weight * peaks
 
     def _loss_over(self, net: nn.Module, examples: _Tensors) -> float:
@@ -307,6 +322,17 @@ class _Course:
         if epoch >= self._planned or self._elapsed() - self._began >= settings.max_fit_s:
             return f"the time budget of {settings.max_fit_s:g} s allowed {epoch} of {settings.max_epochs} epochs"
         return ""
+
+
+def _peak_level_weights(levels: Sequence[float]) -> FloatArray:
+    """Return weights with a mean of 1 under which every level's pinball loss is about as large.
+
+    That of a normal variable at its quantile z is its density there: 0.40 at level 0.5, 0.10 at 0.95. Fleets are sized
+    by the upper levels of the peak, which would be drowned by the middle.
+    """
+    score = ndtri(np.asarray(levels, dtype=np.float64))
+    weights = np.exp(0.5 * score**2)
+    return np.asarray(weights / weights.mean(), dtype=np.float64)
 
 
 def _weight_decay(settings: TrainingSettings, origins: float) -> float:
