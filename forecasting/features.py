@@ -131,7 +131,9 @@ class NetSpec(BaseModel):
     @property
     def most_steps(self) -> int:
         """Newest steps of a history that enter the inputs; more of them change nothing."""
-        seasons = [turns_of(period) * round(period / self.step_s) + self.then_steps(period) for period in self.periods_s]
+        seasons = [
+            turns_of(period) * round(period / self.step_s) + self.then_steps(period) for period in self.periods_s
+        ]
         return max([self.context_steps, *seasons])
 
     @property
@@ -173,7 +175,7 @@ class WindowTensors:
             ``quantile_lstm`` that of the largest rate of the block, and the share of it that was observed.
         static: ``float32[B, S]``: rolling levels and maxima, roughness, previous turns of the seasons, calendar.
         level: ``float64[B]``: last level, the mean rate of the last observed ``level_steps``.
-        scale: ``float64[B]``: mean rate of the context.
+        scale: ``float64[B]``: mean rate of the context, without its largest steps.
         offset: ``float64[B]``: what is added before a logarithm.
         observed_ratio: ``float64[B]``: share of the context that was observed, since the history begins.
         target: ``float32[B, L]``: ``delta`` of the rate at each lead; NaN where it is not recorded.
@@ -290,7 +292,7 @@ def _inputs(spec: NetSpec, take: Take, instants: FloatArray, known: IntArray) ->
     """Return windows without targets; ``instants`` (``float64[B]``) is when the origins are, Unix seconds."""
     raw = take(-spec.context_steps, spec.context_steps)
     seen = np.isfinite(raw)
-    scale = np.maximum(_mean(raw, seen), 1e-9)
+    scale = np.maximum(_usual(raw, seen), 1e-9)
     level = last_level(raw, spec.level_steps)
     offset = OFFSET_RATIO * scale
     static = np.zeros((len(raw), 0))
@@ -347,6 +349,18 @@ def last_level(rows: FloatArray, steps: int) -> FloatArray:
 def _mean(rows: FloatArray, seen: BoolArray) -> FloatArray:
     total = np.where(seen, rows, 0.0).sum(axis=1)
     return np.asarray(total / np.maximum(seen.sum(axis=1), 1), dtype=np.float64)
+
+
+def _usual(rows: FloatArray, seen: BoolArray) -> FloatArray:
+    """Return the mean of what was seen without the largest twentieth, or of all of it where the rest is idle.
+
+    One poisoned step would make a plain mean, and with it the width of a forecast, as large as it likes.
+    """
+    trimmed = max(1, rows.shape[1] // 20)
+    filled = np.where(seen, rows, 0.0)
+    lower = np.partition(filled, rows.shape[1] - trimmed, axis=1)[:, : rows.shape[1] - trimmed]
+    usual = lower.sum(axis=1) / np.maximum(seen.sum(axis=1) - trimmed, 1)
+    return np.asarray(np.where(usual > 0, usual, _mean(rows, seen)), dtype=np.float64)
 
 
 def _delta(spec: NetSpec, rows: FloatArray, level: FloatArray, scale: FloatArray, offset: FloatArray) -> FloatArray:

@@ -21,7 +21,6 @@ import numpy as np
 from forecasting.features import IntArray, NetSpec, WindowTensors, window_tensors
 from forecasting.series import FloatArray, LoadSeries
 
-
 # Mean change of a load that counts as one that moves, as a share of its level.
 LEAST_MOVE = 0.02
 

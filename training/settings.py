@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -17,6 +17,7 @@ from forecasting.features import (
     MAX_LEVEL_STEPS,
     MAX_SEASON_S,
     MAX_SEASONS,
+    MIN_HISTORY_STEPS,
     WEEK_S,
     NetSpec,
 )
@@ -128,6 +129,11 @@ class TrainingSettings(BaseModel):
     patience: int = Field(
         6, ge=1, le=1000, description="Epochs without a validation loss better by 0.1 % before the fit ends."
     )
+    closing: bool = Field(
+        True,
+        description="Whether the fit is done again on training and validation part together, for as many epochs as "
+        "were best: the newest history teaches most.",
+    )
     max_fit_s: float = Field(120.0, gt=0, description="Time budget of a fit, in seconds of the wall clock.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the first weights and of the order of windows.")
 
@@ -178,6 +184,15 @@ class TrainingSettings(BaseModel):
         if info.data.get("validation_ratio", 0.0) + value >= 0.9:
             raise ValueError("validation_ratio and test_ratio leave less than a tenth to train on")
         return value
+
+    def for_fine_tuning(self) -> Self:
+        """Return settings that refine a fitted net: fewer epochs, smaller steps, no pull towards zero weights."""
+        changed = {
+            "max_epochs": -(-self.max_epochs // 3),
+            "learning_rate": 0.3 * self.learning_rate,
+            "weight_decay": 0.0,
+        }
+        return self.model_copy(update=changed)
 
     @property
     def horizon_steps(self) -> int:
@@ -246,10 +261,9 @@ def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: S
 def min_history_steps(settings: TrainingSettings) -> int:
     """Return the steps of gap-free history from which every part holds at least 30 windows."""
     needed = 30 + settings.horizon_steps
+    read = settings.context_steps if settings.model == "lstm_reference" else MIN_HISTORY_STEPS
     train_ratio = 1.0 - settings.validation_ratio - settings.test_ratio
     return max(
-        -(-int(needed + settings.context_steps) // 1)
-        if train_ratio >= 1
-        else int(np.ceil((needed + settings.context_steps) / train_ratio)),
+        -(-int(needed + read) // 1) if train_ratio >= 1 else int(np.ceil((needed + read) / train_ratio)),
         int(np.ceil(needed / settings.validation_ratio)),
     )
