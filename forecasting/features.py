@@ -103,6 +103,15 @@ class NetSpec(BaseModel):
             raise ValueError(f"hidden layers have 1 to 1024 units, got {self.hidden}")
         if self.level_steps > self.context_steps:
             raise ValueError(f"level_steps {self.level_steps} exceed context_steps {self.context_steps}")
+        if any(not MAX_SEASON_S >= period >= self.step_s * (leads[-1] + self.level_steps) for period in self.periods_s):
+            raise ValueError(f"periods_s must exceed the longest lead and stay under 60 weeks, got {self.periods_s}")
+        unknown = set(self.channels) - set(CHANNELS)
+        if unknown or len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"channels must be distinct ones of {CHANNELS}, got {self.channels}")
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
         coarse = self.context_steps - self.fine_steps
         if coarse < 0 or coarse % self.block_steps:
             raise ValueError(
@@ -111,11 +120,6 @@ class NetSpec(BaseModel):
             )
         if self.kind == "reference_lstm" and self.block_steps != 1:
             raise ValueError("a reference_lstm reads every step of its context")
-        if any(not MAX_SEASON_S >= period >= self.step_s * (leads[-1] + self.level_steps) for period in self.periods_s):
-            raise ValueError(f"periods_s must exceed the longest lead and stay under 60 weeks, got {self.periods_s}")
-        unknown = set(self.channels) - set(CHANNELS)
-        if unknown or len(set(self.channels)) != len(self.channels):
-            raise ValueError(f"channels must be distinct ones of {CHANNELS}, got {self.channels}")
         return self
 
     @property
@@ -178,6 +182,7 @@ class WindowTensors:
         scale: ``float64[B]``: mean rate of the context, without its largest steps.
         offset: ``float64[B]``: what is added before a logarithm.
         observed_ratio: ``float64[B]``: share of the context that was observed, since the history begins.
+        blind_steps: ``int64[B]``: newest steps of the context without any observation.
         target: ``float32[B, L]``: ``delta`` of the rate at each lead; NaN where it is not recorded.
         target_peak: ``float32[B, L]``: ``delta`` of the largest rate up to each lead; NaN where a step is missing.
         origin: ``int64[B]``: steps of the series that had been seen.
@@ -190,6 +195,7 @@ class WindowTensors:
     scale: FloatArray
     offset: FloatArray
     observed_ratio: FloatArray
+    blind_steps: IntArray
     target: Float32Array
     target_peak: Float32Array
     origin: IntArray
@@ -262,24 +268,23 @@ def present_windows(histories: Sequence[LoadSeries], spec: NetSpec) -> WindowTen
     ``B = len(histories) * C``, the channel varying fastest; each row has the numbers of ``window_tensors`` over its
     history alone. Steps must be ``spec.step_s`` long, which is not checked again.
     """
-    most = min(spec.most_steps, max(len(history) for history in histories))
-    rates = np.full((len(histories), len(CHANNELS), most), np.nan)
-    for place, history in enumerate(histories):
-        newest = history.values[-most:]
-        rates[place, :, most - len(newest) :] = newest.T
-    flat = rates.reshape(-1, most)
+    rates = [history.values for history in histories]
+    lengths = [len(one) for one in rates]
+    shortest = min(lengths)
 
     def take(first: int, count: int) -> FloatArray:
-        begin = most + first
-        if begin >= 0:
-            return flat[:, begin : begin + count]
-        rows = np.full((len(flat), count), np.nan)
-        inside = max(0, begin + count)
-        rows[:, count - inside :] = flat[:, :inside]
-        return rows
+        if shortest + first >= 0:
+            begins = [steps + first for steps in lengths]
+            parts = [one[begin : begin + count] for one, begin in zip(rates, begins, strict=True)]
+            return np.ascontiguousarray(np.stack(parts).transpose(0, 2, 1)).reshape(-1, count)
+        rows = np.full((len(rates), len(CHANNELS), count), np.nan)
+        for own, one, steps in zip(rows, rates, lengths, strict=True):
+            there = one[max(0, steps + first) : max(0, steps + first + count)]
+            own[:, count - len(there) :] = there.T
+        return rows.reshape(-1, count)
 
     ends = np.repeat(np.array([history.end_at for history in histories], dtype=np.float64), len(CHANNELS))
-    known = np.repeat(np.array([len(history) for history in histories], dtype=np.int64), len(CHANNELS))
+    known = np.repeat(np.array(lengths, dtype=np.int64), len(CHANNELS))
     return _inputs(spec, take, ends, known)
 
 
@@ -310,6 +315,7 @@ def _inputs(spec: NetSpec, take: Take, instants: FloatArray, known: IntArray) ->
         scale=scale,
         offset=offset,
         observed_ratio=seen.sum(axis=1) / np.minimum(np.maximum(known, 1), spec.context_steps),
+        blind_steps=np.where(seen.any(axis=1), np.argmax(seen[:, ::-1], axis=1), spec.context_steps),
         target=nothing,
         target_peak=nothing,
         origin=none,

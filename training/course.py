@@ -1,8 +1,8 @@
 """How does one fit go from its first weights to its last? Epochs of AdamW, the best weights by validation, a closing.
 
 The closing does the same again, from the same first weights, on training and validation part together: the newest
-history teaches most, and validation has done its work once the number of epochs is known. Going on from the best weights
-instead fits old examples ever more tightly, which on short histories cost more than the new ones were worth.
+history teaches most, and validation has done its work once the number of epochs is known. Going on from the best
+weights instead fits old examples ever more tightly, which on short histories cost more than the new ones were worth.
 
 Importing this module imports torch (2 s): import it late.
 """

@@ -20,11 +20,11 @@ from forecasting.features import NetSpec
 from forecasting.neural import NeuralForecaster, residual_table, run_net
 from forecasting.quantile_net import build_net
 from forecasting.series import CHANNELS, LoadSeries
+from forecasting.threads import one_thread
 from training.checkpoint import Checkpoint, fingerprint
 from training.course import Course, EpochScore, FitFailed, Told, WindowBatch
 from training.dataset import Examples, Split, examples_of, split_in_time
 from training.settings import TrainingSettings, min_history_steps, net_spec
-from training.threads import one_thread
 
 __all__ = ["EpochScore", "FitFailed", "FittedNet", "StartingNet", "as_forecaster", "fit", "fit_quantile"]
 
