@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +29,9 @@ MIN_OBSERVED_RATIO = 0.7
 MAX_BLIND_RATIO = 0.1
 # Histories read at once: their inputs fit the processor's cache.
 SIDE_BY_SIDE = 256
-ROWS = 48
+ROWS = 192
+# Blocks of histories worked out at the same time, as far as there are cores.
+WORKERS = 2
 SHORTEST_STEP_S = 5.0
 
 
@@ -43,6 +46,8 @@ class NeuralForecaster:
         self._net = net.eval()
         self._spec = manifest.card.spec
         self._residuals = manifest.card.residuals
+        # A product with a single output, as the reference stack ends in, is rounded by its place in the batch.
+        self._side_by_side = 1 if self._spec.kind == "reference_lstm" else SIDE_BY_SIDE
         self._name = f"{manifest.card.name}@{manifest.version}"
         self.manifest = manifest
 
@@ -79,18 +84,31 @@ class NeuralForecaster:
         self, histories: Sequence[LoadSeries], horizons_steps: Sequence[int], levels: Sequence[float] = DEFAULT_LEVELS
     ) -> list[LoadForecast | CannotForecast]:
         """Return what ``forecast`` returns or raises for each, bit by bit; the net reads them side by side."""
-        answers: list[LoadForecast | CannotForecast] = [CannotForecast("not asked")] * len(histories)
         alike: dict[tuple[float, int], list[int]] = {}
         for place, (history, horizon_steps) in enumerate(zip(histories, horizons_steps, strict=True)):
             alike.setdefault((history.step_s, horizon_steps), []).append(place)
-        for (step_s, horizon_steps), places in alike.items():
-            for first in range(0, len(places), SIDE_BY_SIDE):
-                part = places[first : first + SIDE_BY_SIDE]
-                with one_thread():
-                    told = self._told([histories[place] for place in part], step_s, horizon_steps, levels)
-                for place, answer in zip(part, told, strict=True):
-                    answers[place] = answer
-        return answers
+        blocks = [
+            (places[first : first + self._side_by_side], step_s, horizon_steps)
+            for (step_s, horizon_steps), places in alike.items()
+            for first in range(0, len(places), self._side_by_side)
+        ]
+
+        def told(block: tuple[list[int], float, int]) -> Sequence[LoadForecast | CannotForecast]:
+            places, step_s, horizon_steps = block
+            return self._told([histories[place] for place in places], step_s, horizon_steps, levels)
+
+        with one_thread():
+            if len(blocks) > 1:
+                with ThreadPoolExecutor(WORKERS) as pool:
+                    parts = [*pool.map(told, blocks)]
+            else:
+                parts = [told(block) for block in blocks]
+        by_place = {
+            place: answer
+            for (places, _, _), part in zip(blocks, parts, strict=True)
+            for place, answer in zip(places, part, strict=True)
+        }
+        return [by_place[place] for place in range(len(histories))]
 
     def _told(
         self, histories: Sequence[LoadSeries], step_s: float, horizon_steps: int, levels: Sequence[float]
@@ -112,11 +130,11 @@ class NeuralForecaster:
         if not long:
             return told
         windows = present_windows([series[place] for place in long], spec)
-        answer = run_net(self._net, windows)
+        answer = run_net(self._net, windows, ROWS if self._side_by_side > 1 else None)
         reasons = [*_unfit(spec, windows, answer)]
         whole = [row for row, reason in enumerate(reasons) if reason is None]
-        for place, reason in zip(long, reasons, strict=True):
-            told[place] = reason or told[place]
+        for place, refusal in zip(long, reasons, strict=True):
+            told[place] = refusal or told[place]
         if not whole:
             return told
         values, peaks = (
@@ -173,11 +191,11 @@ def _unfit(spec: NetSpec, windows: WindowTensors, answer: NetNumbers) -> Iterato
     """Yield, per history, why there is no answer for it, or None."""
     channels = len(CHANNELS)
     blind = max(1, int(MAX_BLIND_RATIO * spec.context_steps))
-    finite = np.logical_and(*(np.isfinite(part).all(axis=(1, 2)) for part in answer))
+    values, peaks = answer
+    finite = np.isfinite(values).all(axis=(1, 2)) & np.isfinite(peaks).all(axis=(1, 2))
     gappy, stale = windows.observed_ratio < MIN_OBSERVED_RATIO, windows.blind_steps >= blind
     unfit = gappy | stale | ~finite
-    wrong = unfit.reshape(-1, channels).any(axis=1).tolist()
-    for number, refused in enumerate(wrong):
+    for number, refused in enumerate(np.any(unfit.reshape(-1, channels), axis=1)):
         if not refused:
             yield None
             continue
@@ -197,21 +215,26 @@ def _at_model_step(history: LoadSeries, factor: int, step_s: float) -> LoadSerie
     return history.window(len(history) % factor, len(history)).resampled(step_s)
 
 
-def run_net(net: nn.Module, windows: WindowTensors) -> NetNumbers:
+def run_net(net: nn.Module, windows: WindowTensors, rows_at_once: int | None = None) -> NetNumbers:
     """Return the net's answer for every window, ``float64[B, L, Q]`` for values and for peaks, in delta space.
 
-    Rows are padded to a multiple of ``ROWS``: a handful of them would go through other routines of the linear algebra,
-    with other roundings than the same rows among many.
+    With ``rows_at_once`` it reads just so many at a time, the last ones padded: another number of rows may go through
+    other routines of the linear algebra, with other roundings.
     """
     rows = len(windows)
-    missing = -rows % ROWS
-    inputs = (
-        torch.from_numpy(np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)))
-        for part in (windows.context, windows.static)
-    )
+    size = rows_at_once or max(rows, 1)
+    shape = -(-rows // size) * size
+    context = np.zeros((shape, *windows.context.shape[1:]), dtype=np.float32)
+    static = np.zeros((shape, windows.static.shape[1]), dtype=np.float32)
+    context[:rows], static[:rows] = windows.context, windows.static
+    parts: list[NetAnswer] = []
     with torch.inference_mode():
-        answer: NetAnswer = net(*inputs)
-    return answer.values[:rows].numpy().astype(np.float64), answer.peaks[:rows].numpy().astype(np.float64)
+        for first in range(0, shape, size):
+            block = slice(first, first + size)
+            parts.append(net(torch.from_numpy(context[block]), torch.from_numpy(static[block])))
+    values = np.concatenate([part.values.numpy() for part in parts])
+    peaks = np.concatenate([part.peaks.numpy() for part in parts])
+    return values[:rows].astype(np.float64), peaks[:rows].astype(np.float64)
 
 
 def mean_path(spec: NetSpec, windows: WindowTensors, answer: FloatArray, steps: int) -> FloatArray:

@@ -15,6 +15,7 @@ from forecasting.features import NetSpec
 
 # Spread of the quantiles of a net that has learned nothing yet: e^(+-0.1) around the last level.
 _FIRST_SPREAD = 0.2
+_LEAST_OUTPUTS = 16
 
 
 class NetAnswer(NamedTuple):
@@ -101,13 +102,26 @@ class QuantileHead(nn.Module):
 
     def forward(self, seen: Tensor) -> Tensor:
         """Answer ``[B, L, Q]`` for ``seen`` (``[B, width]``)."""
-        raw = self.outer(nn.functional.gelu(self.inner(seen))).view(-1, self.leads, self.levels)
-        middle = raw[..., self.middle : self.middle + 1] + self.line(seen).unsqueeze(2)
+        inner = nn.functional.gelu(_wide(seen, self.inner.weight, self.inner.bias))
+        raw = _wide(inner, self.outer.weight, self.outer.bias).reshape(-1, self.leads, self.levels)
+        middle = raw[..., self.middle : self.middle + 1] + _wide(seen, self.line.weight).unsqueeze(2)
         above = middle + torch.cumsum(nn.functional.softplus(raw[..., self.middle + 1 :]), dim=2)
         below = nn.functional.softplus(raw[..., : self.middle])
         # Summed from the middle outwards, so that each level is one step under the next.
         under = middle - torch.flip(torch.cumsum(torch.flip(below, (2,)), dim=2), (2,))
         return torch.cat([under, middle, above], dim=2)
+
+
+def _wide(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the linear map of ``inputs``, worked out with ``_LEAST_OUTPUTS`` outputs or more.
+
+    Products with fewer go through routines that round a row by its place in the batch.
+    """
+    outputs = len(weight)
+    missing = max(0, _LEAST_OUTPUTS - outputs)
+    weight = nn.functional.pad(weight, (0, 0, 0, missing))
+    bias = None if bias is None else nn.functional.pad(bias, (0, missing))
+    return nn.functional.linear(inputs, weight, bias)[:, :outputs]
 
 
 def build_net(spec: NetSpec) -> ReferenceLstm | QuantileLstm:

@@ -32,12 +32,23 @@ _MOST_BYTES = 1 << 30  # weights, their average, the best and two moments: 5 tim
 _FORGET = "name another file, or delete this one to begin anew"
 
 
+@dataclass(frozen=True, slots=True)
+class EpochScore:
+    """One pass over the training part. Losses are weighted means in the net's own units."""
+
+    epoch: int
+    planned_epochs: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+    elapsed_s: float
+
+
 class CourseFacts(BaseModel):
     """The course of a fit besides its tensors; names as in ``training.course``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    planned: int = Field(ge=0, description="Epochs that the time budget holds.")
     best_loss: float = Field(description="Least validation loss so far.")
     best_epoch: int = Field(ge=0, description="When that was.")
     progress_epoch: int = Field(ge=0, description="Last epoch with progress worth going on for.")
@@ -46,7 +57,7 @@ class CourseFacts(BaseModel):
     closed: int = Field(ge=0, description="Closing passes that are done.")
     spent_s: float = Field(ge=0, description="Seconds spent.")
     order: dict[str, Any] = Field(description="State of the generator that orders the windows.")
-    epochs: tuple[dict[str, float | int], ...] = Field(max_length=1000, description="Scores of the epochs.")
+    epochs: tuple[EpochScore, ...] = Field(max_length=1000, description="Scores of the epochs.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from controller.errors import ForesailError
 from forecasting.features import NetSpec
 from forecasting.quantile_net import NetAnswer
 from forecasting.series import FloatArray
-from training.checkpoint import Checkpoint, CourseFacts
+from training.checkpoint import Checkpoint, CourseFacts, EpochScore
 from training.dataset import Examples
 from training.losses import pinball, squared_error
 from training.settings import TrainingSettings, steps_covering
@@ -35,18 +35,6 @@ _EVALUATION_BATCH = 2048
 
 class FitFailed(ForesailError):
     """The optimiser left the numbers behind; nothing of it may be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpochScore:
-    """One pass over the training part. Losses are weighted means in the net's own units."""
-
-    epoch: int
-    planned_epochs: int
-    train_loss: float
-    validation_loss: float
-    learning_rate: float
-    elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +136,7 @@ class Course:
     def _search(self, train: WindowBatch, validation: WindowBatch) -> None:
         """Do one epoch and note what came of it."""
         epoch = len(self.epochs) + 1
-        rate, loss = self._pass(train, lambda share: self._rate((epoch - 1 + share) / self._planned), epoch)
+        rate, loss = self._pass(train, self._as_in_epoch(epoch - 1), epoch)
         validation_loss = self._loss_over(self._average.module, validation)
         self._fit_into_budget(epoch)
         spent_s = self._elapsed() - self._began
@@ -166,13 +154,16 @@ class Course:
         """Do the epochs up to the best one again on ``everything``."""
         planned = self.closing_epochs
         while self._closed < planned:
-            scheduled = self.epochs[self._closed].planned_epochs
-            done = self._closed
-            self._pass(everything, lambda share, done=done, of=scheduled: self._rate((done + share) / of), 0)
+            self._pass(everything, self._as_in_epoch(self._closed), 0)
             self._closed += 1
             self._keep(told)
             told.on_closing(self._closed / planned)
         self._net.load_state_dict(_copy(self._average.module) if planned else self._best)
+
+    def _as_in_epoch(self, done: int) -> Callable[[float], float]:
+        """Return the learning rate by the share of a pass, as it was planned when ``done`` epochs were over."""
+        planned = self.epochs[done - 1].planned_epochs if done else self._settings.max_epochs
+        return lambda share: self._rate((done + share) / planned)
 
     def _pass(self, examples: WindowBatch, rate_at: Callable[[float], float], epoch: int) -> tuple[float, float]:
         """Learn from ``examples`` once; return the last learning rate and the mean loss."""
@@ -263,7 +254,6 @@ class Course:
         if told.kept is None:
             return
         facts = CourseFacts(
-            planned=self._planned,
             best_loss=self._best_loss,
             best_epoch=self.best_epoch,
             progress_epoch=self._progress_epoch,
@@ -271,8 +261,8 @@ class Course:
             stopped=self.stopped,
             closed=self._closed,
             spent_s=self._elapsed() - self._began,
-            order=self._order.bit_generator.state,
-            epochs=tuple(asdict(epoch) for epoch in self.epochs),
+            order=dict(self._order.bit_generator.state),
+            epochs=tuple(self.epochs),
         )
         told.kept.write(facts, {**self._tensors()})
 
@@ -303,12 +293,12 @@ class Course:
             if part.startswith("optimiser.")
         }
         self._optimiser.load_state_dict(state)
-        self._planned, self._best_loss, self.best_epoch = facts.planned, facts.best_loss, facts.best_epoch
+        self._best_loss, self.best_epoch = facts.best_loss, facts.best_epoch
         self._progress_epoch, self.untrained_loss = facts.progress_epoch, facts.untrained_loss
         self.stopped, self._closed = facts.stopped, facts.closed
         self._began -= facts.spent_s
         self._order.bit_generator.state = facts.order
-        self.epochs = [EpochScore(**epoch) for epoch in facts.epochs]
+        self.epochs = [*facts.epochs]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -359,7 +349,7 @@ def _weight_decay(settings: TrainingSettings, origins: float) -> float:
     """
     if settings.model == "lstm_reference":
         return 0.0
-    return settings.weight_decay * min(1.0, 1000.0 / origins)
+    return settings.weight_decay * min(1.0, math.sqrt(1000.0 / origins))
 
 
 def _copy(net: nn.Module) -> dict[str, Tensor]:

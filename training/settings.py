@@ -26,6 +26,7 @@ from forecasting.series import CHANNELS, LoadSeries
 from training.dataset import Split
 
 REFERENCE_HIDDEN = (128, 64)
+REFERENCE_CONTEXT_STEPS = 48
 MIN_STEP_S, MAX_STEP_S = 1.0, WEEK_S
 _MOST = 1_000_000_000  # of windows and epochs: more than any history holds, and still a number that torch takes
 
@@ -65,7 +66,11 @@ class TrainingSettings(BaseModel):
         "a third.",
     )
     context_steps: int = Field(
-        120, ge=8, le=4096, description="Steps of history that the net reads; rounded down to whole blocks."
+        120,
+        ge=8,
+        le=4096,
+        description="Steps of history that the net reads, rounded down to whole blocks; the reference stack reads "
+        "at most 48.",
     )
     fine_steps: int = Field(
         24, ge=1, le=4096, description="Newest of context_steps that the quantile net reads one by one."
@@ -90,11 +95,11 @@ class TrainingSettings(BaseModel):
     validation_ratio: float = Field(0.15, gt=0, lt=0.5, description="Share of the history that stops the fit.")
     test_ratio: float = Field(0.15, ge=0, lt=0.8, description="Newest share of the history, only ever judged on.")
     batch: int = Field(128, ge=1, le=65_536, description="Windows per gradient step.")
-    max_epochs: int = Field(30, ge=1, le=1000, description="Most passes over the training windows.")
+    max_epochs: int = Field(60, ge=1, le=1000, description="Most passes over the training windows.")
     max_windows: int = Field(
         60_000, ge=100, le=_MOST, description="Most training windows kept; more are thinned evenly."
     )
-    max_windows_per_epoch: int = Field(4_000, ge=100, le=_MOST, description="Windows drawn anew for each epoch.")
+    max_windows_per_epoch: int = Field(8_000, ge=100, le=_MOST, description="Windows drawn anew for each epoch.")
     min_windows_per_epoch: int = Field(
         2_000,
         ge=1,
@@ -106,8 +111,8 @@ class TrainingSettings(BaseModel):
         2.0,
         ge=0,
         description="AdamW's decay, relative to the learning rate, for up to 1,000 training origins; with more of them "
-        "it falls in proportion. Short histories are forgotten well: it is what kept a net ahead of the last value on "
-        "a week of 10-minute steps.",
+        "it falls with the square root. Short histories are forgotten well: it is what kept a net ahead of the last "
+        "value on a week of 10-minute steps.",
     )
     gradient_norm: float = Field(1.0, gt=0, description="Longest gradient; longer ones are scaled down to it.")
     averaging: float = Field(
@@ -119,22 +124,22 @@ class TrainingSettings(BaseModel):
         description="What leads shorter than the lead time count against the others: no replica is there by then.",
     )
     short_history_ratio: float = Field(
-        0.1,
+        0.3,
         ge=0,
         le=1,
         description="Share of the training windows that are shown as if the record had begun lately, so that new "
-        "workloads are answered for too.",
+        "workloads are answered for too; those with a history are then forecast no worse, on two weeks even better.",
     )
     peak_weight: float = Field(1.0, ge=0, description="What the peak's pinball loss counts against the values'.")
     patience: int = Field(
-        6, ge=1, le=1000, description="Epochs without a validation loss better by 0.1 % before the fit ends."
+        10, ge=1, le=1000, description="Epochs without a validation loss better by 0.1 % before the fit ends."
     )
     closing: bool = Field(
         True,
         description="Whether the fit is done again on training and validation part together, for as many epochs as "
         "were best: the newest history teaches most.",
     )
-    max_fit_s: float = Field(120.0, gt=0, description="Time budget of a fit, in seconds of the wall clock.")
+    max_fit_s: float = Field(300.0, gt=0, description="Time budget of a fit, in seconds of the wall clock.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the first weights and of the order of windows.")
 
     @field_validator("lead_time_s", "horizon_s")
@@ -227,7 +232,7 @@ def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: S
         return NetSpec(
             kind="reference_lstm",
             step_s=settings.step_s,
-            context_steps=settings.context_steps,
+            context_steps=min(settings.context_steps, REFERENCE_CONTEXT_STEPS),
             lead_steps=(settings.horizon_steps,),
             hidden=REFERENCE_HIDDEN,
             level_steps=1,
@@ -258,10 +263,29 @@ def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: S
     )
 
 
+def shape_settings(spec: NetSpec) -> dict[str, object]:
+    """Return the settings that ask for a net of the shape of ``spec``."""
+    return {
+        "model": "lstm_reference" if spec.kind == "reference_lstm" else "lstm_quantile",
+        "step_s": spec.step_s,
+        "horizon_s": spec.lead_steps[-1] * spec.step_s,
+        "lead_steps": () if spec.kind == "reference_lstm" else spec.lead_steps,
+        "context_steps": spec.context_steps,
+        "fine_steps": max(1, spec.fine_steps),
+        "block_steps": spec.block_steps,
+        "hidden": spec.hidden,
+        "head": spec.head,
+    }
+
+
 def min_history_steps(settings: TrainingSettings) -> int:
     """Return the steps of gap-free history from which every part holds at least 30 windows."""
     needed = 30 + settings.horizon_steps
-    read = settings.context_steps if settings.model == "lstm_reference" else MIN_HISTORY_STEPS
+    read = (
+        min(settings.context_steps, REFERENCE_CONTEXT_STEPS)
+        if settings.model == "lstm_reference"
+        else MIN_HISTORY_STEPS
+    )
     train_ratio = 1.0 - settings.validation_ratio - settings.test_ratio
     return max(
         -(-int(needed + read) // 1) if train_ratio >= 1 else int(np.ceil((needed + read) / train_ratio)),

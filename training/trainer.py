@@ -21,8 +21,8 @@ from forecasting.neural import NeuralForecaster, residual_table, run_net
 from forecasting.quantile_net import build_net
 from forecasting.series import CHANNELS, LoadSeries
 from forecasting.threads import one_thread
-from training.checkpoint import Checkpoint, fingerprint
-from training.course import Course, EpochScore, FitFailed, Told, WindowBatch
+from training.checkpoint import Checkpoint, EpochScore, fingerprint
+from training.course import Course, FitFailed, Told, WindowBatch
 from training.dataset import Examples, Split, examples_of, split_in_time
 from training.settings import TrainingSettings, min_history_steps, net_spec
 
@@ -66,6 +66,7 @@ class FittedNet:
             code_revision=code_revision,
             trained_at=trained_at,
             seed=self.settings.seed,
+            fine_tuned_from=self.start,
             validation={"loss": best, "untrained_loss": self.untrained_loss, "epochs": float(len(self.epochs))},
         )
         write_artifact(

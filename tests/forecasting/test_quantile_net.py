@@ -13,7 +13,7 @@ from tests.builders_forecasting import small_spec
 
 def answer(net: nn.Module, spec: NetSpec, batch: int = 5, scale: float = 1.0) -> NetAnswer:
     draw = torch.Generator().manual_seed(1)
-    context = torch.randn(batch, spec.context_steps, 2, generator=draw) * scale
+    context = torch.randn(batch, spec.tokens, spec.context_features, generator=draw) * scale
     said: NetAnswer = net(context, torch.randn(batch, spec.static_features, generator=draw) * scale)
     return said
 
