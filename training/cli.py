@@ -233,6 +233,7 @@ def _train_values(options: Mapping[str, Any], start: StartingNet | None) -> dict
 
 def _starting_net(registry: RegistrySettings, name: str, wanted: str) -> StartingNet:
     """Return the net of a registered version or alias, to go on from."""
+    from forecasting.artifact import ArtifactRefused
     from training.gate import find_version
     from training.tracking import Tracker
     from training.trainer import StartingNet
@@ -246,7 +247,12 @@ def _starting_net(registry: RegistrySettings, name: str, wanted: str) -> Startin
             raise BadInput(
                 f"{name!r} has no version or alias {wanted!r}", redacted(registry.store), f"known versions: {known}"
             )
-        return StartingNet.read(tracker.registry.fetch(name, version.version))
+        folder = tracker.registry.fetch(name, version.version)
+    try:
+        return StartingNet.read(folder)
+    except ArtifactRefused as error:
+        where = f"{name} version {version.version}"
+        raise BadInput(f"the artifact is refused: {error.what}", where, error.remedy) from error
 
 
 def _promoted(

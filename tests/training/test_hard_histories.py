@@ -48,7 +48,7 @@ def test_a_constant_load_is_learned_as_constant(tmp_path: Path) -> None:
     forecast = as_forecaster(one, tmp_path / "a", "flat").forecast(of_rates(np.full(100, 30.0)), 5)
     # Four epochs bring the quantiles, which start 10 % off either way, to within half of that.
     np.testing.assert_allclose(forecast.values[:, :, REQUESTS], 30.0, rtol=0.055)
-    assert min(epoch.validation_loss for epoch in one.epochs) < 0.3 * one.untrained_loss
+    assert min(epoch.validation_loss for epoch in one.epochs) < 0.7 * one.untrained_loss
 
 
 def test_idle_and_silent_workloads_among_others_take_nothing_from_them(tmp_path: Path) -> None:
