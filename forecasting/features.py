@@ -297,7 +297,7 @@ def _inputs(spec: NetSpec, take: Take, instants: FloatArray, known: IntArray) ->
     """Return windows without targets; ``instants`` (``float64[B]``) is when the origins are, Unix seconds."""
     raw = take(-spec.context_steps, spec.context_steps)
     seen = np.isfinite(raw)
-    scale = np.maximum(_usual(raw, seen), 1e-9)
+    scale = np.maximum(_usual(raw, seen, max(1, raw.shape[1] // 20)), 1e-9)
     level = last_level(raw, spec.level_steps)
     offset = OFFSET_RATIO * scale
     static = np.zeros((len(raw), 0))
@@ -357,12 +357,11 @@ def _mean(rows: FloatArray, seen: BoolArray) -> FloatArray:
     return np.asarray(total / np.maximum(seen.sum(axis=1), 1), dtype=np.float64)
 
 
-def _usual(rows: FloatArray, seen: BoolArray) -> FloatArray:
-    """Return the mean of what was seen without the largest twentieth, or of all of it where the rest is idle.
+def _usual(rows: FloatArray, seen: BoolArray, trimmed: int) -> FloatArray:
+    """Return the mean of what was seen without the ``trimmed`` largest, or of all of it where the rest is zero.
 
     One poisoned step would make a plain mean, and with it the width of a forecast, as large as it likes.
     """
-    trimmed = max(1, rows.shape[1] // 20)
     filled = np.where(seen, rows, 0.0)
     lower = np.partition(filled, rows.shape[1] - trimmed, axis=1)[:, : rows.shape[1] - trimmed]
     usual = lower.sum(axis=1) / np.maximum(seen.sum(axis=1) - trimmed, 1)
@@ -409,6 +408,11 @@ def _rolling_peak_steps(spec: NetSpec) -> list[int]:
     return _rolling_steps(spec)[1::2]
 
 
+def roughness_column(spec: NetSpec) -> int:
+    """Return which of the static features is the usual change from step to step in the context."""
+    return len(_rolling_steps(spec)) + len(_rolling_peak_steps(spec)) + 1
+
+
 def _rolling(spec: NetSpec, raw: FloatArray, seen: BoolArray, level: FloatArray, offset: FloatArray) -> FloatArray:
     """Return levels and maxima over growing windows against the last one, and how rough the steps are.
 
@@ -428,7 +432,9 @@ def _rolling(spec: NetSpec, raw: FloatArray, seen: BoolArray, level: FloatArray,
     jumps = np.abs(np.diff(logs, axis=1))
     both = seen[:, 1:] & seen[:, :-1]
     recent = min(RECENT_JUMPS, both.shape[1])
-    columns += [_mean(jumps[:, -recent:], both[:, -recent:]), _mean(jumps, both)]
+    # A poisoned step is two jumps.
+    usual = _usual(jumps, both, max(2, jumps.shape[1] // 10))
+    columns += [_mean(jumps[:, -recent:], both[:, -recent:]), usual]
     return np.asarray(np.clip(np.stack(columns, axis=1), -CLIP, CLIP), dtype=np.float64)
 
 

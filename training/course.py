@@ -349,7 +349,7 @@ def _weight_decay(settings: TrainingSettings, origins: float) -> float:
     """
     if settings.model == "lstm_reference":
         return 0.0
-    return settings.weight_decay * min(1.0, math.sqrt(1000.0 / origins))
+    return settings.weight_decay * min(1.0, math.pow(1000.0 / origins, 0.75))
 
 
 def _copy(net: nn.Module) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ class TrainingSettings(BaseModel):
     max_windows: int = Field(
         60_000, ge=100, le=_MOST, description="Most training windows kept; more are thinned evenly."
     )
-    max_windows_per_epoch: int = Field(8_000, ge=100, le=_MOST, description="Windows drawn anew for each epoch.")
+    max_windows_per_epoch: int = Field(12_000, ge=100, le=_MOST, description="Windows drawn anew for each epoch.")
     min_windows_per_epoch: int = Field(
         2_000,
         ge=1,
@@ -111,8 +111,8 @@ class TrainingSettings(BaseModel):
         2.0,
         ge=0,
         description="AdamW's decay, relative to the learning rate, for up to 1,000 training origins; with more of them "
-        "it falls with the square root. Short histories are forgotten well: it is what kept a net ahead of the last "
-        "value on a week of 10-minute steps.",
+        "it falls, eight times with sixteen times as many. Short histories are forgotten well: it is what kept a net "
+        "ahead of the last value on a week of 10-minute steps.",
     )
     gradient_norm: float = Field(1.0, gt=0, description="Longest gradient; longer ones are scaled down to it.")
     averaging: float = Field(
