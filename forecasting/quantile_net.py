@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from forecasting.features import NetSpec, roughness_column
+from forecasting.net_spec import NetSpec, roughness_column
 
 # Spread of the quantiles of a net that has learned nothing yet, in usual changes from step to step.
 _FIRST_SPREAD = 4.0

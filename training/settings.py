@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from forecasting.features import (
+from forecasting.forecast import DEFAULT_LEVELS
+from forecasting.net_spec import (
     DAY_S,
     HOUR_S,
     MAX_LEAD_STEPS,
@@ -21,7 +22,6 @@ from forecasting.features import (
     WEEK_S,
     NetSpec,
 )
-from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.series import CHANNELS, LoadSeries
 from training.dataset import Split
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from forecasting.features import NetSpec, roughness_column
 from forecasting.forecast import DEFAULT_LEVELS
+from forecasting.net_spec import NetSpec, roughness_column
 from forecasting.quantile_net import NetAnswer, QuantileLstm, ReferenceLstm, build_net
 from tests.builders_forecasting import small_spec
 
