@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from training.gate import GateSettings
     from training.history import History
     from training.settings import TrainingSettings
-    from training.trainer import EpochScore, FittedNet, StartingNet
+    from training.starting_net import StartingNet
+    from training.trainer import EpochScore, FittedNet
 
 FAILED = 1
 _LONGEST_LEAD_S = 60 * 7 * 86_400
+_SAID = click.core.ParameterSource.COMMANDLINE
 _OPTION_OF = {"periods_s": "--season-s"}
 
 _M = TypeVar("_M", bound="BaseModel")
@@ -104,7 +106,7 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
     registry = _checked(RegistrySettings, {"store": store})
     if options["checkpoint"] is not None:
         check_file(options["checkpoint"], "--checkpoint")
-    start = _starting_net(registry, name, options["start"]) if options["start"] else None
+    start = _starting_net(registry, name, options["start"])
     settings = _training_settings(_train_values(options, start), options["overrides"])
     if options["url"] or options["config"]:
         histories = _recorded_by(options["url"], options["config"], settings.step_s, options["history_s"])
@@ -218,41 +220,20 @@ def _train_values(options: Mapping[str, Any], start: StartingNet | None) -> dict
     }
     if start is None:
         return values
-    from training.settings import shape_settings
+    from training.starting_net import shaped_like
 
-    context = click.get_current_context()
-    said = {key for key in values if context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE}
-    said |= {text.partition("=")[0] for text in options["overrides"]} | (
-        {"lead_steps"} if "horizon_s" in said else set()
-    )
-    values |= {key: value for key, value in shape_settings(start.spec).items() if key not in said}
-    if "lead_time_s" not in said:
-        values["lead_time_s"] = min(values["lead_time_s"], values["horizon_s"])
-    return values
+    said = {key for key in values if click.get_current_context().get_parameter_source(key) is _SAID}
+    return shaped_like(start, values, said | {text.partition("=")[0] for text in options["overrides"]})
 
 
-def _starting_net(registry: RegistrySettings, name: str, wanted: str) -> StartingNet:
-    """Return the net of a registered version or alias, to go on from."""
-    from forecasting.artifact import ArtifactRefused
-    from training.gate import find_version
-    from training.tracking import Tracker
-    from training.trainer import StartingNet
+def _starting_net(registry: RegistrySettings, name: str, wanted: str | None) -> StartingNet | None:
+    if wanted is None:
+        return None
+    from training.starting_net import registered_net
 
     with _registry_as_input():
         check_name(name)
-        tracker = Tracker.open(registry, SystemClock().now, may_create=False)
-        version = find_version(tracker.registry, name, wanted)
-        if version is None:
-            known = ", ".join(each.version for each in tracker.registry.versions(name)) or "none"
-            raise BadInput(
-                f"{name!r} has no version or alias {wanted!r}", redacted(registry.store), f"known versions: {known}"
-            )
-        folder = tracker.registry.fetch(name, version.version)
-    try:
-        return StartingNet.read(folder)
-    except ArtifactRefused as error:
-        where = f"{name} version {version.version}"
-        raise BadInput(f"the artifact is refused: {error.what}", where, error.remedy) from error
+        return registered_net(registry, name, wanted, SystemClock().now)
 
 
 def _promoted(

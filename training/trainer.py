@@ -5,17 +5,16 @@ Importing this module imports torch (2 s): import it late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from controller.errors import BadInput
-from forecasting.artifact import ModelCard, ResidualTable, TrainingFacts, load_artifact, read_artifact, write_artifact
+from forecasting.artifact import ModelCard, ResidualTable, TrainingFacts, load_artifact, write_artifact
 from forecasting.features import NetSpec
 from forecasting.neural import NeuralForecaster, residual_table, run_net
 from forecasting.quantile_net import build_net
@@ -25,8 +24,9 @@ from training.checkpoint import Checkpoint, EpochScore, fingerprint
 from training.course import Course, FitFailed, Told, WindowBatch
 from training.dataset import Examples, Split, examples_of, split_in_time
 from training.settings import TrainingSettings, min_history_steps, net_spec
+from training.starting_net import StartingNet, kept_shape
 
-__all__ = ["EpochScore", "FitFailed", "FittedNet", "StartingNet", "as_forecaster", "fit", "fit_quantile"]
+__all__ = ["EpochScore", "FitFailed", "FittedNet", "as_forecaster", "fit", "fit_quantile"]
 
 _MIN_WINDOWS = 30
 
@@ -77,21 +77,6 @@ class FittedNet:
         return folder
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StartingNet:
-    """A fitted net to go on from: its name, its shape, its weights."""
-
-    name: str
-    spec: NetSpec
-    weights: Mapping[str, npt.NDArray[np.float32]]
-
-    @classmethod
-    def read(cls, folder: Path) -> StartingNet:
-        """Return the net of an artifact; raises ArtifactRefused if it is damaged."""
-        manifest, arrays = read_artifact(folder)
-        return cls(f"{manifest.card.name}@{manifest.version}", manifest.card.spec, arrays)
-
-
 def fit(
     series: Sequence[LoadSeries],
     splits: Sequence[Split],
@@ -127,7 +112,7 @@ def fit(
     began = elapsed()
     spec = net_spec(settings, series, splits)
     if start is not None:
-        spec, settings = _kept_shape(start, settings, spec), settings.for_fine_tuning()
+        spec, settings = kept_shape(start, settings, spec), settings.for_fine_tuning()
     train = examples_of(
         series,
         splits,
@@ -195,27 +180,6 @@ def _residuals(
         return residual_table(spec, windows, run_net(net, windows)[0][:, 0, 0], spec.levels)
     except ValueError as error:
         raise BadInput(f"too little validation history: {error}", "--data", "give a longer history") from error
-
-
-def _kept_shape(start: StartingNet, settings: TrainingSettings, asked: NetSpec) -> NetSpec:
-    """Return the shape of ``start``, after refusing settings that ask for another one.
-
-    Seasons are its own: what the new history does not hold of them is masked, as in service.
-    """
-    free = {"periods_s", "calendar", "channels"}
-    own, wanted = (spec.model_dump(exclude=free) for spec in (start.spec, asked))
-    for key, value in own.items():
-        if wanted[key] != value:
-            raise BadInput(
-                f"{start.name} has {key} {_shown(value)}, not {_shown(wanted[key])}",
-                "--from",
-                "ask for what it has, or train anew without --from",
-            )
-    return start.spec.model_copy(update={"channels": settings.channels})
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _require_windows(

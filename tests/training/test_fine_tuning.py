@@ -13,7 +13,8 @@ from forecasting.series import REQUESTS, LoadSeries
 from tests.builders_training import DAY_STEPS, Stopwatch, a_wave, of_rates, small_settings
 from training.dataset import split_in_time
 from training.settings import TrainingSettings
-from training.trainer import FittedNet, StartingNet, as_forecaster, fit
+from training.starting_net import StartingNet
+from training.trainer import FittedNet, as_forecaster, fit
 
 SETTINGS = small_settings(max_epochs=9)
 
