@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from forecasting.net_spec import NetSpec, roughness_column
 
-# Spread of the quantiles of a net that has learned nothing yet, in usual changes from step to step.
+# Spread of the quantiles of a net that has learned nothing yet, in the unit of the head.
 _FIRST_SPREAD = 4.0
-# Of a load that hardly moves, and of one that is all noise.
-_LEAST_ROUGHNESS, _MOST_ROUGHNESS = 0.01, 1.0
+# Usual change from step to step, on a logarithm: of a load that hardly moves, of most, of one that is all noise.
+_LEAST_ROUGHNESS, _USUAL_ROUGHNESS, _MOST_ROUGHNESS = 0.01, 0.1, 1.0
 _LEAST_OUTPUTS = 16
 
 
@@ -56,9 +56,9 @@ class QuantileLstm(nn.Module):
 
     The last state has seen the newest step, so short leads are answered from it and not from what a decoder remembers.
     The heads answer for all leads and levels at once. Quantiles cannot cross: the one nearest the median is free, the
-    others are softplus steps away from it, in units of how rough the load is: smooth and noisy workloads share one net,
-    and one that was never seen gets a width that fits it. A peak is at least the value at its lead and the peak at the
-    lead before.
+    others are softplus steps away from it. These are in a unit that grows with the root of how rough the load is: smooth
+    and noisy workloads share one net, and one that was never seen gets a width that about fits it. A peak is at least
+    the value at its lead and the peak at the lead before.
     """
 
     def __init__(self, spec: NetSpec) -> None:
@@ -79,9 +79,10 @@ class QuantileLstm(nn.Module):
         for layer in self.encoder:
             sequence, _ = layer(sequence)
         seen = torch.cat([sequence[:, -1], static], dim=1)
-        rough = static[:, self.roughness].clamp(_LEAST_ROUGHNESS, _MOST_ROUGHNESS).view(-1, 1, 1)
-        values = self.values_head(seen, rough)
-        peaks = torch.cummax(torch.maximum(self.peaks_head(seen, rough), values), dim=1).values
+        rough = static[:, self.roughness].clamp(_LEAST_ROUGHNESS, _MOST_ROUGHNESS)
+        unit = torch.sqrt(_USUAL_ROUGHNESS * rough).view(-1, 1, 1)
+        values = self.values_head(seen, unit)
+        peaks = torch.cummax(torch.maximum(self.peaks_head(seen, unit), values), dim=1).values
         return NetAnswer(values, peaks)
 
 
@@ -106,15 +107,15 @@ class QuantileHead(nn.Module):
             self.outer.bias.copy_(first.reshape(-1))
             self.line.weight.zero_()
 
-    def forward(self, seen: Tensor, rough: Tensor) -> Tensor:
-        """Answer ``[B, L, Q]`` for ``seen`` (``[B, width]``) and the roughness of the load (``[B, 1, 1]``)."""
+    def forward(self, seen: Tensor, unit: Tensor) -> Tensor:
+        """Answer ``[B, L, Q]`` for ``seen`` (``[B, width]``); distances between levels are in ``unit`` (``[B, 1, 1]``)."""
         inner = nn.functional.gelu(_wide(seen, self.inner.weight, self.inner.bias))
         raw = _wide(inner, self.outer.weight, self.outer.bias).reshape(-1, self.leads, self.levels)
         middle = raw[..., self.middle : self.middle + 1] + _wide(seen, self.line.weight).unsqueeze(2)
-        above = middle + rough * torch.cumsum(nn.functional.softplus(raw[..., self.middle + 1 :]), dim=2)
+        above = middle + unit * torch.cumsum(nn.functional.softplus(raw[..., self.middle + 1 :]), dim=2)
         below = nn.functional.softplus(raw[..., : self.middle])
         # Summed from the middle outwards, so that each level is one step under the next.
-        under = middle - rough * torch.flip(torch.cumsum(torch.flip(below, (2,)), dim=2), (2,))
+        under = middle - unit * torch.flip(torch.cumsum(torch.flip(below, (2,)), dim=2), (2,))
         return torch.cat([under, middle, above], dim=2)
 
 
