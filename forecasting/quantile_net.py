@@ -56,9 +56,9 @@ class QuantileLstm(nn.Module):
 
     The last state has seen the newest step, so short leads are answered from it and not from what a decoder remembers.
     The heads answer for all leads and levels at once. Quantiles cannot cross: the one nearest the median is free, the
-    others are softplus steps away from it. These are in a unit that grows with the root of how rough the load is: smooth
-    and noisy workloads share one net, and one that was never seen gets a width that about fits it. A peak is at least
-    the value at its lead and the peak at the lead before.
+    others are softplus steps away from it. These are in a unit that grows with the root of how rough the load is:
+    smooth and noisy workloads share one net, and one that was never seen gets a width that about fits it. A peak is at
+    least the value at its lead and the peak at the lead before.
     """
 
     def __init__(self, spec: NetSpec) -> None:
@@ -108,7 +108,7 @@ class QuantileHead(nn.Module):
             self.line.weight.zero_()
 
     def forward(self, seen: Tensor, unit: Tensor) -> Tensor:
-        """Answer ``[B, L, Q]`` for ``seen`` (``[B, width]``); distances between levels are in ``unit`` (``[B, 1, 1]``)."""
+        """Answer ``[B, L, Q]`` for ``seen`` (``[B, width]``); levels are apart in ``unit`` (``[B, 1, 1]``)."""
         inner = nn.functional.gelu(_wide(seen, self.inner.weight, self.inner.bias))
         raw = _wide(inner, self.outer.weight, self.outer.bias).reshape(-1, self.leads, self.levels)
         middle = raw[..., self.middle : self.middle + 1] + _wide(seen, self.line.weight).unsqueeze(2)
