@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,17 @@ import numpy as np
 from forecasting.series import CHANNELS, FloatArray, read_only
 
 DEFAULT_LEVELS: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98)
+
+
+class Trust(StrEnum):
+    """How much of a forecast may be used."""
+
+    NONE = "none"
+    """Replicas follow what is seen only."""
+    FLOOR = "floor"
+    """It may keep or add replicas, never give any up."""
+    FULL = "full"
+    """It may add and give up replicas."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +39,8 @@ class LoadForecast:
             maximum of ``values`` under-covers it, so forecasters that can, forecast it directly. Non-decreasing
             along Q and H, and never under ``values``.
         source: Model name and version.
+        trust: How much of it may be used, by how its source did lately.
+        trust_reason: Why, in one clause; empty where nobody judged it.
 
     Raises:
         ValueError: If shapes disagree, levels do not ascend or quantiles cross.
@@ -39,6 +53,8 @@ class LoadForecast:
     values: FloatArray
     peaks: FloatArray
     source: str
+    trust: Trust = Trust.FULL
+    trust_reason: str = ""
 
     def __post_init__(self) -> None:
         levels, values, peaks = read_only(self.levels), read_only(self.values), read_only(self.peaks)
@@ -115,14 +131,22 @@ class LoadForecast:
             return []
         # The first one is checked as any other: shapes, levels and step are the same for all.
         known = cls(made_at[0], made_at[0], step_s, levels, rates[0], running[0], source)
-        built = []
-        for at, own, own_peaks in zip(made_at, rates, running, strict=True):
-            one = object.__new__(cls)
-            parts = (at, at, step_s, known.levels, own, own_peaks, source)
-            for name, part in zip(cls.__slots__, parts, strict=True):
-                object.__setattr__(one, name, part)
-            built.append(one)
-        return built
+        return [
+            cls._unchecked(at, at, step_s, known.levels, own, own_peaks, source, Trust.FULL, "")
+            for at, own, own_peaks in zip(made_at, rates, running, strict=True)
+        ]
+
+    @classmethod
+    def _unchecked(cls, *parts: object) -> LoadForecast:
+        """Return one made of parts that are known to be right."""
+        one = object.__new__(cls)
+        for name, part in zip(cls.__slots__, parts, strict=True):
+            object.__setattr__(one, name, part)
+        return one
+
+    def trusted(self, trust: Trust, reason: str) -> LoadForecast:
+        """Return the same forecast, trusted this far."""
+        return self._unchecked(*(getattr(self, name) for name in self.__slots__[:-2]), trust, reason)
 
     @property
     def horizon_s(self) -> float:

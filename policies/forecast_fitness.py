@@ -1,10 +1,10 @@
-"""Is a forecast fit for this decision: new enough, and reaching as far as a replica takes to start?"""
+"""Is a forecast fit for this decision: trusted, new enough, and reaching as far as a replica takes to start?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from forecasting.forecast import LoadForecast
+from forecasting.forecast import LoadForecast, Trust
 from policies.decisions import Reason
 from policies.fleet import FleetState
 from policies.lead_time import lead_time
@@ -24,6 +24,10 @@ def fit_for_use(
     for model in fleet.models:
         forecast = forecasts.get(model)
         if forecast is None:
+            continue
+        if forecast.trust is Trust.NONE:
+            detail = f"{forecast.trust_reason} ({forecast.source}): reactive"
+            reasons.append(Reason("forecast not trusted", model, 1.0, 0.0, detail))
             continue
         pools = (memory.pools.get(str(pool.key), PoolMemory()) for pool in fleet.pools_of(model))
         slowest_s = max(lead_time(pool, settings.lead_time).p90_s for pool in pools)

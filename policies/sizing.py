@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from forecasting.forecast import LoadForecast
+from forecasting.forecast import LoadForecast, Trust
 from policies import guardrails
 from policies.capacity import CapacityModel, CapacitySettings, capacity_of, replicas_needed
 from policies.decisions import Reason
@@ -30,6 +30,8 @@ class Outlook:
         peak: Largest load until then, at the same level.
         lead_time_s: Time that a replica asked for now takes to serve.
         source: Model name and version of the forecast.
+        trust: How much of the forecast may be used.
+        trust_reason: Why; empty where nobody judged it.
     """
 
     shape: Demand | None
@@ -37,6 +39,8 @@ class Outlook:
     peak: Demand | None
     lead_time_s: float
     source: str
+    trust: Trust = Trust.FULL
+    trust_reason: str = ""
 
 
 @dataclass(slots=True)
@@ -60,9 +64,11 @@ def look_ahead(
     until_at, level = at + lead_time_s + settings.tick_s, settings.scaling.level
     shape = coming_demand(forecast, 0.5, until_at)
     if demand is not None:
-        shape = replace(shape, cached_prompt_ratio=demand.cached_prompt_ratio)
+        # What may give nothing up must not make replicas look more capable than the present does, either.
+        known = demand if forecast.trust is Trust.FLOOR else shape
+        shape = replace(known, cached_prompt_ratio=demand.cached_prompt_ratio)
     coming, peak = coming_demand(forecast, level, until_at), peak_demand(forecast, level, until_at)
-    return Outlook(shape, coming, peak, lead_time_s, forecast.source)
+    return Outlook(shape, coming, peak, lead_time_s, forecast.source, forecast.trust, forecast.trust_reason)
 
 
 def pool_options(
@@ -111,13 +117,13 @@ def needed_by(
         fleet, model, one, settings.objective_of(model), outlook.lead_time_s, scaling, worth
     )
     margin, spare = 1.0 + margin_ratio, scaling.unforecast_headroom_ratio
+    # For the load to grow into; what burns has said already what puts it out.
+    load = replicas_needed(demand, one) if (demand := fleet.demand.get(model)) else 0.0
+    unforecast = max(load * (margin + spare), reactive)
     if outlook.coming is None or outlook.peak is None:
-        # For the load to grow into; what burns has said already what puts it out.
-        load = replicas_needed(demand, one) if (demand := fleet.demand.get(model)) else 0.0
-        wanted = max(load * (margin + spare), reactive)
         detail = f"no forecast can be trusted: the present and {margin + spare - 1.0:.0%} more"
-        reason = Reason("reactive only", model, round(reactive, 2), round(wanted, 2), detail)
-        return Need(reactive, wanted, wanted, forecast=False), (*burning, reason)
+        reason = Reason("reactive only", model, round(reactive, 2), round(unforecast, 2), detail)
+        return Need(reactive, unforecast, unforecast, forecast=False), (*burning, reason)
     margin += scaling.headroom_ratio
     serving = sum(o.state.roster.serving_count for o in options)
     grow_to, capped = guardrails.cap_prediction(
@@ -133,8 +139,15 @@ def needed_by(
         f"{outlook.peak.requests_per_s:.1f} until then ({outlook.source}, level {scaling.level:.2f}); "
         f"{one.demand.requests_per_s:.2f} requests/s per replica, headroom {margin - 1.0:.0%}"
     )
+    detail += f"; {outlook.trust_reason}" if outlook.trust_reason else ""
     reason = Reason("predictive target", model, round(grow_to, 2), round(keep, 2), detail)
-    return Need(reactive, grow_to, keep, forecast=True), (*burning, *(capped or also_capped), reason)
+    why = (*burning, *(capped or also_capped), reason)
+    if outlook.trust is Trust.FULL:
+        return Need(reactive, grow_to, keep, forecast=True), why
+    held = max(keep, unforecast)
+    detail = "the forecast may add replicas, and give none up"
+    floor = Reason("forecast is a floor", model, round(keep, 2), round(held, 2), detail)
+    return Need(reactive, max(grow_to, unforecast), held, forecast=False), (*why, floor)
 
 
 def size(

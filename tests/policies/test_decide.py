@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from forecasting.forecast import LoadForecast
+from forecasting.forecast import LoadForecast, Trust
 from policies.capacity import CapacitySettings
 from policies.decide import Foresail, decide
 from policies.decisions import CordonReplica, Decision, FailOver, Remediation, UncordonReplica
@@ -320,6 +320,21 @@ def test_a_forecast_of_the_last_step_is_used(age_s: float) -> None:
     decision = decided(fleet(pool(4), requests_per_s=8.0), {MODEL: forecast(30.0, at=AT - age_s)})
     assert "forecast refused" not in rules(decision)
     assert (desired(decision) or 0) > 4
+
+
+def test_a_forecast_that_is_not_trusted_decides_nothing_and_says_why() -> None:
+    state = fleet(pool(4), requests_per_s=8.0)
+    doubted = forecast(30.0).trusted(Trust.NONE, "20 % more loss than the last value")
+    decision = decided(state, {MODEL: doubted})
+    assert decision.scaling == decided(state).scaling
+    (refusal,) = [reason for reason in decision.reasons if reason.rule == "forecast not trusted"]
+    assert refusal.detail == "20 % more loss than the last value (flat 1): reactive"
+
+
+def test_how_far_a_forecast_is_trusted_is_part_of_the_plans_name() -> None:
+    state, ahead = fleet(pool(4)), forecast(30.0)
+    floor = ahead.trusted(Trust.FLOOR, "too many misses")
+    assert decided(state, {MODEL: ahead}).input_digest != decided(state, {MODEL: floor}).input_digest
 
 
 def test_generation_digest_and_expiry_name_the_plan() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from forecasting.forecast import Trust
 from policies.capacity import CapacitySettings
 from policies.fleet import Demand, Phase
 from policies.memory import PoolMemory
@@ -104,6 +105,18 @@ def test_the_present_is_a_floor_under_both() -> None:
 
 def test_the_margin_is_for_what_is_forecast() -> None:
     assert needed(outlook(12.0, 20.0), margin=0.5).grow_to == pytest.approx(4.5)
+
+
+def test_a_forecast_that_is_a_floor_adds_replicas_and_gives_none_up() -> None:
+    """Never less than without it, and as slow to shrink as without it."""
+    floor = {"trust": Trust.FLOOR, "trust_reason": "it lost 5 % more than the last value"}
+    low, high = (replace(outlook(rate, rate), **floor) for rate in (1.0, 20.0))
+    assert needed(low, headroom=0.3) == Need(2.0, pytest.approx(2.6), pytest.approx(2.6), forecast=False)
+    assert needed(high) == Need(2.0, 5.0, 5.0, forecast=False)
+    given = settings()
+    _, why = needed_by(fleet(requests_per_s=8.0), MODEL, low, [option()], 0.0, given)
+    assert [reason.rule for reason in why] == ["predictive target", "forecast is a floor"]
+    assert why[0].detail.endswith("it lost 5 % more than the last value")
 
 
 def test_a_forecast_gone_mad_is_capped() -> None:

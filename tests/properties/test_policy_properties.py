@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from controller.modes import Mode, ModeSettings
 from controller.ports import TickRecord
-from forecasting.forecast import LoadForecast
+from forecasting.forecast import LoadForecast, Trust
 from policies.decide import Foresail, decide
 from policies.decisions import CordonReplica, Decision, Remediation, RestartReplica, UncordonReplica
 from policies.disruption import last_healthy
@@ -530,6 +530,24 @@ def test_a_replica_taken_out_of_traffic_never_makes_its_pools_smaller(
     limits = given_settings.pools
     had = sum(min(p.desired, limits[str(p.key)].max_replicas) for p in state.pools_of(chosen.key.model))
     assert wanted(fewer) >= min(wanted(state), had)
+
+
+@often
+@given(fleets(), settings_of(), rates, st.floats(0.0, 5.0))
+def test_a_forecast_that_is_a_floor_never_gives_up_what_its_absence_would_keep(
+    state: FleetState, given_settings: PolicySettings, rate: float, spread: float
+) -> None:
+    floor = forecast(rate, spread=spread).trusted(Trust.FLOOR, "it was worse than the last value")
+
+    def needs(ahead: Mapping[str, LoadForecast]) -> dict[PoolKey, int]:
+        decision = decide(state, ahead, PolicyMemory(), unlimited)
+        plans = {plan.pool: plan.desired for plan in decision.scaling}
+        return {pool.key: plans.get(pool.key, pool.desired) for pool in state.pools}
+
+    # A budget is shared: more for one model may well be less for another.
+    unlimited = given_settings.model_copy(update={"guardrails": GuardrailSettings()})
+    with_floor, without = needs({MODEL: floor}), needs({})
+    assert sum(with_floor[p.key] for p in state.pools_of(MODEL)) >= sum(without[p.key] for p in state.pools_of(MODEL))
 
 
 # whole histories of faults
