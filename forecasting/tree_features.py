@@ -28,11 +28,13 @@ MAX_LEADS, MAX_LEAD_STEPS = 16, 4096
 _LAGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 45, 60)
 _MEANS = (2, 4, 8, 16, 32, 64, 128, 256)
 _EXTREMES = (8, 32, 128)
+# How long ago the largest of so many steps was.
+_AGES = (16, 64)
 _CONTEXT = 128
 _SHORTEST_PERIOD_STEPS = 6
 # Earlier turns of a season that are averaged.
 _TURNS = {HOUR_S: 6, DAY_S: 7, WEEK_S: 3}
-_OF_A_TURN = 6
+_OF_A_TURN = 8
 
 
 class TreeSpec(BaseModel):
@@ -72,7 +74,7 @@ class TreeSpec(BaseModel):
     @property
     def features(self) -> int:
         """Inputs per window and lead."""
-        common = len(_LAGS) + len(_MEANS) + 3 * len(_EXTREMES)
+        common = len(_LAGS) + len(_MEANS) + 3 * len(_EXTREMES) + len(_AGES)
         return common + _OF_A_TURN * len(self.periods_s) + 6
 
 
@@ -125,6 +127,9 @@ def tree_windows(
             recent = context[:, -width:]
             spread = np.sqrt(np.nanmean(steps[:, -width:] ** 2, axis=1))
             common.append(np.stack([np.nanmax(recent, axis=1), np.nanmin(recent, axis=1), spread], axis=1))
+    for width in _AGES:
+        recent = np.where(np.isfinite(context[:, -width:]), context[:, -width:], -np.inf)
+        common.append(np.log1p(recent[:, ::-1].argmax(axis=1))[:, None])
     instants = np.repeat(
         np.asarray(clocks, dtype=np.float64)[None, :] + origins[:, None] * spec.step_s, per_clock, axis=1
     )
@@ -192,24 +197,30 @@ def _turns(
     offset: FloatArray,
     level: FloatArray,
 ) -> FloatArray:
-    """Return ``float64[N, 6]``: what was at the target, on the way there and just before, a turn and several ago."""
+    """Return ``float64[N, 8]``: what was at the target, on the way there and just before, a turn and several ago."""
     period, turns = round(period_s / spec.step_s), _TURNS[period_s]
     around = max(1, lead // 4)
     then = origins - period
     at_target = padded.window(then, np.array([lead - 1]))[:, 0]
     near = padded.mean(then + lead - 1 - around, then + lead + around)
     recent = padded.mean(then - 2 * around, then)
-    on_the_way = np.maximum.accumulate(padded.window(then, np.arange(lead)), axis=1)[:, -1]
-    several = padded.window(origins, lead - 1 - period * np.arange(1, turns + 1))
-    known = np.isfinite(several)
-    usual = np.where(known, several, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    usual = np.where(known.any(axis=1), usual, np.nan)
-    largest = np.where(known, several, -np.inf).max(axis=1)
-    largest = np.where(known.any(axis=1), largest, np.nan)
-    logs = np.log(np.stack([at_target, near, recent, on_the_way, usual, largest], axis=1) + offset[:, None])
+    back = -period * np.arange(1, turns + 1)
+    several = padded.window(origins, lead - 1 + back)
+    paths = padded.window(origins, (back[:, None] + np.arange(lead)[None, :]).reshape(-1))
+    tops = paths.reshape(-1, turns, lead).max(axis=2)  # NaN where a step of the way is missing
+    columns = [at_target, near, recent, tops[:, 0], *_mean_and_largest(several), *_mean_and_largest(tops)]
+    logs = np.log(np.stack(columns, axis=1) + offset[:, None])
     against = logs - level[:, None]
     against[:, 1] = logs[:, 1] - logs[:, 2]  # how the load went on then
     return np.asarray(against, dtype=np.float64)
+
+
+def _mean_and_largest(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return ``float64[N]`` each over what is known of ``rows`` (``float64[N, M]``); NaN where nothing is."""
+    known = np.isfinite(rows)
+    some = known.any(axis=1)
+    mean = np.where(known, rows, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.where(some, mean, np.nan), np.where(some, np.where(known, rows, -np.inf).max(axis=1), np.nan)
 
 
 def _clock(at: FloatArray) -> FloatArray:

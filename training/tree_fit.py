@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,10 @@ from forecasting.series import FloatArray, LoadSeries
 from forecasting.tree_features import TreeSpec, tree_targets, tree_windows
 from forecasting.trees import Trees
 from training.tree_growth import BINS, leaf_quantiles, split_gains
+
+MIN_WINDOWS = 64
+# Newest windows that say how many trees are enough; then that many are grown on all.
+HELD_OUT_RATIO = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,10 @@ class TreeSettings:
         seed: For the shares.
     """
 
-    trees: int = 120
+    trees: int = 220
     depth: int = 5
-    learning_rate: float = 0.08
-    least_rows: int = 20
+    learning_rate: float = 0.06
+    least_rows: int = 30
     row_share: float = 0.5
     column_share: float = 0.4
     most_windows: int = 12_000
@@ -51,17 +56,22 @@ def fit_trees(
     """Return trees fitted to the first ``ends`` steps of each series, one window per origin and channel.
 
     Raises:
-        ValueError: If fewer than 64 windows have a recorded target at every lead.
+        ValueError: If fewer than ``MIN_WINDOWS`` windows have a recorded target at every lead.
     """
     rows = [_windows(one, end, channels, spec, settings.most_windows // len(series)) for one, end in
             zip(series, ends, strict=True)]  # fmt: skip
-    inputs = [np.concatenate([row.inputs[lead] for row in rows]) for lead in range(len(spec.lead_steps))]
-    targets = np.concatenate([row.targets for row in rows])
-    if len(targets) < 64:
-        raise ValueError(f"{len(targets)} windows have a recorded target, 64 are needed")
+    count = sum(len(row.targets) for row in rows)
+    if count < MIN_WINDOWS:
+        raise ValueError(f"{count} windows have a recorded target, {MIN_WINDOWS} are needed")
+    late = np.concatenate([np.arange(len(row.targets)) >= (1.0 - HELD_OUT_RATIO) * len(row.targets) for row in rows])
     fitted = []
     for lead in range(len(spec.lead_steps)):
-        fitted.append(_boosted(inputs[lead], targets[:, lead], np.array(spec.levels), settings))
+        inputs = np.concatenate([row.inputs[lead] for row in rows])
+        targets = np.concatenate([row.targets[:, lead] for row in rows])
+        booster = _Booster(inputs, targets, np.array(spec.levels), settings)
+        losses = booster.grown(np.flatnonzero(~late), settings.trees, np.flatnonzero(late))[1]
+        enough = int(losses.argmin())  # 0 when no tree helped
+        fitted.append(booster.grown(np.arange(len(targets)), enough, np.zeros(0, dtype=np.int64))[0])
         on_progress((lead + 1) / len(spec.lead_steps))
     return Trees(*(np.stack(parts) for parts in zip(*fitted, strict=True)))
 
@@ -84,41 +94,61 @@ def _windows(series: LoadSeries, end: int, channels: Sequence[int], spec: TreeSp
     return _Rows(tuple(part[kept] for part in windows.inputs), targets[kept])
 
 
-def _boosted(
-    inputs: npt.NDArray[np.float32], targets: FloatArray, levels: FloatArray, settings: TreeSettings
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the arrays of ``Trees`` for one lead; ``targets`` are ``float64[N, 2]``."""
-    rng = np.random.default_rng(settings.seed)
-    count, width = inputs.shape
-    edges, bins = _binned(inputs)
-    both = np.concatenate([levels, levels])
-    actual = np.repeat(targets, len(levels), axis=1)
-    first = np.concatenate([np.quantile(targets[:, part], levels) for part in (0, 1)])
-    answer = np.tile(first, (count, 1))
-    guide = _guides(len(levels))
-    scale = 1.0 / np.sqrt(both * (1.0 - both))
-    features = np.zeros((settings.trees, settings.depth), dtype=np.int32)
-    thresholds = np.zeros((settings.trees, settings.depth), dtype=np.float32)
-    leaves = np.zeros((settings.trees, 1 << settings.depth, len(both)), dtype=np.float32)
-    for tree in range(settings.trees):
-        rows = np.flatnonzero(rng.random(count) < settings.row_share)
-        columns = np.sort(rng.permutation(width)[: max(1, round(settings.column_share * width))])
-        missed = (both - (actual[np.ix_(rows, guide)] < answer[np.ix_(rows, guide)]) if False else  # noqa: SIM210
-                  both[guide] - (actual[np.ix_(rows, guide)] < answer[np.ix_(rows, guide)]))  # fmt: skip
-        gradients = (missed * scale[guide]).astype(np.float32)
-        node = np.zeros(len(rows), dtype=np.int64)
-        place = np.zeros(count, dtype=np.int64)
-        for depth in range(settings.depth):
-            gains = split_gains(bins, columns, rows, node, gradients, 1 << depth, float(settings.least_rows))
-            best, split = np.unravel_index(int(gains.argmax()), gains.shape)
-            feature = int(columns[best])
-            features[tree, depth], thresholds[tree, depth] = feature, edges[feature][split]
-            place += (bins[feature] > split).astype(np.int64) << depth
-            node = place[rows]
-        table = leaf_quantiles(actual[rows] - answer[rows], node, both, 1 << settings.depth, settings.least_rows)
-        leaves[tree] = settings.learning_rate * table
-        answer += leaves[tree][place]
-    return first.astype(np.float32), features, thresholds, leaves
+class _Booster:
+    """Grows trees for one lead; ``inputs`` are ``float32[N, F]``, ``targets`` ``float64[N, 2]``."""
+
+    def __init__(
+        self, inputs: npt.NDArray[np.float32], targets: FloatArray, levels: FloatArray, settings: TreeSettings
+    ) -> None:
+        self._settings = settings
+        self._edges, self._bins = _binned(inputs)
+        self._levels = np.concatenate([levels, levels])
+        self._targets, self._actual = targets, np.repeat(targets, len(levels), axis=1)
+        self._guide = _guides(len(levels))
+
+    def grown(
+        self, rows: IntArray, trees: int, held_out: IntArray
+    ) -> tuple[tuple[npt.NDArray[Any], ...], FloatArray]:
+        """Return the arrays of ``Trees`` for this lead, grown on ``rows``, and what each tree leaves of the loss.
+
+        The loss (``float64[trees + 1]``, mean pinball of ``held_out``) begins with that of no tree at all.
+        """
+        settings, levels, bins, actual = self._settings, self._levels, self._bins, self._actual
+        rng = np.random.default_rng(settings.seed)
+        half = len(levels) // 2
+        first = np.concatenate([np.quantile(self._targets[rows, part], levels[:half]) for part in (0, 1)])
+        answer = np.tile(first, (len(actual), 1))
+        scale = 1.0 / np.sqrt(levels * (1.0 - levels))
+        features = np.zeros((settings.trees, settings.depth), dtype=np.int32)
+        thresholds = np.zeros((settings.trees, settings.depth), dtype=np.float32)
+        leaves = np.zeros((settings.trees, 1 << settings.depth, len(levels)), dtype=np.float32)
+        losses = [_loss(actual[held_out] - answer[held_out], levels)]
+        for tree in range(trees):
+            drawn = rows[rng.random(len(rows)) < settings.row_share]
+            width = len(bins)
+            columns = np.sort(rng.permutation(width)[: max(1, round(settings.column_share * width))])
+            guided = np.ix_(drawn, self._guide)
+            missed = levels[self._guide] - (actual[guided] < answer[guided])
+            gradients = (missed * scale[self._guide]).astype(np.float32)
+            place = np.zeros(len(actual), dtype=np.int64)
+            for depth in range(settings.depth):
+                node = place[drawn]
+                gains = split_gains(bins, columns, drawn, node, gradients, 1 << depth, float(settings.least_rows))
+                best, split = np.unravel_index(int(gains.argmax()), gains.shape)
+                feature = int(columns[best])
+                features[tree, depth], thresholds[tree, depth] = feature, self._edges[feature][split]
+                place += (bins[feature] > split).astype(np.int64) << depth
+            table = leaf_quantiles(
+                actual[drawn] - answer[drawn], place[drawn], levels, 1 << settings.depth, settings.least_rows
+            )
+            leaves[tree] = settings.learning_rate * table
+            answer += leaves[tree][place]
+            losses.append(_loss(actual[held_out] - answer[held_out], levels))
+        return (first.astype(np.float32), features, thresholds, leaves), np.array(losses)
+
+
+def _loss(miss: FloatArray, levels: FloatArray) -> float:
+    return float(np.maximum(levels * miss, (levels - 1.0) * miss).mean()) if len(miss) else 0.0
 
 
 def _guides(levels: int) -> IntArray:
