@@ -21,7 +21,7 @@ from forecasting.series import FloatArray
 
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 
-HOUR_S = 3600.0
+HALF_HOUR_S, HOUR_S = 1800.0, 3600.0
 CLIP = 6.0
 MAX_LEADS, MAX_LEAD_STEPS = 16, 4096
 
@@ -33,7 +33,7 @@ _AGES = (16, 64)
 _CONTEXT = 128
 _SHORTEST_PERIOD_STEPS = 6
 # Earlier turns of a season that are averaged.
-_TURNS = {HOUR_S: 6, DAY_S: 7, WEEK_S: 3}
+_TURNS = {HALF_HOUR_S: 4, HOUR_S: 6, DAY_S: 7, WEEK_S: 1}
 _OF_A_TURN = 8
 
 
@@ -75,7 +75,7 @@ class TreeSpec(BaseModel):
     def features(self) -> int:
         """Inputs per window and lead."""
         common = len(_LAGS) + len(_MEANS) + 3 * len(_EXTREMES) + len(_AGES)
-        return common + _OF_A_TURN * len(self.periods_s) + 6
+        return common + _OF_A_TURN * len(self.periods_s) + 7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,10 +224,10 @@ def _mean_and_largest(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _clock(at: FloatArray) -> FloatArray:
-    """Return ``float64[N, 6]``: phases of the day, the week and the hour (UTC)."""
-    day, week, hour = (at % period / period for period in (DAY_S, WEEK_S, HOUR_S))
+    """Return ``float64[N, 7]``: phases of the day, the week, the hour and half of it (UTC)."""
+    day, week, hour, half = (at % period / period for period in (DAY_S, WEEK_S, HOUR_S, HALF_HOUR_S))
     turn = 2 * np.pi * day
-    return np.stack([np.sin(turn), np.cos(turn), np.sin(2 * turn), day, week, hour], axis=1)
+    return np.stack([np.sin(turn), np.cos(turn), np.sin(2 * turn), half, day, week, hour], axis=1)
 
 
 def _whole(period_s: float, step_s: float) -> bool:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from forecasting.series import FloatArray
 
-BINS = 48
+BINS = 64
 _numba: Any = numba  # its types know neither all options nor its settings
 
 
