@@ -22,7 +22,7 @@ from forecasting.series import CHANNELS, FloatArray, LoadSeries
 from forecasting.tree_features import TreeSpec, tree_targets, tree_windows
 
 REFIT_S = 6 * 3600.0
-FIT_DAYS = 14
+FIT_DAYS = 13
 MOST_WINDOWS, MIN_WINDOWS = 1500, 96
 RIDGE = 0.02
 HARMONICS = 6

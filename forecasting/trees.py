@@ -60,15 +60,23 @@ class TreeForecaster:
         trees: What was fitted.
         spec: What it was fitted for.
         name: Name and version.
+        fitted_until: End of the load that it was fitted on, Unix seconds.
     """
 
-    def __init__(self, trees: Trees, spec: TreeSpec, name: str = "trees") -> None:
-        self._trees, self._spec, self._name = trees, spec, name
+    def __init__(
+        self, trees: Trees, spec: TreeSpec, name: str = "trees", fitted_until: float = float("-inf")
+    ) -> None:
+        self._trees, self._spec, self._name, self._fitted_until = trees, spec, name, fitted_until
 
     @property
     def name(self) -> str:
         """Name and version."""
         return self._name
+
+    @property
+    def fitted_until(self) -> float:
+        """End of the load that it was fitted on, Unix seconds: what it says about earlier load proves nothing."""
+        return self._fitted_until
 
     @property
     def most_steps(self) -> int:

@@ -35,13 +35,13 @@ class TreeSettings:
         seed: For the shares.
     """
 
-    trees: int = 220
-    depth: int = 5
+    trees: int = 200
+    depth: int = 6
     learning_rate: float = 0.06
     least_rows: int = 30
-    row_share: float = 0.5
-    column_share: float = 0.4
-    most_windows: int = 12_000
+    row_share: float = 0.7
+    column_share: float = 0.8
+    most_windows: int = 20_000
     seed: int = 0
 
 
