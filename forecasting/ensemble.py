@@ -15,9 +15,11 @@ from forecasting.calibration import corrections, width_of
 from forecasting.combination import expert_weights
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast, Forecaster
+from forecasting.last_value import LastValueForecaster
 from forecasting.past_answers import Past, PastAnswers, ask_all, seen_steps, shown
 from forecasting.residuals import futures
-from forecasting.series import CHANNELS, FloatArray, LoadSeries
+from forecasting.series import CHANNELS, REQUESTS, FloatArray, LoadSeries
+from forecasting.trust import TrackRecord
 
 # Past origins that weights and calibration rest on, and the seconds between them: two days.
 REPLAYS, SPACING_S = 288, 600.0
@@ -51,6 +53,7 @@ class CombinedForecaster:
         self._experts, self._name = tuple(experts), name
         self._replays, self._spacing_s, self._calibrated = replays, spacing_s, calibrated
         self.past = PastAnswers(self._experts, most_kept)
+        self._reference = PastAnswers([LastValueForecaster(0.0)], most_kept)
 
     @property
     def name(self) -> str:
@@ -105,6 +108,28 @@ class CombinedForecaster:
         columns = (2, len(past.leads), len(CHANNELS))
         awake = np.ones((len(self._experts), int(np.prod(columns))), dtype=bool)
         return past.leads, _weights(past, actual, awake).reshape(-1, *columns)
+
+    def track_record(self, history: LoadSeries, horizon_steps: int, channel: int = REQUESTS) -> TrackRecord:
+        """Return how forecasts of the peak at the longest judged lead did lately, for ``trust.trust_in``.
+
+        The newer half of the past origins is judged, with weights and calibration as they were in the middle.
+        """
+        recent = self._recent(history)
+        past = self.past.of(recent, horizon_steps, self._spacing_s, self._replays)
+        reference = self._reference.of(recent, horizon_steps, self._spacing_s, self._replays)
+        levels, middle = np.asarray(DEFAULT_LEVELS), len(past.origins) // 2
+        older = Past(past.origins[:middle], past.leads, past.answers[:, :middle])
+        newer = Past(past.origins[middle:], past.leads, past.answers[:, middle:])
+        actual = _actual(recent, newer)
+        then = _actual(recent.window(0, int(past.origins[middle])) if middle else recent, older)
+        awake = np.ones((len(self._experts), actual.shape[1]), dtype=bool)
+        weights = _weights(older, then, awake)
+        mixed = _mixture(newer, weights)
+        if self._calibrated:
+            mixed = mixed + _shift(older, then, weights) * width_of(mixed, levels)[:, None]
+        column = (2 * len(past.leads) - 1) * len(CHANNELS) + channel
+        last = reference.answers[0, middle:, 1, :, -1, channel].astype(np.float64)
+        return TrackRecord(np.sort(mixed[:, :, column], axis=1), last, actual[:, column], levels)
 
     def _recent(self, history: LoadSeries) -> LoadSeries:
         """Return what any past origin can look at."""
@@ -166,14 +191,18 @@ def _weights(past: Past, actual: FloatArray, awake: np.ndarray) -> FloatArray:
 
 def _shift(past: Past, actual: FloatArray, weights: FloatArray) -> FloatArray:
     """Return ``float64[Q, M]``: what the mixture of now would have had to be moved by lately, in its widths."""
+    return corrections(_mixture(past, weights), actual, np.asarray(DEFAULT_LEVELS))
+
+
+def _mixture(past: Past, weights: FloatArray) -> FloatArray:
+    """Return ``float64[K, Q, M]``: what experts with these weights said together; NaN where most of them slept."""
     answers = _answers(past)
     there = np.isfinite(answers).all(axis=2)  # [E, K, M]
     shares = np.where(there, weights[:, None], 0.0)
     total = shares.sum(axis=0)
     mixed = np.einsum("ekm,ekqm->kqm", shares / np.maximum(total, 1e-300), np.where(there[:, :, None], answers, 0.0))
     # Where those that count now slept, the rest says nothing about how this mixture does.
-    mixed = np.where((total > 0.5)[:, None], mixed, np.nan)
-    return corrections(mixed, actual, np.asarray(DEFAULT_LEVELS))
+    return np.where((total > 0.5)[:, None], mixed, np.nan)
 
 
 def _between(leads: tuple[int, ...], horizon_steps: int) -> FloatArray:
