@@ -24,7 +24,7 @@ from forecasting.tree_features import TreeSpec, tree_targets, tree_windows
 REFIT_S = 6 * 3600.0
 FIT_DAYS = 13
 MOST_WINDOWS, MIN_WINDOWS = 1500, 96
-RIDGE = 0.02
+RIDGE = 0.15
 HARMONICS = 6
 # A target counts at most as if it were so many median absolute targets away: one spike bends nothing.
 OUTLIER_SCALES = 8.0
