@@ -1,19 +1,21 @@
 """By how much were bounds of each level missed lately, and how far must they move to hold?
 
 Conformal prediction on quantiles (Romano, Patterson and Candes, Conformalized quantile regression, 2019, in its form
-scaled by the width of the interval) over a sliding window, so that it follows drift: a bound moves by the quantile of
-its own level of ``(actual - bound) / width`` over the past forecasts in the window.
+scaled by the width of the interval) with weights that halve with age, so that it follows drift (Barber, Candes, Ramdas
+and Tibshirani, Conformal prediction beyond exchangeability, 2023): a bound moves by the weighted quantile of its own
+level of ``(actual - bound) / width`` over past forecasts.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from forecasting.residuals import sorted_quantiles
 from forecasting.series import FloatArray
 
-# Past forecasts at which half of what they ask for is done: the outer quantiles of fewer are mostly luck.
-PRIOR = 60.0
+# Past forecasts at which half of what they ask for is done; the outer quantiles of fewer are mostly luck.
+PRIOR = 15.0
+# A past forecast so many before the newest counts half: 16 hours at one every ten minutes.
+HALF_LIFE = 96.0
 MIN_KNOWN = 10
 # A bound moves at most by so many widths: a spike in the record is no reason to reserve a fleet.
 MAX_SHIFT = 3.0
@@ -28,18 +30,28 @@ def corrections(quantiles: FloatArray, actual: FloatArray, levels: FloatArray) -
         levels: ``float64[Q]``.
     """
     width = width_of(quantiles, levels)
+    if not len(quantiles):
+        return np.zeros(quantiles.shape[1:])
     scores = (actual[:, None] - quantiles) / np.maximum(width, 1e-300)[:, None]
     scores = np.where(((width > 0) & np.isfinite(actual))[:, None], scores, np.nan)
-    known = np.isfinite(scores).sum(axis=0)  # [Q, M]
-    ordered = np.sort(scores, axis=0)
-    # Of n scores the i-th smallest is passed by a new one with probability 1 - i / (n + 1).
-    least = np.maximum(known, 1)
-    ranks = np.clip(levels[:, None] * (least + 1) - 1.0, 0.0, least - 1.0)
-    if not len(ordered):
-        return np.zeros(known.shape)
-    shift = sorted_quantiles(ordered, ranks[None])[0] if ordered.ndim == 3 else ordered
+    seen = np.isfinite(scores)
+    known = seen.sum(axis=0)  # [Q, M]
+    order = np.argsort(scores, axis=0)
+    ordered = np.take_along_axis(scores, order, axis=0)
+    fresh = 0.5 ** (np.arange(len(scores))[::-1] / HALF_LIFE)
+    counted = np.where(seen, fresh[:, None, None], 0.0)
+    below = np.take_along_axis(counted, order, axis=0).cumsum(axis=0)
+    # The next score is one more, as fresh as can be: of n alike the i-th is passed with probability 1 - i / (n + 1).
+    wanted = levels[:, None] * (below[-1] + 1.0)
+    place = np.minimum((below < wanted - 1e-9).sum(axis=0), np.maximum(known - 1, 0))
+    upper = np.take_along_axis(ordered, place[None], axis=0)[0]
+    lower = np.take_along_axis(ordered, np.maximum(place - 1, 0)[None], axis=0)[0]
+    end = np.take_along_axis(below, place[None], axis=0)[0]
+    begin = np.where(place > 0, np.take_along_axis(below, np.maximum(place - 1, 0)[None], axis=0)[0], 0.0)
+    share = np.clip((wanted - begin) / np.maximum(end - begin, 1e-300), 0.0, 1.0)
     trusted = np.where(known >= MIN_KNOWN, known / (known + PRIOR), 0.0)
-    return np.asarray(np.where(trusted > 0, np.clip(shift, -MAX_SHIFT, MAX_SHIFT), 0.0) * trusted, dtype=np.float64)
+    shift = np.where(trusted > 0, np.clip(lower + share * (upper - lower), -MAX_SHIFT, MAX_SHIFT), 0.0)
+    return np.asarray(shift * trusted, dtype=np.float64)
 
 
 def width_of(quantiles: FloatArray, levels: FloatArray) -> FloatArray:
