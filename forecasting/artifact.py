@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from forecasting.neural import NeuralForecaster
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 MANIFEST_NAME, WEIGHTS_NAME = "manifest.json", "weights.safetensors"
 MANIFEST_BYTES, WEIGHTS_BYTES = 1 << 20, 64 << 20
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -90,6 +90,9 @@ class TrainingFacts(_Strict):
     code_revision: str = Field(max_length=128, description="Revision of the code that trained it.")
     trained_at: float = Field(description="Instant of training, Unix seconds, given by the caller.")
     seed: int = Field(description="Seed of the first weights and of the order of examples.")
+    fine_tuned_from: str = Field(
+        "", max_length=128, description="Name and version of the net that it started from, empty for drawn weights."
+    )
     validation: dict[str, float] = Field(
         default_factory=dict, max_length=256, description="Metric name to its value on the validation part."
     )
@@ -124,7 +127,7 @@ class TensorRecord(_Strict):
 class ArtifactManifest(_Strict):
     """All of an artifact but its weights."""
 
-    format_version: Literal[1] = Field(description="Version of this format; another one is refused.")
+    format_version: Literal[2] = Field(description="Version of this format; another one is refused.")
     card: ModelCard = Field(description="What the trainer said.")
     input_shapes: dict[str, tuple[int, ...]] = Field(max_length=8, description="Inputs per window, without batch.")
     output_shapes: dict[str, tuple[int, ...]] = Field(max_length=8, description="Outputs per window, without batch.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -80,6 +82,48 @@ class LoadForecast:
             running = np.maximum(running, np.maximum.accumulate(raw, axis=1))
         return cls(made_at, made_at, step_s, read_only(levels), rates, running, source)
 
+    @classmethod
+    def ordered_many(
+        cls,
+        made_at: Sequence[float],
+        step_s: float,
+        levels: FloatArray,
+        values: FloatArray,
+        peaks: FloatArray,
+        source: str,
+    ) -> list[LoadForecast]:
+        """Build what ``ordered`` builds for each of ``N``, checked all at once: one by one is a second for 10,000.
+
+        Args:
+            made_at: Instant of each.
+            step_s: Length of a step.
+            levels: ``float64[Q]``.
+            values: ``float64[N, Q, H, C]``; where quantiles cross, the higher level is raised to the lower one.
+            peaks: ``float64[N, Q, H, C]``.
+            source: Model name and version.
+
+        Raises:
+            ValueError: If a rate is not finite, or as ``LoadForecast`` says.
+        """
+        rates = _ascending(np.maximum(values, 0.0), 1)
+        running = _ascending(np.maximum(_ascending(np.maximum(peaks, 0.0), 1), rates), 2)
+        if not (np.isfinite(rates).all() and np.isfinite(running).all()):
+            raise ValueError("a forecast holds no missing or infinite rate")
+        for array in (rates, running):
+            array.setflags(write=False)
+        if not len(made_at):
+            return []
+        # The first one is checked as any other: shapes, levels and step are the same for all.
+        known = cls(made_at[0], made_at[0], step_s, levels, rates[0], running[0], source)
+        built = []
+        for at, own, own_peaks in zip(made_at, rates, running, strict=True):
+            one = object.__new__(cls)
+            parts = (at, at, step_s, known.levels, own, own_peaks, source)
+            for name, part in zip(cls.__slots__, parts, strict=True):
+                object.__setattr__(one, name, part)
+            built.append(one)
+        return built
+
     @property
     def horizon_s(self) -> float:
         """Seconds from the start of the first step to the end of the last."""
@@ -104,3 +148,14 @@ class LoadForecast:
         upper = min(lower + 1, len(self.levels) - 1)
         share = position - lower
         return read_only((1.0 - share) * quantiles[lower] + share * quantiles[upper])
+
+
+def _ascending(array: FloatArray, axis: int) -> FloatArray:
+    """Raise each slice of ``array`` along ``axis`` to the one before, in place, and return it.
+
+    Slice by slice: ``np.maximum.accumulate`` goes number by number.
+    """
+    slices = np.moveaxis(array, axis, 0)
+    for before, after in pairwise(slices):
+        np.maximum(before, after, out=after)
+    return array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import Field
 
@@ -155,6 +155,8 @@ class Ladder:
         cordon, known = self.cordons.get(name), self.seen.memory.get(name)
         self.hung.add(name)
         self._cordon(pool, replica, diagnosis)
+        if cordon is not None:
+            cordon = self.cordons[name] = replace(cordon, confirmed=True)
         if cordon is not None and known is not None and (doubt := _doubt(replica, cordon, known)):
             self._page(name, diagnosis, doubt)
         elif self.fleet.at - diagnosis.since_at >= self.settings.restart_frozen_after_s:
@@ -208,7 +210,12 @@ class Ladder:
         name = pool.key.replica(replica.id)
         known = self.seen.memory[name]
         self.cordons[name] = CordonMemory(
-            self.fleet.at, diagnosis.cause, known.life, known.steps_total, known.output_tokens_total
+            self.fleet.at,
+            diagnosis.cause,
+            known.life,
+            known.steps_total,
+            known.output_tokens_total,
+            confirmed(diagnosis),
         )
 
     def _uncordon(self, pool: PoolState, replica: ReplicaState, rule: str, detail: str) -> None:
@@ -296,10 +303,13 @@ def _doubt(replica: ReplicaState, cordon: CordonMemory, known: ReplicaMemory) ->
     """Return why a replica that was cordoned as hung may be alive after all; empty when the gateway rules that out.
 
     Nothing new comes in after the cordon. Where answers are counted and none came, whatever left was given up by its
-    client. Where they are not, requests that end are a sign of life that only a human can weigh.
+    client. Where they are not, requests that end are a sign of life that only a human can weigh. A gateway that was
+    away and finds nothing inside has seen nothing either.
     """
     if math.isnan(replica.in_flight_requests):
         return "no gateway confirms it, so that it is not restarted"
+    if not cordon.confirmed:
+        return "no gateway saw it stand still with requests inside, so that it is not restarted"
     if known.fell_at is not None and known.fell_at > cordon.at:
         return "requests inside ended since, answered or given up, so that it is not restarted"
     return ""

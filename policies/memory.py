@@ -142,7 +142,10 @@ class ReplicaMemory:
 
 @dataclass(frozen=True, slots=True)
 class CordonMemory:
-    """A replica that we took out of traffic, and how far it had come by then: only more shows that it works again."""
+    """A replica that we took out of traffic, and how far it had come by then: only more shows that it works again.
+
+    ``confirmed`` says whether another witness than its own metrics spoke against it, then or later.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -151,6 +154,7 @@ class CordonMemory:
     life: str
     steps_total: Total | None = None
     output_tokens_total: Total | None = None
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

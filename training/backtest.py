@@ -19,10 +19,10 @@ from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.forecaster import CannotForecast, Forecaster
 from forecasting.last_value import LastValueForecaster
 from forecasting.series import REQUESTS, FloatArray
+from forecasting.threads import one_thread
 from training.dataset import Split, split_in_time
 from training.history import History
 from training.settings import steps_covering
-from training.threads import one_thread
 
 TEST_RATIO = 0.3
 ASKED_LEVELS = tuple(sorted({*DEFAULT_LEVELS, 0.8}))

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from training.gate import GateSettings
     from training.history import History
     from training.settings import TrainingSettings
+    from training.starting_net import StartingNet
     from training.trainer import EpochScore, FittedNet
 
 FAILED = 1
 _LONGEST_LEAD_S = 60 * 7 * 86_400
+_SAID = click.core.ParameterSource.COMMANDLINE
 _OPTION_OF = {"periods_s": "--season-s"}
 
 _M = TypeVar("_M", bound="BaseModel")
@@ -45,7 +47,7 @@ _NAME = click.option("--name", default="load", show_default=True, help="Name of 
 _FIT_OPTIONS = (
     click.option("--seed", type=int, default=0, show_default=True, metavar="N",
                  help="Same history, settings and seed: same weights."),
-    click.option("--max-fit-s", type=float, default=120.0, show_default=True, metavar="S",
+    click.option("--max-fit-s", type=float, default=300.0, show_default=True, metavar="S",
                  help="Time budget of a fit."),
     click.option("--season-s", "periods_s", type=float, multiple=True, metavar="S",
                  help="Length of a season; repeatable.  [default: a day and a week]"),
@@ -90,14 +92,23 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
               help="From replica requested to ready.")  # fmt: skip
 @click.option("--horizon-s", type=float, metavar="S", help="How far it forecasts.  [default: 2.5 lead times]")
 @_with(*_FIT_OPTIONS, _NAME, _STORE)
+@click.option("--from", "start", metavar="VERSION",
+              help="Refine this version or alias of the model, such as champion: its shape, fewer epochs, "
+                   "smaller steps.")  # fmt: skip
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE",
+              help="Keep the fit here after every epoch; an interrupted one goes on from it.")  # fmt: skip
 @click.option("--promote", is_flag=True, help="Make it the champion if there is none yet.")
 @_JSON
 def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json: bool, **options: Any) -> int:
     """Fit a net to load histories, judge it on their newest part and register it as the challenger."""
+    from simulations.output_places import check_file
     from simulations.progress import progress_bar
 
-    settings = _training_settings(_train_values(options), options["overrides"])
     registry = _checked(RegistrySettings, {"store": store})
+    if options["checkpoint"] is not None:
+        check_file(options["checkpoint"], "--checkpoint")
+    start = _starting_net(registry, name, options["start"])
+    settings = _training_settings(_train_values(options, start), options["overrides"])
     if options["url"] or options["config"]:
         histories = _recorded_by(options["url"], options["config"], settings.step_s, options["history_s"])
     else:
@@ -111,7 +122,7 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
         # Opened before the fit: nobody wants to hear after two minutes that there is nowhere to put the result.
         tracker = Tracker.open(registry, clock.now)
         with progress_bar(f"fitting {settings.model}") as show:
-            fitted = _fitted(histories, settings, clock, show)
+            fitted = _fitted(histories, settings, clock, show, start, options["checkpoint"])
         with progress_bar("judging on the test part") as show:
             registered = track_and_register(tracker, fitted, histories, name, clock.elapsed, show)
         aliases = [CHALLENGER]
@@ -197,16 +208,33 @@ def _fit_values(options: Mapping[str, Any]) -> dict[str, Any]:
     return values | ({"periods_s": options["periods_s"]} if options["periods_s"] else {})
 
 
-def _train_values(options: Mapping[str, Any]) -> dict[str, Any]:
+def _train_values(options: Mapping[str, Any], start: StartingNet | None) -> dict[str, Any]:
+    """Return the settings said by options; what is not said of the shape is that of ``start``, if there is one."""
     from controller.forecasts import ForecastSettings
 
     lead_time_s, horizon_s, step_s = options["lead_time_s"], options["horizon_s"], options["step_s"]
-    return _fit_values(options) | {
+    values = _fit_values(options) | {
         "model": options["model"],
         "step_s": ForecastSettings().step_s if step_s is None else step_s,
         "lead_time_s": lead_time_s,
         "horizon_s": 2.5 * lead_time_s if horizon_s is None else horizon_s,
     }
+    if start is None:
+        return values
+    from training.starting_net import shaped_like
+
+    said = {key for key in values if click.get_current_context().get_parameter_source(key) is _SAID}
+    return shaped_like(start, values, said | {text.partition("=")[0] for text in options["overrides"]})
+
+
+def _starting_net(registry: RegistrySettings, name: str, wanted: str | None) -> StartingNet | None:
+    if wanted is None:
+        return None
+    from training.starting_net import registered_net
+
+    with _registry_as_input():
+        check_name(name)
+        return registered_net(registry, name, wanted, SystemClock().now)
 
 
 def _promoted(
@@ -261,16 +289,38 @@ def _on_recorded_channels(
     return settings.model_copy(update={"channels": tuple(common)})
 
 
-def _fitted(histories: Sequence[History], settings: TrainingSettings, clock: SystemClock, show: Shown) -> FittedNet:
+def _fitted(
+    histories: Sequence[History],
+    settings: TrainingSettings,
+    clock: SystemClock,
+    show: Shown,
+    start: StartingNet | None,
+    checkpoint: Path | None,
+) -> FittedNet:
     from training.dataset import split_in_time
     from training.trainer import fit
 
     def on_epoch(epoch: EpochScore) -> None:
-        show(epoch.epoch / epoch.planned_epochs, f"epoch {epoch.epoch}, validation loss {epoch.validation_loss:.4f}")
+        show(share * epoch.epoch / epoch.planned_epochs, f"epoch {epoch.epoch}, loss {epoch.validation_loss:.4f}")
+
+    def on_closing(done: float) -> None:
+        show(share + (1.0 - share) * done, "closing on the newest history")
+
+    # The closing is half of the work: it repeats the epochs up to the best one.
+    share = 0.5 if settings.closing else 1.0
 
     series = [history.series for history in histories]
     splits = [split_in_time(len(one), settings.validation_ratio, settings.test_ratio) for one in series]
-    return fit(series, splits, settings, clock.elapsed, on_epoch)
+    return fit(
+        series,
+        splits,
+        settings,
+        clock.elapsed,
+        on_epoch,
+        start=start,
+        checkpoint=checkpoint,
+        on_closing=on_closing,
+    )
 
 
 def _backtested(

@@ -21,6 +21,9 @@ import numpy as np
 from forecasting.features import IntArray, NetSpec, WindowTensors, window_tensors
 from forecasting.series import FloatArray, LoadSeries
 
+# Mean change of a load that counts as one that moves, as a share of its level.
+LEAST_MOVE = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -61,7 +64,8 @@ def split_in_time(steps: int, validation_ratio: float, test_ratio: float) -> Spl
 class Examples:
     """Windows and ``float64[B]``, what each counts: money is lost in proportion to the load that was misjudged.
 
-    The weight is the level of the window over the mean of its series and channel, within [0.1, 10].
+    The weight is the level of the window over the mean of its series and channel, within [0.1, 10], times how little
+    the load of that series and channel moves: each is to be forecast better than by its last value, a smooth one too.
     """
 
     windows: WindowTensors
@@ -78,19 +82,25 @@ def examples_of(
     part: str,
     max_windows: int,
     lead_steps: Sequence[int] | None = None,
+    short_history_ratio: float = 0.0,
+    seed: int = 0,
 ) -> Examples:
     """Build the windows of one part of all series, in the order of the series and of time.
 
     More than ``max_windows`` are thinned evenly, each series by the same factor. Windows with no recorded target, or
     with half of the context missing, are left out: the first teach nothing, the second are refused in service too.
+    ``short_history_ratio`` of the origins, drawn by ``seed``, are shown as if the record had begun lately.
     """
     longest = max(lead_steps or spec.lead_steps)
-    origins = [split.origins(part, longest, spec.context_steps) for split in splits]
+    origins = [split.origins(part, longest, spec.least_steps) for split in splits]
     total = sum(len(own) for own in origins) * len(spec.channels)
     stride = max(1, -(-total // max_windows))
     built, weights = [], []
+    rng = np.random.default_rng(seed)
     for one, split, own in zip(series, splits, origins, strict=True):
-        windows = window_tensors(one, spec, own[stride // 2 :: stride], lead_steps=lead_steps)
+        ends = own[stride // 2 :: stride]
+        known = _known_steps(ends, spec, short_history_ratio, rng)
+        windows = window_tensors(one, spec, ends, lead_steps=lead_steps, known_steps=known)
         kept = np.flatnonzero(np.isfinite(windows.target).any(axis=1) & (windows.observed_ratio >= 0.5))
         built.append(_taken(windows, kept))
         weights.append(_weights(built[-1], one.values[: split.validation_from]))
@@ -98,10 +108,25 @@ def examples_of(
     return Examples(WindowTensors(**joined), np.concatenate(weights))
 
 
+def _known_steps(ends: IntArray, spec: NetSpec, ratio: float, rng: np.random.Generator) -> IntArray:
+    """Return how many steps before each origin are shown: all, or for ``ratio`` of them so few that something lacks."""
+    few, many = np.log(spec.least_steps), np.log(max(spec.most_steps, spec.least_steps + 1))
+    drawn = np.exp(rng.uniform(few, many, len(ends))).astype(np.int64)
+    return np.where(rng.random(len(ends)) < ratio, np.minimum(ends, drawn), ends)
+
+
 def _weights(windows: WindowTensors, known: FloatArray) -> FloatArray:
     seen = np.isfinite(known)
     mean = np.where(seen, known, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    return np.asarray(np.clip(windows.level / np.maximum(mean[windows.channel], 1e-9), 0.1, 10.0), dtype=np.float64)
+    weight = np.clip(windows.level / np.maximum(mean[windows.channel], 1e-9), 0.1, 10.0)
+    moved = np.abs(windows.target.astype(np.float64))
+    there = np.isfinite(moved)
+    by_window = np.where(there, moved, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    for channel in np.unique(windows.channel):
+        own = windows.channel == channel
+        # A load that never moves teaches nothing more by counting without end.
+        weight[own] /= max(float(np.average(by_window[own], weights=weight[own])), LEAST_MOVE)
+    return np.asarray(weight, dtype=np.float64)
 
 
 def _taken(windows: WindowTensors, rows: IntArray) -> WindowTensors:

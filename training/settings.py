@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from forecasting.features import (
+from forecasting.forecast import DEFAULT_LEVELS
+from forecasting.net_spec import (
     DAY_S,
+    HOUR_S,
     MAX_LEAD_STEPS,
     MAX_LEADS,
     MAX_LEVEL_STEPS,
     MAX_SEASON_S,
     MAX_SEASONS,
+    MIN_HISTORY_STEPS,
     WEEK_S,
     NetSpec,
 )
-from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.series import CHANNELS, LoadSeries
 from training.dataset import Split
 
 REFERENCE_HIDDEN = (128, 64)
+REFERENCE_CONTEXT_STEPS = 48
 MIN_STEP_S, MAX_STEP_S = 1.0, WEEK_S
 _MOST = 1_000_000_000  # of windows and epochs: more than any history holds, and still a number that torch takes
 
@@ -62,26 +65,41 @@ class TrainingSettings(BaseModel):
         description="Leads that the quantile net answers, in steps, ascending from 1; by default a grid that widens by "
         "a third.",
     )
-    context_steps: int = Field(48, ge=8, le=4096, description="Steps of history that the net reads.")
+    context_steps: int = Field(
+        120,
+        ge=8,
+        le=4096,
+        description="Steps of history that the net reads, rounded down to whole blocks; the reference stack reads "
+        "at most 48.",
+    )
+    fine_steps: int = Field(
+        24, ge=1, le=4096, description="Newest of context_steps that the quantile net reads one by one."
+    )
+    block_steps: int = Field(
+        8,
+        ge=1,
+        le=512,
+        description="Older steps averaged to one input of the quantile net: five hours of minutes in 60 inputs.",
+    )
     hidden: tuple[Units, ...] = Field(
         (32,), min_length=1, max_length=4, description="LSTM units per layer of the quantile net."
     )
     head: int = Field(64, ge=1, le=1024, description="Units in the hidden layer of the quantile heads.")
     periods_s: tuple[Season, ...] = Field(
-        (DAY_S, WEEK_S),
+        (HOUR_S, DAY_S, WEEK_S),
         max_length=MAX_SEASONS,
         description=f"Up to {MAX_SEASONS} different seasons in seconds, each at most 60 weeks; one that the training "
-        "part does not hold twice is dropped.",
+        "part does not hold twice, or that is no longer than the horizon, is dropped.",
     )
     channels: tuple[str, ...] = Field(CHANNELS, min_length=1, description="Channels that examples are taken from.")
     validation_ratio: float = Field(0.15, gt=0, lt=0.5, description="Share of the history that stops the fit.")
     test_ratio: float = Field(0.15, ge=0, lt=0.8, description="Newest share of the history, only ever judged on.")
     batch: int = Field(128, ge=1, le=65_536, description="Windows per gradient step.")
-    max_epochs: int = Field(30, ge=1, le=1000, description="Most passes over the training windows.")
+    max_epochs: int = Field(60, ge=1, le=1000, description="Most passes over the training windows.")
     max_windows: int = Field(
         60_000, ge=100, le=_MOST, description="Most training windows kept; more are thinned evenly."
     )
-    max_windows_per_epoch: int = Field(4_000, ge=100, le=_MOST, description="Windows drawn anew for each epoch.")
+    max_windows_per_epoch: int = Field(12_000, ge=100, le=_MOST, description="Windows drawn anew for each epoch.")
     min_windows_per_epoch: int = Field(
         2_000,
         ge=1,
@@ -93,18 +111,35 @@ class TrainingSettings(BaseModel):
         2.0,
         ge=0,
         description="AdamW's decay, relative to the learning rate, for up to 1,000 training origins; with more of them "
-        "it falls in proportion. Short histories are forgotten well: it is what kept a net ahead of the last value on "
-        "a week of 10-minute steps.",
+        "it falls, eight times with sixteen times as many. Short histories are forgotten well: it is what kept a net "
+        "ahead of the last value on a week of 10-minute steps.",
     )
     gradient_norm: float = Field(1.0, gt=0, description="Longest gradient; longer ones are scaled down to it.")
     averaging: float = Field(
         0.98, ge=0, lt=1, description="Weight of the past in the moving average of weights that is kept as the model."
     )
+    short_lead_weight: float = Field(
+        0.5,
+        ge=0,
+        description="What leads shorter than the lead time count against the others: no replica is there by then.",
+    )
+    short_history_ratio: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Share of the training windows that are shown as if the record had begun lately, so that new "
+        "workloads are answered for too; those with a history are then forecast no worse, on two weeks even better.",
+    )
     peak_weight: float = Field(1.0, ge=0, description="What the peak's pinball loss counts against the values'.")
     patience: int = Field(
-        6, ge=1, le=1000, description="Epochs without a validation loss better by 0.1 % before the fit ends."
+        10, ge=1, le=1000, description="Epochs without a validation loss better by 0.1 % before the fit ends."
     )
-    max_fit_s: float = Field(120.0, gt=0, description="Time budget of a fit, in seconds of the wall clock.")
+    closing: bool = Field(
+        True,
+        description="Whether the fit is done again on training and validation part together, for as many epochs as "
+        "were best: the newest history teaches most.",
+    )
+    max_fit_s: float = Field(300.0, gt=0, description="Time budget of a fit, in seconds of the wall clock.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the first weights and of the order of windows.")
 
     @field_validator("lead_time_s", "horizon_s")
@@ -155,6 +190,15 @@ class TrainingSettings(BaseModel):
             raise ValueError("validation_ratio and test_ratio leave less than a tenth to train on")
         return value
 
+    def for_fine_tuning(self) -> Self:
+        """Return settings that refine a fitted net: fewer epochs, smaller steps, no pull towards zero weights."""
+        changed = {
+            "max_epochs": -(-self.max_epochs // 3),
+            "learning_rate": 0.3 * self.learning_rate,
+            "weight_decay": 0.0,
+        }
+        return self.model_copy(update=changed)
+
     @property
     def horizon_steps(self) -> int:
         """Steps that cover the horizon."""
@@ -188,7 +232,7 @@ def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: S
         return NetSpec(
             kind="reference_lstm",
             step_s=settings.step_s,
-            context_steps=settings.context_steps,
+            context_steps=min(settings.context_steps, REFERENCE_CONTEXT_STEPS),
             lead_steps=(settings.horizon_steps,),
             hidden=REFERENCE_HIDDEN,
             level_steps=1,
@@ -197,13 +241,17 @@ def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: S
             channels=settings.channels,
         )
     leads = settings.lead_steps or lead_grid(settings.horizon_steps, (lead,))
+    fine = min(settings.fine_steps, settings.context_steps)
+    blocks = (settings.context_steps - fine) // settings.block_steps
     longest_s = max(split.validation_from * one.step_s for one, split in zip(series, splits, strict=True))
     reach_s = (leads[-1] + level_steps) * settings.step_s
     seasons = tuple(p for p in settings.periods_s if reach_s <= p and 2.0 * p <= longest_s)
     return NetSpec(
         kind="quantile_lstm",
         step_s=settings.step_s,
-        context_steps=settings.context_steps,
+        context_steps=fine + blocks * settings.block_steps,
+        fine_steps=fine,
+        block_steps=settings.block_steps,
         lead_steps=leads,
         levels=DEFAULT_LEVELS,
         hidden=settings.hidden,
@@ -215,13 +263,31 @@ def net_spec(settings: TrainingSettings, series: Sequence[LoadSeries], splits: S
     )
 
 
+def shape_settings(spec: NetSpec) -> dict[str, object]:
+    """Return the settings that ask for a net of the shape of ``spec``."""
+    return {
+        "model": "lstm_reference" if spec.kind == "reference_lstm" else "lstm_quantile",
+        "step_s": spec.step_s,
+        "horizon_s": spec.lead_steps[-1] * spec.step_s,
+        "lead_steps": () if spec.kind == "reference_lstm" else spec.lead_steps,
+        "context_steps": spec.context_steps,
+        "fine_steps": max(1, spec.fine_steps),
+        "block_steps": spec.block_steps,
+        "hidden": spec.hidden,
+        "head": spec.head,
+    }
+
+
 def min_history_steps(settings: TrainingSettings) -> int:
     """Return the steps of gap-free history from which every part holds at least 30 windows."""
     needed = 30 + settings.horizon_steps
+    read = (
+        min(settings.context_steps, REFERENCE_CONTEXT_STEPS)
+        if settings.model == "lstm_reference"
+        else MIN_HISTORY_STEPS
+    )
     train_ratio = 1.0 - settings.validation_ratio - settings.test_ratio
     return max(
-        -(-int(needed + settings.context_steps) // 1)
-        if train_ratio >= 1
-        else int(np.ceil((needed + settings.context_steps) / train_ratio)),
+        -(-int(needed + read) // 1) if train_ratio >= 1 else int(np.ceil((needed + read) / train_ratio)),
         int(np.ceil(needed / settings.validation_ratio)),
     )

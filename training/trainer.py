@@ -1,50 +1,34 @@
-"""How are the weights of a net found? Adam on windows of the training part, stopped by the validation part.
+"""How does load history become a fitted net? Windows of the training part, a course of epochs, a net to write.
 
 Importing this module imports torch (2 s): import it late.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from controller.errors import BadInput, ForesailError
+from controller.errors import BadInput
 from forecasting.artifact import ModelCard, ResidualTable, TrainingFacts, load_artifact, write_artifact
 from forecasting.features import NetSpec
 from forecasting.neural import NeuralForecaster, residual_table, run_net
-from forecasting.quantile_net import NetAnswer, build_net
-from forecasting.series import LoadSeries
+from forecasting.quantile_net import build_net
+from forecasting.series import CHANNELS, LoadSeries
+from forecasting.threads import one_thread
+from training.checkpoint import Checkpoint, EpochScore, fingerprint
+from training.course import Course, FitFailed, Told, WindowBatch
 from training.dataset import Examples, Split, examples_of, split_in_time
-from training.losses import pinball, squared_error
-from training.settings import TrainingSettings, net_spec
-from training.threads import one_thread
+from training.settings import TrainingSettings, min_history_steps, net_spec
+from training.starting_net import StartingNet, kept_shape
+
+__all__ = ["EpochScore", "FitFailed", "FittedNet", "as_forecaster", "fit", "fit_quantile"]
 
 _MIN_WINDOWS = 30
-_PROGRESS_RATIO = 1e-3  # a loss that is better by less than this is no reason to go on
-_EVALUATION_BATCH = 2048
-
-
-class FitFailed(ForesailError):
-    """The optimiser left the numbers behind; nothing of it may be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpochScore:
-    """One pass over the training part. Losses are weighted means in the net's own units."""
-
-    epoch: int
-    planned_epochs: int
-    train_loss: float
-    validation_loss: float
-    learning_rate: float
-    elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +40,8 @@ class FittedNet:
         residuals: Measured on validation windows for a reference stack, None for a net with quantiles of its own.
         untrained_loss: Validation loss before the first step: the last value with a narrow band.
         stopped: Why there was no further epoch, as a clause.
+        closing_epochs: Passes over training and validation part together after that.
+        start: What it was fine-tuned from, empty for first weights drawn by the seed.
     """
 
     settings: TrainingSettings
@@ -66,6 +52,8 @@ class FittedNet:
     best_epoch: int
     untrained_loss: float
     stopped: str
+    closing_epochs: int
+    start: str
     fit_s: float
     train_windows: int
     validation_windows: int
@@ -78,6 +66,7 @@ class FittedNet:
             code_revision=code_revision,
             trained_at=trained_at,
             seed=self.settings.seed,
+            fine_tuned_from=self.start,
             validation={"loss": best, "untrained_loss": self.untrained_loss, "epochs": float(len(self.epochs))},
         )
         write_artifact(
@@ -94,6 +83,10 @@ def fit(
     settings: TrainingSettings,
     elapsed: Callable[[], float],
     on_epoch: Callable[[EpochScore], None] = lambda _: None,
+    *,
+    start: StartingNet | None = None,
+    checkpoint: Path | None = None,
+    on_closing: Callable[[float], None] = lambda _: None,
 ) -> FittedNet:
     """Fit one net on the training parts of all ``series``; the same input and seed give the same weights on a CPU.
 
@@ -105,22 +98,44 @@ def fit(
         settings: How to fit.
         elapsed: Stopwatch in seconds.
         on_epoch: Called after every epoch.
+        start: A net whose shape is kept and whose weights are refined: in a third of the epochs, with smaller steps.
+            Where no epoch is better on the validation part, its weights stay what they were.
+        checkpoint: File that keeps the fit after every epoch; if it is there, the fit goes on from it, to the same
+            weights. Deleted at the end.
+        on_closing: Called with the share done of the passes over training and validation part at the end.
 
     Raises:
-        BadInput: If there is too little history for a single training or validation window.
+        BadInput: If there is too little to learn from, ``start`` is of another shape than ``settings`` ask for, or
+            ``checkpoint`` belongs to another fit or cannot be written.
         FitFailed: If the loss is no longer a number.
     """
     began = elapsed()
     spec = net_spec(settings, series, splits)
-    train = examples_of(series, splits, spec, "train", settings.max_windows)
+    if start is not None:
+        spec, settings = kept_shape(start, settings, spec), settings.for_fine_tuning()
+    train = examples_of(
+        series,
+        splits,
+        spec,
+        "train",
+        settings.max_windows,
+        short_history_ratio=settings.short_history_ratio if spec.kind == "quantile_lstm" else 0.0,
+        seed=settings.seed,
+    )
     validation = examples_of(series, splits, spec, "validation", settings.max_windows // 4)
-    _require_windows(train, validation, settings, series)
+    _require_windows(train, validation, settings, spec, series)
+    name = start.name if start is not None else ""
+    kept = Checkpoint(checkpoint, fingerprint(series, splits, settings, spec, name)) if checkpoint is not None else None
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(settings.seed)
         net = build_net(spec)
-        course = _Course(net, spec, settings, len(train) / len(spec.channels), elapsed, began, on_epoch)
-        course.run(_Tensors.of(train), _Tensors.of(validation))
+        if start is not None:
+            net.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in start.weights.items()})
+        course = Course(net, spec, settings, len(train) / len(spec.channels), elapsed)
+        course.run(WindowBatch.of(train), WindowBatch.of(validation), Told(on_epoch, on_closing, kept))
     residuals = _residuals(net, spec, series, splits, settings) if spec.kind == "reference_lstm" else None
+    if kept is not None:
+        kept.forget()
     return FittedNet(
         settings=settings,
         spec=spec,
@@ -130,6 +145,8 @@ def fit(
         best_epoch=course.best_epoch,
         untrained_loss=course.untrained_loss,
         stopped=course.stopped,
+        closing_epochs=course.closing_epochs,
+        start=name,
         fit_s=elapsed() - began,
         train_windows=len(train),
         validation_windows=len(validation),
@@ -153,177 +170,6 @@ def as_forecaster(fitted: FittedNet, folder: Path, name: str) -> NeuralForecaste
     return load_artifact(folder)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tensors:
-    """Windows as tensors."""
-
-    context: Tensor
-    static: Tensor
-    target: Tensor
-    target_peak: Tensor
-    weight: Tensor
-
-    @classmethod
-    def of(cls, examples: Examples) -> _Tensors:
-        windows = examples.windows
-        return cls(
-            torch.from_numpy(windows.context),
-            torch.from_numpy(windows.static),
-            torch.from_numpy(windows.target),
-            torch.from_numpy(windows.target_peak),
-            torch.from_numpy(examples.weight.astype(np.float32)),
-        )
-
-    def __len__(self) -> int:
-        return len(self.weight)
-
-    def batches(self, order: Tensor, size: int) -> Iterator[_Tensors]:
-        for rows in order.split(size):
-            yield _Tensors(
-                self.context[rows], self.static[rows], self.target[rows], self.target_peak[rows], self.weight[rows]
-            )
-
-
-class _Course:
-    """One fit under way: the optimiser, the best weights so far, the reason to stop."""
-
-    def __init__(
-        self,
-        net: nn.Module,
-        spec: NetSpec,
-        settings: TrainingSettings,
-        origins: float,
-        elapsed: Callable[[], float],
-        began: float,
-        on_epoch: Callable[[EpochScore], None],
-    ) -> None:
-        self._net, self._spec, self._settings = net, spec, settings
-        self._elapsed, self._began, self._on_epoch = elapsed, began, on_epoch
-        self._levels = torch.tensor(spec.levels, dtype=torch.float32)
-        self._order = np.random.default_rng(settings.seed)
-        self._optimiser = torch.optim.AdamW(
-            net.parameters(), lr=settings.learning_rate, weight_decay=_weight_decay(settings, origins)
-        )
-        self._average = torch.optim.swa_utils.AveragedModel(
-            net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.averaging)
-        )
-        self._planned = settings.max_epochs
-        self.epochs: list[EpochScore] = []
-        self.best_epoch = self._progress_epoch = 0
-        self.untrained_loss = math.nan
-        self.stopped = ""
-
-    def run(self, train: _Tensors, validation: _Tensors) -> None:
-        """Train until an epoch limit, no more progress, or the time budget; leave the best weights in the net."""
-        self.untrained_loss = best = self._loss_over(self._net, validation)
-        weights = _copy(self._net)
-        epoch = 0
-        while not self.stopped:
-            epoch += 1
-            score = self._epoch(epoch, train, validation)
-            self.epochs.append(score)
-            self._on_epoch(score)
-            if score.validation_loss < best * (1.0 - _PROGRESS_RATIO):
-                self._progress_epoch = epoch
-            if score.validation_loss < best:
-                best, weights, self.best_epoch = score.validation_loss, _copy(self._average.module), epoch
-            self.stopped = self._why_stop(epoch)
-        self._net.load_state_dict(weights)
-
-    def _epoch(self, epoch: int, train: _Tensors, validation: _Tensors) -> EpochScore:
-        settings = self._settings
-        order = torch.from_numpy(self._draw(len(train)))
-        batches = -(-len(order) // settings.batch)
-        self._net.train()
-        total = 0.0
-        for number, batch in enumerate(train.batches(order, settings.batch)):
-            rate = self._rate((epoch - 1 + number / batches) / self._planned)
-            loss = self._step(batch, rate)
-            if not math.isfinite(loss):
-                raise FitFailed(
-                    f"the training loss became {loss} in epoch {epoch}",
-                    "training",
-                    f"lower learning_rate (it was {settings.learning_rate:g}) and look at the history for outliers",
-                )
-            total += loss / batches
-        loss = self._loss_over(self._average.module, validation)
-        self._fit_into_budget(epoch)
-        return EpochScore(epoch, self._planned, total, loss, rate, self._elapsed() - self._began)
-
-    def _draw(self, windows: int) -> npt.NDArray[np.int64]:
-        """Return the windows of one epoch in random order; few windows are passed over several times."""
-        passes = max(1, -(-self._settings.min_windows_per_epoch // windows))
-        order = np.concatenate([self._order.permutation(windows) for _ in range(passes)])
-        return order[: self._settings.max_windows_per_epoch]
-
-    def _step(self, batch: _Tensors, rate: float) -> float:
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        self._optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(self._net, batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._net.parameters(), self._settings.gradient_norm)
-        self._optimiser.step()
-        self._average.update_parameters(self._net)
-        return float(loss.detach())
-
-    def _loss(self, net: nn.Module, batch: _Tensors) -> Tensor:
-        answer: NetAnswer = net(batch.context, batch.static)
-        if self._spec.kind == "reference_lstm":
-            return squared_error(answer.values[:, :, 0], batch.target, batch.weight)
-        values = pinball(answer.values, batch.target, self._levels, batch.weight)
-        peaks = pinball(answer.peaks, batch.target_peak, self._levels, batch.weight)
-        return values + self._settings.peak_weight * peaks
-
-    def _loss_over(self, net: nn.Module, examples: _Tensors) -> float:
-        """Return the loss over all examples, without learning from them."""
-        net.eval()
-        total = weight = 0.0
-        with torch.inference_mode():
-            for batch in examples.batches(torch.arange(len(examples)), _EVALUATION_BATCH):
-                share = float(batch.weight.sum())
-                total, weight = total + share * float(self._loss(net, batch)), weight + share
-        return total / max(weight, 1e-12)
-
-    def _rate(self, progress: float) -> float:
-        """Return the learning rate: a linear start over the first 5 %, then half a cosine down to 2 % of its height."""
-        warm = min(1.0, progress / 0.05 + 0.05)
-        return (
-            self._settings.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0))))
-        )
-
-    def _fit_into_budget(self, epoch: int) -> None:
-        """Plan no more epochs than the time budget holds, so that the learning rate still comes down to its end."""
-        spent_s = self._elapsed() - self._began
-        left = 0.95 * (self._settings.max_fit_s - spent_s) / max(spent_s / epoch, 1e-9)
-        self._planned = min(self._settings.max_epochs, epoch + max(0, int(min(left, 1e6))))
-
-    def _why_stop(self, epoch: int) -> str:
-        settings = self._settings
-        if epoch >= settings.max_epochs:
-            return f"all {epoch} epochs done"
-        if epoch - self._progress_epoch >= settings.patience:
-            return f"no better validation loss for {settings.patience} epochs"
-        if epoch >= self._planned or self._elapsed() - self._began >= settings.max_fit_s:
-            return f"the time budget of {settings.max_fit_s:g} s allowed {epoch} of {settings.max_epochs} epochs"
-        return ""
-
-
-def _weight_decay(settings: TrainingSettings, origins: float) -> float:
-    """Return the decay for this many training origins: a prior weighs less the more there is to learn from.
-
-    Origins and not windows, since the channels of one origin rise and fall together. The reference stack is fitted by
-    plain Adam, as everywhere else.
-    """
-    if settings.model == "lstm_reference":
-        return 0.0
-    return settings.weight_decay * min(1.0, 1000.0 / origins)
-
-
-def _copy(net: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
-
-
 def _residuals(
     net: nn.Module, spec: NetSpec, series: Sequence[LoadSeries], splits: Sequence[Split], settings: TrainingSettings
 ) -> ResidualTable:
@@ -340,12 +186,17 @@ def _require_windows(
     train: Examples,
     validation: Examples,
     settings: TrainingSettings,
+    spec: NetSpec,
     series: Sequence[LoadSeries],
 ) -> None:
     if min(len(train), len(validation)) >= _MIN_WINDOWS:
         return
-    from training.settings import min_history_steps
-
+    columns = [CHANNELS.index(name) for name in spec.channels]
+    recorded = np.concatenate([one.values[:, columns].reshape(-1) for one in series])
+    if not np.isfinite(recorded).any():
+        raise BadInput("the history holds no observation, only gaps", "--data", "look at what records the load")
+    if not np.nanmax(recorded) > 0:
+        raise BadInput("the load was zero throughout", "--data", "give a history with some load in it")
     needed = min_history_steps(settings)
     longest = max(len(one) for one in series)
     raise BadInput(

@@ -23,7 +23,7 @@ import numba
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-COMPILES_S = 20
+COMPILES_S = 32
 """About how long the first call takes, in seconds, on one core of the machine that the docs' figures are from."""
 
 _ALWAYS_KEPT, _EVER_KEPT, _IN_USE_S = 3, 8, 86_400.0

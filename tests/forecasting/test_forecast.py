@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forecasting.forecast import LoadForecast
+from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 
 LEVELS = np.array([0.1, 0.5, 0.9])
 VALUES = np.array([[1.0, 2.0], [2.0, 3.0], [4.0, 3.5]])[:, :, None].repeat(3, axis=2)
@@ -66,3 +66,27 @@ def test_impossible_forecasts_are_refused(changes: dict[str, object], complaint:
     }
     with pytest.raises(ValueError, match=complaint):
         LoadForecast(**{**parts, **changes})  # type: ignore[arg-type]
+
+
+def test_many_are_built_as_each_alone() -> None:
+    rng = np.random.default_rng(0)
+    values, peaks = (np.sort(rng.normal(2.0, 1.5, (4, 7, 5, 3)), axis=1) for _ in range(2))
+    levels = np.array(DEFAULT_LEVELS)
+    many = LoadForecast.ordered_many([1.0, 2.0, 3.0, 4.0], 15.0, levels, values, peaks, "net")
+    for at, one, own, own_peaks in zip((1.0, 2.0, 3.0, 4.0), many, values, peaks, strict=True):
+        alone = LoadForecast.ordered(at, 15.0, levels, own, "net", own_peaks)
+        for name in ("levels", "values", "peaks"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(alone, name))
+            assert not getattr(one, name).flags.writeable
+        assert (one.made_at, one.start_at, one.step_s, one.source) == (at, at, 15.0, "net")
+        LoadForecast(at, at, 15.0, one.levels, one.values, one.peaks, "net")  # passes all checks
+    assert LoadForecast.ordered_many([], 15.0, levels, values[:0], peaks[:0], "net") == []
+
+
+def test_of_many_none_is_built_when_one_is_not_finite_or_the_shapes_are_wrong() -> None:
+    values = np.ones((2, 7, 5, 3))
+    values[1, 3, 2, 1] = np.nan
+    with pytest.raises(ValueError, match="no missing or infinite rate"):
+        LoadForecast.ordered_many([1.0, 2.0], 15.0, np.array(DEFAULT_LEVELS), values, values, "net")
+    with pytest.raises(ValueError, match="shape"):
+        LoadForecast.ordered_many([1.0], 15.0, np.array([0.5, 0.9]), np.ones((1, 7, 5, 3)), np.ones((1, 7, 5, 3)), "n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from forecasting.artifact import load_artifact
 from forecasting.features import rates_of, window_tensors
-from forecasting.forecast import DEFAULT_LEVELS
-from forecasting.forecaster import CannotForecast
+from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
+from forecasting.forecaster import CannotForecast, FleetForecaster
 from forecasting.neural import NeuralForecaster, mean_path, residual_table, run_net
 from forecasting.quantile_net import build_net
 from forecasting.series import CHANNELS, LoadSeries
@@ -84,11 +85,46 @@ def test_steps_that_do_not_fit_are_refused(forecaster: NeuralForecaster, step_s:
         forecaster.forecast(LoadSeries(0.0, step_s, LOAD.values), 4)
 
 
-def test_a_context_that_is_not_full_is_refused_with_figures(forecaster: NeuralForecaster) -> None:
+def test_a_history_that_says_too_little_is_refused_with_figures(
+    forecaster: NeuralForecaster, reference: NeuralForecaster
+) -> None:
+    with pytest.raises(CannotForecast, match="history has 9 of the 10 steps"):
+        forecaster.forecast(LOAD.tail(9), 4)
     with pytest.raises(CannotForecast, match="history has 31 of the 32 steps"):
-        forecaster.forecast(LOAD.tail(31), 4)
+        reference.forecast(LOAD.tail(31), 4)
     with pytest.raises(CannotForecast, match=r"observed in \d+% of the last 32 steps"):
         forecaster.forecast(with_gaps(LOAD, 0.6), 4)
+
+
+def test_a_workload_that_began_a_moment_ago_is_forecast_from_what_there_is(forecaster: NeuralForecaster) -> None:
+    forecast = forecaster.forecast(LOAD.tail(10), 20)
+    level = LOAD.tail(4).values.mean(axis=0)
+    np.testing.assert_allclose(forecast.at_level(0.5)[0], level, rtol=0.5)
+
+
+def test_many_are_answered_as_each_alone_bit_by_bit(forecaster: NeuralForecaster, reference: NeuralForecaster) -> None:
+    short = LoadSeries(LOAD.start_at, 5.0, np.repeat(LOAD.values, 3, axis=0))
+    values = LOAD.values.copy()
+    values[-8:, 1] = np.nan
+    stale = LoadSeries(LOAD.start_at, LOAD.step_s, values)
+    histories = [LOAD.window(0, end) for end in range(32, 300, 3)]
+    histories += [short, LOAD.tail(9), with_gaps(LOAD, 0.6), stale, with_gaps(LOAD, 0.1)]
+    horizons = [20, 20, 7] * 30 + [20] * (len(histories) - 90)
+    for each in (forecaster, reference):
+        assert isinstance(each, FleetForecaster)
+        told = each.forecast_many(histories, horizons, (0.5, 0.93))
+        refused = 0
+        for history, horizon, answer in zip(histories, horizons, told, strict=True):
+            if not isinstance(answer, LoadForecast):
+                with pytest.raises(CannotForecast, match=re.escape(str(answer))):
+                    each.forecast(history, horizon, (0.5, 0.93))
+                refused += 1
+                continue
+            alone = each.forecast(history, horizon, (0.5, 0.93))
+            np.testing.assert_array_equal(answer.values, alone.values)
+            np.testing.assert_array_equal(answer.peaks, alone.peaks)
+            assert answer.made_at == alone.made_at == history.end_at
+        assert refused == 3
 
 
 def test_the_mean_path_leads_straight_from_the_last_level_to_the_answer(reference: NeuralForecaster) -> None:

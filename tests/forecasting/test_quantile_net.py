@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from forecasting.features import NetSpec
 from forecasting.forecast import DEFAULT_LEVELS
+from forecasting.net_spec import NetSpec, roughness_column
 from forecasting.quantile_net import NetAnswer, QuantileLstm, ReferenceLstm, build_net
 from tests.builders_forecasting import small_spec
 
 
 def answer(net: nn.Module, spec: NetSpec, batch: int = 5, scale: float = 1.0) -> NetAnswer:
     draw = torch.Generator().manual_seed(1)
-    context = torch.randn(batch, spec.context_steps, 2, generator=draw) * scale
+    context = torch.randn(batch, spec.tokens, spec.context_features, generator=draw) * scale
     said: NetAnswer = net(context, torch.randn(batch, spec.static_features, generator=draw) * scale)
     return said
 
@@ -46,13 +47,18 @@ def test_quantiles_never_cross_and_peaks_never_fall_whatever_the_weights() -> No
         assert (peaks >= values).all()
 
 
-def test_an_unfitted_quantile_net_starts_near_the_last_value() -> None:
+def test_an_unfitted_quantile_net_starts_near_the_last_value_with_a_band_as_wide_as_the_load_is_rough() -> None:
     spec = small_spec()
     torch.manual_seed(0)
-    values = answer(build_net(spec), spec).values
-    # e^0.3: within a third of the last level.
-    assert values.abs().max() < 0.3
-    assert (values[..., -1] - values[..., 0] > 0.05).all()
+    net = build_net(spec)
+    context = torch.zeros(3, spec.tokens, spec.context_features)
+    static = torch.zeros(3, spec.static_features)
+    static[:, roughness_column(spec)] = torch.tensor([0.0, 0.05, 50.0])
+    values = net(context, static).values
+    width = values[..., -1] - values[..., 0]
+    # Four times the root of a tenth of the usual change, which is taken to be at least 0.01 and at most 1.
+    assert width.mean(dim=1).tolist() == pytest.approx([0.126, 0.283, 1.265], rel=0.1)
+    assert values[1].abs().max() < 0.3
 
 
 def test_every_weight_gets_a_gradient() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -309,9 +310,12 @@ def test_a_drain_that_takes_too_long_ends_with_one_and_cut_streams() -> None:
     with engine_process("--drain-s", "1", "--lame-duck-s", "0.1", *FAST) as engine:
         wait_until(lambda: httpx.get(f"{engine.url}/health").status_code == 200)
         engine.inflict(kind="hang")
-        engine.process.send_signal(signal.SIGTERM)
-        with pytest.raises(httpx.RemoteProtocolError):
-            text(engine)
+        with ThreadPoolExecutor(1) as client:
+            answer = client.submit(text, engine)
+            wait_until(lambda: engine.state()["running"] + engine.state()["queued"] == 1)  # it drains with one inside
+            engine.process.send_signal(signal.SIGTERM)
+            with pytest.raises(httpx.RemoteProtocolError):
+                answer.result(SLACK_S)
         assert engine.process.wait(SLACK_S) == 1
 
 

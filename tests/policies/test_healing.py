@@ -97,7 +97,7 @@ def some(count: int = 6, **first: Any) -> FleetState:
 
 def cordoned(cause: str, ago_s: float = 60.0, **changes: Any) -> PolicyMemory:
     """Memory of ``a0`` taken out of traffic by us."""
-    entry = CordonMemory(AT - ago_s, cause, "a0#0", 1000.0, 2e4)
+    entry = CordonMemory(AT - ago_s, cause, "a0#0", 1000.0, 2e4, confirmed=True)
     return PolicyMemory(cordons={A0: replace(entry, **changes)})
 
 
@@ -113,7 +113,7 @@ def restarts(count: int, ago_s: float = 900.0, **changes: Any) -> PolicyMemory:
 def test_a_hung_replica_is_cordoned_at_once_and_remembered() -> None:
     course = treated(some(), sick("a0", "F1", 50.0))
     assert done(course) == [(CordonReplica, "a0")]
-    assert course.cordons[A0] == CordonMemory(AT, "F1", "a0#0", 1000.0, 2e4)
+    assert course.cordons[A0] == CordonMemory(AT, "F1", "a0#0", 1000.0, 2e4, confirmed=True)
     assert course.actions == ()
 
 
@@ -227,6 +227,21 @@ def test_a_stuck_exporter_is_a_humans_business_and_opens_no_breaker() -> None:
     course = treated(some(), *(sick(f"a{i}", "F13", 900.0) for i in range(6)))
     assert (done(course), rules(course)) == ([], ["needs a human"] * 6)
     assert course.stopped == frozenset()
+
+
+def test_a_gateway_that_comes_back_and_finds_nothing_inside_confirms_no_hang() -> None:
+    """It was away when the engine emptied itself: only the exporter ever said that it stood still."""
+    state = some(cordoned=True, in_flight_requests=0.0)
+    course = treated(state, memory=cordoned("F1", 900.0, confirmed=False))
+    assert (done(course), pages(course)) == ([], [(A0, "F1")])
+
+
+def test_a_gateway_that_comes_back_and_sees_requests_stand_confirms_the_hang_for_good() -> None:
+    state = some(cordoned=True, in_flight_requests=3.0)
+    seen = treated(state, sick("a0", "F1", 119.0), memory=cordoned("F1", 900.0, confirmed=False))
+    assert done(seen) == []
+    given_up = treated(some(cordoned=True, in_flight_requests=0.0), memory=PolicyMemory(cordons=seen.cordons))
+    assert done(given_up) == [(RestartReplica, "a0")]
 
 
 def test_what_nobody_we_know_cordoned_is_left_to_a_human_who_is_told() -> None:

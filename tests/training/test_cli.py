@@ -81,6 +81,64 @@ def test_a_model_is_trained_judged_and_registered(
     assert [version.aliases for version in registry.versions("trained")] == [("challenger",), ("champion",)]
 
 
+def test_a_registered_model_is_refined_in_its_own_shape(
+    capsys: pytest.CaptureFixture[str], data: str, store: str, folder: Path
+) -> None:
+    options = ("--store", store, "--name", "refined")
+    train = ("train", "--data", data, "--step-s", "60", *options, *QUICK, "--horizon-s", "360", "--promote")
+    answer(capsys, *train)
+    drifted = a_file(folder, name="drifted", seed=3)
+    # Neither step nor horizon nor shape are said: they are the champion's, not the defaults.
+    again = answer(capsys, "train", "--data", drifted, *options, "--from", "champion", "--set", "max_epochs=3")
+    assert again["version"] == "2"
+    assert again["fit"]["epochs"] == 1
+    assert (again["settings"]["step_s"], again["settings"]["horizon_s"]) == (60.0, 360.0)
+    assert again["settings"]["hidden"] == [8]
+    for change, said in (
+        (("--step-s", "30"), "step_s 60.0, not 30.0"),
+        (("--set", "hidden=[16]"), "hidden 8, not 16"),
+        (("--horizon-s", "600"), "lead_steps"),
+        (("--model", "lstm_reference"), "kind"),
+    ):
+        told = refusal(capsys, "train", "--data", drifted, *options, "--from", "champion", *change)
+        assert said in told
+        assert "--from" in told
+    assert "no version or alias '9'" in refusal(capsys, "train", "--data", drifted, *options, "--from", "9")
+
+
+def test_a_checkpoint_is_gone_when_the_training_is_done_and_what_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], data: str, store: str, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    train = ("train", "--data", data, "--step-s", "60", "--store", store, "--name", "kept", *QUICK)
+    kept = ("--checkpoint", str(checkpoint))
+    answer(capsys, *train, *kept)
+    assert not checkpoint.exists()
+    checkpoint.write_bytes(b"not a fit")
+    assert "delete this one" in refusal(capsys, *train, *kept)
+    missing = refusal(capsys, *train, "--checkpoint", str(tmp_path / "no" / "fit"))
+    assert "there is no such folder" in missing
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ((0, 60, 60, 120), "do not ascend"),
+        ((0, 60, 180, 120), "do not ascend"),
+        ((0, 60, 107, 180), "evenly spaced"),
+    ],
+)
+def test_histories_with_times_that_make_no_even_steps_are_refused_by_row(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str, times: tuple[int, ...], said: str
+) -> None:
+    path = tmp_path / "uneven.csv"
+    rest = range(240, 60 * 480, 60)
+    path.write_text("t,requests\n" + "".join(f"{at},10\n" for at in (*times, *rest)))
+    told = refusal(capsys, "train", "--data", str(path), "--step-s", "60", "--store", store, *QUICK)
+    assert said in told
+    assert "uneven.csv" in told
+
+
 def test_channels_that_were_not_recorded_are_not_learned_from(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str
 ) -> None:

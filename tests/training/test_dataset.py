@@ -7,7 +7,7 @@ import pytest
 
 from forecasting.features import NetSpec
 from forecasting.series import LoadSeries
-from tests.builders_training import a_wave, of_rates
+from tests.builders_training import DAY_STEPS, a_wave, of_rates
 from training.dataset import Split, data_digest, examples_of, split_in_time
 
 SPEC = NetSpec(
@@ -82,8 +82,38 @@ def test_a_window_counts_by_its_load_within_its_own_series_and_channel() -> None
     rate = np.concatenate([np.full(50, 10.0), np.full(50, 30.0)])
     busy, quiet = of_rates(1000.0 * rate), of_rates(rate)
     spec = SPEC.model_copy(update={"channels": ("requests_per_s", "prompt_tokens_per_s")})
-    examples = examples_of([busy, quiet], [Split(100, 100, 100)] * 2, spec, "train", 10_000)
-    assert sorted(set(examples.weight.tolist())) == pytest.approx([0.5, 1.5])
+    weight = examples_of([busy, quiet], [Split(100, 100, 100)] * 2, spec, "train", 10_000).weight
+    assert weight.max() / weight.min() == pytest.approx(3.0)
+    assert weight.reshape(2, -1).sum(axis=1) == pytest.approx([weight.sum() / 2] * 2)
+
+
+def test_each_series_counts_by_how_it_does_against_its_last_value_not_by_how_much_it_moves() -> None:
+    series = [a_wave(400, noise=0.03), a_wave(400, noise=0.3)]
+    examples = examples_of(series, [split_in_time(400, 0.15, 0.15)] * 2, SPEC, "train", 10_000)
+    moved = np.nanmean(np.abs(examples.windows.target), axis=1) * examples.weight
+    calm, rough = np.split(moved, [np.flatnonzero(np.diff(examples.windows.origin) < 0)[0] + 1])
+    # Weighted by the load before it is set to 1, and not quite the same load: within a percent.
+    assert calm.mean() == pytest.approx(rough.mean(), rel=0.01)
+    # A load that never moves has no such measure, and must not count without end.
+    flat = examples_of([of_rates(np.full(100, 5.0))], [Split(100, 100, 100)], SPEC, "train", 10_000)
+    assert flat.weight.max() == pytest.approx(50.0)
+
+
+def test_some_windows_are_shown_as_if_the_record_had_begun_lately() -> None:
+    series, split = a_wave(400), split_in_time(400, 0.15, 0.15)
+    spec = SPEC.model_copy(update={"periods_s": (DAY_STEPS * 60.0,)})
+    plain, short, again, other = (
+        examples_of([series], [split], spec, "train", 10_000, short_history_ratio=ratio, seed=seed).windows
+        for ratio, seed in ((0.0, 0), (0.5, 0), (0.5, 0), (0.5, 1))
+    )
+    recorded = plain.context[:, 0, 2] == 1
+    hidden = recorded & (short.context[:, 0, 2] == 0)
+    # Half of the windows get a length from 10 steps to the 193 that are looked at, evenly on a logarithm: one in six of
+    # these lacks a part of its 16 steps of context.
+    assert hidden.sum() / recorded.sum() == pytest.approx(0.5 * np.log(16 / 10) / np.log(193 / 10), abs=0.04)
+    np.testing.assert_array_equal(short.target.shape, plain.target.shape)
+    np.testing.assert_array_equal(short.context, again.context)
+    assert (short.context != other.context).any()
 
 
 def test_a_part_too_short_for_a_window_gives_none() -> None:

@@ -56,3 +56,15 @@ def test_pinball_is_smallest_at_the_quantile() -> None:
     best = float(guesses[int(np.argmin(losses))])
     # -ln(0.1) = 2.303; the sample's own quantile is off by about 0.05.
     assert best == pytest.approx(math.log(10), abs=0.15)
+
+
+def test_leads_and_levels_count_by_their_weights() -> None:
+    quantiles, levels = torch.zeros(1, 2, 2), torch.tensor([0.5, 0.9])
+    target = torch.tensor([[1.0, 2.0]])
+    # Lead 1 costs 0.5 and 0.9, lead 2 twice that.
+    plain = pinball(quantiles, target, levels, torch.ones(1))
+    assert float(plain) == pytest.approx((0.7 + 1.4) / 2)
+    second = pinball(quantiles, target, levels, torch.ones(1), torch.tensor([0.0, 3.0]))
+    assert float(second) == pytest.approx(1.4)
+    upper = pinball(quantiles, target, levels, torch.ones(1), None, torch.tensor([0.0, 2.0]))
+    assert float(upper) == pytest.approx((0.9 + 1.8) / 2)

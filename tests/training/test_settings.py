@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from forecasting.features import DAY_S, WEEK_S
 from tests.builders_training import a_wave, small_settings
 from training.dataset import split_in_time
-from training.settings import TrainingSettings, lead_grid, min_history_steps, net_spec, steps_covering
+from training.settings import TrainingSettings, lead_grid, min_history_steps, net_spec, shape_settings, steps_covering
 
 
 def test_a_horizon_shorter_than_the_lead_time_is_refused() -> None:
@@ -55,4 +55,31 @@ def test_the_history_that_is_asked_for_holds_thirty_windows_in_each_part(test_ra
     steps = min_history_steps(settings)
     split = split_in_time(steps, settings.validation_ratio, settings.test_ratio)
     for part in ("train", "validation"):
-        assert len(split.origins(part, settings.horizon_steps, settings.context_steps)) >= 30
+        assert len(split.origins(part, settings.horizon_steps, 10)) >= 30
+
+
+def test_a_context_is_rounded_down_to_whole_blocks_and_one_that_is_short_is_read_step_by_step() -> None:
+    split = split_in_time(480, 0.15, 0.15)
+    specs = [
+        net_spec(small_settings(context_steps=steps, fine_steps=24, block_steps=8), [a_wave(480)], [split])
+        for steps in (61, 20)
+    ]
+    assert [(spec.context_steps, spec.fine_steps, spec.tokens) for spec in specs] == [(56, 24, 28), (20, 20, 20)]
+
+
+@pytest.mark.parametrize("model", ["lstm_quantile", "lstm_reference"])
+def test_the_settings_of_a_shape_ask_for_that_shape(model: str) -> None:
+    split = split_in_time(480, 0.15, 0.15)
+    spec = net_spec(small_settings(model=model, context_steps=45, lead_time_s=180.0), [a_wave(480)], [split])
+    asked = TrainingSettings.model_validate(small_settings().model_dump() | shape_settings(spec))
+    assert net_spec(asked, [a_wave(480)], [split]) == spec
+
+
+def test_refining_takes_fewer_epochs_and_smaller_steps_than_a_fit_anew() -> None:
+    settings = small_settings()
+    refining = settings.for_fine_tuning()
+    assert refining.max_epochs < settings.max_epochs
+    assert refining.learning_rate < settings.learning_rate
+    assert net_spec(refining, [a_wave(480)], [split_in_time(480, 0.15, 0.15)]) == net_spec(
+        settings, [a_wave(480)], [split_in_time(480, 0.15, 0.15)]
+    )
