@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from forecasting.arima import ArimaForecaster
 from forecasting.artifact import ModelCard, ResidualTable, TrainingFacts
+from forecasting.ensemble import CombinedForecaster
 from forecasting.features import DAY_S, NetSpec
 from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.forecaster import Forecaster
+from forecasting.kalman import KalmanForecaster
 from forecasting.last_value import LastValueForecaster
+from forecasting.regression import RegressionForecaster
 from forecasting.seasonal_naive import SeasonalNaiveForecaster
 from forecasting.series import LoadSeries
 from forecasting.statistical import ExponentialSmoothingForecaster
+from forecasting.tree_features import TreeSpec
+from forecasting.trees import TreeForecaster
 
 TOKENS = np.array([1.0, 900.0, 200.0])
 """Requests, prompt and output tokens per request, so that one column of rates makes three."""
@@ -104,6 +111,23 @@ def small_neural(spec: NetSpec) -> Forecaster:
         return load_artifact(write_small_artifact(Path(scratch) / "net", spec))
 
 
+@lru_cache(maxsize=1)
+def small_trees() -> TreeForecaster:
+    """Return trees fitted on another load of the same shape as the contract's, for 20 steps of 15 s."""
+    from training.tree_fit import TreeSettings, fit_trees
+
+    spec = TreeSpec(step_s=15.0, lead_steps=(1, 5, 20), levels=DEFAULT_LEVELS)
+    load = poisson_series(1500, seed=11, swing_ratio=0.3, period_s=1800.0)
+    settings = TreeSettings(trees=30, depth=3, learning_rate=0.15, most_windows=1500)
+    return TreeForecaster(fit_trees([load], [len(load)], [0], spec, settings), spec, "small-trees")
+
+
+def small_combination() -> CombinedForecaster:
+    """Return three experts, looked back on for an hour."""
+    experts = (LastValueForecaster(), SeasonalNaiveForecaster(1800.0, 300.0), small_trees())
+    return CombinedForecaster(experts, replays=48, spacing_s=60.0)
+
+
 FORECASTERS: dict[str, Callable[[], Forecaster]] = {
     "last-value": lambda: LastValueForecaster(0.0),
     "last-value-60s": lambda: LastValueForecaster(60.0),
@@ -111,6 +135,14 @@ FORECASTERS: dict[str, Callable[[], Forecaster]] = {
     "ets": ExponentialSmoothingForecaster,
     "ets-season": lambda: ExponentialSmoothingForecaster(period_s=1800.0),
     "seasonal-naive": lambda: SeasonalNaiveForecaster(period_s=1800.0, level_window_s=300.0),
+    "kalman-level": KalmanForecaster,
+    "kalman-trend": lambda: KalmanForecaster(trend=True),
+    "arima": lambda: ArimaForecaster(refit_s=1800.0),
+    "arima-season": lambda: ArimaForecaster(period_s=1800.0, refit_s=1800.0),
+    "arima-rates": lambda: ArimaForecaster(logs=False, fit_steps=50, refit_s=1800.0),
+    "regression": lambda: RegressionForecaster(refit_s=600.0),
+    "trees": small_trees,
+    "combined": small_combination,
     "quantile-lstm": lambda: small_neural(small_spec("quantile_lstm")),
     "reference-lstm": lambda: small_neural(small_spec("reference_lstm")),
 }

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from controller.errors import BadInput
 from forecasting.features import DAY_S, MAX_LEAD_STEPS, MAX_LEADS, WEEK_S
+from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.forecaster import Forecaster
+from forecasting.kalman import KalmanForecaster
 from forecasting.last_value import LastValueForecaster
+from forecasting.regression import RegressionForecaster
 from forecasting.seasonal_naive import SeasonalNaiveForecaster
+from forecasting.series import REQUESTS
 from training.backtest import Examination
 from training.settings import MAX_STEP_S, MIN_STEP_S, TrainingSettings, lead_grid
 
@@ -22,16 +26,39 @@ def _exponential_smoothing() -> Forecaster:
     return ExponentialSmoothingForecaster()
 
 
+def _holt_winters() -> Forecaster:
+    from forecasting.statistical import ExponentialSmoothingForecaster
+
+    return ExponentialSmoothingForecaster(DAY_S)
+
+
+def _arima(period_s: float | None = None, logs: bool = True, fit_steps: int | None = None) -> Forecaster:
+    from forecasting.arima import FIT_STEPS, ArimaForecaster
+
+    return ArimaForecaster(period_s, logs, FIT_STEPS if fit_steps is None else fit_steps)
+
+
 BASELINE = "last_value"
 PLAIN: Mapping[str, Callable[[], Forecaster]] = {
     BASELINE: lambda: LastValueForecaster(0.0),
     "local_level": LastValueForecaster,
+    "kalman_level": KalmanForecaster,
+    "kalman_trend": lambda: KalmanForecaster(trend=True),
     "ets": _exponential_smoothing,
+    "holt_winters": _holt_winters,
+    "arima_day": lambda: _arima(DAY_S),
+    # As a planner elsewhere sets it: no season, no logs, the last fifty values.
+    "arima_short": lambda: _arima(logs=False, fit_steps=50),
     "seasonal_day": lambda: SeasonalNaiveForecaster(DAY_S),
     "seasonal_week": lambda: SeasonalNaiveForecaster(WEEK_S),
+    "regression": RegressionForecaster,
 }
+TREES, COMBINED = "trees", "combined"
 NETS = ("lstm_reference", "lstm_quantile")
-MODELS = (*PLAIN, *NETS)
+MODELS = (*PLAIN, TREES, *NETS, COMBINED)
+# Who is combined: cheap, and each right where the others are wrong. A quantile net joins where one is fitted.
+EXPERTS = ("local_level", "seasonal_day", "seasonal_week", "regression", TREES)
+JOINING = ("lstm_quantile",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +113,24 @@ def prepare(
     settings: TrainingSettings,
     elapsed: Callable[[], float],
     on_progress: Callable[[float], None] = lambda _: None,
+    ready: Mapping[str, Candidate] | None = None,
 ) -> Candidate:
-    """Return ``model`` ready for the series of ``exam``; nets are fitted on the part before its test part.
+    """Return ``model`` ready for the series of ``exam``; what is fitted is fitted on the part before its test part.
+
+    Args:
+        ready: Models prepared before for the same series: ``combined`` takes its experts from there, and prepares
+            those that are missing.
 
     Raises:
-        BadInput: If that part is too short for a net.
+        BadInput: If that part is too short for a net or for trees.
         FitFailed: If a fit diverges.
     """
     if model in PLAIN:
         return Candidate(PLAIN[model]())
+    if model == TREES:
+        return _fitted_trees(exam, settings.seed, elapsed, on_progress)
+    if model == COMBINED:
+        return _combined(exam, settings, elapsed, on_progress, ready or {})
     from training.trainer import EpochScore, as_forecaster, fit
 
     def on_epoch(epoch: EpochScore) -> None:
@@ -105,6 +141,41 @@ def prepare(
     with tempfile.TemporaryDirectory() as scratch:
         forecaster = as_forecaster(fitted, Path(scratch) / "artifact", model.replace("_", "-"))
     return Candidate(forecaster, fitted.fit_s, fitted.stopped)
+
+
+def _fitted_trees(
+    exam: Examination, seed: int, elapsed: Callable[[], float], on_progress: Callable[[float], None]
+) -> Candidate:
+    from forecasting.tree_features import TreeSpec
+    from forecasting.trees import TreeForecaster
+    from training.tree_fit import TreeSettings, fit_trees
+
+    series, end = exam.history.series, exam.split.test_from
+    began = elapsed()
+    spec = TreeSpec(step_s=series.step_s, lead_steps=exam.lead_steps, levels=DEFAULT_LEVELS)
+    # Only requests are judged here. Token rates that were not recorded would be copies of them anyway.
+    try:
+        trees = fit_trees([series], [end], [REQUESTS], spec, TreeSettings(seed=seed), on_progress)
+    except ValueError as error:
+        remedy = f"give a longer history or leave {TREES} and {COMBINED} out"
+        raise BadInput(f"{exam.history.name} is too short for trees: {error}", "--data", remedy) from error
+    until = series.start_at + end * series.step_s
+    return Candidate(TreeForecaster(trees, spec, fitted_until=until), elapsed() - began)
+
+
+def _combined(
+    exam: Examination,
+    settings: TrainingSettings,
+    elapsed: Callable[[], float],
+    on_progress: Callable[[float], None],
+    ready: Mapping[str, Candidate],
+) -> Candidate:
+    from forecasting.ensemble import CombinedForecaster
+
+    names = [*EXPERTS, *(name for name in JOINING if name in ready)]
+    experts = {name: ready.get(name) or prepare(name, exam, settings, elapsed, on_progress) for name in names}
+    fit_s = sum(one.fit_s for name, one in experts.items() if name not in ready)
+    return Candidate(CombinedForecaster([one.forecaster for one in experts.values()]), fit_s, " + ".join(names))
 
 
 def settings_for(model: str, exam: Examination, settings: TrainingSettings) -> TrainingSettings:

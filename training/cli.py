@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from simulations.progress import Shown
     from training.backtest import Score
+    from training.candidates import Candidate
     from training.gate import GateSettings
     from training.history import History
     from training.settings import TrainingSettings
@@ -344,9 +345,11 @@ def _backtested(
             raise BadInput(str(error), "--data", "give a longer history or shorter leads") from error
         check_nets(exam, names)
         last_value = ask(exam, BASELINE, PLAIN[BASELINE](), clock.elapsed)
+        prepared: dict[str, Candidate] = {}
         for name in names:
             with progress_bar(f"{history.name}: {name}") as show:
-                ready = prepare(name, exam, settings, clock.elapsed, lambda share: show(share / 2, "fitting"))
+                ready = prepare(name, exam, settings, clock.elapsed, lambda share: show(share / 2, "fitting"), prepared)
+                prepared[name] = ready
                 answers = (
                     last_value
                     if name == BASELINE
