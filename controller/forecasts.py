@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.forecast import LoadForecast
 from forecasting.forecaster import FallbackForecaster
+from forecasting.judged import JudgedChain
 from forecasting.present import present_load
 from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries, block_means
+from forecasting.trust import TrustSettings
 from policies.fleet import Demand, FleetState, PoolState
 from policies.lead_time import LeadTimeSettings, lead_time
 from policies.memory import PolicyMemory, PoolMemory
@@ -47,6 +49,9 @@ class ForecastSettings(BaseModel):
         le=86400,
         description="Window over which present demand is averaged, in seconds: a single scrape is noise. A jump that "
         "is more than noise counts at once.",
+    )
+    trust: TrustSettings = Field(
+        default_factory=TrustSettings, description="What a forecast has to show before replicas follow it."
     )
 
 
@@ -183,12 +188,18 @@ class LoadForecasts:
         before: Mapping[str, LoadSeries] | None = None,
     ) -> None:
         """Start from the load recorded ``before``, per model, at steps of ``tick_s``."""
-        self.forecaster, self.settings = forecaster, settings
+        self._chain, self.settings = JudgedChain(forecaster.forecasters, settings.trust), settings
         self._tick_s = tick_s
         self._histories = {
             model: LoadHistory(tick_s, settings.kept_s, series) for model, series in (before or {}).items()
         }
         self.notes: dict[str, ForecastNote] = {}
+
+    def ask(self, forecaster: FallbackForecaster) -> None:
+        """Ask these from now on; what is known of how those of them did who were asked before stays known."""
+        chain = JudgedChain(forecaster.forecasters, self.settings.trust)
+        chain.follow(self._chain)
+        self._chain = chain
 
     def learn(self, fleet: FleetState) -> Mapping[str, Demand]:
         """Add what was observed, and return present demand per observed model, with noise averaged out."""
@@ -226,14 +237,12 @@ class LoadForecasts:
         Forecasters that can are asked for all models at once.
         """
         known = {model: reach_s for model, reach_s in horizons_s.items() if model in self._histories}
-        most_steps = self.forecaster.most_steps
+        step_s = max(1, round(self.settings.step_s / self._tick_s)) * self._tick_s
+        horizons_steps = [max(1, math.ceil(reach_s / step_s - 1e-9)) for reach_s in known.values()]
+        most_steps = self._chain.most_steps(step_s, max(horizons_steps, default=1))
         histories = [self._histories[model].series(self.settings.step_s, most_steps) for model in known]
-        horizons_steps = [
-            max(1, math.ceil(reach_s / history.step_s - 1e-9))
-            for reach_s, history in zip(known.values(), histories, strict=True)
-        ]
         forecasts = {}
-        for model, answer in zip(known, self.forecaster.answer_many(histories, horizons_steps), strict=True):
+        for model, answer in zip(known, self._chain.answer_many(histories, horizons_steps), strict=True):
             source = answer.forecast.source if answer.forecast else "reactive only"
             self.notes[model] = ForecastNote(source, answer.stepped_back)
             if answer.forecast is not None:

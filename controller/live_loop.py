@@ -86,7 +86,7 @@ class LiveLoop:
         def change() -> None:
             self._model = model
             if self.ticker.loop is not None:
-                self.ticker.loop.forecasts.forecaster = chain_of(model)
+                self.ticker.loop.forecasts.ask(chain_of(model))
 
         self.ticker.at_next_tick(change)
 

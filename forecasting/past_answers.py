@@ -17,7 +17,8 @@ import numpy.typing as npt
 from forecasting.features import DAY_S, IntArray
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast, FleetForecaster, Forecaster
-from forecasting.series import CHANNELS, FloatArray, LoadSeries
+from forecasting.series import CHANNELS, LoadSeries
+from forecasting.window_digests import clock_of, window_digests
 
 # Experts see at most so much, now and then; the rest of what is kept of a load is where past origins lie.
 SEEN_S, LEAST_SEEN_STEPS = 13 * DAY_S, 1500
@@ -26,7 +27,6 @@ LEAST_STEPS = 10
 # at every start does not ask everything again.
 _GRID = tuple(sorted({1, *(2**power for power in range(13)), *(3 * 2**power for power in range(11))}))
 _SHARES = (0.25, 0.5, 1.0)
-_MIX = tuple(np.uint64(word) for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 Key: TypeAlias = tuple[int, int, int, int, float, float]
 
@@ -69,9 +69,8 @@ def judged_leads(horizon_steps: int) -> tuple[int, ...]:
 def past_origins(history: LoadSeries, spacing_s: float, most: int) -> IntArray:
     """Return up to ``most`` newest origins before now on the grid of the clock, ascending."""
     stride = max(1, round(spacing_s / history.step_s))
-    clock = round(history.start_at / history.step_s)
     newest = len(history) - 1
-    newest -= (clock + newest) % stride
+    newest -= (clock_of(history) + newest) % stride
     return np.arange(newest, LEAST_STEPS - 1, -stride, dtype=np.int64)[:most][::-1]
 
 
@@ -160,24 +159,12 @@ def _ask(
 
 
 def _keys(history: LoadSeries, origins: IntArray, reach: int) -> list[Key]:
-    """Return a digest of what is shown at each origin: sums of well mixed numbers, so that all are made at once."""
-    step_s = history.step_s
-    clock = round(history.start_at / step_s)
-    totals = np.concatenate([np.zeros(1, dtype=np.uint64), _mixed(history.values, clock).cumsum()])
+    """Return what names what is shown at each origin."""
+    step_s, clock = history.step_s, clock_of(history)
     begins = np.maximum(0, origins - seen_steps(step_s))
-    digests = totals[origins] - totals[begins]
+    digests = window_digests(history, begins, origins)
     phase = history.start_at - clock * step_s
     return [
         (digest, clock + end, end - begin, reach, step_s, phase)
-        for digest, end, begin in zip(digests.tolist(), origins.tolist(), begins.tolist(), strict=True)
+        for digest, end, begin in zip(digests, origins.tolist(), begins.tolist(), strict=True)
     ]
-
-
-def _mixed(values: FloatArray, clock: int) -> npt.NDArray[np.uint64]:
-    """Return ``uint64[T]``: each number and its place in time through the finisher of splitmix64, added per row."""
-    bits = np.where(np.isnan(values), np.nan, values).view(np.uint64)
-    places = np.arange(values.size, dtype=np.uint64).reshape(values.shape) + np.uint64(clock * values.shape[1] % 2**64)
-    word = bits ^ (places * _MIX[0])
-    word = (word ^ (word >> np.uint64(30))) * _MIX[1]
-    word = (word ^ (word >> np.uint64(27))) * _MIX[2]
-    return np.asarray((word ^ (word >> np.uint64(31))).sum(axis=1), dtype=np.uint64)

@@ -1,31 +1,21 @@
 """May a forecast move replicas? How much it is trusted, from how it did lately, with the reason in words.
 
 A forecast earns trust by losing less than the last value would have, and by bounds that hold as often as they say. What
-it does with the fleet is not decided here: ``Trust`` only says how much of it may be used.
+it does with the fleet is not decided here: ``Trust`` only says how much of it may be used. One that has had no time to
+show anything is a floor: what it adds is bounded by the guardrails, and nobody is worse off for it than without.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forecasting.accuracy import pinball_losses
+from forecasting.forecast import Trust
 from forecasting.series import FloatArray
-
-
-class Trust(StrEnum):
-    """How much of a forecast may be used."""
-
-    NONE = "none"
-    """Scale on what is seen only."""
-    FLOOR = "floor"
-    """It may keep or add replicas, never give any up."""
-    FULL = "full"
-    """It may add and give up replicas."""
 
 
 class TrustSettings(BaseModel):
@@ -34,13 +24,20 @@ class TrustSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     least_forecasts: int = Field(
-        36, ge=5, le=10_000, description="Past forecasts that must have come true before any trust; six hours of them."
+        12,
+        ge=5,
+        le=48,
+        description="Past forecasts that must have come true before a forecast is judged; until then it is a floor.",
     )
     full_skill: float = Field(
-        0.02, ge=-1, le=1, description="Loss saved against the last value, as a share of its loss, for full trust."
+        0.0,
+        ge=-1,
+        le=1,
+        description="Loss saved against the last value, as a share of its loss, for full trust. Below it beyond doubt, "
+        "a forecast is a floor.",
     )
     least_skill: float = Field(
-        -0.1, ge=-1, le=1, description="Below this skill a forecast is worse than none; between, it may be a floor."
+        -0.15, ge=-1, le=1, description="Below this skill, beyond doubt, a forecast is worse than none."
     )
     level: float = Field(0.95, gt=0.5, lt=1, description="Level of the bound on the peak that sizes the fleet.")
     most_misses_ratio: float = Field(
@@ -67,12 +64,15 @@ class TrackRecord:
         last_value: ``float64[K, Q]``: the same of the last value with quantiles of its errors.
         actual: ``float64[K]``: the largest rate that came; NaN where it is not known (yet).
         levels: ``float64[Q]``.
+        overlap: How many of them share what followed, the lead in units of their distance: so many fewer they are for
+            doubt.
     """
 
     peaks: FloatArray
     last_value: FloatArray
     actual: FloatArray
     levels: FloatArray
+    overlap: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +106,30 @@ def trust_in(record: TrackRecord, settings: TrustSettings) -> Verdict:
         known &= np.isfinite(said).all(axis=1)
     count = int(known.sum())
     if count < settings.least_forecasts:
-        why = f"{count} of the {settings.least_forecasts} past forecasts needed have come true"
-        return Verdict(Trust.NONE, why, float("nan"), float("nan"), count)
-    own, last = (
-        float(pinball_losses(record.actual[known], said[known], record.levels).mean())
+        why = f"{count} of the {settings.least_forecasts} past forecasts needed to judge it have come true"
+        return Verdict(Trust.FLOOR, why, float("nan"), float("nan"), count)
+    losses, naive = (
+        pinball_losses(record.actual[known], said[known], record.levels).mean(axis=1)
         for said in (record.peaks, record.last_value)
     )
-    level = float(record.levels[at])
+    level, independent = float(record.levels[at]), count / max(1.0, record.overlap)
     misses = float((record.actual[known] > record.peaks[known, at]).mean())
     # A load that stands still is forecast without loss by both: nothing is saved, and nothing is wrong.
+    own, last = float(losses.mean()), float(naive.mean())
     skill = 1.0 - own / last if last > 0 else 0.0 if own == 0 else -np.inf
+    skill_doubt = 2.0 * float((losses - naive).std()) / (last * np.sqrt(independent)) if last > 0 else 0.0
     allowed = 1.0 - level
-    doubt = 2.0 * float(np.sqrt(allowed * level / count))
-    verdict = _judged(skill, misses, allowed, doubt, settings, still=own == last == 0)
+    many = settings.most_misses_ratio * allowed + 2.0 * float(np.sqrt(allowed * level / independent))
+    verdict = _judged(skill + skill_doubt, misses, many, settings)
     share = f"{misses:.0%} of {count} peaks were over their {level:g} bound"
     gain = f"{abs(skill):.0%} {'less' if skill >= 0 else 'more'} loss than the last value"
     return Verdict(verdict, f"{gain}, {share}", skill, misses, count)
 
 
-def _judged(
-    skill: float, misses: float, allowed: float, doubt: float, settings: TrustSettings, *, still: bool
-) -> Trust:
-    many = settings.most_misses_ratio * allowed + doubt
-    if skill < settings.least_skill or misses > settings.most_misses_ratio * many:
+def _judged(best_skill: float, misses: float, many: float, settings: TrustSettings) -> Trust:
+    """Return the verdict, with the skill that it may have at best."""
+    if best_skill < settings.least_skill or misses > settings.most_misses_ratio * many:
         return Trust.NONE
-    if misses > many or (skill < settings.full_skill and not still):
+    if misses > many or best_skill < settings.full_skill:
         return Trust.FLOOR
     return Trust.FULL

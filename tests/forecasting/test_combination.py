@@ -84,9 +84,7 @@ def test_the_unit_of_the_load_does_not_matter() -> None:
     actual = rng.normal(50.0, 5.0, 100)
     told = np.stack([centred(actual + rng.normal(0, scale, 100)) for scale in (1.0, 2.0)])[..., None]
     awake = np.ones((2, 1), dtype=bool)
-    small, large = (
-        expert_weights(told * unit, actual[:, None] * unit, LEVELS, awake) for unit in (1.0, 1e6)
-    )
+    small, large = (expert_weights(told * unit, actual[:, None] * unit, LEVELS, awake) for unit in (1.0, 1e6))
     np.testing.assert_allclose(small, large, rtol=1e-9)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from forecasting.forecast import DEFAULT_LEVELS
+from forecasting.forecast import DEFAULT_LEVELS, Trust
 from forecasting.series import FloatArray
-from forecasting.trust import TrackRecord, Trust, TrustSettings, trust_in
+from forecasting.trust import TrackRecord, TrustSettings, trust_in
 
 LEVELS = np.asarray(DEFAULT_LEVELS)
 SCORES = np.array([-1.2816, -0.6745, 0.0, 0.6745, 1.2816, 1.6449, 2.0537])
@@ -37,8 +39,13 @@ def test_less_loss_and_bounds_that_hold_earn_full_trust() -> None:
     )
 
 
-def test_no_better_than_the_last_value_may_only_hold_a_floor() -> None:
-    assert trust_in(record(7.6, 7.6), SETTINGS).trust is Trust.FLOOR
+def test_worse_than_the_last_value_beyond_doubt_may_only_hold_a_floor() -> None:
+    """A dozen forecasts leave room for doubt, and so do many that share what followed."""
+    worse = record(9.0, 9.0)
+    verdict = trust_in(worse, SETTINGS)
+    assert (verdict.trust, verdict.skill < -0.15) == (Trust.FLOOR, True)
+    assert trust_in(record(7.9, 7.9), SETTINGS).trust is Trust.FULL
+    assert trust_in(replace(worse, overlap=12.0), SETTINGS).trust is Trust.FULL
 
 
 def test_worse_than_the_last_value_is_not_used() -> None:
@@ -52,14 +59,14 @@ def test_bounds_that_are_missed_too_often_take_trust_away_however_small_the_loss
     assert trust_in(record(3.0, 0.8), SETTINGS).trust is Trust.NONE
 
 
-@pytest.mark.parametrize("known", [0, 35])
-def test_too_short_a_record_earns_nothing_and_says_how_much_is_needed(known: int) -> None:
+@pytest.mark.parametrize("known", [0, 11])
+def test_too_short_a_record_earns_a_floor_and_says_how_much_is_needed(known: int) -> None:
     one = record(4.0, 4.0)
     actual = np.where(np.arange(144) < known, one.actual, np.nan)
     verdict = trust_in(TrackRecord(one.peaks, one.last_value, actual, LEVELS), SETTINGS)
-    assert verdict.trust is Trust.NONE
+    assert verdict.trust is Trust.FLOOR
     assert verdict.forecasts == known
-    assert verdict.reason == f"{known} of the 36 past forecasts needed have come true"
+    assert verdict.reason == f"{known} of the 12 past forecasts needed to judge it have come true"
 
 
 def test_what_nobody_forecast_or_saw_counts_for_nothing() -> None:
