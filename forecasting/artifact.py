@@ -89,6 +89,11 @@ class TrainingFacts(_Strict):
     data_digest: str = Field(max_length=128, description="Digest of the training series.")
     code_revision: str = Field(max_length=128, description="Revision of the code that trained it.")
     trained_at: float = Field(description="Instant of training, Unix seconds, given by the caller.")
+    fitted_until: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="End of the load that it learned from, Unix seconds: what it says of earlier load is no forecast.",
+    )
     seed: int = Field(description="Seed of the first weights and of the order of examples.")
     fine_tuned_from: str = Field(
         "", max_length=128, description="Name and version of the net that it started from, empty for drawn weights."

@@ -57,6 +57,12 @@ class NeuralForecaster:
         return self._name
 
     @property
+    def fitted_until(self) -> float:
+        """End of the load that it learned from, Unix seconds; minus infinity where its manifest does not say."""
+        until = self.manifest.card.training.fitted_until
+        return -math.inf if until is None else until
+
+    @property
     def min_history_steps(self) -> int:
         """Steps of the model's length that a forecast needs; what is missing of context and seasons is masked."""
         return self._spec.least_steps

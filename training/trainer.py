@@ -42,6 +42,7 @@ class FittedNet:
         stopped: Why there was no further epoch, as a clause.
         closing_epochs: Passes over training and validation part together after that.
         start: What it was fine-tuned from, empty for first weights drawn by the seed.
+        fitted_until: End of the newest load that it learned from or was chosen by, Unix seconds.
     """
 
     settings: TrainingSettings
@@ -57,6 +58,7 @@ class FittedNet:
     fit_s: float
     train_windows: int
     validation_windows: int
+    fitted_until: float
 
     def write(self, folder: Path, name: str, data_digest: str, code_revision: str, trained_at: float) -> Path:
         """Write the artifact to ``folder``, which must not exist, and return it."""
@@ -65,6 +67,7 @@ class FittedNet:
             data_digest=data_digest,
             code_revision=code_revision,
             trained_at=trained_at,
+            fitted_until=self.fitted_until,
             seed=self.settings.seed,
             fine_tuned_from=self.start,
             validation={"loss": best, "untrained_loss": self.untrained_loss, "epochs": float(len(self.epochs))},
@@ -150,6 +153,7 @@ def fit(
         fit_s=elapsed() - began,
         train_windows=len(train),
         validation_windows=len(validation),
+        fitted_until=max(one.start_at + s.test_from * one.step_s for one, s in zip(series, splits, strict=True)),
     )
 
 

@@ -67,6 +67,7 @@ def test_the_artifact_says_where_it_comes_from(quantile_net: FittedNet, tmp_path
     folder = quantile_net.write(tmp_path / "a", "wave", data_digest="d" * 64, code_revision="r1", trained_at=12.0)
     facts = load_artifact(folder).manifest.card.training
     assert (facts.data_digest, facts.code_revision, facts.trained_at, facts.seed) == ("d" * 64, "r1", 12.0, 0)
+    assert facts.fitted_until == quantile_net.fitted_until == load_artifact(folder).fitted_until
     assert facts.validation["loss"] == min(epoch.validation_loss for epoch in quantile_net.epochs)
 
 
