@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,13 +24,14 @@ from training.candidates import BASELINE, PLAIN
 from training.dataset import data_digest
 from training.history import History
 from training.revision import code_revision, environment
+from training.tables import as_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from forecasting.neural import NeuralForecaster
-    from training.gate import GateSettings, Verdict
     from training.trainer import EpochScore, FittedNet
+    from training.verdict import GateSettings, Verdict
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 
@@ -85,7 +86,7 @@ class Tracker:
     """Runs in one MLflow store."""
 
     def __init__(self, client: MlflowClient, settings: RegistrySettings, now: Callable[[], float]) -> None:
-        self._client, self._settings, self.now = client, settings, now
+        self._client, self.settings, self.now = client, settings, now
         self.registry = MlflowRegistry(client, settings)
 
     @classmethod
@@ -98,8 +99,8 @@ class Tracker:
         """Open a run, with code revision and environment as tags; it ends FINISHED, or FAILED if the block raises."""
         from mlflow.entities import Param
 
-        with registry_errors(self._settings.store):
-            experiment = experiment_id(self._client, self._settings.store)
+        with registry_errors(self.settings.store):
+            experiment = experiment_id(self._client, self.settings.store)
             all_tags = {"code_revision": code_revision(), **environment(), **tags}
             started = self._client.create_run(experiment, run_name=name, tags=all_tags)
             run = TrackedRun(self._client, self.registry, started.info.run_id, self.now)
@@ -125,15 +126,21 @@ class Tracker:
         tags = {"gate_verdict": outcome, "gate_reasons": "; ".join(verdict.reasons), "gate_champion": verdict.champion}
         if forced is not None:
             tags["gate_forced"] = forced
-        parameters = settings.model_dump() | {"series": ",".join(series), "challenger": verdict.challenger}
+        parameters = settings.model_dump(exclude={"world"}) | settings.world.model_dump()
+        parameters |= {"series": ",".join(series), "challenger": verdict.challenger}
         metrics: dict[str, float] = {}
         for each in verdict.comparisons:
             measure = each.measure.replace(" ", "_")
             metrics |= {f"{measure}_challenger": each.challenger, f"{measure}_champion": each.champion}
             metrics[f"{measure}_ratio"] = each.ratio
-        with self.run(f"promote {challenger.name}", parameters, {"kind": "gate", **tags}) as run:
+        with (
+            self.run(f"promote {challenger.name}", parameters, {"kind": "gate", **tags}) as run,
+            tempfile.TemporaryDirectory() as scratch,
+        ):
             run.metrics(metrics)
-        with registry_errors(self._settings.store):
+            (Path(scratch) / "verdict.json").write_text(as_json(asdict(verdict)), encoding="utf-8")
+            run.files(Path(scratch), "verdict")
+        with registry_errors(self.settings.store):
             for key, value in tags.items():
                 self._client.set_model_version_tag(challenger.name, challenger.version, key, value[:5000])
 

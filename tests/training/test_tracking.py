@@ -13,10 +13,12 @@ from controller.errors import RegistryError
 from forecasting.artifact import load_artifact
 from tests.builders_training import Stopwatch, a_history, a_store, small_settings
 from training.dataset import data_digest
-from training.gate import GateSettings, judge
+from training.gate import judge
+from training.held_out_world import WorldSettings
 from training.revision import code_revision, environment
 from training.tracking import CHALLENGER, Registered, Tracker, track_and_register
 from training.trainer import FittedNet, fit_quantile
+from training.verdict import GateSettings
 
 NOW = 1_700_000_000.0
 
@@ -102,9 +104,9 @@ def test_a_run_that_fails_is_marked_and_registers_nothing(store: RegistrySetting
 
 
 def test_a_verdict_is_on_record_with_its_reasons(
-    store: RegistrySettings, tracker: Tracker, registered: Registered
+    store: RegistrySettings, tracker: Tracker, registered: Registered, tmp_path: Path
 ) -> None:
-    settings = GateSettings(lead_s=(120.0,), max_origins=20)
+    settings = GateSettings(lead_s=(120.0,), max_origins=20, seeds=1, world=WorldSettings(window_s=1800.0))
     verdict = judge(tracker.registry, registered.version, None, [a_history(480)], settings, Stopwatch())
     tracker.record_verdict(registered.version, verdict, settings, ["wave"], forced="a demonstration")
     tags = tracker.registry.versions("load")[0].tags
@@ -116,6 +118,12 @@ def test_a_verdict_is_on_record_with_its_reasons(
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'gate'")
     assert run.data.metrics["pinball_ratio"] == verdict.comparisons[0].ratio
+    assert run.data.metrics["GPU_hours_challenger"] == verdict.runs[0].gpu_hours
+    assert run.data.params["window_s"] == "1800.0"
+    kept = json.loads(
+        Path(client.download_artifacts(run.info.run_id, "verdict", str(tmp_path))).joinpath("verdict.json").read_text()
+    )
+    assert kept["runs"][0]["decisions_digest"] == verdict.runs[0].decisions_digest
 
 
 def test_a_store_that_refuses_is_a_registry_error(tmp_path: Path) -> None:
