@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from controller.errors import BadInput
 from controller.ports import ModelRegistry, ModelVersion
-from forecasting.artifact import ArtifactRefused, load_artifact
 from forecasting.forecaster import Forecaster
 from forecasting.series import REQUESTS
 from simulations.case import SimulationSettings
@@ -25,6 +23,7 @@ from training.dataset import data_digest, split_in_time
 from training.held_out_world import held_out_world
 from training.history import History
 from training.verdict import Evidence, GateSettings, Verdict, verdict_of
+from training.versions import later_ratio, lead_time_of, load_version
 
 _BACKTEST_SHARE = 0.3  # of the work
 
@@ -58,40 +57,6 @@ class HeldOut:
     def amount(self) -> float:
         """Requests in it."""
         return float(np.nansum(self.history.series.values[self.test_from :, REQUESTS]) * self.history.series.step_s)
-
-
-def find_version(registry: ModelRegistry, name: str, alias_or_version: str) -> ModelVersion | None:
-    """Return the version of ``name`` that has this alias or number, None when there is none."""
-    return next((v for v in registry.versions(name) if alias_or_version in (v.version, *v.aliases)), None)
-
-
-def step_of(version: ModelVersion) -> float | None:
-    """Return the step in seconds that the version was fitted on, None when its tags do not tell."""
-    return _number_in(version, "step_s")
-
-
-def lead_time_of(version: ModelVersion) -> float | None:
-    """Return the lead time in seconds that the version was fitted for, None when its tags do not tell."""
-    return _number_in(version, "lead_time_s")
-
-
-def load_version(registry: ModelRegistry, version: ModelVersion) -> Forecaster:
-    """Return the net of a registered version, its digests checked.
-
-    Raises:
-        BadInput: If the artifact is damaged, tampered with or not what was registered.
-        RegistryError: If it cannot be fetched.
-    """
-    folder: Path = registry.fetch(version.name, version.version)
-    where = f"{version.name} version {version.version}"
-    try:
-        forecaster = load_artifact(folder)
-    except ArtifactRefused as error:
-        raise BadInput(f"the artifact is refused: {error.what}", where, error.remedy) from error
-    registered = version.tags.get("artifact_digest")
-    if registered is not None and forecaster.manifest.digest != registered:
-        raise BadInput("the artifact is another one than was registered (its digest differs)", where, "train it anew")
-    return forecaster
 
 
 def judge(
@@ -219,23 +184,21 @@ def _runs(
 def _held_out_ratio(
     history: History, histories: Sequence[History], rivals: Sequence[Rival], settings: GateSettings
 ) -> float:
-    """Return the share to judge on: none of it may have been in the training or validation part of either model."""
+    """Return the share to judge on: none of it may have been in the training or validation part of either model.
+
+    Told by the instants that each history was learned until, and by the digest of all that a version was fitted to.
+    """
     digests = {data_digest([history.series]), data_digest([each.series for each in histories])}
     ratio = settings.held_out_ratio
     for version in (rival.version for rival in rivals):
         if version is not None and version.tags.get("data_digest") in digests:
             ratio = min(ratio, float(version.tags.get("test_ratio", ratio)))
+        if version is not None:
+            ratio = min(ratio, later_ratio(history, version))
     if ratio <= 0:
         raise BadInput(
-            "one of the models was fitted on all of this history, nothing is left to judge on",
+            "one of the models has learned from all of this history, nothing is left to judge on",
             history.name,
             "give a later history, or train with a test part",
         )
     return ratio
-
-
-def _number_in(version: ModelVersion, tag: str) -> float | None:
-    try:
-        return float(version.tags[tag])
-    except (KeyError, ValueError):
-        return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,17 +12,16 @@ from controller.adapters.system_clock import SystemClock
 from controller.errors import BadInput
 from controller.redaction import redacted
 from training.cli_options import (
-    DATA,
     FAILED,
     JSON,
     NAME,
     STORE,
     checked,
-    histories_in,
     leads_in,
     registry_as_input,
     with_options,
 )
+from training.cli_sources import SOURCES, histories_from
 from training.tables import print_json
 from training.verdict_table import show_verdict
 
@@ -35,19 +32,8 @@ if TYPE_CHECKING:
     from training.verdict import GateSettings
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What is to be judged on, and in which world."""
-
-    files: tuple[str, ...]
-    config: Path | None
-    overrides: tuple[str, ...]
-    lead_time_s: float | None
-
-
 @click.command()
-@DATA
-@with_options(NAME, STORE)
+@with_options(*SOURCES, NAME, STORE)
 @click.option("--version", "wanted", default="challenger", show_default=True, help="Version or alias to promote.")
 @click.option("--lead-s", default="120,300", show_default=True, metavar="S,S,...", help="Leads to judge.")
 @click.option("--tolerance", type=float, default=0.02, show_default=True, metavar="R",
@@ -64,25 +50,22 @@ class _Asked:
               help="Times that it is replayed, each with other requests.")  # fmt: skip
 @click.option("--lead-time-s", type=click.FloatRange(1, 86_400), metavar="S",
               help="From replica requested to ready in the closed loop.  [default: that of the model]")  # fmt: skip
-@click.option("-c", "--config", type=click.Path(path_type=Path), metavar="FILE",
-              help="Settings file: pools, objective and policy of the closed loop.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Lay a setting over it, such as policy.objective.ttft_s=5; repeatable.")  # fmt: skip
+              help="Lay a setting over that of the file, such as policy.objective.ttft_s=5; repeatable.")  # fmt: skip
 @click.option("--force", metavar="REASON", help="Promote whatever the verdict, and put the reason on record.")
 @JSON
 def promote(name: str, wanted: str, store: str, force: str | None, as_json: bool, **options: Any) -> int:
     """Make a registered model the champion if it is no worse than the one there is, on load neither was fitted on.
 
     Both are asked again at past instants, and both serve the most restless hours of that load in a simulated fleet,
-    with the policy that the daemon runs.
+    with the policy that the daemon runs; pools, objective and policy are those of the settings file where one is given.
     """
     if force is not None and not force.strip():
         raise BadInput("--force needs a reason", "--force", "say in a few words why the verdict does not count")
     settings = _gate_settings(options)
     registry = checked(RegistrySettings, {"store": store})
-    asked = _Asked(options["files"], options["config"], options["overrides"], options["lead_time_s"])
     with registry_as_input():
-        return _promoted(asked, name, wanted, registry, settings, force, as_json)
+        return _promoted(options, name, wanted, registry, settings, force, as_json)
 
 
 def _gate_settings(options: dict[str, Any]) -> GateSettings:
@@ -96,7 +79,7 @@ def _gate_settings(options: dict[str, Any]) -> GateSettings:
 
 
 def _promoted(
-    asked: _Asked,
+    options: Mapping[str, Any],
     name: str,
     wanted: str,
     registry: RegistrySettings,
@@ -105,8 +88,9 @@ def _promoted(
     as_json: bool,
 ) -> int:
     from simulations.progress import progress_bar
-    from training.gate import find_version, judge, step_of
+    from training.gate import judge
     from training.tracking import CHAMPION, Tracker
+    from training.versions import find_version, step_of
 
     clock = SystemClock()
     tracker = Tracker.open(registry, clock.now, may_create=False)
@@ -115,8 +99,8 @@ def _promoted(
     if champion is not None and champion.version == challenger.version:
         _say_already(name, champion.version, as_json)
         return 0
-    simulation = _simulation(asked, challenger)
-    histories = histories_in(asked.files, step_of(challenger), may_draw=True)
+    simulation = _simulation(options, challenger)
+    histories = histories_from(options, step_of(challenger))
     with progress_bar("judging") as show:
         verdict = judge(
             tracker.registry, challenger, champion, histories, settings, clock.elapsed, show, simulation=simulation
@@ -130,7 +114,7 @@ def _promoted(
 
 
 def _version(tracker: Tracker, name: str, wanted: str) -> ModelVersion:
-    from training.gate import find_version
+    from training.versions import find_version
 
     found = find_version(tracker.registry, name, wanted)
     if found is None:
@@ -148,10 +132,9 @@ def _say_already(name: str, version: str, as_json: bool) -> None:
         click.echo(f"{name} version {version} is the champion already")
 
 
-def _simulation(asked: _Asked, challenger: ModelVersion) -> SimulationSettings:
+def _simulation(said: Mapping[str, Any], challenger: ModelVersion) -> SimulationSettings:
     from simulations.options import RunOptions, settings_of
-    from training.gate import lead_time_of
+    from training.versions import lead_time_of
 
-    lead_time_s = asked.lead_time_s or lead_time_of(challenger)
-    options = RunOptions(config=asked.config, overrides=asked.overrides, lead_time_s=lead_time_s)
-    return settings_of(options, seed=0)[0]
+    lead_time_s = said["lead_time_s"] or lead_time_of(challenger)
+    return settings_of(RunOptions(said["config"], said["overrides"], lead_time_s=lead_time_s), seed=0)[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +11,20 @@ import click
 
 from controller.adapters.registry_store import RegistrySettings, check_name
 from controller.adapters.system_clock import SystemClock
+from controller.errors import BadInput
 from controller.redaction import redacted
 from training.cli_options import (
-    DATA,
     FIT_OPTIONS,
     JSON,
     NAME,
     STORE,
     checked,
     fit_values,
-    histories_in,
     registry_as_input,
     training_settings,
     with_options,
 )
+from training.cli_sources import SOURCES, histories_from, source_of
 from training.tables import print_json, show_notes, show_scores, show_training, training_facts
 
 if TYPE_CHECKING:
@@ -37,23 +38,7 @@ _SAID = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command()
-@DATA
-@click.option("--prometheus", "url", metavar="URL", help="Train on the load that this metrics store has recorded.")
-@click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Settings file: its prometheus section says where the store is, as whom it is asked and which labels hold.",
-)
-@click.option(
-    "--history-s",
-    type=click.FloatRange(3600.0),
-    default=15 * 86400.0,
-    show_default=True,
-    metavar="S",
-    help="How far back the store is read.",
-)
+@with_options(*SOURCES)
 @click.option("--model", default="lstm_quantile", show_default=True, help="lstm_quantile or lstm_reference.")
 @click.option("--step-s", type=float, metavar="S", help="Step of the model.  [default: that of the controller]")
 @click.option("--lead-time-s", type=float, default=120.0, show_default=True, metavar="S",
@@ -67,7 +52,7 @@ _SAID = click.core.ParameterSource.COMMANDLINE
               help="Keep the fit here after every epoch; an interrupted one goes on from it.")  # fmt: skip
 @click.option("--promote", is_flag=True, help="Make it the champion if there is none yet.")
 @JSON
-def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json: bool, **options: Any) -> int:
+def train(name: str, store: str, promote: bool, as_json: bool, **options: Any) -> int:
     """Fit a net to load histories, judge it on their newest part and register it as the challenger."""
     from simulations.output_places import check_file
     from simulations.progress import progress_bar
@@ -77,10 +62,7 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
         check_file(options["checkpoint"], "--checkpoint")
     start = _starting_net(registry, name, options["start"])
     settings = training_settings(_train_values(options, start), options["overrides"])
-    if options["url"] or options["config"]:
-        histories = _recorded_by(options["url"], options["config"], settings.step_s, options["history_s"])
-    else:
-        histories = histories_in(files, settings.step_s, may_draw=True)
+    histories = histories_from(options, settings.step_s)
     settings = _on_recorded_channels(settings, histories, options["overrides"])
     clock = SystemClock()
     with registry_as_input():
@@ -89,7 +71,7 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
         check_name(name)
         # Opened before the fit: nobody wants to hear after two minutes that there is nowhere to put the result.
         tracker = Tracker.open(registry, clock.now)
-        with progress_bar(f"fitting {settings.model}") as show:
+        with progress_bar(f"fitting {settings.model}") as show, _blaming(source_of(options)):
             fitted = _fitted(histories, settings, clock, show, start, options["checkpoint"])
         with progress_bar("judging on the test part") as show:
             registered = track_and_register(tracker, fitted, histories, name, clock.elapsed, show)
@@ -104,6 +86,15 @@ def train(files: tuple[str, ...], name: str, store: str, promote: bool, as_json:
         show_scores(registered.scores)
         show_training(registered, aliases, redacted(store), fitted)
     return 0
+
+
+@contextmanager
+def _blaming(source: str) -> Iterator[None]:
+    """A history that is too short came from ``source``."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(error.what, source if error.where == "--data" else error.where, error.remedy) from error
 
 
 def _train_values(options: Mapping[str, Any], start: StartingNet | None) -> dict[str, Any]:
@@ -133,14 +124,6 @@ def _starting_net(registry: RegistrySettings, name: str, wanted: str | None) -> 
     with registry_as_input():
         check_name(name)
         return registered_net(registry, name, wanted, SystemClock().now)
-
-
-def _recorded_by(url: str | None, config: Path | None, step_s: float, span_s: float) -> list[History]:
-    from simulations.progress import progress_bar
-    from training.live_history import histories_in_prometheus
-
-    with progress_bar("reading the metrics store") as show:
-        return histories_in_prometheus(url, config, step_s, span_s, lambda share: show(share, "offered load"))
 
 
 def _on_recorded_channels(

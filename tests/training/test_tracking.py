@@ -82,8 +82,9 @@ def test_every_epoch_is_on_record(store: RegistrySettings, registered: Registere
 def test_plots_are_on_record(store: RegistrySettings, registered: Registered, tmp_path: Path) -> None:
     client = open_client(store, may_create=False)
     folder = Path(client.download_artifacts(registered.run_id, "plots", str(tmp_path)))
-    plots = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(plots) == {"loss.png", "forecast.png", "calibration.png"}
+    plots = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+    of_series = ("forecast_120s", "forecast_300s", "calibration", "error_by_lead", "error_by_hour")
+    assert set(plots) == {"loss.png", *(f"wave/{name}.png" for name in of_series)}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5_000 for content in plots.values())
 
 
@@ -91,6 +92,20 @@ def test_the_version_carries_what_promotion_needs(tracker: Tracker, registered: 
     tags = tracker.registry.versions("load")[0].tags
     assert (tags["step_s"], tags["test_ratio"], tags["model"]) == ("60", "0.15", "lstm_quantile")
     assert tags["artifact_digest"] == registered.artifact_digest
+    assert json.loads(tags["learned_until"]) == {"wave": 408 * 60.0}
+
+
+def test_the_signature_on_record_is_that_of_the_manifest(
+    store: RegistrySettings, tracker: Tracker, registered: Registered, tmp_path: Path
+) -> None:
+    manifest = load_artifact(tracker.registry.fetch("load", CHALLENGER)).manifest
+    client = open_client(store, may_create=False)
+    folder = Path(client.download_artifacts(registered.run_id, "signature", str(tmp_path)))
+    written = json.loads((folder / "signature.json").read_text())
+    assert written["signature_inputs"] == tracker.registry.versions("load")[0].tags["signature_inputs"]
+    for side, shapes in (("inputs", manifest.input_shapes), ("outputs", manifest.output_shapes)):
+        told = {each["name"]: each["tensor-spec"]["shape"] for each in json.loads(written[f"signature_{side}"])}
+        assert told == {name: [-1, *shape] for name, shape in shapes.items()}
 
 
 def test_a_run_that_fails_is_marked_and_registers_nothing(store: RegistrySettings, tracker: Tracker) -> None:
