@@ -122,6 +122,11 @@ def without_impossible_zeros(series: LoadSeries) -> LoadSeries:
     return LoadSeries(series.start_at, series.step_s, values)
 
 
+def file_name(model: str) -> str:
+    """Return a model's name as that of a history, which may become part of a file's name."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in model)
+
+
 def _due(requests: FloatArray, busy: np.ndarray, first: int, last: int) -> float:
     """Return the lower of the median requests per step just before and just after a run of zeros."""
     before = busy[: np.searchsorted(busy, first)][-_NEIGHBOURS:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from controller.errors import BadInput
 from forecasting.series import CHANNELS
-from training.history import History, without_impossible_zeros
+from training.history import History, file_name, without_impossible_zeros
 
 
 def histories_in_prometheus(
@@ -48,11 +48,6 @@ def histories_in_prometheus(
     if reader.done_ratio < 1.0:
         note += f"; only the newest {reader.done_ratio:.0%} of the time asked for could be read"
     return [
-        History(_as_name(model), without_impossible_zeros(load), CHANNELS, 1, 1.0, (note,))
+        History(file_name(model), without_impossible_zeros(load), CHANNELS, 1, 1.0, (note,))
         for model, load in sorted(loads.items())
     ]
-
-
-def _as_name(model: str) -> str:
-    """Return a model's name as that of a history, which may become part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in model)

@@ -40,8 +40,8 @@ def registered_net(registry: RegistrySettings, name: str, wanted: str, now: Call
         BadInput: If there is none, or its artifact is damaged.
         RegistryError: If the store cannot be used.
     """
-    from training.gate import find_version
     from training.tracking import Tracker
+    from training.versions import find_version
 
     models = Tracker.open(registry, now, may_create=False).registry
     version = find_version(models, name, wanted)

@@ -12,7 +12,6 @@ import click
 
 if TYPE_CHECKING:
     from training.backtest import Score
-    from training.gate import Verdict
     from training.history import History
     from training.tracking import Registered
     from training.trainer import FittedNet
@@ -119,25 +118,14 @@ def _cells(row: Score) -> tuple[str, ...]:
     )
 
 
-def show_verdict(name: str, verdict: Verdict, promoted: bool, force: str | None, as_json: bool) -> None:
-    """Print a verdict with its reasons."""
-    if as_json:
-        print_json({"name": name, "promoted": promoted, "forced": force} | asdict(verdict))
-        return
-    show_scores(verdict.scores)
-    for reason in verdict.reasons:
-        click.echo(f"- {reason}")
-    if promoted and not verdict.passed:
-        click.echo(f"{name} version {verdict.challenger} is the champion now, by force: {force}")
-    elif promoted:
-        click.echo(f"{name} version {verdict.challenger} is the champion now")
-    else:
-        click.echo(f"{name} version {verdict.challenger} is refused; --force REASON overrides")
-
-
 def print_json(value: object) -> None:
     """Print ``value`` as JSON; what is not a number becomes null."""
-    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+    click.echo(as_json(value))
+
+
+def as_json(value: object) -> str:
+    """Return ``value`` as JSON text; what is not a number becomes null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,23 +18,24 @@ import numpy as np
 from controller.adapters.mlflow_registry import MlflowRegistry, experiment_id, open_client, registry_errors
 from controller.adapters.registry_store import RegistrySettings
 from controller.ports import ModelVersion
-from forecasting.artifact import load_artifact
-from training.backtest import Answers, Examination, Score, ask, examination, score
-from training.candidates import BASELINE, PLAIN
+from forecasting.artifact import ArtifactManifest, load_artifact
+from training.backtest import Score
 from training.dataset import data_digest
+from training.held_out_scores import Judged, judged_on_test_parts
 from training.history import History
 from training.revision import code_revision, environment
+from training.tables import as_json
+from training.versions import TAG_CHARS, learned_until
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from forecasting.neural import NeuralForecaster
-    from training.gate import GateSettings, Verdict
     from training.trainer import EpochScore, FittedNet
+    from training.verdict import GateSettings, Verdict
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 
-_TEST_ORIGINS = 300
+_PLOTTED_SERIES = 3
 _MLFLOW_BATCH = 900  # MLflow takes at most 1,000 entities at once
 
 
@@ -70,7 +71,7 @@ class TrackedRun:
         """Tag the run."""
         from mlflow.entities import RunTag
 
-        self._client.log_batch(self.run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value[:TAG_CHARS]) for key, value in tags.items()])
 
     def files(self, folder: Path, path: str) -> None:
         """Log the files in ``folder`` under ``path``."""
@@ -85,7 +86,7 @@ class Tracker:
     """Runs in one MLflow store."""
 
     def __init__(self, client: MlflowClient, settings: RegistrySettings, now: Callable[[], float]) -> None:
-        self._client, self._settings, self.now = client, settings, now
+        self._client, self.settings, self.now = client, settings, now
         self.registry = MlflowRegistry(client, settings)
 
     @classmethod
@@ -98,14 +99,14 @@ class Tracker:
         """Open a run, with code revision and environment as tags; it ends FINISHED, or FAILED if the block raises."""
         from mlflow.entities import Param
 
-        with registry_errors(self._settings.store):
-            experiment = experiment_id(self._client, self._settings.store)
+        with registry_errors(self.settings.store):
+            experiment = experiment_id(self._client, self.settings.store)
             all_tags = {"code_revision": code_revision(), **environment(), **tags}
             started = self._client.create_run(experiment, run_name=name, tags=all_tags)
             run = TrackedRun(self._client, self.registry, started.info.run_id, self.now)
             status = "FAILED"
             try:
-                logged = [Param(key, str(value)[:5000]) for key, value in parameters.items()]
+                logged = [Param(key, str(value)[:TAG_CHARS]) for key, value in parameters.items()]
                 self._client.log_batch(run.run_id, params=logged)
                 yield run
                 status = "FINISHED"
@@ -125,17 +126,23 @@ class Tracker:
         tags = {"gate_verdict": outcome, "gate_reasons": "; ".join(verdict.reasons), "gate_champion": verdict.champion}
         if forced is not None:
             tags["gate_forced"] = forced
-        parameters = settings.model_dump() | {"series": ",".join(series), "challenger": verdict.challenger}
+        parameters = settings.model_dump(exclude={"world"}) | settings.world.model_dump()
+        parameters |= {"series": ",".join(series), "challenger": verdict.challenger}
         metrics: dict[str, float] = {}
         for each in verdict.comparisons:
             measure = each.measure.replace(" ", "_")
             metrics |= {f"{measure}_challenger": each.challenger, f"{measure}_champion": each.champion}
             metrics[f"{measure}_ratio"] = each.ratio
-        with self.run(f"promote {challenger.name}", parameters, {"kind": "gate", **tags}) as run:
+        with (
+            self.run(f"promote {challenger.name}", parameters, {"kind": "gate", **tags}) as run,
+            tempfile.TemporaryDirectory() as scratch,
+        ):
             run.metrics(metrics)
-        with registry_errors(self._settings.store):
+            (Path(scratch) / "verdict.json").write_text(as_json(asdict(verdict)), encoding="utf-8")
+            run.files(Path(scratch), "verdict")
+        with registry_errors(self.settings.store):
             for key, value in tags.items():
-                self._client.set_model_version_tag(challenger.name, challenger.version, key, value[:5000])
+                self._client.set_model_version_tag(challenger.name, challenger.version, key, value[:TAG_CHARS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,44 +186,23 @@ def track_and_register(
         run.epochs(fitted.epochs, tracker.now())
         artifact = fitted.write(Path(scratch) / "model", name, digest, code_revision(), tracker.now())
         forecaster = load_artifact(artifact)
-        judged = _judge(fitted, histories, forecaster, elapsed, on_progress)
-        scores = tuple(row for _, _, rows in judged for row in rows)
+        judged = judged_on_test_parts(fitted, histories, forecaster, elapsed, on_progress)
+        scores = tuple(row for each in judged for row in each.scores)
         measured = _test_metrics(scores)
         run.metrics(measured | {"fit_s": fitted.fit_s, "untrained_loss": fitted.untrained_loss})
         run.tags({"stopped": fitted.stopped, "artifact_digest": forecaster.manifest.digest})
         plots = Path(scratch) / "plots"
         plots.mkdir()
-        for exam, answers, _ in judged[:1]:
-            _write_plots(plots, fitted, exam, answers)
+        _write_plots(plots, fitted, judged)
         run.files(plots, "plots")
-        version = run.register(name, artifact, _version_tags(fitted, digest, forecaster.manifest.digest, measured))
+        (Path(scratch) / "signature").mkdir()
+        signature = signature_of(forecaster.manifest)
+        (Path(scratch) / "signature" / "signature.json").write_text(as_json(signature), encoding="utf-8")
+        run.files(Path(scratch) / "signature", "signature")
+        tags = _version_tags(fitted, digest, forecaster.manifest.digest, measured)
+        version = run.register(name, artifact, tags | learned_until(histories, fitted.settings) | signature)
         tracker.registry.point(name, CHALLENGER, version.version)
     return Registered(version, run.run_id, forecaster.manifest.digest, scores)
-
-
-def _judge(
-    fitted: FittedNet,
-    histories: Sequence[History],
-    forecaster: NeuralForecaster,
-    elapsed: Callable[[], float],
-    on_progress: Callable[[float], None],
-) -> list[tuple[Examination, Answers, list[Score]]]:
-    """Ask the net on the test part of every history that has one long enough."""
-    settings, judged = fitted.settings, []
-    leads_s = sorted({settings.lead_time_s, settings.horizon_s})
-    for number, history in enumerate(histories):
-        try:
-            exam = examination(history, leads_s, _TEST_ORIGINS, settings.test_ratio)
-        except ValueError:
-            continue
-
-        def show(share: float, done: int = number) -> None:
-            on_progress((done + share) / len(histories))
-
-        answers = ask(exam, settings.model, forecaster, elapsed, show)
-        last_value = ask(exam, BASELINE, PLAIN[BASELINE](), elapsed)
-        judged.append((exam, answers, score(exam, answers, last_value, fitted.fit_s)))
-    return judged
 
 
 def _test_metrics(scores: Sequence[Score]) -> dict[str, float]:
@@ -227,6 +213,19 @@ def _test_metrics(scores: Sequence[Score]) -> dict[str, float]:
         for lead_s in sorted({row.lead_s for row in scores})
         for name in names
     }
+
+
+def signature_of(manifest: ArtifactManifest) -> dict[str, str]:
+    """Return shapes and types of a net's inputs and outputs as MLflow writes them; the first axis is the batch."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    inputs, outputs = (
+        Schema([TensorSpec(np.dtype(np.float32), (-1, *shape), name) for name, shape in sorted(shapes.items())])
+        for shapes in (manifest.input_shapes, manifest.output_shapes)
+    )
+    signature = ModelSignature(inputs, outputs).to_dict()
+    return {f"signature_{side}": str(signature[side]) for side in ("inputs", "outputs")}
 
 
 def _version_tags(
@@ -246,9 +245,12 @@ def _version_tags(
     }
 
 
-def _write_plots(folder: Path, fitted: FittedNet, exam: Examination, answers: Answers) -> None:
-    from training.plots import write_plots
-    from training.settings import steps_covering
+def _write_plots(folder: Path, fitted: FittedNet, judged: Sequence[Judged]) -> None:
+    """Write the course of the fit, and a folder for each of the series with the most load."""
+    from training.plots import write_loss_curve, write_series_plots
 
-    lead = steps_covering(fitted.settings.lead_time_s, fitted.settings.step_s)
-    write_plots(folder, fitted, exam, answers, lead)
+    write_loss_curve(folder, fitted)
+    for each in sorted(judged, key=lambda one: -one.exam.scale)[:_PLOTTED_SERIES]:
+        own = folder / each.exam.history.name
+        own.mkdir()
+        write_series_plots(own, each.exam, each.answers, each.last_value, each.scored_leads)

@@ -167,17 +167,24 @@ def test_promotion_follows_the_verdict_and_can_be_forced_with_a_reason(
     options = ("--data", data, "--store", store, "--name", "rival")
     train = ("train", *options, "--step-s", "60", *QUICK)
     answer(capsys, *train)
-    assert main(["promote", *options, "--force", "first one", "--json"]) == 0
-    capsys.readouterr()
+    promote = ("promote", *options, "--window-s", "1800", "--seeds", "1")
+    first = answer(capsys, *promote, "--force", "first one", "--set", "policy.objective.ttft_s=5")
+    assert [(run["model"], run["seed"]) for run in first["runs"]] == [("version 1", 0), ("no trained model", 0)]
+    assert [each["measure"] for each in first["comparisons"]][2:] == ["missed requests", "GPU hours"]
     # An untaught second one: its learning rate is next to nothing.
     answer(capsys, *train, "--set", "learning_rate=1e-9")
-    assert main(["promote", *options, "--json"]) == 1
+    assert main([*promote, "--json"]) == 1
     refused = json.loads(capsys.readouterr().out)
     registry = MlflowRegistry.open(RegistrySettings(store=store, cache=folder / "cache"))
     assert refused["promoted"] is False
     assert "more than the tolerance" in " ".join(refused["reasons"])
     assert registry.versions("rival")[1].aliases == ("champion",)
-    forced = answer(capsys, "promote", *options, "--force", "the champion was fitted to another site")
+    assert main([*promote, "--force", "a look at it"]) == 0
+    shown = capsys.readouterr().out
+    assert "wave, in the closed loop" in shown
+    assert "- closed loop:" in shown
+    registry.point("rival", "champion", "1")
+    forced = answer(capsys, *promote, "--force", "the champion was fitted to another site")
     assert forced["promoted"] is True
     assert forced["passed"] is False
     assert registry.versions("rival")[0].aliases == ("challenger", "champion")
@@ -276,6 +283,10 @@ def test_a_backtest_reads_well_on_eighty_columns(
         (("promote", "--tolerance", "nan"), "tolerance"),
         (("promote", "--held-out-ratio", "inf"), "held-out-ratio"),
         (("promote", "--lead-s", ","), "--lead-s"),
+        (("promote", "--gpu-tolerance", "2"), "--gpu-tolerance"),
+        (("promote", "--attainment-tolerance", "nan"), "--attainment-tolerance"),
+        (("promote", "--window-s", "10"), "--window-s"),
+        (("promote", "--seeds", "0"), "--seeds"),
         (("promote", "--store", ""), "--store"),
     ],
 )
@@ -334,7 +345,8 @@ def test_two_files_of_one_name_are_refused(capsys: pytest.CaptureFixture[str], t
 
 def test_help_needs_neither_torch_nor_mlflow_nor_pandas() -> None:
     code = (
-        "import sys, training.cli; heavy = {'torch', 'mlflow', 'pandas', 'matplotlib', 'statsmodels', 'rich'};"
+        "import sys, training.cli, training.train_cli, training.promote_cli;"
+        "heavy = {'torch', 'mlflow', 'pandas', 'matplotlib', 'statsmodels', 'rich'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -14,11 +14,14 @@ from forecasting.artifact import MANIFEST_NAME, WEIGHTS_NAME, load_artifact
 from forecasting.series import CHANNELS, LoadSeries
 from tests.builders_training import FolderRegistry, Stopwatch, a_history, a_wave, small_settings
 from training.dataset import data_digest
-from training.gate import GateSettings, Verdict, find_version, judge, load_version, step_of
+from training.gate import judge
+from training.held_out_world import WorldSettings
 from training.history import History
 from training.trainer import FittedNet, fit_quantile
+from training.verdict import GateSettings, Verdict
+from training.versions import find_version, load_version, step_of
 
-SETTINGS = GateSettings(lead_s=(120.0, 300.0), max_origins=40)
+SETTINGS = GateSettings(lead_s=(120.0, 300.0), max_origins=40, seeds=1, world=WorldSettings(window_s=1800.0))
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +70,28 @@ def test_a_better_challenger_passes(registry: FolderRegistry, good: FittedNet, p
     champion, challenger = published(registry, poor, tmp_path), published(registry, good, tmp_path)
     verdict = judged(registry, challenger, champion)
     assert verdict.passed
-    assert all(each.ratio < 1 for each in verdict.comparisons)
-    assert [each.measure for each in verdict.comparisons] == ["pinball", "peak pinball"]
+    assert [each.measure for each in verdict.comparisons] == ["pinball", "peak pinball", "missed requests", "GPU hours"]
+    assert all(each.ratio < 1 for each in verdict.comparisons[:2])
 
 
 def test_an_equal_challenger_passes(registry: FolderRegistry, good: FittedNet, tmp_path: Path) -> None:
     champion, challenger = published(registry, good, tmp_path), published(registry, good, tmp_path)
     verdict = judged(registry, challenger, champion, tolerance=0.0)
     assert verdict.passed
-    assert [each.ratio for each in verdict.comparisons] == [1.0, 1.0]
+    assert [each.ratio for each in verdict.comparisons] == [1.0] * 4
 
 
 def test_a_tolerance_wide_enough_lets_a_worse_one_pass(
     registry: FolderRegistry, good: FittedNet, poor: FittedNet, tmp_path: Path
 ) -> None:
     champion, challenger = published(registry, good, tmp_path), published(registry, poor, tmp_path)
-    worst = max(each.ratio for each in judged(registry, challenger, champion).comparisons)
+    first = judged(registry, challenger, champion)
+    worst = max(each.ratio for each in first.comparisons[:2])
+    in_service = {"attainment_tolerance": 1.0, "gpu_tolerance": 1.0}
+    assert not first.passed
     if worst < 2:
-        assert judged(registry, challenger, champion, tolerance=worst - 1 + 1e-6).passed
-    assert not judged(registry, challenger, champion, tolerance=min(1.0, 0.9 * (worst - 1))).passed
+        assert judged(registry, challenger, champion, tolerance=worst - 1 + 1e-6, **in_service).passed
+    assert not judged(registry, challenger, champion, tolerance=min(1.0, 0.9 * (worst - 1)), **in_service).passed
 
 
 def test_the_first_model_has_to_beat_the_last_value(
@@ -105,7 +111,7 @@ def test_a_challenger_that_mostly_steps_back_is_refused(
     gappy = History("gappy", LoadSeries(0.0, 60.0, values), CHANNELS)
     verdict = judge(registry, published(registry, good, tmp_path), None, [gappy], SETTINGS, Stopwatch())
     assert not verdict.passed
-    assert "answered at only 0%" in verdict.reasons[-1]
+    assert "answered at only 0% of the origins" in verdict.reasons[-1]
 
 
 @pytest.mark.parametrize("file", [MANIFEST_NAME, WEIGHTS_NAME])
@@ -149,6 +155,33 @@ def test_nothing_that_a_model_was_fitted_on_is_judged_on(
     other = published(registry, good, tmp_path, data_digest="0" * 64, test_ratio="0.05")
     many = judged(registry, other, None, held_out_ratio=0.3, max_origins=1000)
     assert many.scores[0].origins == 144 - 5 + 1
+
+
+@pytest.mark.parametrize(
+    ("learned_until", "origins"),
+    [
+        ('{"wave": 24600.0}', 70 - 5 + 1),
+        ('{"other": 24600.0}', 144 - 5 + 1),
+        ('{"*": 27600.0}', 20 - 5 + 1),
+        ('{"wave": 1000.0}', 144 - 5 + 1),
+        ("no JSON", 144 - 5 + 1),
+    ],
+)
+def test_a_longer_history_is_judged_on_from_where_learning_ended(
+    registry: FolderRegistry, good: FittedNet, tmp_path: Path, learned_until: str, origins: int
+) -> None:
+    challenger = published(registry, good, tmp_path, learned_until=learned_until)
+    verdict = judged(registry, challenger, None, held_out_ratio=0.3, max_origins=1000)
+    assert verdict.scores[0].origins == origins
+    assert all(run.begins_s >= (480 - origins - 4) * 60.0 for run in verdict.runs)
+
+
+def test_a_history_that_ended_before_learning_did_cannot_be_judged_on(
+    registry: FolderRegistry, good: FittedNet, tmp_path: Path
+) -> None:
+    challenger = published(registry, good, tmp_path, learned_until='{"wave": 28800.0}')
+    with pytest.raises(BadInput, match="nothing is left to judge on"):
+        judged(registry, challenger, None)
 
 
 def test_a_history_that_was_learned_to_its_end_cannot_be_judged_on(

@@ -13,10 +13,12 @@ from controller.errors import RegistryError
 from forecasting.artifact import load_artifact
 from tests.builders_training import Stopwatch, a_history, a_store, small_settings
 from training.dataset import data_digest
-from training.gate import GateSettings, judge
+from training.gate import judge
+from training.held_out_world import WorldSettings
 from training.revision import code_revision, environment
 from training.tracking import CHALLENGER, Registered, Tracker, track_and_register
 from training.trainer import FittedNet, fit_quantile
+from training.verdict import GateSettings
 
 NOW = 1_700_000_000.0
 
@@ -80,8 +82,9 @@ def test_every_epoch_is_on_record(store: RegistrySettings, registered: Registere
 def test_plots_are_on_record(store: RegistrySettings, registered: Registered, tmp_path: Path) -> None:
     client = open_client(store, may_create=False)
     folder = Path(client.download_artifacts(registered.run_id, "plots", str(tmp_path)))
-    plots = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(plots) == {"loss.png", "forecast.png", "calibration.png"}
+    plots = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+    of_series = ("forecast_120s", "forecast_300s", "calibration", "error_by_lead", "error_by_hour")
+    assert set(plots) == {"loss.png", *(f"wave/{name}.png" for name in of_series)}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5_000 for content in plots.values())
 
 
@@ -89,6 +92,20 @@ def test_the_version_carries_what_promotion_needs(tracker: Tracker, registered: 
     tags = tracker.registry.versions("load")[0].tags
     assert (tags["step_s"], tags["test_ratio"], tags["model"]) == ("60", "0.15", "lstm_quantile")
     assert tags["artifact_digest"] == registered.artifact_digest
+    assert json.loads(tags["learned_until"]) == {"wave": 408 * 60.0}
+
+
+def test_the_signature_on_record_is_that_of_the_manifest(
+    store: RegistrySettings, tracker: Tracker, registered: Registered, tmp_path: Path
+) -> None:
+    manifest = load_artifact(tracker.registry.fetch("load", CHALLENGER)).manifest
+    client = open_client(store, may_create=False)
+    folder = Path(client.download_artifacts(registered.run_id, "signature", str(tmp_path)))
+    written = json.loads((folder / "signature.json").read_text())
+    assert written["signature_inputs"] == tracker.registry.versions("load")[0].tags["signature_inputs"]
+    for side, shapes in (("inputs", manifest.input_shapes), ("outputs", manifest.output_shapes)):
+        told = {each["name"]: each["tensor-spec"]["shape"] for each in json.loads(written[f"signature_{side}"])}
+        assert told == {name: [-1, *shape] for name, shape in shapes.items()}
 
 
 def test_a_run_that_fails_is_marked_and_registers_nothing(store: RegistrySettings, tracker: Tracker) -> None:
@@ -102,9 +119,9 @@ def test_a_run_that_fails_is_marked_and_registers_nothing(store: RegistrySetting
 
 
 def test_a_verdict_is_on_record_with_its_reasons(
-    store: RegistrySettings, tracker: Tracker, registered: Registered
+    store: RegistrySettings, tracker: Tracker, registered: Registered, tmp_path: Path
 ) -> None:
-    settings = GateSettings(lead_s=(120.0,), max_origins=20)
+    settings = GateSettings(lead_s=(120.0,), max_origins=20, seeds=1, world=WorldSettings(window_s=1800.0))
     verdict = judge(tracker.registry, registered.version, None, [a_history(480)], settings, Stopwatch())
     tracker.record_verdict(registered.version, verdict, settings, ["wave"], forced="a demonstration")
     tags = tracker.registry.versions("load")[0].tags
@@ -116,6 +133,12 @@ def test_a_verdict_is_on_record_with_its_reasons(
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'gate'")
     assert run.data.metrics["pinball_ratio"] == verdict.comparisons[0].ratio
+    assert run.data.metrics["GPU_hours_challenger"] == verdict.runs[0].gpu_hours
+    assert run.data.params["window_s"] == "1800.0"
+    kept = json.loads(
+        Path(client.download_artifacts(run.info.run_id, "verdict", str(tmp_path))).joinpath("verdict.json").read_text()
+    )
+    assert kept["runs"][0]["decisions_digest"] == verdict.runs[0].decisions_digest
 
 
 def test_a_store_that_refuses_is_a_registry_error(tmp_path: Path) -> None:
