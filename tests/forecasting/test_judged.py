@@ -9,8 +9,9 @@ import pytest
 
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast, Trust
 from forecasting.forecaster import CannotForecast
-from forecasting.judged import JUDGED, JudgedChain
+from forecasting.judged import JudgedChain
 from forecasting.last_value import LastValueForecaster
+from forecasting.past_peaks import JUDGED
 from forecasting.series import FloatArray, LoadSeries
 from forecasting.trust import TrustSettings
 
