@@ -16,8 +16,8 @@ from controller.ports import Clock
 if TYPE_CHECKING:
     from apscheduler.events import JobEvent
 
-Lane: TypeAlias = Literal["tick", "chores", "slow"]
-LANES: tuple[Lane, ...] = ("tick", "chores", "slow")
+Lane: TypeAlias = Literal["tick", "chores", "skill", "slow"]
+LANES: tuple[Lane, ...] = ("tick", "chores", "skill", "slow")
 
 
 class Cadence:

@@ -1,23 +1,38 @@
-"""Who forecasts? The registry's champion, loaded when it changes, then a plain forecaster that always can."""
+"""Who forecasts? The registry's champion, loaded when it changes, then a plain forecaster that always can.
+
+The champion before it is kept in mind for a roll-back, the challenger for comparison; neither is asked for decisions.
+When the registry does not answer at the start, the champion that was loaded last comes from the local copy.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from controller import last_good
 from controller.adapters.registry_store import RegistrySettings, sqlite_path
+from controller.crown import CHALLENGER, CHAMPION, FORCED, PREVIOUS, PROMOTED_AT, ROLLED_BACK, holder, roll_back
 from controller.errors import RegistryError
 from forecasting.forecaster import FallbackForecaster, Forecaster
 
 if TYPE_CHECKING:
-    from controller.ports import ModelRegistry
+    from collections.abc import Mapping
 
-CHAMPION = "champion"
+    from controller.ports import ModelRegistry, ModelVersion
+    from forecasting.neural import NeuralForecaster
+
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Champion", "chain_of"]
 
 
 class Champion:
-    """Watches one registered model's champion.
+    """Watches one registered model: its champion, and the versions beside it.
 
-    ``version`` is the one loaded; empty while there is none.
+    Attributes:
+        version: The champion that is loaded; empty while there is none.
+        model: Itself.
+        forced: Whether it was promoted against the verdict.
+        rivals: ``challenger`` and ``previous`` where they are other versions that can be used.
     """
 
     def __init__(self, registry: RegistrySettings, name: str, step_s: float) -> None:
@@ -25,12 +40,17 @@ class Champion:
         self._settings, self._name, self._step_s = registry, name, step_s
         self._registry: ModelRegistry | None = None
         self._refused: dict[str, RegistryError] = {}
-        self.version = ""
+        self._banned: dict[str, str] = {}
+        self._loaded: dict[str, tuple[NeuralForecaster, Path]] = {}
+        self._before = ""
+        self.version, self.forced = "", False
+        self.model: Forecaster | None = None
+        self.rivals: Mapping[str, Forecaster] = {}
 
     def news(self) -> Forecaster | None:
         """Return the champion if it is another than the one returned last; None when there is nothing new.
 
-        A store that was never made has no champion, which is no error.
+        A store that was never made has no champion, which is no error, and one that was rolled back is none.
 
         Raises:
             RegistryError: If the registry does not answer, or the champion cannot be used; then the old one stays.
@@ -38,19 +58,84 @@ class Champion:
         path = sqlite_path(self._settings.store)
         if path is not None and not path.exists():
             return None
-        versions = self._opened().versions(self._name)
-        found = next((version for version in versions if CHAMPION in version.aliases), None)
-        if found is None or found.version == self.version:
-            return None
-        if found.version in self._refused:
-            raise self._refused[found.version]
         try:
-            model = self._load(found.version)
-        except RegistryError as error:
-            self._refused = {found.version: error}  # what a version holds never changes
-            raise
-        self.version = found.version
+            versions = self._opened().versions(self._name)
+        except RegistryError:
+            if self.version or (kept := self._from_disk()) is None:
+                raise
+            return kept
+        found = holder(versions, CHAMPION)
+        model = None
+        if found is not None and found.version != self.version and not self._is_banned(found):
+            model = self._take(found.version)
+            self.forced = bool(found.tags.get(FORCED))
+        self._find_rivals(versions)
         return model
+
+    def relegate(self, reason: str) -> Forecaster | None:
+        """Use the champion before this one from now on, and have that on record; None when there is none to use.
+
+        Raises:
+            RegistryError: If the registry could not be told. What is loaded has changed nevertheless, see ``model``.
+        """
+        bad = self.version
+        self._banned[bad] = self._promotion(bad)
+        self.version, self.model = "", None
+        good = next((version for version in self._candidates(bad) if self._can_take(version)), None)
+        roll_back(self._opened(), self._name, bad, good, reason)
+        return self.model
+
+    def _candidates(self, bad: str) -> list[str]:
+        """Return who may come back, in order of preference: who was champion before by the record, or by memory."""
+        with suppress(RegistryError):
+            versions = self._opened().versions(self._name)
+            previous = holder(versions, PREVIOUS)
+            known = [previous] if previous is not None else []
+            known += [version for version in versions if version.version == self._before]
+            return [one.version for one in known if one.version != bad and not self._is_banned(one)]
+        return [self._before] if self._before not in ("", bad) else []
+
+    def _can_take(self, version: str) -> bool:
+        with suppress(RegistryError):
+            self._take(version)
+            return True
+        return False
+
+    def _take(self, version: str) -> Forecaster:
+        model = self._load(version)
+        self._before = self.version or self._before
+        self.version, self.model, self.forced = version, model, False
+        with suppress(OSError):
+            kept = last_good.LastGood(version, self._loaded[version][1].name, model.manifest.digest)
+            last_good.remember(self._settings.cache_folder, self._name, kept)
+        return model
+
+    def _is_banned(self, version: ModelVersion) -> bool:
+        """Return whether it was rolled back, by us or on record, and not promoted since."""
+        return bool(version.tags.get(ROLLED_BACK)) or (
+            self._banned.get(version.version) == version.tags.get(PROMOTED_AT, "")
+        )
+
+    def _promotion(self, version: str) -> str:
+        """Return what tells this promotion of ``version`` from the next one."""
+        with suppress(RegistryError):
+            for known in self._opened().versions(self._name):
+                if known.version == version:
+                    return known.tags.get(PROMOTED_AT, "")
+        return ""
+
+    def _find_rivals(self, versions: tuple[ModelVersion, ...]) -> None:
+        """Load who is compared with the champion; whoever cannot be used is left out."""
+        rivals: dict[str, Forecaster] = {}
+        for alias in (CHALLENGER, PREVIOUS):
+            found = holder(versions, alias)
+            if found is not None and found.version != self.version:
+                with suppress(RegistryError):
+                    rivals[alias] = self._load(found.version)
+        self.rivals = rivals
+        there = {version.version for version in versions if version.aliases} | {self.version, self._before}
+        self._loaded = {version: known for version, known in self._loaded.items() if version in there}
+        self._refused = {version: error for version, error in self._refused.items() if version in there}
 
     def _opened(self) -> ModelRegistry:
         if self._registry is None:
@@ -59,10 +144,22 @@ class Champion:
             self._registry = MlflowRegistry.open(self._settings)
         return self._registry
 
-    def _load(self, version: str) -> Forecaster:
+    def _load(self, version: str) -> NeuralForecaster:
+        """Return the model, from memory if it was loaded before: what a version holds never changes."""
+        if version in self._refused:
+            raise self._refused[version]
+        if version not in self._loaded:
+            folder = self._opened().fetch(self._name, version)
+            try:
+                self._loaded[version] = self._checked(folder, version), folder
+            except RegistryError as error:
+                self._refused[version] = error
+                raise
+        return self._loaded[version][0]
+
+    def _checked(self, folder: Path, version: str) -> NeuralForecaster:
         from forecasting.artifact import ArtifactRefused, load_artifact
 
-        folder = self._opened().fetch(self._name, version)
         try:
             model = load_artifact(folder)
         except ArtifactRefused as refused:
@@ -75,6 +172,22 @@ class Champion:
                 self._name,
                 f"train one with that step, or set forecast.step_s={step_s:g}",
             )
+        return model
+
+    def _from_disk(self) -> Forecaster | None:
+        """Return the champion that was loaded last by whoever ran before; None without one, or if it is another now."""
+        kept = last_good.recall(self._settings.cache_folder, self._name)
+        if kept is None:
+            return None
+        folder = self._settings.cache_folder / kept.folder
+        try:
+            model = self._checked(folder, kept.version)
+        except RegistryError:
+            return None
+        if model.manifest.digest != kept.digest:
+            return None
+        self._loaded[kept.version] = model, folder
+        self.version, self.model = kept.version, model
         return model
 
 

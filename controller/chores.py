@@ -12,13 +12,16 @@ from controller.adapters.sql_audit import SqlAudit
 from controller.cadence import Cadence, Lane
 from controller.errors import ForesailError, RegistryError
 from controller.live_loop import LiveLoop
+from controller.live_skill import LiveSkill
 from controller.reload import SettingsFile
 from controller.retrain import Retraining
 from controller.telemetry import Telemetry
 
 RETENTION_EVERY_S = 600.0
 HISTORY_RETRY_S = 60.0
-CHORES = ("reload", "champion", "history", "retention")
+CHORES = ("reload", "champion", "history", "retention", "skill")
+MOST_LOADS = 200
+"""Workloads that forecasters are compared on at a time; a larger fleet takes turns."""
 
 
 class Chores:
@@ -34,7 +37,8 @@ class Chores:
         self.refused = ""
         self._live, self._file, self._audit = live, file, audit
         self._telemetry, self._cadence = telemetry, cadence
-        self._retraining = Retraining()
+        self._retraining, self._retrained_at = Retraining(), float("-inf")
+        self._skill, self._next_load = LiveSkill(telemetry), 0
         self._told_to_reload = False
         self._history_known = False
         self._log = structlog.get_logger("foresail.chores")
@@ -47,12 +51,19 @@ class Chores:
         self._at("champion", daemon.model_refresh_s, self._refresh_champion, at_once=at_once)
         self._at("history", HISTORY_RETRY_S, self._fill_history, "slow", at_once=at_once)
         self._at("retention", RETENTION_EVERY_S, self._prune, at_once=at_once)
+        self._at("skill", daemon.skill.every_s, self._look_at_skill, "skill", at_once=False)
         self._schedule_retraining()
 
     def reload_now(self) -> None:
         """Read the settings file again, changed or not."""
         self._told_to_reload = True
         self._cadence.soon("reload")
+
+    def retrain_now(self) -> None:
+        """Train a new model now, whatever the schedule says, if there is a command that does."""
+        if not self._live.settings.daemon.retrain.command:
+            self._log.warning("asked to retrain, but daemon.retrain.command is empty")
+        self._cadence.soon("retrain")
 
     def all_soon(self) -> None:
         """Do everything that has an interval now: the schedule may have lost the time."""
@@ -113,6 +124,24 @@ class Chores:
         self._log.info("a new champion forecasts", model=model.name, version=champion.version)
         return "done"
 
+    def _look_at_skill(self) -> str:
+        """Compare forecasters on what was seen; roll the champion back, or have one trained, where that follows."""
+        live, settings = self._live, self._live.settings.daemon
+        count, asked = live.loads(self._next_load, MOST_LOADS, 2.0 * live.tick_s + 5.0)
+        self._next_load = self._next_load + MOST_LOADS if self._next_load + MOST_LOADS < count else 0
+        if not asked:
+            return "nothing"
+        loads = {model: load for model, (load, _) in asked.items()}
+        steps = {model: ahead for model, (_, ahead) in asked.items()}
+        look = self._skill.look(live.now, loads, steps, live.champion, settings.skill)
+        self._skill.act(look, live.now, live.champion, settings.skill, live.use)
+        for drift in look.drifts:
+            self._log.warning("drift", kind=drift.kind, what=drift.reason, repeat_key=f"drift {drift.kind}")
+        retrain = settings.retrain
+        if look.drifts and retrain.on_drift and live.now - self._retrained_at >= retrain.drift_quiet_s:
+            self._cadence.soon("retrain")
+        return "done"
+
     def _fill_history(self) -> str:
         """Read recorded load once there is a loop to learn from it."""
         if self._history_known or self._live.ticker.loop is None:
@@ -142,10 +171,11 @@ class Chores:
 
     def _retrain(self) -> str:
         settings = self._live.settings.daemon.retrain
+        self._retrained_at = self._live.now
         self._log.info("retraining", command=list(settings.command))
         result = self._retraining.run(settings)
         if result.code != 0:
-            what = "ended by us" if result.code is None else f"exit code {result.code}"
+            what = result.ended or f"exit code {result.code}"
             self._log.error("retraining failed", result=what, output=result.tail)
             return "failed"
         self._log.info("retraining done", output=result.tail)

@@ -85,7 +85,8 @@ class Daemon:
 
     def run(self) -> int:
         """Run until a signal or too many errors end it; return the exit code. To be called in the main thread."""
-        for number, event in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")):
+        told = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload", signal.SIGUSR1: "retrain"}
+        for number, event in told.items():
             # A queue of this kind may be put to from a signal's handler, whatever the main thread is doing.
             signal.signal(number, lambda *_, event=event: self._events.put(event))
         settings = self._live.settings
@@ -129,6 +130,8 @@ class Daemon:
                 return 0
             if event == "reload":
                 self._chores.reload_now()
+            if event == "retrain":
+                self._chores.retrain_now()
             why = self._why_end()
             if why:
                 self._log.error("ending, to be started anew", why=why)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.retrain import RetrainSettings
+from controller.skill_settings import SkillSettings
 from controller.status_server import StatusSettings
 from controller.telemetry_settings import TelemetrySettings
 
@@ -49,6 +50,9 @@ class DaemonSettings(BaseModel):
     )
     log_repeat_s: float = Field(
         300.0, ge=0, description="Seconds within which a log line of the same kind is counted instead of written again."
+    )
+    skill: SkillSettings = Field(
+        default_factory=SkillSettings, description="How forecasters are compared in service, and roll-backs."
     )
     retrain: RetrainSettings = Field(default_factory=RetrainSettings, description="When a new model is trained.")
     status: StatusSettings = Field(default_factory=StatusSettings, description="Health, readiness and metrics by HTTP.")

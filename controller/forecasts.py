@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.forecast import LoadForecast
-from forecasting.forecaster import FallbackForecaster
+from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.judged import JudgedChain
 from forecasting.present import present_load
 from forecasting.series import CHANNELS, OUTPUT_TOKENS, PROMPT_TOKENS, REQUESTS, LoadSeries, block_means
@@ -194,6 +194,12 @@ class LoadForecasts:
             model: LoadHistory(tick_s, settings.kept_s, series) for model, series in (before or {}).items()
         }
         self.notes: dict[str, ForecastNote] = {}
+        self._asked_steps: dict[str, int] = {}
+
+    @property
+    def forecasters(self) -> tuple[Forecaster, ...]:
+        """Who is asked, in order of preference."""
+        return self._chain.forecasters
 
     def ask(self, forecaster: FallbackForecaster) -> None:
         """Ask these from now on; what is known of how those of them did who were asked before stays known."""
@@ -220,6 +226,19 @@ class LoadForecasts:
         """Return the load of each model as far as it is kept, in steps of a tick."""
         return {model: history.recorded() for model, history in self._histories.items()}
 
+    def asked(self, models: Iterable[str]) -> dict[str, tuple[LoadSeries, int]]:
+        """Return the load of ``models`` as forecasters see it, and how many steps ahead they were last asked for."""
+        return {
+            model: (self._histories[model].series(self.settings.step_s), self._asked_steps[model])
+            for model in models
+            if model in self._histories and model in self._asked_steps
+        }
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models whose load is known, in order."""
+        return tuple(sorted(self._histories))
+
     def recall(self, before: Mapping[str, LoadSeries]) -> None:
         """Add load that was recorded before this object learned anything, such as from a store of metrics."""
         for model, earlier in before.items():
@@ -239,6 +258,7 @@ class LoadForecasts:
         known = {model: reach_s for model, reach_s in horizons_s.items() if model in self._histories}
         step_s = max(1, round(self.settings.step_s / self._tick_s)) * self._tick_s
         horizons_steps = [max(1, math.ceil(reach_s / step_s - 1e-9)) for reach_s in known.values()]
+        self._asked_steps.update(zip(known, horizons_steps, strict=True))
         most_steps = self._chain.most_steps(step_s, max(horizons_steps, default=1))
         histories = [self._histories[model].series(self.settings.step_s, most_steps) for model in known]
         forecasts = {}

@@ -17,6 +17,7 @@ from controller.settings import Settings
 from controller.telemetry import Telemetry
 from controller.ticker import Stopwatch, Ticker
 from forecasting.forecaster import Forecaster
+from forecasting.series import LoadSeries
 
 
 class LiveLoop:
@@ -80,8 +81,8 @@ class LiveLoop:
 
         self.ticker.at_next_tick(change)
 
-    def use(self, model: Forecaster) -> None:
-        """Let ``model`` forecast from the next tick on."""
+    def use(self, model: Forecaster | None) -> None:
+        """Let ``model`` forecast from the next tick on; None for the plain forecaster alone."""
 
         def change() -> None:
             self._model = model
@@ -89,6 +90,24 @@ class LiveLoop:
                 self.ticker.loop.forecasts.ask(chain_of(model))
 
         self.ticker.at_next_tick(change)
+
+    def loads(self, first: int, most: int, within_s: float) -> tuple[int, dict[str, tuple[LoadSeries, int]]]:
+        """Return how many models there are, and for ``most`` of them from ``first`` on what forecasters see.
+
+        That is taken between two ticks; nothing where the next one does not begin ``within_s``.
+        """
+        taken: list[tuple[int, dict[str, tuple[LoadSeries, int]]]] = []
+        there = threading.Event()
+
+        def take() -> None:
+            if self.ticker.loop is not None:
+                loads = self.ticker.loop.forecasts
+                taken.append((len(loads.models), loads.asked(loads.models[first : first + most])))
+            there.set()
+
+        self.ticker.at_next_tick(take)
+        there.wait(within_s)
+        return taken[0] if taken else (0, {})
 
     def fill_history(self) -> bool:
         """Read the load recorded before the daemon began, for the next tick; return whether there was any.

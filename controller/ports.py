@@ -127,6 +127,10 @@ class ModelRegistry(Protocol):
         """Let ``alias`` name ``version``."""
         ...
 
+    def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Put ``tags`` on ``version``, over those of the same key."""
+        ...
+
 
 TickPhase: TypeAlias = Literal["observe", "forecast", "decide", "act", "record"]
 PhaseTimer: TypeAlias = Callable[[TickPhase], AbstractContextManager[None]]

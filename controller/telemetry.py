@@ -8,7 +8,7 @@ old figure would follow it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -17,6 +17,8 @@ from controller.fleet_series import FleetSeries
 from controller.forecast_score import ForecastScores
 from controller.ports import TickPhase, TickRecord
 from controller.telemetry_settings import TelemetrySettings
+from forecasting.contest import Standing
+from forecasting.drift import DRIFT_KINDS, Drift
 from policies.settings import PolicySettings
 
 MAX_RULES = 128
@@ -72,6 +74,12 @@ class Telemetry:
         self._current = gauge("foresail_config_current", "1 while the settings in use are those of the file.")
         self._chores = counter("foresail_chores", "Work beside the ticks, by what became of it.", "chore", "result")
         self._current.set(1)
+        role = ("role", "version")
+        self._skill = gauge("foresail_forecaster_skill_ratio", "Share of the last value's loss that it saves.", *role)
+        self._missed = gauge("foresail_forecaster_missed_ratio", "Share of peaks over its 0.95 bound.", *role)
+        self._judged = gauge("foresail_forecaster_judged", "Past forecasts that this rests on.", *role)
+        self._drift = gauge("foresail_forecast_drift", "1 while forecasts or loads drift in this way.", "kind")
+        self._roll_backs = counter("foresail_champion_rollbacks", "Champions that lost their place in service.")
         age = gauge("foresail_loop_age_seconds", "Seconds since the last tick ended.")
         age.set_function(lambda: self.age_s)
         Gauge("foresail_build_info", "Version that runs.", ["version"], registry=self.registry).labels(version).set(1)
@@ -123,6 +131,23 @@ class Telemetry:
         """Count a reload: ``applied`` or ``refused``."""
         self._reloads.labels(result).inc()
         self._current.set(current)
+
+    def skill_seen(self, standings: Mapping[str, Standing], version: str, found: Sequence[Drift]) -> None:
+        """Publish how forecasters did, by role, and what drifted; ``version`` is the champion's."""
+        for gauge in (self._skill, self._missed, self._judged):
+            gauge.clear()
+        for role, standing in standings.items():
+            labels = role, version if role == "champion" else ""
+            self._judged.labels(*labels).set(standing.forecasts)
+            if standing.forecasts:
+                self._skill.labels(*labels).set(standing.skill)
+                self._missed.labels(*labels).set(standing.miss_ratio)
+        for kind in DRIFT_KINDS:
+            self._drift.labels(kind).set(any(one.kind == kind for one in found))
+
+    def rolled_back(self) -> None:
+        """Count a champion that lost its place."""
+        self._roll_backs.inc()
 
     def chore_done(self, chore: str, result: str) -> None:
         """Count work beside the ticks: ``done``, ``nothing`` or ``failed``."""

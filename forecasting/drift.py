@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import ks_2samp
 
 from forecasting.contest import Standings
 from forecasting.features import DAY_S, HOUR_S
 from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.series import REQUESTS, FloatArray, LoadSeries, block_means
 
+DRIFT_KINDS = ("error", "calibration", "input")
 SIGMAS = 4.0
 LEAST_FORECASTS = 36
 RECENT_SHARE = 0.25
@@ -103,6 +103,8 @@ def _input_drifted(history: LoadSeries) -> bool | None:
     ratio = float(np.median(new)) / float(np.median(old))
     if 1.0 / INPUT_RATIO < ratio < INPUT_RATIO:
         return False
+    from scipy.stats import ks_2samp  # a second to import, and seldom needed
+
     return bool(ks_2samp(np.log(new), np.log(old)).pvalue < INPUT_P)
 
 

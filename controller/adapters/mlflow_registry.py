@@ -178,6 +178,12 @@ class MlflowRegistry:
             found = self._version(name, version)
             self._client.set_registered_model_alias(name, alias, str(found.version))
 
+    def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Put ``tags`` on ``version``, over those of the same key."""
+        with self._errors():
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, version, key, value)
+
     def _version(self, name: str, alias_or_version: str) -> MlflowVersion:
         from mlflow.exceptions import MlflowException
 

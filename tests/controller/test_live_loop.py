@@ -229,14 +229,17 @@ def test_another_tick_has_another_history(rig: Rig) -> None:
 def test_a_champion_forecasts_from_the_next_tick_on(rig: Rig) -> None:
     rig.run()
     assert rig.ticks.loop is not None
-    chain = rig.ticks.loop.forecasts.forecaster
+    before = rig.ticks.loop.forecasts.forecasters
     rig.live.use(LastValueForecaster(60.0))
-    assert rig.ticks.loop.forecasts.forecaster is chain
+    assert rig.ticks.loop.forecasts.forecasters is before
     rig.run()
-    assert len(rig.ticks.loop.forecasts.forecaster.forecasters) == 2
+    assert len(rig.ticks.loop.forecasts.forecasters) == 2
     rig.live.replace(rig.settings)
     rig.run()
-    assert len(rig.ticks.loop.forecasts.forecaster.forecasters) == 2
+    assert len(rig.ticks.loop.forecasts.forecasters) == 2
+    rig.live.use(None)
+    rig.run()
+    assert len(rig.ticks.loop.forecasts.forecasters) == 1
 
 
 def test_once_writes_are_forbidden_what_is_decided_is_held(rig: Rig) -> None:
