@@ -253,11 +253,11 @@ def _check_hashes(trace: Trace, pools: Mapping[str, PoolSettings]) -> None:
 def _remedy(missed: OutOfReach, objective: ServiceObjective) -> str:
     """Return which options give an objective that can be kept."""
     if missed.within_reach is None:
-        return "choose an engine profile with more GPU memory (--profile), or a trace with shorter requests"
+        return missed.remedy
     relaxed = missed.within_reach
     options = [f"--ttft-s {relaxed.ttft_s:g}"] if relaxed.ttft_s != objective.ttft_s else []
     options += [f"--tpot-s {relaxed.tpot_s:g}"] if relaxed.tpot_s != objective.tpot_s else []
-    return f"give {' '.join(options)}, which it can keep, or choose a faster engine profile (--profile)"
+    return f"give {' '.join(options)}, which it can keep, or {missed.remedy}"
 
 
 def _check_faults(specs: Sequence[str], trace: Trace, load: LoadSeries) -> None:

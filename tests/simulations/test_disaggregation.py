@@ -184,12 +184,15 @@ def test_a_prompt_that_takes_longer_than_the_objective_is_out_of_reach_and_what_
     relaxed = missed.value.within_reach
     assert relaxed is not None
     assert 1.0 < relaxed.ttft_s < 2.0
+    assert relaxed.tpot_s == ServiceObjective().tpot_s, "prefill replicas have no part in it"
+    assert "TPOT" not in str(missed.value)
 
 
 def test_a_decode_replica_that_gets_nothing_to_decode_is_out_of_reach() -> None:
     ones = np.ones(5, np.int32)
-    with pytest.raises(OutOfReach, match="nothing to decode"):
+    with pytest.raises(OutOfReach, match="nothing to decode") as missed:
         sustained_load(a_profile(), ServiceObjective(), ones, ones, 0, Role.DECODE)
+    assert "unified" in missed.value.remedy
 
 
 def test_each_stage_is_sized_for_all_of_the_load() -> None:
