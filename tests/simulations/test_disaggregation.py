@@ -240,12 +240,15 @@ def staged_fleet(*pools: PoolState, held: float = 0.0) -> FleetState:
     return FleetState(0.0, pools, demand={"m": Demand(10.0, 5000.0, 1000.0)}, gateway_queued={"m": held})
 
 
-def test_a_pools_share_is_that_of_its_stage_and_only_the_first_stage_is_waited_for() -> None:
+def test_a_pools_share_is_that_of_its_stage_and_one_stage_is_waited_for() -> None:
     one, other = pool(replica(0), key=DECODE), pool(replica(0), key=PoolKey("m", "e", Role.DECODE))
     first = pool(replica(0), key=PREFILL)
     fleet = staged_fleet(first, one, other, held=8.0)
     assert (share_of(fleet, first), share_of(fleet, one), share_of(fleet, other)) == (1.0, 0.5, 0.5)
     assert (held_for(fleet, first), held_for(fleet, one)) == (8.0, 0.0)
+    gone = pool(key=DECODE)
+    without = staged_fleet(first, gone, held=8.0)
+    assert (held_for(without, first), held_for(without, gone)) == (0.0, 8.0)
 
 
 def test_wva_looks_at_each_stage_by_itself() -> None:
