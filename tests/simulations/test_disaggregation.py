@@ -28,6 +28,7 @@ from simulations.peers.wva import Wva, WvaSettings
 from simulations.replica import EngineRequest, ReplicaEngine
 from simulations.router import SimulatedRouter
 from simulations.runner import simulate
+from simulations.settings import FleetSettings
 from simulations.sizing import load_tested, replicas_for
 from tests.builders_fleet import a_profile
 from tests.builders_peers import bounds, engines, metrics, pool, replica
@@ -113,6 +114,14 @@ def test_a_prefill_pool_must_know_what_it_sends() -> None:
     with pytest.raises(BadInput, match="bytes of keys and values") as refused:
         prepare(LOAD, SimulationSettings(pools=staged_pools(kv_bytes_per_token=0)))
     assert "kv_bytes_per_token" in refused.value.remedy
+
+
+@pytest.mark.parametrize("link", [{"kv_gb_per_s": 1e-6}, {"kv_latency_s": 1e9}])
+def test_a_link_on_which_no_request_could_keep_tpot_is_refused(link: Mapping[str, float]) -> None:
+    with pytest.raises(BadInput, match=r"keys and values alone takes 100\.0% of these requests") as refused:
+        prepare(LOAD, SimulationSettings(pools=staged_pools(), fleet=FleetSettings(**link)))
+    assert "faster link" in refused.value.remedy
+    assert "--tpot-s well above" in refused.value.remedy
 
 
 def test_the_decode_test_holds_a_full_batch_where_steps_have_one_length() -> None:
