@@ -79,7 +79,7 @@ def context_of(
     share = seen.astype(np.float64)
     if spec.block_steps > 1:
         coarse = spec.context_steps - spec.fine_steps
-        blocks = raw[:, :coarse].reshape(len(raw), -1, spec.block_steps)
+        blocks = raw[:, :coarse].reshape(len(raw), coarse // spec.block_steps, spec.block_steps)
         there = seen[:, :coarse].reshape(blocks.shape)
         count = there.sum(axis=2)
         total = np.where(there, blocks, 0.0).sum(axis=2)

@@ -296,6 +296,15 @@ class FleetState:
             return tuple(pool for pool in pools if pool.key.role is stage.role)
         return pools if pools and pools[0].key.role is stage.role else ()
 
+    def waited_for(self, model: str) -> Stage | None:
+        """Return the stage of ``model`` that requests at the gateway wait for: the first of which no replica serves.
+
+        The first of all where each has some, since requests wait for a replica and then no more; None without pools.
+        """
+        stages = self.stages_of(model)
+        idle = (stage for stage in stages if not any(pool.roster.serving_count for pool in self.pools_in(stage)))
+        return next(idle, stages[0] if stages else None)
+
     def part(self, stage: Stage) -> FleetState:
         """Return the fleet as this stage sees it; itself where the model has no other stage.
 
@@ -303,7 +312,7 @@ class FleetState:
         """
         if len(self.stages_of(stage.model)) <= 1:
             return self
-        waiting = self.gateway_queued if stage == self.stages_of(stage.model)[0] else {}
+        waiting = self.gateway_queued if stage == self.waited_for(stage.model) else {}
         return replace(self, pools=self.pools_in(stage), gateway_queued=waiting)
 
     def coverage_ratio(self, model: str, max_age_s: float) -> float:

@@ -52,12 +52,14 @@ class OutOfReach(ValueError):
     """The objective is missed even by requests that are served one at a time.
 
     Attributes:
-        within_reach: The objective relaxed as far as it takes, with some room; None when no request fits the replica.
+        within_reach: The objective relaxed as far as it takes, with some room; None when none will do.
+        remedy: What else to do, in words.
     """
 
-    def __init__(self, what: str, within_reach: ServiceObjective | None) -> None:
+    def __init__(self, what: str, within_reach: ServiceObjective | None, remedy: str) -> None:
         super().__init__(what)
         self.within_reach = within_reach
+        self.remedy = remedy
 
 
 def sustained_load(
@@ -94,7 +96,8 @@ def sustained_load(
     if role is Role.DECODE:
         longer = output_tokens > 1
         if not longer.any():
-            raise OutOfReach("no request has more than one output token: there is nothing to decode", None)
+            what = "no request has more than one output token: there is nothing to decode"
+            raise OutOfReach(what, None, "give unified pools, or a trace with longer outputs")
         prompt_tokens, output_tokens = prompt_tokens[longer], output_tokens[longer]
     test = _LoadTest(profile, objective, prompt_tokens, output_tokens, np.random.default_rng(seed), role)
     clients, rate_per_s = 1, test.run(1)
@@ -123,9 +126,10 @@ def _prefills(
     fitting = prompt_tokens[blocks <= profile.kv_cache_tokens // profile.block_tokens]
     found = sustained_prefills(profile, objective, fitting, seed) if len(fitting) else None
     if found is None:
-        untimed = objective.model_copy(update={"tpot_s": math.inf})
+        # With one output token each there is no time per output token, so that TTFT alone is relaxed.
         ones = np.ones_like(prompt_tokens)
-        raise _LoadTest(profile, untimed, prompt_tokens, ones, np.random.default_rng(seed), Role.PREFILL).out_of_reach()
+        rng = np.random.default_rng(seed)
+        raise _LoadTest(profile, objective, prompt_tokens, ones, rng, Role.PREFILL).out_of_reach()
     rate_per_s, in_flight = found
     return SustainedLoad(rate_per_s, max(1.0, in_flight), rate_per_s * float(fitting.mean()), 0.0)
 
@@ -145,6 +149,7 @@ class _LoadTest:
         drawn = rng.integers(len(prompt_tokens), size=_COUNTED_REQUESTS)
         self._profile = profile
         self._serving = Serving(roles=(role,))
+        self._prefills = role is Role.PREFILL
         self._objective = objective
         lengths = np.stack([prompt_tokens[drawn], output_tokens[drawn]], axis=1).astype(np.int32)
         self._spread_s = _START_SPREAD_S
@@ -177,13 +182,14 @@ class _LoadTest:
         """Return what one at a time misses the objective by."""
         asked, name = self._objective, self._profile.name
         if not len(self._lengths):
-            return OutOfReach(f"none of these requests fits the KV cache of {name}", None)
+            remedy = "choose an engine profile with more GPU memory (--profile), or a trace with shorter requests"
+            return OutOfReach(f"none of these requests fits the KV cache of {name}", None, remedy)
         self._trial(1, np.full(2, math.inf), _COUNTED_REQUESTS)
-        what = (
-            f"{name} cannot keep TTFT {asked.ttft_s:g} s and TPOT {asked.tpot_s:g} s for "
-            f"{asked.attainment_ratio:.1%} of these requests even one at a time"
-        )
-        return OutOfReach(what, _relaxed(asked, *self._served.T))
+        limits = f"TTFT {asked.ttft_s:g} s"
+        if not self._prefills:
+            limits += f" and TPOT {asked.tpot_s:g} s"
+        what = f"{name} cannot keep {limits} for {asked.attainment_ratio:.1%} of these requests even one at a time"
+        return OutOfReach(what, _relaxed(asked, *self._served.T), "choose a faster engine profile (--profile)")
 
 
 def _relaxed(

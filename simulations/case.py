@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.errors import BadInput
@@ -42,6 +43,7 @@ from simulations.settings import FleetSettings
 from simulations.sizing import TestedPool, first_replicas, known_load, load_tested
 from simulations.startup import LEAD_TIME_S, p90_over_median
 from simulations.trace import Trace
+from simulations.trace_load import token_shape
 
 DEFAULT_PROFILE = "llama-3.1-70b-a100-tp4"
 
@@ -207,6 +209,7 @@ def prepare(trace: Trace, settings: SimulationSettings, before: LoadSeries | Non
         pools = load_tested(settings.pools, objective, trace)
     except OutOfReach as error:
         raise BadInput(str(error), "load test", _remedy(error, objective)) from None
+    _check_transfers(trace, settings)
     load = known_load(trace)
     _check_faults(settings.faults, trace, load)
     first = first_replicas(load, objective, pools)
@@ -236,6 +239,29 @@ def _check_stages(pools: Mapping[str, PoolSettings]) -> None:
             raise BadInput(what, pools[name].profile.name, remedy)
 
 
+def _check_transfers(trace: Trace, settings: SimulationSettings) -> None:
+    """Refuse links so slow that keys and values alone take too many requests longer than TPOT allows."""
+    objective, world, lengths = settings.policy.objective, settings.fleet, token_shape(trace)
+    steps = np.maximum(lengths.output_tokens - 1, 1)
+    for name, pool in settings.pools.items():
+        if PoolKey.parse(name).role is not Role.PREFILL:
+            continue
+        sent_s = lengths.prompt_tokens * float(pool.profile.kv_bytes_per_token) / (world.kv_gb_per_s * 1e9)
+        per_token_s = np.where(lengths.output_tokens > 1, (world.kv_latency_s + sent_s) / steps, 0.0)
+        late = per_token_s > objective.tpot_s
+        if late.mean() > 1.0 - objective.attainment_ratio:
+            what = (
+                f"sending keys and values alone takes {late.mean():.1%} of these requests longer than TPOT "
+                f"{objective.tpot_s:g} s allows"
+            )
+            least_s = float(np.quantile(per_token_s, objective.attainment_ratio))
+            remedy = (
+                "set fleet.kv_gb_per_s or fleet.kv_latency_s to a faster link, use unified pools, or give a --tpot-s "
+                f"well above {least_s:.2g}"
+            )
+            raise BadInput(what, f"{name}, link", remedy)
+
+
 def _check_hashes(trace: Trace, pools: Mapping[str, PoolSettings]) -> None:
     """Refuse engines whose blocks do not fit the hashes of a trace."""
     first = next(iter(trace.batches()), None)
@@ -253,11 +279,11 @@ def _check_hashes(trace: Trace, pools: Mapping[str, PoolSettings]) -> None:
 def _remedy(missed: OutOfReach, objective: ServiceObjective) -> str:
     """Return which options give an objective that can be kept."""
     if missed.within_reach is None:
-        return "choose an engine profile with more GPU memory (--profile), or a trace with shorter requests"
+        return missed.remedy
     relaxed = missed.within_reach
     options = [f"--ttft-s {relaxed.ttft_s:g}"] if relaxed.ttft_s != objective.ttft_s else []
     options += [f"--tpot-s {relaxed.tpot_s:g}"] if relaxed.tpot_s != objective.tpot_s else []
-    return f"give {' '.join(options)}, which it can keep, or choose a faster engine profile (--profile)"
+    return f"give {' '.join(options)}, which it can keep, or {missed.remedy}"
 
 
 def _check_faults(specs: Sequence[str], trace: Trace, load: LoadSeries) -> None:

@@ -181,7 +181,8 @@ class DynamoSla:
         if self.settings.warm_up and self.before is not None:
             factor = max(1, round(interval_s / self.before.step_s))
             steps = len(self.before) // factor
-            rows = self.before.values[len(self.before) - steps * factor :].reshape(steps, factor, -1)
+            newest = self.before.values[len(self.before) - steps * factor :]
+            rows = newest.reshape(steps, factor, newest.shape[1])
             for block in rows:
                 known = block[~np.isnan(block).any(axis=1)]
                 if len(known):

@@ -44,8 +44,8 @@ def ongoing(fleet: FleetState, pool: PoolState) -> float | None:
 
 
 def held_for(fleet: FleetState, pool: PoolState) -> float:
-    """Return the pool's part of what the gateway holds for the first stage; 0 when the gateway says nothing."""
-    if pool.key.stage != fleet.stages_of(pool.key.model)[0]:
+    """Return the pool's part of what the gateway holds for its stage; 0 when the gateway says nothing."""
+    if pool.key.stage != fleet.waited_for(pool.key.model):
         return 0.0
     held = fleet.gateway_queued.get(pool.key.model, 0.0)
     return 0.0 if math.isnan(held) else held * share_of(fleet, pool)

@@ -58,6 +58,20 @@ def test_what_waits_at_the_gateway_waits_for_the_first_stage() -> None:
     assert whole.part(Stage(MODEL)) is whole
 
 
+def test_what_waits_waits_for_the_stage_that_nobody_serves() -> None:
+    state = staged(decode=0, gateway_queued={MODEL: 9.0})
+    prefill, decode = (state.part(stage) for stage in state.stages)
+    assert (prefill.gateway_queued, decode.gateway_queued) == ({}, {MODEL: 9.0})
+    assert staged(prefill=0, decode=0).waited_for(MODEL) == PREFILL.stage
+    assert staged().waited_for("another") is None
+
+
+def test_requests_that_wait_for_decode_replicas_start_no_prefill_replicas() -> None:
+    waiting = staged(decode=0, gateway_queued={MODEL: 900.0})
+    assert desired(decided(waiting), PREFILL) == desired(decided(staged(decode=0)), PREFILL)
+    assert desired(decided(waiting), DECODE) > desired(decided(staged(decode=0)), DECODE)
+
+
 def test_a_decode_replica_is_one_without_prefill() -> None:
     # 0.2 s of the round engine per request, half of it for the prompt.
     one = capacity_of(a_profile(), OBJECTIVE, demand(), 1.0, Role.DECODE)

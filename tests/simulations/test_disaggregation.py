@@ -28,6 +28,7 @@ from simulations.peers.wva import Wva, WvaSettings
 from simulations.replica import EngineRequest, ReplicaEngine
 from simulations.router import SimulatedRouter
 from simulations.runner import simulate
+from simulations.settings import FleetSettings
 from simulations.sizing import load_tested, replicas_for
 from tests.builders_fleet import a_profile
 from tests.builders_peers import bounds, engines, metrics, pool, replica
@@ -115,6 +116,14 @@ def test_a_prefill_pool_must_know_what_it_sends() -> None:
     assert "kv_bytes_per_token" in refused.value.remedy
 
 
+@pytest.mark.parametrize("link", [{"kv_gb_per_s": 1e-6}, {"kv_latency_s": 1e9}])
+def test_a_link_on_which_no_request_could_keep_tpot_is_refused(link: Mapping[str, float]) -> None:
+    with pytest.raises(BadInput, match=r"keys and values alone takes 100\.0% of these requests") as refused:
+        prepare(LOAD, SimulationSettings(pools=staged_pools(), fleet=FleetSettings(**link)))
+    assert "faster link" in refused.value.remedy
+    assert "--tpot-s well above" in refused.value.remedy
+
+
 def test_the_decode_test_holds_a_full_batch_where_steps_have_one_length() -> None:
     # 64 sequences, each 19 steps of 10 ms after its first token: 64 / 0.19 s.
     lengths = np.full(10, 20, np.int32)
@@ -184,12 +193,15 @@ def test_a_prompt_that_takes_longer_than_the_objective_is_out_of_reach_and_what_
     relaxed = missed.value.within_reach
     assert relaxed is not None
     assert 1.0 < relaxed.ttft_s < 2.0
+    assert relaxed.tpot_s == ServiceObjective().tpot_s, "prefill replicas have no part in it"
+    assert "TPOT" not in str(missed.value)
 
 
 def test_a_decode_replica_that_gets_nothing_to_decode_is_out_of_reach() -> None:
     ones = np.ones(5, np.int32)
-    with pytest.raises(OutOfReach, match="nothing to decode"):
+    with pytest.raises(OutOfReach, match="nothing to decode") as missed:
         sustained_load(a_profile(), ServiceObjective(), ones, ones, 0, Role.DECODE)
+    assert "unified" in missed.value.remedy
 
 
 def test_each_stage_is_sized_for_all_of_the_load() -> None:
@@ -237,12 +249,15 @@ def staged_fleet(*pools: PoolState, held: float = 0.0) -> FleetState:
     return FleetState(0.0, pools, demand={"m": Demand(10.0, 5000.0, 1000.0)}, gateway_queued={"m": held})
 
 
-def test_a_pools_share_is_that_of_its_stage_and_only_the_first_stage_is_waited_for() -> None:
+def test_a_pools_share_is_that_of_its_stage_and_one_stage_is_waited_for() -> None:
     one, other = pool(replica(0), key=DECODE), pool(replica(0), key=PoolKey("m", "e", Role.DECODE))
     first = pool(replica(0), key=PREFILL)
     fleet = staged_fleet(first, one, other, held=8.0)
     assert (share_of(fleet, first), share_of(fleet, one), share_of(fleet, other)) == (1.0, 0.5, 0.5)
     assert (held_for(fleet, first), held_for(fleet, one)) == (8.0, 0.0)
+    gone = pool(key=DECODE)
+    without = staged_fleet(first, gone, held=8.0)
+    assert (held_for(without, first), held_for(without, gone)) == (0.0, 8.0)
 
 
 def test_wva_looks_at_each_stage_by_itself() -> None:

@@ -310,12 +310,13 @@ def test_what_train_refuses_makes_no_store(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("steps", [2, 20, 60])
 def test_too_little_history_says_how_much_is_needed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str, steps: int
 ) -> None:
-    short = a_file(tmp_path, steps=60, name="short")
+    short = a_file(tmp_path, steps=steps, name="short")
     said = refusal(capsys, "train", "--data", short, "--step-s", "60", "--store", store)
-    assert "60 steps of 60 s, too few to learn from" in said
+    assert f"{steps} steps of 60 s, too few to learn from" in said
     assert "give at least" in said
 
 

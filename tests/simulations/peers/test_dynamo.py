@@ -199,6 +199,12 @@ def test_recorded_load_warms_the_predictors_up() -> None:
     assert cold._planners[str(KEY)].requests.expected() == 0.0
 
 
+def test_less_recorded_load_than_an_interval_warms_nothing_up() -> None:
+    policy = sla(LoadSeries(-60.0, 15.0, np.tile([10.0, 10_000.0, 2000.0], (4, 1))))
+    run(policy, 0.0, 10.0)
+    assert policy._planners[str(KEY)].requests.expected() == 0.0
+
+
 def test_an_interval_without_observed_load_changes_nothing() -> None:
     policy = sla()
     run(policy, 185.0, 6.0)
