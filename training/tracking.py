@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from controller.adapters.mlflow_registry import MlflowRegistry, experiment_id, open_client, registry_errors
 from controller.adapters.registry_store import RegistrySettings
+from controller.errors import RegistryError
 from controller.ports import ModelVersion
 from forecasting.artifact import ArtifactManifest, load_artifact
 from training.backtest import Score
@@ -201,7 +202,12 @@ def track_and_register(
         run.files(Path(scratch) / "signature", "signature")
         tags = _version_tags(fitted, digest, forecaster.manifest.digest, measured)
         version = run.register(name, artifact, tags | learned_until(histories, fitted.settings) | signature)
-        tracker.registry.point(name, CHALLENGER, version.version)
+        try:
+            tracker.registry.point(name, CHALLENGER, version.version)
+        except BaseException:
+            with suppress(RegistryError):
+                tracker.registry.discard(version)
+            raise
     return Registered(version, run.run_id, forecaster.manifest.digest, scores)
 
 

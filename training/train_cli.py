@@ -11,7 +11,7 @@ import click
 
 from controller.adapters.registry_store import RegistrySettings, check_name
 from controller.adapters.system_clock import SystemClock
-from controller.errors import BadInput
+from controller.errors import BadInput, RegistryError
 from controller.redaction import redacted
 from training.cli_options import (
     FIT_OPTIONS,
@@ -49,7 +49,7 @@ _SAID = click.core.ParameterSource.COMMANDLINE
               help="Refine this version or alias of the model, such as champion: its shape, fewer epochs, "
                    "smaller steps.")  # fmt: skip
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE",
-              help="Keep the fit here after every epoch; an interrupted one goes on from it.")  # fmt: skip
+              help="Keep the fit here until it is registered; an interrupted one goes on from it.")  # fmt: skip
 @click.option("--promote", is_flag=True, help="Make it the champion if there is none yet.")
 @JSON
 def train(name: str, store: str, promote: bool, as_json: bool, **options: Any) -> int:
@@ -73,7 +73,7 @@ def train(name: str, store: str, promote: bool, as_json: bool, **options: Any) -
         tracker = Tracker.open(registry, clock.now)
         with progress_bar(f"fitting {settings.model}") as show, _blaming(source_of(options)):
             fitted = _fitted(histories, settings, clock, show, start, options["checkpoint"])
-        with progress_bar("judging on the test part") as show:
+        with progress_bar("judging on the test part") as show, _kept_until_registered(options["checkpoint"]):
             registered = track_and_register(tracker, fitted, histories, name, clock.elapsed, show)
         aliases = [CHALLENGER]
         if promote and not any(CHAMPION in known.aliases for known in tracker.registry.versions(name)):
@@ -95,6 +95,20 @@ def _blaming(source: str) -> Iterator[None]:
         yield
     except BadInput as error:
         raise BadInput(error.what, source if error.where == "--data" else error.where, error.remedy) from error
+
+
+@contextmanager
+def _kept_until_registered(checkpoint: Path | None) -> Iterator[None]:
+    """Delete the kept fit once it is registered; say that it is there where it could not be."""
+    try:
+        yield
+    except RegistryError as error:
+        remedy = "keep the next fit with --checkpoint FILE, then only the rest has to be done again"
+        if checkpoint is not None:
+            remedy = f"the fit is kept in {checkpoint}: the same command goes on from it, whatever the store"
+        raise RegistryError(error.what, error.where, f"{error.remedy}; {remedy}") from error
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _train_values(options: Mapping[str, Any], start: StartingNet | None) -> dict[str, Any]:
