@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forecasting.features import OFFSET_RATIO, IntArray
+from forecasting.features import IntArray
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.residuals import REPLAY_STEPS, check_history, forecast_around, rate_offset
 from forecasting.series import FloatArray, LoadSeries

@@ -115,10 +115,6 @@ class Checkpoint:
             raise BadInput("is a fit of another history or with other settings", str(self.path), _FORGET)
         return facts, tensors
 
-    def forget(self) -> None:
-        """Delete the file: the fit is done."""
-        self.path.unlink(missing_ok=True)
-
 
 def fingerprint(
     series: Sequence[LoadSeries], splits: Sequence[Split], settings: TrainingSettings, spec: NetSpec, start: str

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from controller.adapters.system_clock import SystemClock
-from controller.errors import BadInput
 from training.cli_options import (
     DATA,
     FIT_OPTIONS,
@@ -21,13 +19,12 @@ from training.cli_options import (
     training_settings,
     with_options,
 )
+from training.map_tasks import ENGINE_OPTIONS, engine_for, map_tasks
 from training.tables import print_json, show_notes, show_scores
 
 if TYPE_CHECKING:
     from training.backtest import Score
-    from training.candidates import Candidate
-    from training.history import History
-    from training.settings import TrainingSettings
+    from training.backtest_tasks import BacktestTask
 
 
 @click.command()
@@ -39,13 +36,14 @@ if TYPE_CHECKING:
 @click.option("--origins", type=click.IntRange(min=1), metavar="N",
               help="Most origins per series, evenly spaced.")  # fmt: skip
 @click.option("--forecasts", type=click.Path(path_type=Path), metavar="FILE", help="Write every forecast as Parquet.")
-@with_options(*FIT_OPTIONS)
+@with_options(*FIT_OPTIONS, *ENGINE_OPTIONS)
 @JSON
 def backtest(
     files: tuple[str, ...], models: str, step_s: float | None, forecasts: Path | None, as_json: bool, **options: Any
 ) -> int:
     """Score forecasters at past instants of the newest 30 % of each series; nets are fitted on the part before."""
     from simulations.output_places import check_file, refusing
+    from training.backtest_tasks import BacktestTask
     from training.candidates import models_named
     from training.forecasts_file import write_forecasts
 
@@ -54,7 +52,9 @@ def backtest(
     if forecasts is not None:
         check_file(forecasts, "--forecasts")
     histories = histories_in(files, step_s, may_draw=False)
-    rows, tables = _backtested(histories, names, leads_s, options["origins"], settings, forecasts is not None)
+    keep = forecasts is not None
+    tasks = [BacktestTask(each, names, leads_s, options["origins"], settings, keep) for each in histories]
+    rows, tables = _backtested(tasks, options)
     if forecasts is not None:
         with refusing(f"--forecasts {forecasts}", "name a file in a folder with room for it"):
             write_forecasts(forecasts, tables)
@@ -68,38 +68,23 @@ def backtest(
     return 0
 
 
-def _backtested(
-    histories: Sequence[History],
-    names: Sequence[str],
-    leads_s: Sequence[float],
-    origins: int | None,
-    settings: TrainingSettings,
-    keep: bool,
-) -> tuple[list[Score], list[Any]]:
+def _backtested(tasks: Sequence[BacktestTask], options: Mapping[str, Any]) -> tuple[list[Score], list[Any]]:
     """Return the scores of all models on all histories, and every forecast as tables where they are to be kept."""
     from simulations.progress import progress_bar
-    from training.backtest import ask, default_leads_s, examination, score
-    from training.candidates import BASELINE, PLAIN, check_nets, prepare
-    from training.forecasts_file import forecasts_table
+    from training.backtest_tasks import backtested
 
-    clock, rows, tables = SystemClock(), [], []
-    for history in histories:
-        try:
-            exam = examination(history, leads_s or default_leads_s(history.series.step_s), origins)
-        except ValueError as error:
-            raise BadInput(str(error), "--data", "give a longer history or shorter leads") from error
-        check_nets(exam, names)
-        last_value = ask(exam, BASELINE, PLAIN[BASELINE](), clock.elapsed)
-        prepared: dict[str, Candidate] = {}
-        for name in names:
-            with progress_bar(f"{history.name}: {name}") as show:
-                ready = prepare(name, exam, settings, clock.elapsed, lambda share: show(share / 2, "fitting"), prepared)
-                prepared[name] = ready
-                answers = (
-                    last_value
-                    if name == BASELINE
-                    else ask(exam, name, ready.forecaster, clock.elapsed, lambda share: show(0.5 + share / 2, "asking"))
-                )
-            rows += score(exam, answers, last_value, ready.fit_s)
-            tables += [forecasts_table(exam, answers)] if keep else []
-    return rows, tables
+    if options["engine"] == "local" and (options["workers"] or 1) == 1:
+        answers = [_shown(task) for task in tasks]
+    else:
+        with engine_for(options) as engine, progress_bar(f"{len(tasks)} series") as show:
+            answers = map_tasks(backtested, tasks, engine, lambda done: show(done / len(tasks)))
+    return [row for rows, _ in answers for row in rows], [table for _, tables in answers for table in tables]
+
+
+def _shown(task: BacktestTask) -> tuple[list[Score], list[Any]]:
+    """Do one series in this process, with its progress by model."""
+    from simulations.progress import progress_bar
+    from training.backtest_tasks import backtested
+
+    with progress_bar(task.history.name) as show:
+        return backtested(task, lambda model, share, note: show(share, f"{note} {model}"))

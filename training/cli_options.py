@@ -16,6 +16,7 @@ from controller.errors import BadInput, RegistryError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from simulations.execution import Engine
     from training.history import History
     from training.settings import TrainingSettings
 
@@ -62,15 +63,30 @@ def fit_values(options: Mapping[str, Any]) -> dict[str, Any]:
     return values | ({"periods_s": options["periods_s"]} if options["periods_s"] else {})
 
 
-def histories_in(files: Sequence[str], step_s: float | None, may_draw: bool) -> list[History]:
-    """Return the histories in ``files``; raises BadInput if one cannot be used or two are called the same."""
-    from training.history import load_history
+def histories_in(
+    files: Sequence[str], step_s: float | None, may_draw: bool, engine: Engine | None = None
+) -> list[History]:
+    """Return the histories in ``files``, read by ``engine``; None reads one after the other.
 
-    histories = [load_history(file, step_s, may_draw=may_draw) for file in files]
+    Raises:
+        BadInput: If one cannot be used or two are called the same.
+    """
+    from simulations.execution import LocalEngine
+    from training.map_tasks import map_tasks
+
+    tasks = [(file, step_s, may_draw) for file in files]
+    histories = map_tasks(_history_in, tasks, engine or LocalEngine(1))
     names = [history.name for history in histories]
     if len(set(names)) < len(names):
         raise BadInput("two files have the same name", "--data", "name each once, and rename one of the others")
     return histories
+
+
+def _history_in(task: tuple[str, float | None, bool]) -> History:
+    from training.history import load_history
+
+    file, step_s, may_draw = task
+    return load_history(file, step_s, may_draw=may_draw)
 
 
 def training_settings(said: Mapping[str, Any], overrides: Sequence[str]) -> TrainingSettings:

@@ -12,6 +12,7 @@ from controller.errors import BadInput
 from training.cli_options import DATA, histories_in
 
 if TYPE_CHECKING:
+    from simulations.execution import Engine
     from training.history import History
 
 _SAID = click.core.ParameterSource.COMMANDLINE
@@ -31,8 +32,10 @@ SOURCES: tuple[Callable[[Any], Any], ...] = (
 )  # fmt: skip
 
 
-def histories_from(options: Mapping[str, Any], step_s: float | None) -> list[History]:
+def histories_from(options: Mapping[str, Any], step_s: float | None, engine: Engine | None = None) -> list[History]:
     """Return the histories that the options name, in steps of ``step_s``; None for that of a file, or the controller's.
+
+    Files are read by ``engine``.
 
     Raises:
         BadInput: If more than one source is named, or one cannot be used.
@@ -46,7 +49,7 @@ def histories_from(options: Mapping[str, Any], step_s: float | None) -> list[His
         return _in_audit(options["audit"], step_s or _usual_step_s(), options["history_s"])
     if "url" in said or ("files" not in said and options["config"] is not None):
         return _in_store(options["url"], options["config"], step_s or _usual_step_s(), options["history_s"])
-    return histories_in(options["files"], step_s, may_draw=True)
+    return histories_in(options["files"], step_s, may_draw=True, engine=engine)
 
 
 def source_of(options: Mapping[str, Any]) -> str:

@@ -97,7 +97,8 @@ def trained_forecaster(
     told(0.0, "")
     import torch
 
-    from training.tracking import CHAMPION, Tracker, track_and_register
+    from controller.crown import CHAMPION, crown
+    from training.tracking import Tracker, track_and_register
     from training.trainer import fit_quantile
 
     # One thread: the net is small, and a second one would fight with the rivals' process over the other core.
@@ -118,7 +119,7 @@ def trained_forecaster(
         registered = track_and_register(
             tracker, fitted, [history], MODEL_NAME, clock.elapsed, lambda share: told(0.9 + 0.1 * share, "judging")
         )
-        tracker.registry.point(MODEL_NAME, CHAMPION, registered.version.version)
+        crown(tracker.registry, MODEL_NAME, registered.version.version, clock.now())
         folder = tracker.registry.fetch(MODEL_NAME, CHAMPION)
     except RegistryError as error:
         raise BadInput(error.what, error.where or registry.store, error.remedy) from error

@@ -15,7 +15,7 @@ from training.settings import lead_grid, steps_covering
 if TYPE_CHECKING:
     from training.trainer import FittedNet
 
-_ORIGINS = 300
+_ORIGINS, _ALL_ORIGINS, _LEAST_ORIGINS = 300, 3000, 30  # of a history, of all, and of each however many there are
 _MOST_LEADS = 8
 
 
@@ -47,9 +47,10 @@ def judged_on_test_parts(
     scored = tuple(sorted({steps_covering(s, settings.step_s) for s in (settings.lead_time_s, settings.horizon_s)}))
     grid = lead_grid(settings.horizon_steps)
     leads = sorted({*scored, *grid[:: -(-len(grid) // _MOST_LEADS)]})
+    origins = min(_ORIGINS, max(_LEAST_ORIGINS, _ALL_ORIGINS // len(histories)))
     for number, history in enumerate(histories):
         try:
-            exam = examination(history, [lead * settings.step_s for lead in leads], _ORIGINS, settings.test_ratio)
+            exam = examination(history, [lead * settings.step_s for lead in leads], origins, settings.test_ratio)
         except ValueError:
             continue
 

@@ -9,7 +9,8 @@ import click
 
 from controller.adapters.registry_store import RegistrySettings
 from controller.adapters.system_clock import SystemClock
-from controller.errors import BadInput
+from controller.crown import CHAMPION, ROLLED_BACK, crown
+from controller.errors import BadInput, RegistryError
 from controller.redaction import redacted
 from training.cli_options import (
     FAILED,
@@ -23,7 +24,7 @@ from training.cli_options import (
 )
 from training.cli_sources import SOURCES, histories_from
 from training.tables import print_json
-from training.verdict_table import show_verdict
+from training.verdict_table import show_reasons, show_verdict
 
 if TYPE_CHECKING:
     from controller.ports import ModelVersion
@@ -89,14 +90,14 @@ def _promoted(
 ) -> int:
     from simulations.progress import progress_bar
     from training.gate import judge
-    from training.tracking import CHAMPION, Tracker
+    from training.tracking import Tracker
     from training.versions import find_version, step_of
 
     clock = SystemClock()
     tracker = Tracker.open(registry, clock.now, may_create=False)
     challenger = _version(tracker, name, wanted)
     champion = find_version(tracker.registry, name, CHAMPION)
-    if champion is not None and champion.version == challenger.version:
+    if champion is not None and champion.version == challenger.version and not champion.tags.get(ROLLED_BACK):
         _say_already(name, champion.version, as_json)
         return 0
     simulation = _simulation(options, challenger)
@@ -106,9 +107,13 @@ def _promoted(
             tracker.registry, challenger, champion, histories, settings, clock.elapsed, show, simulation=simulation
         )
     promoted = verdict.passed or force is not None
-    tracker.record_verdict(challenger, verdict, settings, [history.name for history in histories], force)
-    if promoted:
-        tracker.registry.point(name, CHAMPION, challenger.version)
+    try:
+        tracker.record_verdict(challenger, verdict, settings, [history.name for history in histories], force)
+        if promoted:
+            crown(tracker.registry, name, challenger.version, clock.now())
+    except RegistryError as error:
+        show_reasons(verdict)
+        raise RegistryError(f"nothing was promoted: {error.what}", error.where, error.remedy) from error
     show_verdict(name, verdict, promoted, force, as_json)
     return 0 if promoted else FAILED
 

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from training.backtest import Score
     from training.history import History
+    from training.search import SearchTrial
     from training.tracking import Registered
     from training.trainer import FittedNet
 
@@ -41,6 +42,17 @@ def show_training(registered: Registered, aliases: Sequence[str], store: str, fi
     click.echo(f"{version.name} version {version.version} registered as {' and '.join(aliases)} in {store}")
     kept = f"epoch {fitted.best_epoch} kept" if fitted.best_epoch else "no epoch was better than an untrained net"
     click.echo(f"{len(fitted.epochs)} epochs in {fitted.fit_s:.1f} s ({fitted.stopped}); {kept}")
+
+
+def show_search(trials: Sequence[SearchTrial]) -> None:
+    """Print what a search found."""
+    best = min(trials, key=lambda trial: math.inf if math.isnan(trial.validation_loss) else trial.validation_loss)
+    given = trials[0].validation_loss
+    click.echo(
+        f"{len(trials)} settings tried: validation loss {best.validation_loss:.4f} against {given:.4f} of those given"
+    )
+    for key, value in best.values.items():
+        click.echo(f"  {key}={json.dumps(value)}")
 
 
 def _fit_facts(fitted: FittedNet) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,6 +17,8 @@ import numpy as np
 
 from controller.adapters.mlflow_registry import MlflowRegistry, experiment_id, open_client, registry_errors
 from controller.adapters.registry_store import RegistrySettings
+from controller.crown import CHALLENGER
+from controller.errors import RegistryError
 from controller.ports import ModelVersion
 from forecasting.artifact import ArtifactManifest, load_artifact
 from training.backtest import Score
@@ -30,10 +32,9 @@ from training.versions import TAG_CHARS, learned_until
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from training.search import SearchTrial
     from training.trainer import EpochScore, FittedNet
     from training.verdict import GateSettings, Verdict
-
-CHALLENGER, CHAMPION = "challenger", "champion"
 
 _PLOTTED_SERIES = 3
 _MLFLOW_BATCH = 900  # MLflow takes at most 1,000 entities at once
@@ -76,6 +77,10 @@ class TrackedRun:
     def files(self, folder: Path, path: str) -> None:
         """Log the files in ``folder`` under ``path``."""
         self._client.log_artifacts(self.run_id, str(folder), path)
+
+    def text(self, text: str, path: str) -> None:
+        """Log ``text`` as the file ``path``."""
+        self._client.log_text(self.run_id, text, path)
 
     def register(self, name: str, artifact: Path, tags: Mapping[str, str]) -> ModelVersion:
         """Log the artifact and register it as a new version of ``name``."""
@@ -133,13 +138,9 @@ class Tracker:
             measure = each.measure.replace(" ", "_")
             metrics |= {f"{measure}_challenger": each.challenger, f"{measure}_champion": each.champion}
             metrics[f"{measure}_ratio"] = each.ratio
-        with (
-            self.run(f"promote {challenger.name}", parameters, {"kind": "gate", **tags}) as run,
-            tempfile.TemporaryDirectory() as scratch,
-        ):
+        with self.run(f"promote {challenger.name}", parameters, {"kind": "gate", **tags}) as run:
             run.metrics(metrics)
-            (Path(scratch) / "verdict.json").write_text(as_json(asdict(verdict)), encoding="utf-8")
-            run.files(Path(scratch), "verdict")
+            run.text(as_json(asdict(verdict)), "verdict/verdict.json")
         with registry_errors(self.settings.store):
             for key, value in tags.items():
                 self._client.set_model_version_tag(challenger.name, challenger.version, key, value[:TAG_CHARS])
@@ -162,6 +163,8 @@ def track_and_register(
     name: str,
     elapsed: Callable[[], float],
     on_progress: Callable[[float], None] = lambda _: None,
+    *,
+    trials: Sequence[SearchTrial] = (),
 ) -> Registered:
     """Judge a fitted net on the test part, put everything about it on record, and register it as the challenger.
 
@@ -175,6 +178,7 @@ def track_and_register(
         name: Name of the registered model.
         elapsed: Stopwatch in seconds.
         on_progress: Called with the share of the judging that is done.
+        trials: What a search of settings tried before.
 
     Raises:
         RegistryError: If the store refuses; then no version is registered.
@@ -195,13 +199,18 @@ def track_and_register(
         plots.mkdir()
         _write_plots(plots, fitted, judged)
         run.files(plots, "plots")
-        (Path(scratch) / "signature").mkdir()
         signature = signature_of(forecaster.manifest)
-        (Path(scratch) / "signature" / "signature.json").write_text(as_json(signature), encoding="utf-8")
-        run.files(Path(scratch) / "signature", "signature")
+        run.text(as_json(signature), "signature/signature.json")
+        if trials:
+            run.text(as_json([asdict(trial) for trial in trials]), "search/trials.json")
         tags = _version_tags(fitted, digest, forecaster.manifest.digest, measured)
         version = run.register(name, artifact, tags | learned_until(histories, fitted.settings) | signature)
-        tracker.registry.point(name, CHALLENGER, version.version)
+        try:
+            tracker.registry.point(name, CHALLENGER, version.version)
+        except BaseException:
+            with suppress(RegistryError):
+                tracker.registry.discard(version)
+            raise
     return Registered(version, run.run_id, forecaster.manifest.digest, scores)
 
 

@@ -25,14 +25,16 @@ from training.cli_options import (
     with_options,
 )
 from training.cli_sources import SOURCES, histories_from, source_of
-from training.tables import print_json, show_notes, show_scores, show_training, training_facts
+from training.map_tasks import ENGINE_OPTIONS, engine_for
+from training.tables import print_json, show_notes
 
 if TYPE_CHECKING:
-    from simulations.progress import Shown
+    from simulations.execution import Engine
     from training.history import History
+    from training.search import SearchTrial
     from training.settings import TrainingSettings
     from training.starting_net import StartingNet
-    from training.trainer import EpochScore, FittedNet
+    from training.train_runs import Trained
 
 _SAID = click.core.ParameterSource.COMMANDLINE
 
@@ -49,43 +51,76 @@ _SAID = click.core.ParameterSource.COMMANDLINE
               help="Refine this version or alias of the model, such as champion: its shape, fewer epochs, "
                    "smaller steps.")  # fmt: skip
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE",
-              help="Keep the fit here after every epoch; an interrupted one goes on from it.")  # fmt: skip
+              help="Keep the fit here until it is registered; an interrupted one goes on from it.")  # fmt: skip
+@click.option("--search", type=click.IntRange(1, 10_000), metavar="N",
+              help="Try N settings of the fit first, by short fits judged on the validation part; the best is "
+                   "used.")  # fmt: skip
+@click.option("--each", is_flag=True,
+              help="Fit a net to every history by itself, registered as NAME-HISTORY; with --from all start from "
+                   "the same one.")  # fmt: skip
 @click.option("--promote", is_flag=True, help="Make it the champion if there is none yet.")
+@with_options(*ENGINE_OPTIONS)
 @JSON
-def train(name: str, store: str, promote: bool, as_json: bool, **options: Any) -> int:
+def train(name: str, store: str, as_json: bool, **options: Any) -> int:
     """Fit a net to load histories, judge it on their newest part and register it as the challenger."""
     from simulations.output_places import check_file
-    from simulations.progress import progress_bar
 
     registry = checked(RegistrySettings, {"store": store})
     if options["checkpoint"] is not None:
         check_file(options["checkpoint"], "--checkpoint")
+    _check_together(options)
     start = _starting_net(registry, name, options["start"])
     settings = training_settings(_train_values(options, start), options["overrides"])
-    histories = histories_from(options, settings.step_s)
-    settings = _on_recorded_channels(settings, histories, options["overrides"])
-    clock = SystemClock()
-    with registry_as_input():
-        from training.tracking import CHALLENGER, CHAMPION, Tracker, track_and_register
-
-        check_name(name)
-        # Opened before the fit: nobody wants to hear after two minutes that there is nowhere to put the result.
-        tracker = Tracker.open(registry, clock.now)
-        with progress_bar(f"fitting {settings.model}") as show, _blaming(source_of(options)):
-            fitted = _fitted(histories, settings, clock, show, start, options["checkpoint"])
-        with progress_bar("judging on the test part") as show:
-            registered = track_and_register(tracker, fitted, histories, name, clock.elapsed, show)
-        aliases = [CHALLENGER]
-        if promote and not any(CHAMPION in known.aliases for known in tracker.registry.versions(name)):
-            tracker.registry.point(name, CHAMPION, registered.version.version)
-            aliases.append(CHAMPION)
+    with engine_for(options) as engine:
+        histories = histories_from(options, settings.step_s, engine)
+        settings = _on_recorded_channels(settings, histories, options["overrides"])
+        with registry_as_input(), _blaming(source_of(options)):
+            trained = _trained(histories, settings, start, name, registry, options, engine)
+    facts = [each.facts(redacted(store)) for each in trained]
     if as_json:
-        print_json(training_facts(registered, aliases, redacted(store), fitted, histories))
+        print_json(facts if options["each"] else facts[0])
     else:
         show_notes(histories)
-        show_scores(registered.scores)
-        show_training(registered, aliases, redacted(store), fitted)
+        for each in trained:
+            each.show(redacted(store))
     return 0
+
+
+def _check_together(options: Mapping[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    if options["search"] and options["start"]:
+        what = "a net that is refined keeps its shape, there is nothing to search"
+        raise BadInput(what, "--search and --from", "leave one of them out")
+    if options["each"] and options["checkpoint"]:
+        raise BadInput("one file cannot keep several fits", "--checkpoint and --each", "leave one of them out")
+
+
+def _trained(
+    histories: Sequence[History],
+    settings: TrainingSettings,
+    start: StartingNet | None,
+    name: str,
+    registry: RegistrySettings,
+    options: Mapping[str, Any],
+    engine: Engine,
+) -> list[Trained]:
+    from training.tracking import Tracker
+    from training.train_runs import Training, searched, trained_each, trained_together
+
+    for each in histories if options["each"] else ():
+        check_name(f"{name}-{each.name}")
+    check_name(name)
+    clock = SystemClock()
+    # Opened before the fit: nobody wants to hear after two minutes that there is nowhere to put the result.
+    tracker = Tracker.open(registry, clock.now)
+    trials: list[SearchTrial] = []
+    if options["search"]:
+        fixed = [text.partition("=")[0] for text in options["overrides"]]
+        settings, trials = searched(histories, settings, options["search"], engine, fixed)
+    training = Training(tracker, settings, start, name, options["promote"], tuple(trials))
+    if options["each"]:
+        return trained_each(training, histories, engine)
+    return [trained_together(training, histories, options["checkpoint"])]
 
 
 @contextmanager
@@ -134,37 +169,3 @@ def _on_recorded_channels(
         return settings
     common = [name for name in settings.channels if all(name in each.observed_channels for each in histories)]
     return settings.model_copy(update={"channels": tuple(common)})
-
-
-def _fitted(
-    histories: Sequence[History],
-    settings: TrainingSettings,
-    clock: SystemClock,
-    show: Shown,
-    start: StartingNet | None,
-    checkpoint: Path | None,
-) -> FittedNet:
-    from training.dataset import split_in_time
-    from training.trainer import fit
-
-    def on_epoch(epoch: EpochScore) -> None:
-        show(share * epoch.epoch / epoch.planned_epochs, f"epoch {epoch.epoch}, loss {epoch.validation_loss:.4f}")
-
-    def on_closing(done: float) -> None:
-        show(share + (1.0 - share) * done, "closing on the newest history")
-
-    # The closing is half of the work: it repeats the epochs up to the best one.
-    share = 0.5 if settings.closing else 1.0
-
-    series = [history.series for history in histories]
-    splits = [split_in_time(len(one), settings.validation_ratio, settings.test_ratio) for one in series]
-    return fit(
-        series,
-        splits,
-        settings,
-        clock.elapsed,
-        on_epoch,
-        start=start,
-        checkpoint=checkpoint,
-        on_closing=on_closing,
-    )

@@ -103,8 +103,8 @@ def fit(
         on_epoch: Called after every epoch.
         start: A net whose shape is kept and whose weights are refined: in a third of the epochs, with smaller steps.
             Where no epoch is better on the validation part, its weights stay what they were.
-        checkpoint: File that keeps the fit after every epoch; if it is there, the fit goes on from it, to the same
-            weights. Deleted at the end.
+        checkpoint: File that keeps the fit after every epoch, the last one too; if it is there, the fit goes on from
+            it, to the same weights. Whoever asked for it deletes it once the net is where it belongs.
         on_closing: Called with the share done of the passes over training and validation part at the end.
 
     Raises:
@@ -137,8 +137,6 @@ def fit(
         course = Course(net, spec, settings, len(train) / len(spec.channels), elapsed)
         course.run(WindowBatch.of(train), WindowBatch.of(validation), Told(on_epoch, on_closing, kept))
     residuals = _residuals(net, spec, series, splits, settings) if spec.kind == "reference_lstm" else None
-    if kept is not None:
-        kept.forget()
     return FittedNet(
         settings=settings,
         spec=spec,

@@ -34,6 +34,13 @@ def show_verdict(name: str, verdict: Verdict, promoted: bool, force: str | None,
         click.echo(f"{name} version {verdict.challenger} is refused; --force REASON overrides")
 
 
+def show_reasons(verdict: Verdict) -> None:
+    """Print to stderr what a verdict was that could not be acted upon: it took minutes."""
+    click.echo(f"version {verdict.challenger} has {'passed' if verdict.passed else 'been refused'}:", err=True)
+    for reason in verdict.reasons:
+        click.echo(f"- {reason}", err=True)
+
+
 def _show_runs(runs: Sequence[LoopRun]) -> None:
     """Print a table per series, one row per model and seed."""
     from rich.console import Console

@@ -30,6 +30,7 @@ ARTIFACT_PATH = "model"
 _MAX_FILES = 64
 _MAX_VERSIONS = 1000
 _MIB = 1024 * 1024
+_REFUSED = re.compile(r"^\((?:sqlite3|psycopg\w*|pymysql)\.[\w.]+\) (.+)", re.MULTILINE)
 _UNREACHED = re.compile(r"Max retries exceeded.*Caused by (\w+)")
 
 
@@ -90,8 +91,9 @@ def registry_errors(store: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        unreached = _UNREACHED.search(first_line)
+        unreached, refused = _UNREACHED.search(first_line), _REFUSED.search(str(error))
         what = f"the server does not answer ({unreached[1]})" if unreached else first_line
+        what = f"the database refuses: {refused[1]}" if refused else what
         raise RegistryError(
             redacted(what)[:400], redacted(store), "check that the store exists, answers and may be written"
         ) from error
@@ -183,6 +185,11 @@ class MlflowRegistry:
         with self._errors():
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, version, key, value)
+
+    def discard(self, version: ModelVersion) -> None:
+        """Delete a version that nobody was told of yet."""
+        with self._errors():
+            self._client.delete_model_version(version.name, version.version)
 
     def _version(self, name: str, alias_or_version: str) -> MlflowVersion:
         from mlflow.exceptions import MlflowException

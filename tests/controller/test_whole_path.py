@@ -1,7 +1,7 @@
 """Does a model go the whole path: trained, judged, promoted, used without a restart, and rolled back when it is bad?
 
-With the commands as a user gives them, a real registry in a file, and the loop and chores of a running daemon on a small
-fluid world and virtual time.
+With the commands as a user gives them, a real registry in a file, and the loop and chores of a running daemon on a
+small fluid world and virtual time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,7 @@ import pytest
 import torch
 
 from controller.adapters.mlflow_registry import MlflowRegistry
-from controller.adapters.registry_store import RegistrySettings
-from controller.crown import CHAMPION, PREVIOUS, ROLLED_BACK, holder
-from controller.errors import RegistryError
+from controller.crown import CHAMPION, ROLLED_BACK, holder
 from forecasting.artifact import load_artifact, write_artifact
 from forecasting.series import LoadSeries
 from foresail import main
@@ -83,9 +80,10 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 def nonsense(good: Path, folder: Path) -> Path:
     """A well-formed artifact that forecasts a fraction of what it should."""
     model = load_artifact(good)
-    weights = {name: tensor.clone() for name, tensor in model._net.state_dict().items()}
-    last = next(name for name in reversed(weights) if name.endswith("bias"))
-    weights[last] = weights[last] - 3.0 * torch.ones_like(weights[last])
+    weights = {
+        name: tensor - 3.0 * torch.ones_like(tensor) if name.endswith("outer.bias") else tensor.clone()
+        for name, tensor in model._net.state_dict().items()
+    }
     write_artifact(folder, weights, model.manifest.card)
     return folder
 

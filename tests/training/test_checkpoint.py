@@ -56,6 +56,10 @@ def weights_of(one: FittedNet) -> np.ndarray:
     return np.concatenate([tensor.numpy().reshape(-1) for tensor in one.net.state_dict().values()])
 
 
+def _never(_: object) -> None:
+    raise AssertionError("there is nothing left to do")
+
+
 @pytest.fixture(scope="module")
 def whole() -> FittedNet:
     return fitted()
@@ -91,9 +95,12 @@ def test_a_fit_interrupted_in_its_closing_goes_on_to_the_same_net(whole: FittedN
     np.testing.assert_array_equal(weights_of(resumed), weights_of(whole))
 
 
-def test_nothing_is_left_of_a_fit_that_is_done(kept: Path) -> None:
+def test_a_fit_that_is_done_stays_until_it_is_registered_and_is_not_done_again(kept: Path, whole: FittedNet) -> None:
     fitted(kept)
-    assert list(kept.parent.iterdir()) == []
+    assert list(kept.parent.iterdir()) == [kept]
+    again = fitted(kept, _never, _never)
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+    assert list(kept.parent.iterdir()) == [kept]
 
 
 def test_the_time_spent_before_an_interrupt_counts(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from controller.adapters.mlflow_registry import open_client
 from controller.adapters.registry_store import RegistrySettings
+from controller.crown import CHALLENGER
 from controller.errors import RegistryError
 from forecasting.artifact import load_artifact
 from tests.builders_training import Stopwatch, a_history, a_store, small_settings
@@ -16,7 +17,7 @@ from training.dataset import data_digest
 from training.gate import judge
 from training.held_out_world import WorldSettings
 from training.revision import code_revision, environment
-from training.tracking import CHALLENGER, Registered, Tracker, track_and_register
+from training.tracking import Registered, Tracker, track_and_register
 from training.trainer import FittedNet, fit_quantile
 from training.verdict import GateSettings
 
