@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +116,7 @@ class ByHand:
     """A cadence in which time passes when a test says so."""
 
     works: dict[str, tuple[float, Callable[[], object]]] = field(default_factory=dict)
+    hurried: list[str] = field(default_factory=list)
 
     def every(self, name: str, interval_s: float, work: Callable[[], object], lane: Lane, at_once: bool = True) -> None:
         self.works[name] = interval_s, work
@@ -124,6 +126,7 @@ class ByHand:
 
     def soon(self, name: str) -> None:
         """Wait for the test."""
+        self.hurried.append(name)
 
     def do(self, name: str) -> None:
         self.works[name][1]()
@@ -134,6 +137,15 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
     made.audit.close()
+
+
+def look(rig: Rig, cadence: ByHand) -> None:
+    """Compare forecasters, which waits for a tick to hand over what was seen."""
+    chore = threading.Thread(target=cadence.do, args=("skill",))
+    chore.start()
+    while chore.is_alive():
+        rig.run()
+        chore.join(0.05)
 
 
 def counted(rig: Rig, name: str, **labels: str) -> float:
@@ -339,6 +351,46 @@ def test_intervals_follow_the_settings(rig: Rig) -> None:
     assert (cadence.works["tick"][0], cadence.works["champion"][0], cadence.works["retrain"][0]) == (30.0, 5.0, 60.0)
     cadence.do("retrain")
     assert counted(rig, "foresail_chores_total", chore="retrain", result="done") == 1
+
+
+def drifting_load(end_at: float) -> LoadSeries:
+    """Nine days of which the last one has four times the load."""
+    rates = 8.0 + np.random.default_rng(0).normal(0.0, 0.5, 9 * 5760)
+    rates[-5760:] *= 4.0
+    return LoadSeries(end_at - len(rates) * 15.0, 15.0, np.stack([rates, 1000.0 * rates, 200.0 * rates], axis=1))
+
+
+def test_drift_has_a_model_trained_once_and_not_again_for_a_while(rig: Rig) -> None:
+    rig.write("daemon: {retrain: {command: ['true']}}\n")
+    rig.live.replace(rig.settings)
+    rig.earlier = {MODEL: drifting_load(rig.world.clock.at)}
+    rig.run()
+    _, cadence = rig.chores()
+    cadence.do("history")
+    rig.run()
+    look(rig, cadence)
+    assert counted(rig, "foresail_forecast_drift", kind="input") == 1
+    assert cadence.hurried == ["retrain"]
+    cadence.do("retrain")
+    look(rig, cadence)
+    assert cadence.hurried == ["retrain"]
+
+
+def test_without_load_nothing_is_compared(rig: Rig) -> None:
+    _, cadence = rig.chores()
+    rig.run()
+    look(rig, cadence)
+    assert counted(rig, "foresail_chores_total", chore="skill", result="failed") == 0
+    assert counted(rig, "foresail_champion_rollbacks_total") == 0
+
+
+def test_asked_to_retrain_it_does_so_out_of_turn(rig: Rig) -> None:
+    rig.write("daemon: {retrain: {command: ['true']}}\n")
+    rig.live.replace(rig.settings)
+    rig.run()
+    chores, cadence = rig.chores()
+    chores.retrain_now()
+    assert cadence.hurried == ["retrain"]
 
 
 def test_recorded_load_comes_before_what_the_loop_has_seen(rig: Rig) -> None:

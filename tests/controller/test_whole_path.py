@@ -7,7 +7,6 @@ small fluid world and virtual time.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from forecasting.series import LoadSeries
 from foresail import main
 from tests.builders import MODEL
 from tests.builders_training import a_store, a_wave
-from tests.controller.test_live_loop import ByHand, Rig, counted
+from tests.controller.test_live_loop import Rig, counted, look
 
 STEPS, KNOWN_STEPS, STEP_S = 2000, 900, 60.0
 """Of the load on record, so many steps were there when the model was trained; the rest it has to stand up to."""
@@ -50,14 +49,6 @@ class Served(Rig):
     def write(self, text: str = "", modes: str = "{scaling: auto, traffic: auto, healing: auto}") -> None:
         registry = f"registry: {{store: '{self.store.store}', cache: '{self.store.cache}'}}\n"
         super().write(f"{registry}daemon: {{model_name: {NAME}}}\n{text}", modes)
-
-    def look(self, cadence: ByHand) -> None:
-        """Compare forecasters, which waits for a tick to hand over what was seen."""
-        chore = threading.Thread(target=cadence.do, args=("skill",))
-        chore.start()
-        while chore.is_alive():
-            self.run()
-            chore.join(0.05)
 
     def forecast_by(self) -> str:
         newest = self.ticks.newest
@@ -107,7 +98,7 @@ def test_a_model_is_trained_promoted_used_replaced_by_a_bad_one_and_back(
     path.run(2)
     assert path.live.champion.version == "1"
     assert path.forecast_by().startswith(f"{NAME}@")
-    path.look(cadence)
+    look(path, cadence)
     assert counted(path, "foresail_forecaster_skill_ratio", role="champion", version="1") > 0.1
     assert counted(path, "foresail_champion_rollbacks_total") == 0
 
@@ -118,7 +109,7 @@ def test_a_model_is_trained_promoted_used_replaced_by_a_bad_one_and_back(
     path.run()
     assert path.live.champion.version == bad.version == "2"
     assert path.forecast_by() == "local-level"  # on this workload it is not believed already
-    path.look(cadence)
+    look(path, cadence)
     assert counted(path, "foresail_champion_rollbacks_total") == 1
     versions = registry.versions(NAME)
     champion = holder(versions, CHAMPION)

@@ -76,3 +76,15 @@ def test_stop_ends_a_run_and_begins_no_other(tmp_path: Path) -> None:
 def test_the_command_runs_in_a_group_of_its_own() -> None:
     result = Retraining().run(settings("import os; print(os.getpgid(0) == os.getpid())"))
     assert result.tail == "True"
+
+
+def test_a_run_that_takes_too_much_memory_is_ended_and_says_so() -> None:
+    script = "import time; held = bytearray(200 * 2**20); held[::4096] = b'x' * len(held[::4096]); time.sleep(600)"
+    result = Retraining().run(settings(script, max_memory_mib=100))
+    assert result.code is None
+    assert "more than the 100 of max_memory_mib" in result.ended
+
+
+def test_it_stands_back_behind_others() -> None:
+    result = Retraining().run(settings("import os; print(os.nice(0))", niceness=7))
+    assert result.tail == "7"
