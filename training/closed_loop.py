@@ -10,7 +10,7 @@ from forecasting.forecaster import Forecaster
 from simulations.runner import Tick, replay
 from training.held_out_world import HeldOutWorld
 
-NOBODY = "no trained model"
+NOBODY = "no model"
 """Who forecasts where there is no champion: what the daemon has without one."""
 
 

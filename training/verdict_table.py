@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from training.closed_loop import LoopRun
     from training.verdict import Verdict
 
-_COLUMNS = ("model", "from h", "hours", "load x", "requests", "within", "GPU h", "peak", "answered")
+_COLUMNS = ("model", "load x", "requests", "within", "GPU h", "peak", "answered")
 
 
 def show_verdict(name: str, verdict: Verdict, promoted: bool, force: str | None, as_json: bool) -> None:
@@ -49,7 +49,9 @@ def _show_runs(runs: Sequence[LoopRun]) -> None:
 
     console = Console(highlight=False)
     for series in dict.fromkeys(run.series for run in runs):
-        title = Text(f"{series}, in the closed loop")
+        first = next(run for run in runs if run.series == series)
+        hours, begins_h = first.length_s / 3600, first.begins_s / 3600
+        title = Text(f"{series}, in the closed loop: {hours:.1f} hours from hour {begins_h:.1f} on")
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title=title, title_justify="left")
         table.add_column(_COLUMNS[0], no_wrap=True)
         for name in _COLUMNS[1:]:
@@ -66,8 +68,6 @@ def _show_runs(runs: Sequence[LoopRun]) -> None:
 def _cells(run: LoopRun) -> tuple[str, ...]:
     return (
         run.model,
-        f"{run.begins_s / 3600:.1f}",
-        f"{run.length_s / 3600:.1f}",
         f"{run.scale:.3g}",
         f"{run.requests:,}",
         f"{run.attainment_ratio:.2%}",

@@ -169,7 +169,7 @@ def test_promotion_follows_the_verdict_and_can_be_forced_with_a_reason(
     answer(capsys, *train)
     promote = ("promote", *options, "--window-s", "1800", "--seeds", "1")
     first = answer(capsys, *promote, "--force", "first one", "--set", "policy.objective.ttft_s=5")
-    assert [(run["model"], run["seed"]) for run in first["runs"]] == [("version 1", 0), ("no trained model", 0)]
+    assert [(run["model"], run["seed"]) for run in first["runs"]] == [("version 1", 0), ("no model", 0)]
     assert [each["measure"] for each in first["comparisons"]][2:] == ["missed requests", "GPU hours"]
     # An untaught second one: its learning rate is next to nothing.
     answer(capsys, *train, "--set", "learning_rate=1e-9")
@@ -181,7 +181,8 @@ def test_promotion_follows_the_verdict_and_can_be_forced_with_a_reason(
     assert registry.versions("rival")[1].aliases == ("champion",)
     assert main([*promote, "--force", "a look at it"]) == 0
     shown = capsys.readouterr().out
-    assert "wave, in the closed loop" in shown
+    assert "wave, in the closed loop: 0.5 hours from hour" in shown
+    assert "…" not in shown
     assert "- closed loop:" in shown
     registry.point("rival", "champion", "1")
     forced = answer(capsys, *promote, "--force", "the champion was fitted to another site")
