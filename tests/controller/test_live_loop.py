@@ -370,10 +370,10 @@ def test_drift_has_a_model_trained_once_and_not_again_for_a_while(rig: Rig) -> N
     rig.run()
     look(rig, cadence)
     assert counted(rig, "foresail_forecast_drift", kind="input") == 1
-    assert cadence.hurried == ["retrain"]
+    assert cadence.hurried.count("retrain") == 1
     cadence.do("retrain")
     look(rig, cadence)
-    assert cadence.hurried == ["retrain"]
+    assert cadence.hurried.count("retrain") == 1
 
 
 def test_without_load_nothing_is_compared(rig: Rig) -> None:
@@ -390,7 +390,7 @@ def test_asked_to_retrain_it_does_so_out_of_turn(rig: Rig) -> None:
     rig.run()
     chores, cadence = rig.chores()
     chores.retrain_now()
-    assert cadence.hurried == ["retrain"]
+    assert cadence.hurried.count("retrain") == 1
 
 
 def test_recorded_load_comes_before_what_the_loop_has_seen(rig: Rig) -> None:
