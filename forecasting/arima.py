@@ -198,9 +198,7 @@ class _Rolled:
     first_origin: int
 
     @classmethod
-    def of(
-        cls, filled: FloatArray, parameters: tuple[ArimaParameters, ...], clock_step: int, period: int
-    ) -> _Rolled:
+    def of(cls, filled: FloatArray, parameters: tuple[ArimaParameters, ...], clock_step: int, period: int) -> _Rolled:
         shown, changes, innovations = (np.empty_like(filled) for _ in range(3))
         for channel, fit in enumerate(parameters):
             rates = filled[:, channel]

@@ -63,9 +63,7 @@ class TreeForecaster:
         fitted_until: End of the load that it was fitted on, Unix seconds.
     """
 
-    def __init__(
-        self, trees: Trees, spec: TreeSpec, name: str = "trees", fitted_until: float = float("-inf")
-    ) -> None:
+    def __init__(self, trees: Trees, spec: TreeSpec, name: str = "trees", fitted_until: float = float("-inf")) -> None:
         self._trees, self._spec, self._name, self._fitted_until = trees, spec, name, fitted_until
 
     @property
@@ -143,15 +141,16 @@ class TreeForecaster:
         origins: IntArray = np.array([len(values)], dtype=np.int64)
         windows = tree_windows(values, [history.start_at for history in alike], spec, origins, channels)
         nothing = np.zeros((len(windows.level), self._trees.first.shape[1]))
-        change = [nothing, *(self._trees.answer(lead, inputs) for lead, inputs in enumerate(windows.inputs))]
+        change: list[FloatArray] = [
+            nothing,
+            *(self._trees.answer(lead, inputs).astype(np.float64) for lead, inputs in enumerate(windows.inputs)),
+        ]
         between = _weights(np.sqrt([0.0, *spec.lead_steps]), np.sqrt(np.arange(1.0, max(horizons_steps) + 1)))
         of_levels = _weights(ndtri(spec.levels), ndtri(np.asarray(levels, dtype=np.float64)))
         answered = np.stack(change, axis=1).reshape(len(windows.level), -1, 2, len(spec.levels))
         rates = windows.rates(np.einsum("hl,nlkq,pq->nkph", between, answered, of_levels, optimize=True))
         known = rates.reshape(len(alike), channels, 2, len(levels), -1).transpose(0, 2, 3, 4, 1)
-        return [
-            (known[place, 0, :, :steps], known[place, 1, :, :steps]) for place, steps in enumerate(horizons_steps)
-        ]
+        return [(known[place, 0, :, :steps], known[place, 1, :, :steps]) for place, steps in enumerate(horizons_steps)]
 
 
 def _weights(known: FloatArray, wanted: FloatArray) -> FloatArray:

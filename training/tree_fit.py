@@ -106,9 +106,7 @@ class _Booster:
         self._targets, self._actual = targets, np.repeat(targets, len(levels), axis=1)
         self._guide = _guides(len(levels))
 
-    def grown(
-        self, rows: IntArray, trees: int, held_out: IntArray
-    ) -> tuple[tuple[npt.NDArray[Any], ...], FloatArray]:
+    def grown(self, rows: IntArray, trees: int, held_out: IntArray) -> tuple[tuple[npt.NDArray[Any], ...], FloatArray]:
         """Return the arrays of ``Trees`` for this lead, grown on ``rows``, and what each tree leaves of the loss.
 
         The loss (``float64[trees + 1]``, mean pinball of ``held_out``) begins with that of no tree at all.
