@@ -6,9 +6,13 @@ of the history alone: the experts' answers at past origins are worked out from i
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri
 
 from forecasting.calibration import corrections, width_of
@@ -16,7 +20,7 @@ from forecasting.combination import expert_weights
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast, Forecaster
 from forecasting.last_value import LastValueForecaster
-from forecasting.past_answers import Past, PastAnswers, ask_all, seen_steps, shown
+from forecasting.past_answers import Fitted, Past, PastAnswers, ask_all, judged_leads, seen_steps, shown
 from forecasting.residuals import futures
 from forecasting.series import CHANNELS, REQUESTS, FloatArray, LoadSeries
 from forecasting.trust import TrackRecord
@@ -24,6 +28,20 @@ from forecasting.trust import TrackRecord
 # Past origins that weights and calibration rest on, and the seconds between them: two days.
 REPLAYS, SPACING_S = 288, 600.0
 MOST_KEPT = 300_000
+# An expert that was fitted to this load begins with so many times the weight of one that only smooths it.
+FITTED_PRIOR = 3.0
+# Workloads whose records are gone through at once: 40 MB at five experts and three leads.
+_SIDE_BY_SIDE = 32
+
+_Told = Sequence[LoadForecast | CannotForecast]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judgement:
+    """What the record of one workload asks for: ``float64[E, 2, L, C]``, and ``float64[Q, 2, L, C]`` in widths."""
+
+    weights: FloatArray
+    shift: FloatArray
 
 
 class CombinedForecaster:
@@ -37,6 +55,9 @@ class CombinedForecaster:
         most_kept: Answers at past origins kept in all, each 504 bytes an expert at three leads; a fleet of ``W``
             workloads needs ``W * replays``, or everything is asked again at every tick.
         calibrated: Whether bounds are moved to hold as often as they say.
+        most_asked: Answers at past origins that one call works out at most. A fleet that has just been started then
+            spreads looking back over many ticks, its newest past first; until it is done, weights and calibration
+            rest on less. Without a limit a forecast is a function of the history alone.
     """
 
     def __init__(
@@ -47,11 +68,15 @@ class CombinedForecaster:
         spacing_s: float = SPACING_S,
         most_kept: int = MOST_KEPT,
         calibrated: bool = True,
+        most_asked: int | None = None,
     ) -> None:
-        if not experts or replays < 1 or not spacing_s > 0:
-            raise ValueError("experts must not be empty, replays and spacing_s must be positive")
+        if not experts or replays < 1 or not spacing_s > 0 or (most_asked is not None and most_asked < 1):
+            raise ValueError("experts must not be empty; replays, spacing_s and most_asked must be positive")
         self._experts, self._name = tuple(experts), name
         self._replays, self._spacing_s, self._calibrated = replays, spacing_s, calibrated
+        self._most_asked, self._most_judged = most_asked, max(1, most_kept // replays)
+        self._prior = np.array([FITTED_PRIOR if isinstance(one, Fitted) else 1.0 for one in self._experts])
+        self._judged: OrderedDict[bytes, _Judgement] = OrderedDict()
         self.past = PastAnswers(self._experts, most_kept)
         self._reference = PastAnswers([LastValueForecaster(0.0)], most_kept)
 
@@ -86,28 +111,30 @@ class CombinedForecaster:
         now = [shown(history, len(history)) for history in histories]
         told = [ask_all(expert, now, horizons_steps, asked) for expert in self._experts]
         kept = [asked.index(level) for level in levels]
-        answers: list[LoadForecast | CannotForecast] = []
-        for place, (history, horizon_steps) in enumerate(zip(histories, horizons_steps, strict=True)):
-            said = [expert[place] for expert in told]
-            forecasts = [one for one in said if isinstance(one, LoadForecast)]
-            if not forecasts:
-                answers.append(next(one for one in said if isinstance(one, CannotForecast)))
-                continue
-            values, peaks = self._mixed(history, horizon_steps, said, asked)
-            answers.append(
-                LoadForecast.ordered(
-                    history.end_at, history.step_s, np.asarray(levels), values[kept], self._name, peaks[kept]
-                )
+        said = [[expert[place] for expert in told] for place in range(len(histories))]
+        able = [place for place, one in enumerate(said) if any(isinstance(each, LoadForecast) for each in one)]
+        answers: list[LoadForecast | CannotForecast] = [
+            next((each for each in one if isinstance(each, CannotForecast)), CannotForecast("not asked"))
+            for one in said
+        ]
+        judgements = self._judgements(
+            [histories[place] for place in able],
+            [horizons_steps[place] for place in able],
+            [np.array([isinstance(each, LoadForecast) for each in said[place]]) for place in able],
+        )
+        for place, judgement in zip(able, judgements, strict=True):
+            history, horizon_steps = histories[place], horizons_steps[place]
+            values, peaks = self._mixed(said[place], judgement, horizon_steps, asked)
+            answers[place] = LoadForecast.ordered(
+                history.end_at, history.step_s, np.asarray(levels), values[kept], self._name, peaks[kept]
             )
         return answers
 
     def weights(self, history: LoadSeries, horizon_steps: int) -> tuple[tuple[int, ...], FloatArray]:
         """Return the judged leads, and ``float64[E, 2, L, C]``: who would count how much if all answered now."""
-        past = self.past.of(self._recent(history), horizon_steps, self._spacing_s, self._replays)
-        actual = _actual(self._recent(history), past)
-        columns = (2, len(past.leads), len(CHANNELS))
-        awake = np.ones((len(self._experts), int(np.prod(columns))), dtype=bool)
-        return past.leads, _weights(past, actual, awake).reshape(-1, *columns)
+        awake = np.ones(len(self._experts), dtype=bool)
+        (judgement,) = self._judgements([history], [horizon_steps], [awake])
+        return judged_leads(horizon_steps), judgement.weights
 
     def track_record(self, history: LoadSeries, horizon_steps: int, channel: int = REQUESTS) -> TrackRecord:
         """Return how forecasts of the peak at the longest judged lead did lately, for ``trust.trust_in``.
@@ -115,18 +142,18 @@ class CombinedForecaster:
         The newer half of the past origins is judged, with weights and calibration as they were in the middle.
         """
         recent = self._recent(history)
-        past = self.past.of(recent, horizon_steps, self._spacing_s, self._replays)
-        reference = self._reference.of(recent, horizon_steps, self._spacing_s, self._replays)
+        past, reference = (
+            of.of_many([recent], [horizon_steps], self._spacing_s, self._replays, self._most_asked)[0]
+            for of in (self.past, self._reference)
+        )
         levels, middle = np.asarray(DEFAULT_LEVELS), len(past.origins) // 2
         older = Past(past.origins[:middle], past.leads, past.answers[:, :middle])
         newer = Past(past.origins[middle:], past.leads, past.answers[:, middle:])
-        actual = _actual(recent, newer)
         then = _actual(recent.window(0, int(past.origins[middle])) if middle else recent, older)
-        awake = np.ones((len(self._experts), actual.shape[1]), dtype=bool)
-        weights = _weights(older, then, awake)
-        mixed = _mixture(newer, weights)
-        if self._calibrated:
-            mixed = mixed + _shift(older, then, weights) * width_of(mixed, levels)[:, None]
+        (judgement,) = self._judged_by([older], [then], np.ones((len(self._experts), 1), dtype=bool))
+        actual = _actual(recent, newer)
+        mixed = _mixture(_answers(newer), judgement.weights.reshape(len(self._experts), -1))
+        mixed = mixed + judgement.shift.reshape(len(levels), -1) * width_of(mixed, levels)[:, None]
         column = (2 * len(past.leads) - 1) * len(CHANNELS) + channel
         last = reference.answers[0, middle:, 1, :, -1, channel].astype(np.float64)
         return TrackRecord(np.sort(mixed[:, :, column], axis=1), last, actual[:, column], levels)
@@ -137,22 +164,62 @@ class CombinedForecaster:
             seen_steps(history.step_s) + self._replays * max(1, round(self._spacing_s / history.step_s))
         )
 
+    def _judgements(
+        self, histories: Sequence[LoadSeries], horizons_steps: Sequence[int], awake: Sequence[npt.NDArray[np.bool_]]
+    ) -> list[_Judgement]:
+        """Return what the record of each workload asks for; what was judged before is looked up."""
+        recent = [self._recent(history) for history in histories]
+        pasts = self.past.of_many(recent, horizons_steps, self._spacing_s, self._replays, self._most_asked)
+        actual = [_actual(*one) for one in zip(recent, pasts, strict=True)]
+        keys = [
+            hashlib.blake2b(repr((past.digest, past.leads)).encode() + able.tobytes() + came.tobytes()).digest()
+            for past, able, came in zip(pasts, awake, actual, strict=True)
+        ]
+        found: dict[int, _Judgement] = {}
+        alike: dict[tuple[int, int], list[int]] = {}
+        for place, (key, past) in enumerate(zip(keys, pasts, strict=True)):
+            if key in self._judged:
+                self._judged.move_to_end(key)
+                found[place] = self._judged[key]
+            else:
+                alike.setdefault((len(past.leads), len(past.origins)), []).append(place)
+        for places in alike.values():
+            for first in range(0, len(places), _SIDE_BY_SIDE):
+                part = places[first : first + _SIDE_BY_SIDE]
+                able = np.stack([awake[place] for place in part], axis=1)
+                judged = self._judged_by([pasts[place] for place in part], [actual[place] for place in part], able)
+                for place, judgement in zip(part, judged, strict=True):
+                    found[place] = self._judged[keys[place]] = judgement
+        while len(self._judged) > self._most_judged:
+            self._judged.popitem(last=False)
+        return [found[place] for place in range(len(histories))]
+
+    def _judged_by(
+        self, pasts: Sequence[Past], actual: Sequence[FloatArray], awake: npt.NDArray[np.bool_]
+    ) -> list[_Judgement]:
+        """Return the judgement of each workload; all have as many origins and leads. ``awake`` is ``bool[E, W]``."""
+        experts, levels = len(self._experts), np.asarray(DEFAULT_LEVELS)
+        shape = (2, len(pasts[0].leads), len(CHANNELS))
+        answers = np.stack([_answers(past) for past in pasts], axis=3)  # [E, K, Q, W, M]
+        came = np.stack(actual, axis=1)  # [K, W, M]
+        weights = expert_weights(answers, came, levels, awake, self._prior)
+        replays, workloads = len(came), len(pasts)
+        if self._calibrated and replays:
+            mixed = _mixture(answers.reshape(*answers.shape[:3], -1), weights.reshape(experts, -1))
+            shift = corrections(mixed, came.reshape(replays, -1), levels).reshape(len(levels), workloads, -1)
+        else:
+            shift = np.zeros((len(levels), workloads, int(np.prod(shape))))
+        return [
+            _Judgement(weights[:, place].reshape(experts, *shape), shift[:, place].reshape(len(levels), *shape))
+            for place in range(workloads)
+        ]
+
     def _mixed(
-        self,
-        history: LoadSeries,
-        horizon_steps: int,
-        said: Sequence[LoadForecast | CannotForecast],
-        asked: tuple[float, ...],
+        self, said: _Told, judgement: _Judgement, horizon_steps: int, asked: tuple[float, ...]
     ) -> tuple[FloatArray, FloatArray]:
         """Return ``float64[len(asked), H, C]`` of rates and of maxima."""
-        recent = self._recent(history)
-        past = self.past.of(recent, horizon_steps, self._spacing_s, self._replays)
-        actual = _actual(recent, past)
-        columns = (2, len(past.leads), len(CHANNELS))
-        able = np.array([isinstance(one, LoadForecast) for one in said])
-        weights = _weights(past, actual, np.repeat(able[:, None], int(np.prod(columns)), axis=1))
-        between = _between(past.leads, horizon_steps)  # [H, L]
-        shares = np.einsum("hl,eklc->ekhc", between, weights.reshape(-1, *columns))
+        between = _between(judged_leads(horizon_steps), horizon_steps)  # [H, L]
+        shares = np.einsum("hl,eklc->ekhc", between, judgement.weights)
         now = np.stack(
             [
                 np.stack([one.values, one.peaks])
@@ -162,10 +229,8 @@ class CombinedForecaster:
             ]
         )
         mixed = np.einsum("ekhc,ekqhc->kqhc", shares, now)
-        if self._calibrated and len(past.origins):
-            shift = _shift(past, actual, weights).reshape(len(DEFAULT_LEVELS), *columns)
-            of_levels = _levels(asked)
-            moved = np.einsum("aq,hl,qklc->kahc", of_levels, between, shift, optimize=True)
+        if judgement.shift.any():
+            moved = np.einsum("aq,hl,qklc->kahc", _levels(asked), between, judgement.shift, optimize=True)
             width = width_of(mixed.transpose(0, 2, 1, 3), np.asarray(asked))  # [2, H, C]
             mixed = mixed + moved * width[:, None]
         return mixed[0], mixed[1]
@@ -182,22 +247,13 @@ def _actual(history: LoadSeries, past: Past) -> FloatArray:
 def _answers(past: Past) -> FloatArray:
     """Return ``float64[E, K, Q, M]``."""
     experts, replays, _, levels = past.answers.shape[:4]
-    return past.answers.astype(np.float64).transpose(0, 1, 3, 2, 4, 5).reshape(experts, replays, levels, -1)
+    columns = past.answers.astype(np.float64).transpose(0, 1, 3, 2, 4, 5)
+    return columns.reshape(experts, replays, levels, 2 * len(past.leads) * len(CHANNELS))
 
 
-def _weights(past: Past, actual: FloatArray, awake: np.ndarray) -> FloatArray:
-    return expert_weights(_answers(past), actual, np.asarray(DEFAULT_LEVELS), awake)
-
-
-def _shift(past: Past, actual: FloatArray, weights: FloatArray) -> FloatArray:
-    """Return ``float64[Q, M]``: what the mixture of now would have had to be moved by lately, in its widths."""
-    return corrections(_mixture(past, weights), actual, np.asarray(DEFAULT_LEVELS))
-
-
-def _mixture(past: Past, weights: FloatArray) -> FloatArray:
+def _mixture(answers: FloatArray, weights: FloatArray) -> FloatArray:
     """Return ``float64[K, Q, M]``: what experts with these weights said together; NaN where most of them slept."""
-    answers = _answers(past)
-    there = np.isfinite(answers).all(axis=2)  # [E, K, M]
+    there: npt.NDArray[np.bool_] = np.all(np.isfinite(answers), axis=2)  # [E, K, M]
     shares = np.where(there, weights[:, None], 0.0)
     total = shares.sum(axis=0)
     mixed = np.einsum("ekm,ekqm->kqm", shares / np.maximum(total, 1e-300), np.where(there[:, :, None], answers, 0.0))

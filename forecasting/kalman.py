@@ -1,8 +1,8 @@
 """What is the level under the noise, and where does it drift? A Kalman filter on logs that knows gaps and outliers.
 
-The model is a local level, ``z_t = m_t + e_t``, ``m_t = m_(t-1) + b_(t-1) + u_t``, with the drift ``b`` zero or a random
-walk of its own (Durbin and Koopman, Time Series Analysis by State Space Methods, 2nd ed., sections 2 and 3.2). How much
-of a change is noise is a ratio of variances; a few ratios run side by side and the likeliest one speaks.
+The model is a local level, ``z_t = m_t + e_t``, ``m_t = m_(t-1) + b_(t-1) + u_t``, with the drift ``b`` zero or a
+random walk of its own (Durbin and Koopman, Time Series Analysis by State Space Methods, 2nd ed., sections 2 and 3.2).
+How much of a change is noise is a ratio of variances; a few ratios run side by side and the likeliest one speaks.
 """
 
 from __future__ import annotations

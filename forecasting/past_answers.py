@@ -41,6 +41,36 @@ class Fitted(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """``forecaster`` with the instant at which its training load ended."""
+
+    forecaster: FleetForecaster
+    fitted_until: float
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.forecaster.name
+
+    @property
+    def most_steps(self) -> int:
+        """Newest steps that it looks at."""
+        return self.forecaster.most_steps
+
+    def forecast(
+        self, history: LoadSeries, horizon_steps: int, levels: Sequence[float] = DEFAULT_LEVELS
+    ) -> LoadForecast:
+        """Return or raise what it does."""
+        return self.forecaster.forecast(history, horizon_steps, levels)
+
+    def forecast_many(
+        self, histories: Sequence[LoadSeries], horizons_steps: Sequence[int], levels: Sequence[float] = DEFAULT_LEVELS
+    ) -> list[LoadForecast | CannotForecast]:
+        """Return what it does."""
+        return self.forecaster.forecast_many(histories, horizons_steps, levels)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
     """What ``E`` experts said at ``K`` past origins, oldest first.
@@ -49,11 +79,13 @@ class Past:
         origins: ``int64[K]``: steps seen.
         leads: Leads that are judged, ascending.
         answers: ``float32[E, K, 2, Q, L, C]`` at ``DEFAULT_LEVELS``, rates and then maxima; NaN where an expert slept.
+        digest: The same for the same numbers.
     """
 
     origins: IntArray
     leads: tuple[int, ...]
     answers: npt.NDArray[np.float32]
+    digest: int = 0
 
 
 def judged_leads(horizon_steps: int) -> tuple[int, ...]:
@@ -98,23 +130,52 @@ class PastAnswers:
 
     def of(self, history: LoadSeries, horizon_steps: int, spacing_s: float, most: int) -> Past:
         """Return what the experts said at the ``most`` newest origins of ``history``."""
-        leads, origins = judged_leads(horizon_steps), past_origins(history, spacing_s, most)
-        keys = _keys(history, origins, leads[-1])
-        new = [place for place, key in enumerate(keys) if key not in self._kept]
-        if new:
-            self.asked += len(new)
-            told = self._told([shown(history, int(origins[place])) for place in new], leads)
-            for place, answer in zip(new, told, strict=True):
-                self._kept[keys[place]] = answer
-        found = []
-        for key in keys:
-            self._kept.move_to_end(key)
-            found.append(self._kept[key])
+        return self.of_many([history], [horizon_steps], spacing_s, most)[0]
+
+    def of_many(
+        self,
+        histories: Sequence[LoadSeries],
+        horizons_steps: Sequence[int],
+        spacing_s: float,
+        most: int,
+        most_asked: int | None = None,
+    ) -> list[Past]:
+        """Return what the experts said at the ``most`` newest origins of each history.
+
+        At most ``most_asked`` new answers are worked out, the newest first and those of all histories in turn; where
+        one is left for the next call, all experts slept.
+        """
+        leads = [judged_leads(horizon) for horizon in horizons_steps]
+        origins = [past_origins(history, spacing_s, most) for history in histories]
+        keys = [_keys(history, of, reach[-1]) for history, of, reach in zip(histories, origins, leads, strict=True)]
+        new = {
+            keys[place][back]: (place, back)
+            for back in range(-1, -most - 1, -1)
+            for place in range(len(keys))
+            if -back <= len(keys[place]) and keys[place][back] not in self._kept
+        }
+        chosen = [*new.items()][:most_asked]
+        self.asked += len(chosen)
+        for reach in {leads[place] for _, (place, _) in chosen}:
+            of_reach = [(key, place, back) for key, (place, back) in chosen if leads[place] == reach]
+            seen = [shown(histories[place], int(origins[place][back])) for _, place, back in of_reach]
+            for (key, _, _), answer in zip(of_reach, self._told(seen, reach), strict=True):
+                self._kept[key] = answer
+        found = [self._past(*one) for one in zip(origins, leads, keys, strict=True)]
         while len(self._kept) > self._most_kept:
             self._kept.popitem(last=False)
+        return found
+
+    def _past(self, origins: IntArray, leads: tuple[int, ...], keys: Sequence[Key]) -> Past:
         shape = (len(self._experts), 2, len(DEFAULT_LEVELS), len(leads), len(CHANNELS))
-        stacked = np.stack(found, axis=1) if found else np.empty((shape[0], 0, *shape[1:]), dtype=np.float32)
-        return Past(origins, leads, stacked)
+        nothing = np.full(shape, np.nan, dtype=np.float32)
+        known = [key in self._kept for key in keys]
+        for key, there in zip(keys, known, strict=True):
+            if there:
+                self._kept.move_to_end(key)
+        answers = [self._kept[key] if there else nothing for key, there in zip(keys, known, strict=True)]
+        stacked = np.stack(answers, axis=1) if answers else np.empty((shape[0], 0, *shape[1:]), dtype=np.float32)
+        return Past(origins, leads, stacked, hash((tuple(keys), tuple(known))))
 
     def _told(self, seen: Sequence[LoadSeries], leads: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
         """Return ``float32[E, 2, Q, L, C]`` for each of ``seen``."""

@@ -1,4 +1,4 @@
-"""What do lags, earlier turns and the time of day add up to? A ridge regression of the log change, refitted as load comes.
+"""What do lags, earlier turns and the time of day add up to? A ridge regression of the log change, refitted at times.
 
 The inputs are those of the trees. Coefficients come from whole blocks of the clock before now, so they are a function
 of the history alone and stay put while a block fills; a cache of fits, keyed by the very numbers fitted, saves time and

@@ -154,7 +154,7 @@ def _check_arrays(arrays: dict[str, npt.NDArray[Any]], card: TreeCard, where: st
 
 def _check_listing(folder: Path) -> None:
     try:
-        names = sorted(os.listdir(folder)) if stat.S_ISDIR(folder.lstat().st_mode) else None
+        names = sorted(path.name for path in folder.iterdir()) if stat.S_ISDIR(folder.lstat().st_mode) else None
     except OSError as reason:
         raise ArtifactRefused(reason.strerror or "cannot be read", str(folder), "check the path") from reason
     if names != [MANIFEST_NAME, ARRAYS_NAME]:

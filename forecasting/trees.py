@@ -141,7 +141,10 @@ class TreeForecaster:
         origins: IntArray = np.array([len(values)], dtype=np.int64)
         windows = tree_windows(values, [history.start_at for history in alike], spec, origins, channels)
         nothing = np.zeros((len(windows.level), self._trees.first.shape[1]))
-        change = [nothing, *(self._trees.answer(lead, inputs) for lead, inputs in enumerate(windows.inputs))]
+        change: list[FloatArray] = [
+            nothing,
+            *(self._trees.answer(lead, inputs).astype(np.float64) for lead, inputs in enumerate(windows.inputs)),
+        ]
         between = _weights(np.sqrt([0.0, *spec.lead_steps]), np.sqrt(np.arange(1.0, max(horizons_steps) + 1)))
         of_levels = _weights(ndtri(spec.levels), ndtri(np.asarray(levels, dtype=np.float64)))
         answered = np.stack(change, axis=1).reshape(len(windows.level), -1, 2, len(spec.levels))

@@ -56,9 +56,8 @@ PLAIN: Mapping[str, Callable[[], Forecaster]] = {
 TREES, COMBINED = "trees", "combined"
 NETS = ("lstm_reference", "lstm_quantile")
 MODELS = (*PLAIN, TREES, *NETS, COMBINED)
-# Who is combined: cheap, and each right where the others are wrong. A quantile net joins where one is fitted.
-EXPERTS = ("local_level", "seasonal_day", "seasonal_week", "regression", TREES)
-JOINING = ("lstm_quantile",)
+# Who is combined: few, and each right where the others are wrong.
+EXPERTS = ("local_level", "seasonal_day", "arima_day", TREES, "lstm_quantile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +117,13 @@ def prepare(
     """Return ``model`` ready for the series of ``exam``; what is fitted is fitted on the part before its test part.
 
     Args:
-        ready: Models prepared before for the same series: ``combined`` takes its experts from there, and prepares
-            those that are missing.
+        model: One of ``MODELS``.
+        exam: The series, its split and its leads.
+        settings: For nets; trees take their seed from it.
+        elapsed: Stopwatch in seconds.
+        on_progress: Called with the share of the fit that is done.
+        ready: Models prepared before for the same series: ``combined`` takes its experts from there, prepares
+            those that are missing, and goes without those that cannot be fitted.
 
     Raises:
         BadInput: If that part is too short for a net or for trees.
@@ -171,11 +175,23 @@ def _combined(
     ready: Mapping[str, Candidate],
 ) -> Candidate:
     from forecasting.ensemble import CombinedForecaster
+    from forecasting.neural import NeuralForecaster
+    from forecasting.past_answers import Dated
+    from training.course import FitFailed
 
-    names = [*EXPERTS, *(name for name in JOINING if name in ready)]
-    experts = {name: ready.get(name) or prepare(name, exam, settings, elapsed, on_progress) for name in names}
-    fit_s = sum(one.fit_s for name, one in experts.items() if name not in ready)
-    return Candidate(CombinedForecaster([one.forecaster for one in experts.values()]), fit_s, " + ".join(names))
+    experts: dict[str, Forecaster] = {}
+    without, fit_s, until = [], 0.0, exam.history.series.start_at + exam.split.test_from * exam.history.series.step_s
+    for name in EXPERTS:
+        try:
+            check_nets(exam, [name])
+            one = ready.get(name) or prepare(name, exam, settings, elapsed, on_progress)
+        except (BadInput, FitFailed) as reason:
+            without.append(f"without {name}: {reason}")
+            continue
+        experts[name] = Dated(one.forecaster, until) if isinstance(one.forecaster, NeuralForecaster) else one.forecaster
+        fit_s += one.fit_s if name not in ready else 0.0
+    note = "; ".join([" + ".join(experts), *without])
+    return Candidate(CombinedForecaster([*experts.values()]), fit_s, note)
 
 
 def settings_for(model: str, exam: Examination, settings: TrainingSettings) -> TrainingSettings:

@@ -69,9 +69,13 @@ def test_a_tenfold_load_gives_a_tenfold_forecast(forecaster: Forecaster) -> None
 def test_a_constant_load_is_forecast_as_constant(forecaster: Forecaster) -> None:
     forecast = forecaster.forecast(series_of(np.full(360, 3.0)), HORIZON)
     median = forecast.at_level(0.5)[:, 0]
-    if forecaster.name.split("@")[0] == "small":
-        # What an unfitted net says is not exact, but it starts near the last value.
+    if forecaster.name.split("@")[0] in {"small", "small-trees"}:
+        # What a net or a tree has learned elsewhere is not exact, but it starts near the last value.
         np.testing.assert_allclose(median, 3.0, rtol=0.5)
+    elif forecaster.name == "combined":
+        # Within an hour of record the trees' noise is all but unlearned: their share is under 1 %.
+        np.testing.assert_allclose(forecast.values[:, :, 0], 3.0, rtol=0.01)
+        np.testing.assert_allclose(forecast.peaks[:, :, 0], 3.0, rtol=0.01)
     else:
         np.testing.assert_allclose(forecast.values[:, :, 0], 3.0, rtol=1e-6)
         np.testing.assert_allclose(forecast.peaks[:, :, 0], 3.0, rtol=1e-6)

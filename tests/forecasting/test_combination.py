@@ -23,13 +23,20 @@ def centred(middle: FloatArray, width: float = 1.0) -> FloatArray:
 def losses(experts: Sequence[FloatArray], actual: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the loss at each step of the combination as it was then, ``[K]``, and of the experts, ``[E, K]``."""
     told = np.stack(experts)[:, :, :, None]
-    awake = np.ones((len(experts), 1), dtype=bool)
     mixed = []
     for step in range(len(actual)):
-        weights = expert_weights(told[:, :step], actual[:step, None], LEVELS, awake)
+        weights = weights_of(told[:, :step], actual[:step, None])
         mixed.append(np.einsum("em,eqm->q", weights, told[:, step]))
     own = np.stack([pinball_losses(actual, one, LEVELS).mean(axis=1) for one in experts])
     return pinball_losses(actual, np.stack(mixed), LEVELS).mean(axis=1), own
+
+
+def weights_of(
+    told: FloatArray, actual: FloatArray, awake: Sequence[bool] | None = None, prior: FloatArray | None = None
+) -> FloatArray:
+    """Return the weights ``[E, M]`` of one workload, from ``[E, K, Q, M]`` and ``[K, M]``."""
+    able = np.ones(len(told), dtype=bool) if awake is None else np.array(awake)
+    return expert_weights(told[:, :, :, None], actual[:, None], LEVELS, able[:, None], prior)[:, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -62,12 +69,11 @@ def test_the_adversary_who_always_makes_the_favourite_wrong_gains_little() -> No
     told: list[list[FloatArray]] = [[], []]
     actual: list[float] = []
     mixed = []
-    awake = np.ones((2, 1), dtype=bool)
     for step in range(steps):
         now = [50.0 + (4.0 if expert == favourite else 0.0) + float(rng.normal(0, 0.2)) for expert in (0, 1)]
         both = [centred(np.array([value]))[0] for value in now]
         past = np.array(told)[:, :, :, None] if step else np.zeros((2, 0, len(LEVELS), 1))
-        weights = expert_weights(past, np.array(actual)[:, None], LEVELS, awake)
+        weights = weights_of(past, np.array(actual)[:, None])
         mixed.append(np.einsum("em,eq->q", weights, np.stack(both)))
         for expert in (0, 1):
             told[expert].append(both[expert])
@@ -83,8 +89,7 @@ def test_the_unit_of_the_load_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     actual = rng.normal(50.0, 5.0, 100)
     told = np.stack([centred(actual + rng.normal(0, scale, 100)) for scale in (1.0, 2.0)])[..., None]
-    awake = np.ones((2, 1), dtype=bool)
-    small, large = (expert_weights(told * unit, actual[:, None] * unit, LEVELS, awake) for unit in (1.0, 1e6))
+    small, large = (weights_of(told * unit, actual[:, None] * unit) for unit in (1.0, 1e6))
     np.testing.assert_allclose(small, large, rtol=1e-9)
 
 
@@ -93,20 +98,22 @@ def test_a_sleeper_keeps_its_weight_for_when_it_wakes_and_has_none_meanwhile() -
     actual = rng.normal(50.0, 1.0, 60)
     told = np.stack([centred(actual + 1.0), centred(actual), centred(actual + 3.0)])[..., None]
     told[1] = np.nan
-    asleep = expert_weights(told, actual[:, None], LEVELS, np.array([[True], [False], [True]]))
+    asleep = weights_of(told, actual[:, None], awake=[True, False, True])
     assert asleep[1, 0] == 0.0
     assert asleep.sum() == pytest.approx(1.0)
-    woken = expert_weights(told, actual[:, None], LEVELS, np.ones((3, 1), dtype=bool))
+    woken = weights_of(told, actual[:, None])
     assert 0.2 < woken[1, 0] < 0.5
 
 
-def test_columns_do_not_know_of_each_other_and_what_has_not_come_true_counts_for_nothing() -> None:
+def test_workloads_do_not_know_of_each_other_and_what_has_not_come_true_counts_for_nothing() -> None:
     rng = np.random.default_rng(2)
-    actual = rng.normal(50.0, 1.0, (80, 2))
-    told = np.stack([np.stack([centred(actual[:, c] + shift) for c in (0, 1)], axis=2) for shift in (0.0, 2.0)])
+    actual = rng.normal(50.0, 1.0, (80, 2, 1))
+    told = np.stack(
+        [np.stack([centred(actual[:, w, 0] + shift) for w in (0, 1)], axis=2)[..., None] for shift in (0.0, 2.0)]
+    )
     awake = np.ones((2, 2), dtype=bool)
     both = expert_weights(told, actual, LEVELS, awake)
-    alone = expert_weights(told[..., :1], actual[:, :1], LEVELS, awake[:, :1])
+    alone = expert_weights(told[:, :, :, :1], actual[:, :1], LEVELS, awake[:, :1])
     np.testing.assert_array_equal(both[:, :1], alone)
     unknown = actual.copy()
     unknown[40:] = np.nan
@@ -117,6 +124,34 @@ def test_columns_do_not_know_of_each_other_and_what_has_not_come_true_counts_for
     )
 
 
-def test_without_any_record_all_count_alike() -> None:
-    weights = expert_weights(np.zeros((4, 0, 7, 3)), np.zeros((0, 3)), LEVELS, np.ones((4, 3), dtype=bool))
-    np.testing.assert_allclose(weights, 0.25)
+@pytest.mark.parametrize(("steps", "least", "most"), [(12, 0.6, 1.0), (280, 0.0, 0.1)])
+def test_other_leads_count_until_a_lead_has_a_record_of_its_own(steps: int, least: float, most: float) -> None:
+    """The first expert is the better one at five leads, the second at the sixth."""
+    rng = np.random.default_rng(4)
+    actual = rng.normal(50.0, 1.0, (steps, 6))
+    off = np.where(np.arange(6) < 5, 0.0, 3.0)
+    told = np.stack(
+        [
+            np.stack([centred(actual[:, m] + (off[m] if first else 3.0 - off[m])) for m in range(6)], axis=2)
+            for first in (True, False)
+        ]
+    )
+    weights = weights_of(told, actual)
+    assert (weights[0, :5] > 0.6).all()
+    assert least <= weights[0, 5] <= most
+
+
+def test_one_poisoned_observation_does_not_decide_who_is_followed() -> None:
+    rng = np.random.default_rng(6)
+    actual = rng.normal(50.0, 1.0, 200)
+    told = np.stack([centred(actual + rng.normal(0, scale, 200)) for scale in (0.5, 3.0)])[..., None]
+    actual[60], told[0, 61] = 5e7, 5e7
+    assert weights_of(told, actual[:, None])[0, 0] > 0.9
+
+
+def test_without_any_record_all_count_as_they_are_given() -> None:
+    nothing, unknown = np.zeros((4, 0, 7, 3)), np.zeros((0, 3))
+    np.testing.assert_allclose(weights_of(nothing, unknown), 0.25)
+    np.testing.assert_allclose(
+        weights_of(nothing, unknown, prior=np.array([1.0, 1.0, 3.0, 3.0]))[:, 1], [1 / 8, 1 / 8, 3 / 8, 3 / 8]
+    )
