@@ -14,6 +14,7 @@ from controller import last_good
 from controller.adapters.registry_store import RegistrySettings, sqlite_path
 from controller.crown import CHALLENGER, CHAMPION, FORCED, PREVIOUS, PROMOTED_AT, ROLLED_BACK, holder, roll_back
 from controller.errors import RegistryError
+from forecasting.company import Company, forecasters_of
 from forecasting.forecaster import FallbackForecaster, Forecaster
 
 if TYPE_CHECKING:
@@ -191,9 +192,6 @@ class Champion:
         return model
 
 
-def chain_of(champion: Forecaster | None) -> FallbackForecaster:
+def chain_of(champion: Forecaster | None, company: Company = Company.SINGLE) -> FallbackForecaster:
     """Return who is asked for forecasts, in order of preference; when all step back, scaling is reactive only."""
-    from forecasting.last_value import LastValueForecaster
-
-    plain = LastValueForecaster()
-    return FallbackForecaster((plain,) if champion is None else (champion, plain))
+    return FallbackForecaster(forecasters_of(company, champion))

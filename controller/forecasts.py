@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from forecasting.company import Company
 from forecasting.forecast import LoadForecast
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.judged import JudgedChain
@@ -49,6 +50,11 @@ class ForecastSettings(BaseModel):
         le=86400,
         description="Window over which present demand is averaged, in seconds: a single scrape is noise. A jump that "
         "is more than noise counts at once.",
+    )
+    company: Company = Field(
+        Company.SINGLE,
+        description="Who forecasts: single (the trained model, or the local level), combined (both and the same time a "
+        "day and a week ago, weighted by how each did lately) or none (replicas follow what is seen).",
     )
     trust: TrustSettings = Field(
         default_factory=TrustSettings, description="What a forecast has to show before replicas follow it."

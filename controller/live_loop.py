@@ -16,7 +16,7 @@ from controller.ports import Clock
 from controller.settings import Settings
 from controller.telemetry import Telemetry
 from controller.ticker import Stopwatch, Ticker
-from forecasting.forecaster import Forecaster
+from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
 
 
@@ -87,7 +87,7 @@ class LiveLoop:
         def change() -> None:
             self._model = model
             if self.ticker.loop is not None:
-                self.ticker.loop.forecasts.ask(chain_of(model))
+                self.ticker.loop.forecasts.ask(self._chain(model))
 
         self.ticker.at_next_tick(change)
 
@@ -136,7 +136,13 @@ class LiveLoop:
         """Return the loop for the settings of now; with another tick the history has another step and is read anew."""
         recorded = {m: s for m, s in old.forecasts.recorded().items() if s.step_s == self.settings.policy.tick_s}
         loop = control_loop(
-            self.settings, self._world, self._audit, self._clock, self._killed(), chain_of(self._model), recorded
+            self.settings,
+            self._world,
+            self._audit,
+            self._clock,
+            self._killed(),
+            self._chain(self._model),
+            recorded,
         )
         loop.follow(old)
         return loop
@@ -153,10 +159,13 @@ class LiveLoop:
             self.settings.daemon.resume_grace_s,
         )
         _tell(found)
-        chain = chain_of(self._model)
+        chain = self._chain(self._model)
         return control_loop(
             self.settings, self._world, self._audit, self._clock, self._killed(), chain, memory=found.memory
         )
+
+    def _chain(self, model: Forecaster | None) -> FallbackForecaster:
+        return chain_of(model, self.settings.forecast.company)
 
     def _killed(self) -> Callable[[], bool]:
         switch = kill_switch(self.settings)

@@ -238,10 +238,10 @@ def forecaster_chain(model_dir: Path | None, settings: SimulationSettings) -> tu
         BadInput: If the model in ``model_dir`` is damaged, or cannot see as far as a replica takes to start.
     """
     # Imported here: torch takes seconds, and rivals need no forecaster.
-    from forecasting.last_value import LastValueForecaster
+    from forecasting.company import forecasters_of
 
-    plain = (LastValueForecaster(),)
-    return plain if model_dir is None else (_trained(model_dir, settings), *plain)
+    model = None if model_dir is None else _trained(model_dir, settings)
+    return forecasters_of(settings.forecast.company, model)
 
 
 def _trained(model_dir: Path, settings: SimulationSettings) -> Forecaster:

@@ -56,7 +56,8 @@ def run_in(
 ) -> LoopRun:
     """Replay the window with ``forecaster`` asked first, then whom the daemon would ask; None for those alone."""
     watch = _Watch("" if forecaster is None else forecaster.name, world.case.model, on_progress)
-    card = replay(world.case, "foresail", chain_of(forecaster).forecasters, on_tick=watch.see).scorecard
+    chain = chain_of(forecaster, world.case.settings.forecast.company)
+    card = replay(world.case, "foresail", chain.forecasters, on_tick=watch.see).scorecard
     return LoopRun(
         series=world.series,
         model=model,
