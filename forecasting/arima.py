@@ -21,6 +21,7 @@ from forecasting.forecaster import CannotForecast
 from forecasting.last_value import filled_from_first
 from forecasting.residuals import REPLAY_STEPS, check_history, forecast_around
 from forecasting.series import CHANNELS, FloatArray, LoadSeries
+from forecasting.spikes import without_spikes
 
 FIT_STEPS, MIN_FIT_STEPS, MIN_BLOCK_STEPS = 360, 32, 24
 WARM_UP_STEPS = 64
@@ -92,6 +93,7 @@ class ArimaForecaster:
             CannotForecast: If no whole block of at least 32 steps lies behind, the history is mostly unobserved or
                 its newest observation is too old.
         """
+        history = without_spikes(history)
         recent = history.tail(REPLAY_STEPS + WARM_UP_STEPS)
         blind = check_history(recent, MIN_FIT_STEPS)
         if horizon_steps < 1:

@@ -20,7 +20,7 @@ from forecasting.series import FloatArray
 SHARE = 0.001
 # How fast weights move, over what the bound is proven for.
 HASTE = 2.0
-# Past forecasts at which a column's own record counts as much as that of all columns of its workload.
+# Past forecasts of an expert at which its record in a column counts as much as that in all columns of the workload.
 POOLED = 96.0
 # What one forecast may count, in usual losses: after a poisoned spike the record is not all about that.
 MOST_LOST = 10.0
@@ -53,6 +53,7 @@ def expert_weights(
     some: npt.NDArray[np.bool_] = np.any(seen, axis=0)
     reach, spent = np.zeros((workloads, columns)), np.zeros(weights.shape)
     losses, counted = np.zeros((workloads, columns)), np.zeros((workloads, columns))
+    heard = np.zeros(weights.shape)
     for step in np.flatnonzero(np.any(some, axis=(1, 2))) if experts > 1 else ():
         here, known = seen[:, step], some[step]
         told = np.where(here[:, None], quantiles[:, step], 0.0)  # [E, Q, W, M]
@@ -65,11 +66,12 @@ def expert_weights(
         usual = losses / np.maximum(counted, 1)
         losses += np.where(known, np.where(counted < USUAL, lost, np.minimum(lost, MOST_LOST * usual)), 0.0)
         counted += known
+        heard += here
         usual = losses / np.maximum(counted, 1)
         np.clip(worse, -MOST_LOST * usual, MOST_LOST * usual, out=worse)
         shares = np.divide(worse, usual, out=np.zeros_like(worse), where=usual > 0)
         pooled = shares.sum(axis=2, keepdims=True) / np.maximum(known.sum(axis=1), 1)[:, None] * usual
-        worse += np.where(known, POOLED / (POOLED + counted), 0.0) * (pooled - worse)
+        worse += np.where(known, POOLED / (POOLED + heard), 0.0) * (pooled - worse)
         np.maximum(reach, np.abs(worse).max(axis=0), out=reach)
         spent += worse * worse
         rate = HASTE * np.minimum(

@@ -19,6 +19,7 @@ from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
 from forecasting.residuals import REPLAY_STEPS, check_history, forecast_around
 from forecasting.series import CHANNELS, FloatArray, LoadSeries
+from forecasting.spikes import without_spikes
 from forecasting.tree_features import TreeSpec, tree_targets, tree_windows
 
 REFIT_S = 6 * 3600.0
@@ -71,6 +72,7 @@ class RegressionForecaster:
         """
         if horizon_steps < 1:
             raise CannotForecast(f"asked for {horizon_steps} steps")
+        history = without_spikes(history)
         blind = check_history(history, MIN_WINDOWS)
         fit = self._fitted(history, horizon_steps + blind)
         recent = history.tail(REPLAY_STEPS + fit.spec.most_steps)

@@ -12,6 +12,7 @@ from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
 from forecasting.residuals import REPLAY_STEPS, check_history, forecast_around
 from forecasting.series import FloatArray, LoadSeries
+from forecasting.spikes import without_spikes
 
 # Replayed origins beyond one period and a horizon, so that the spread comes from some tens of errors.
 MIN_ORIGINS = 30
@@ -55,7 +56,7 @@ class SeasonalNaiveForecaster:
         blind = check_history(history, period + window + horizon_steps + MIN_ORIGINS)
         if period < horizon_steps + blind + half:
             raise CannotForecast(f"{horizon_steps} steps ahead is beyond the period of {period} steps")
-        recent = history.tail(REPLAY_STEPS + period + window + half)
+        recent = without_spikes(history.tail(REPLAY_STEPS + period + window + half))
         replay = _PreviousTurn.of(recent.values, period, window, half)
         return forecast_around(recent, replay, horizon_steps, levels, self.name, blind)
 

@@ -14,6 +14,7 @@ from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
 from forecasting.residuals import check_history
 from forecasting.series import CHANNELS, FloatArray, LoadSeries
+from forecasting.spikes import without_spikes
 from forecasting.tree_features import Float32Array, TreeSpec, tree_windows
 
 MIN_STEPS = 32
@@ -102,7 +103,7 @@ class TreeForecaster:
         answers: list[LoadForecast | CannotForecast] = [CannotForecast("not asked")] * len(histories)
         alike: dict[int, list[tuple[int, LoadSeries]]] = {}
         for place, (history, horizon_steps) in enumerate(zip(histories, horizons_steps, strict=True)):
-            recent = history.tail(self.most_steps)
+            recent = without_spikes(history.tail(self.most_steps))
             try:
                 self._check(recent, horizon_steps, levels)
             except CannotForecast as reason:

@@ -22,13 +22,15 @@ def centred(middle: FloatArray, width: float = 1.0) -> FloatArray:
 
 def losses(experts: Sequence[FloatArray], actual: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the loss at each step of the combination as it was then, ``[K]``, and of the experts, ``[E, K]``."""
-    told = np.stack(experts)[:, :, :, None]
-    mixed = []
-    for step in range(len(actual)):
-        weights = weights_of(told[:, :step], actual[:step, None])
-        mixed.append(np.einsum("em,eqm->q", weights, told[:, step]))
+    told, steps = np.stack(experts), np.arange(len(actual))
+    # One workload per step, which knows what had come by then.
+    known = np.where(steps[:, None] < steps[None, :], actual[:, None], np.nan)[:, :, None]
+    shown = np.repeat(told[:, :, :, None, None], len(steps), axis=3)
+    awake = np.ones((len(experts), len(steps)), dtype=bool)
+    weights = expert_weights(shown, known, LEVELS, awake)[:, :, 0]
+    mixed = np.einsum("ek,ekq->kq", weights, told)
     own = np.stack([pinball_losses(actual, one, LEVELS).mean(axis=1) for one in experts])
-    return pinball_losses(actual, np.stack(mixed), LEVELS).mean(axis=1), own
+    return pinball_losses(actual, mixed, LEVELS).mean(axis=1), own
 
 
 def weights_of(
