@@ -77,8 +77,10 @@ def expert_weights(
         rate = HASTE * np.minimum(
             0.5 / np.maximum(reach, 1e-300), np.sqrt(math.log(experts) / np.maximum(spent, 1e-300))
         )
-        moved = weights * np.exp(-rate * worse * (1.0 + rate * worse))
-        moved = (1.0 - SHARE) * moved / moved.sum(axis=0) + SHARE * dealt
+        # Those who answered share anew what they had together; a sleeper is neither better nor worse for it.
+        moved = share * np.exp(-rate * worse * (1.0 + rate * worse))
+        moved = np.where(here, moved * share.sum(axis=0) / np.maximum(moved.sum(axis=0), 1e-300), weights)
+        moved = (1.0 - SHARE) * moved + SHARE * dealt
         weights = np.where(known, moved, weights)
     present = np.where(awake[:, :, None], weights, 0.0)
     return np.asarray(present / np.maximum(present.sum(axis=0), 1e-300), dtype=np.float64)
