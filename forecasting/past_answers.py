@@ -41,36 +41,6 @@ class Fitted(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Dated:
-    """``forecaster`` with the instant at which its training load ended."""
-
-    forecaster: FleetForecaster
-    fitted_until: float
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.forecaster.name
-
-    @property
-    def most_steps(self) -> int:
-        """Newest steps that it looks at."""
-        return self.forecaster.most_steps
-
-    def forecast(
-        self, history: LoadSeries, horizon_steps: int, levels: Sequence[float] = DEFAULT_LEVELS
-    ) -> LoadForecast:
-        """Return or raise what it does."""
-        return self.forecaster.forecast(history, horizon_steps, levels)
-
-    def forecast_many(
-        self, histories: Sequence[LoadSeries], horizons_steps: Sequence[int], levels: Sequence[float] = DEFAULT_LEVELS
-    ) -> list[LoadForecast | CannotForecast]:
-        """Return what it does."""
-        return self.forecaster.forecast_many(histories, horizons_steps, levels)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
     """What ``E`` experts said at ``K`` past origins, oldest first.

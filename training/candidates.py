@@ -175,12 +175,10 @@ def _combined(
     ready: Mapping[str, Candidate],
 ) -> Candidate:
     from forecasting.ensemble import CombinedForecaster
-    from forecasting.neural import NeuralForecaster
-    from forecasting.past_answers import Dated
     from training.course import FitFailed
 
     experts: dict[str, Forecaster] = {}
-    without, fit_s, until = [], 0.0, exam.history.series.start_at + exam.split.test_from * exam.history.series.step_s
+    without, fit_s = [], 0.0
     for name in EXPERTS:
         try:
             check_nets(exam, [name])
@@ -188,7 +186,7 @@ def _combined(
         except (BadInput, FitFailed) as reason:
             without.append(f"without {name}: {reason}")
             continue
-        experts[name] = Dated(one.forecaster, until) if isinstance(one.forecaster, NeuralForecaster) else one.forecaster
+        experts[name] = one.forecaster
         fit_s += one.fit_s if name not in ready else 0.0
     note = "; ".join([" + ".join(experts), *without])
     return Candidate(CombinedForecaster([*experts.values()]), fit_s, note)

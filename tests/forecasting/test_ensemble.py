@@ -12,7 +12,7 @@ from forecasting.ensemble import CombinedForecaster
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast, Forecaster
 from forecasting.last_value import LastValueForecaster
-from forecasting.past_answers import Dated, PastAnswers, judged_leads, past_origins
+from forecasting.past_answers import PastAnswers, judged_leads, past_origins
 from forecasting.series import CHANNELS, LoadSeries
 from forecasting.trust import Trust, TrustSettings, trust_in
 from tests.builders_forecasting import poisson_series, series_of
@@ -50,6 +50,13 @@ class Always:
         return [self.forecast(*one, levels) for one in zip(histories, horizons_steps, strict=True)]
 
 
+@dataclass
+class Fitted(Always):
+    """The same, fitted elsewhere."""
+
+    fitted_until: float = np.inf
+
+
 class Breaks(Always):
     """Fails at every question."""
 
@@ -83,14 +90,14 @@ def test_an_expert_that_refuses_or_breaks_costs_nothing_and_none_at_all_is_a_ref
 
 def test_what_was_fitted_on_the_past_is_not_judged_by_it() -> None:
     """It was fitted until step 380: of what it says about earlier steps nothing counts."""
-    fitted = Dated(Always(8.0), LOAD.start_at + 380 * LOAD.step_s)
+    fitted = Fitted(8.0, fitted_until=LOAD.start_at + 380 * LOAD.step_s)
     past = PastAnswers([fitted], 1000).of(LOAD, 4, 60.0, 100)
     known = np.isfinite(past.answers[0]).all(axis=(1, 2, 3, 4))
     np.testing.assert_array_equal(known, past.origins >= 380)
 
 
 def test_what_was_fitted_to_this_load_begins_with_more_weight() -> None:
-    _, weights = combined(Always(1.0), Dated(Always(2.0), np.inf)).weights(LOAD.tail(11), 4)
+    _, weights = combined(Always(1.0), Fitted(2.0)).weights(LOAD.tail(11), 4)
     np.testing.assert_allclose(weights[:, 0, 0, 0], [0.25, 0.75])
 
 
