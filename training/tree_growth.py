@@ -18,7 +18,7 @@ BINS = 64
 _numba: Any = numba  # its types know neither all options nor its settings
 
 
-@_numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+@_numba.njit(nogil=True)  # type: ignore[untyped-decorator]  # numba types no decorators
 def split_gains(
     bins: npt.NDArray[np.uint8],
     columns: npt.NDArray[np.int64],

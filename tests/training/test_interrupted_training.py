@@ -96,7 +96,7 @@ def test_a_store_that_refuses_the_verdict_keeps_its_champion(
     assert "- closed loop:" in said  # minutes of judging are not lost without a word
     assert versions(store) == [("challenger",), ("champion",)]
     assert main(promote) == 0
-    assert versions(store) == [("challenger", "champion"), ()]
+    assert versions(store) == [("challenger", "champion"), ("previous",)]
 
 
 class _OneAnswer(BaseHTTPRequestHandler):
