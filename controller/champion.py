@@ -6,6 +6,7 @@ When the registry does not answer at the start, the champion that was loaded las
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Champion", "chain_of"]
 
 
 class Champion:
-    """Watches one registered model: its champion, and the versions beside it.
+    """Watches one registered model: its champion, and the versions beside it. It may be asked from several threads.
 
     Attributes:
         version: The champion that is loaded; empty while there is none.
@@ -41,7 +42,9 @@ class Champion:
         self._settings, self._name, self._step_s = registry, name, step_s
         self._registry: ModelRegistry | None = None
         self._refused: dict[str, RegistryError] = {}
-        self._banned: dict[str, str] = {}
+        self._banned: dict[str, str | None] = {}
+        self._promoted_at: str | None = None
+        self._one_at_a_time = threading.Lock()
         self._loaded: dict[str, tuple[NeuralForecaster, Path]] = {}
         self._before = ""
         self.version, self.forced = "", False
@@ -56,6 +59,10 @@ class Champion:
         Raises:
             RegistryError: If the registry does not answer, or the champion cannot be used; then the old one stays.
         """
+        with self._one_at_a_time:
+            return self._news()
+
+    def _news(self) -> Forecaster | None:
         path = sqlite_path(self._settings.store)
         if path is not None and not path.exists():
             return None
@@ -70,21 +77,35 @@ class Champion:
         if found is not None and found.version != self.version and not self._is_banned(found):
             model = self._take(found.version)
             self.forced = bool(found.tags.get(FORCED))
+        if found is not None and found.version == self.version:
+            self._promoted_at = found.tags.get(PROMOTED_AT, "")
         self._find_rivals(versions)
         return model
 
-    def relegate(self, reason: str) -> Forecaster | None:
-        """Use the champion before this one from now on, and have that on record; None when there is none to use.
+    def seen(self) -> tuple[str, Forecaster | None, Mapping[str, Forecaster]]:
+        """Return ``version``, ``model`` and ``rivals`` as they are together."""
+        with self._one_at_a_time:
+            return self.version, self.model, self.rivals
+
+    def relegate(self, bad: str, reason: str) -> Forecaster | None:
+        """Use the champion before version ``bad`` from now on, and have that on record; None when there is none to use.
+
+        Nothing happens where another than ``bad`` is in use by now.
 
         Raises:
             RegistryError: If the registry could not be told. What is loaded has changed nevertheless, see ``model``.
         """
-        bad = self.version
-        self._banned[bad] = self._promotion(bad)
-        self.version, self.model = "", None
-        good = next((version for version in self._candidates(bad) if self._can_take(version)), None)
-        roll_back(self._opened(), self._name, bad, good, reason)
-        return self.model
+        with self._one_at_a_time:
+            if bad != self.version:
+                return self.model
+            self._banned[bad] = self._promoted_at
+            self.version, self.model, self._promoted_at = "", None, None
+            good = next((version for version in self._candidates(bad) if self._can_take(version)), None)
+            if good is None:
+                with suppress(OSError):
+                    last_good.forget(self._settings.cache_folder, self._name)
+            roll_back(self._opened(), self._name, bad, good, reason)
+            return self.model
 
     def _candidates(self, bad: str) -> list[str]:
         """Return who may come back, in order of preference: who was champion before by the record, or by memory."""
@@ -105,7 +126,7 @@ class Champion:
     def _take(self, version: str) -> Forecaster:
         model = self._load(version)
         self._before = self.version or self._before
-        self.version, self.model, self.forced = version, model, False
+        self.version, self.model, self.forced, self._promoted_at = version, model, False, None
         with suppress(OSError):
             kept = last_good.LastGood(version, self._loaded[version][1].name, model.manifest.digest)
             last_good.remember(self._settings.cache_folder, self._name, kept)
@@ -113,24 +134,18 @@ class Champion:
 
     def _is_banned(self, version: ModelVersion) -> bool:
         """Return whether it was rolled back, by us or on record, and not promoted since."""
-        return bool(version.tags.get(ROLLED_BACK)) or (
-            self._banned.get(version.version) == version.tags.get(PROMOTED_AT, "")
-        )
-
-    def _promotion(self, version: str) -> str:
-        """Return what tells this promotion of ``version`` from the next one."""
-        with suppress(RegistryError):
-            for known in self._opened().versions(self._name):
-                if known.version == version:
-                    return known.tags.get(PROMOTED_AT, "")
-        return ""
+        promoted_at = version.tags.get(PROMOTED_AT, "")
+        if version.version in self._banned and self._banned[version.version] is None:
+            # The registry was away all the time that it was in use: what it says first is what was rolled back.
+            self._banned[version.version] = promoted_at
+        return bool(version.tags.get(ROLLED_BACK)) or self._banned.get(version.version) == promoted_at
 
     def _find_rivals(self, versions: tuple[ModelVersion, ...]) -> None:
         """Load who is compared with the champion; whoever cannot be used is left out."""
         rivals: dict[str, Forecaster] = {}
         for alias in (CHALLENGER, PREVIOUS):
             found = holder(versions, alias)
-            if found is not None and found.version != self.version:
+            if found is not None and found.version != self.version and not self._is_banned(found):
                 with suppress(RegistryError):
                     rivals[alias] = self._load(found.version)
         self.rivals = rivals

@@ -118,7 +118,7 @@ class Chores:
             model = champion.news()
         except ImportError as error:
             raise RegistryError(f"a part of the program is not installed: {error.name}") from error
-        if model is None:
+        if model is None or champion is not self._live.champion:
             return "nothing"
         self._live.use(model)
         self._log.info("a new champion forecasts", model=model.name, version=champion.version)
@@ -133,8 +133,10 @@ class Chores:
             return "nothing"
         loads = {model: load for model, (load, _) in asked.items()}
         steps = {model: ahead for model, (_, ahead) in asked.items()}
-        look = self._skill.look(live.now, loads, steps, live.champion, settings.skill)
-        self._skill.act(look, live.now, live.champion, settings.skill, live.use)
+        champion = live.champion
+        look = self._skill.look(live.now, loads, steps, champion, settings.skill)
+        if champion is live.champion:  # else the settings name another registry or model by now
+            self._skill.act(look, live.now, champion, settings.skill, live.use)
         for drift in look.drifts:
             self._log.warning("drift", kind=drift.kind, what=drift.reason, repeat_key=f"drift {drift.kind}")
         retrain = settings.retrain

@@ -20,13 +20,13 @@ def holder(versions: Sequence[ModelVersion], alias: str) -> ModelVersion | None:
 
 
 def crown(registry: ModelRegistry, name: str, version: str, at: float) -> None:
-    """Make ``version`` the champion; who was it before is remembered as ``previous``.
+    """Make ``version`` the champion; who was it before is remembered as ``previous``, unless it was rolled back.
 
     Raises:
         RegistryError: If the registry refuses; the alias moves last, so that the old champion stays until then.
     """
     old = holder(registry.versions(name), CHAMPION)
-    if old is not None and old.version != version:
+    if old is not None and old.version != version and not old.tags.get(ROLLED_BACK):
         registry.point(name, PREVIOUS, old.version)
     registry.tag(name, version, {ROLLED_BACK: "", PROMOTED_AT: f"{at:.3f}"})
     registry.point(name, CHAMPION, version)

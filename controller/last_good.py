@@ -32,6 +32,15 @@ def remember(cache: Path, name: str, model: LastGood) -> None:
     Path(draft).replace(_place(cache, name))
 
 
+def forget(cache: Path, name: str) -> None:
+    """Let nobody recall what was written down: it was rolled back, and nothing has come in its place.
+
+    Raises:
+        OSError: If it cannot be deleted.
+    """
+    _place(cache, name).unlink(missing_ok=True)
+
+
 def recall(cache: Path, name: str) -> LastGood | None:
     """Return what was written down; None where that is nothing, or nothing that can be read.
 

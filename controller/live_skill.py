@@ -30,11 +30,13 @@ class Look:
     """What one look found.
 
     Attributes:
+        version: The champion that was looked at; empty while there was none.
         standings: By role: ``champion``, ``previous``, ``challenger``, ``plain``.
         worse: Why the champion should lose its place; empty when it should not.
         drifts: What drifted in the champion's forecasts, or the plain one's without one, and in the loads.
     """
 
+    version: str
     standings: Mapping[str, Standing]
     worse: str
     drifts: tuple[Drift, ...]
@@ -57,24 +59,25 @@ class LiveSkill:
         settings: SkillSettings,
     ) -> Look:
         """Compare all there are on ``loads``, publish how they did and return what was found."""
-        if champion.version != self._seen:
-            self._seen, self._since = champion.version, at
-        contestants: dict[str, Forecaster] = {PLAIN: LastValueForecaster(), **champion.rivals}
-        if champion.model is not None:
-            contestants[CHAMPION] = champion.model
+        version, model, rivals = champion.seen()
+        if version != self._seen:
+            self._seen, self._since = version, at
+        contestants: dict[str, Forecaster] = {PLAIN: LastValueForecaster(), **rivals}
+        if model is not None:
+            contestants[CHAMPION] = model
         told = self._contest.standings(loads, horizons_steps, contestants)
         worse = ""
-        if champion.model is not None:
+        if model is not None:
             others = [PREVIOUS] if PREVIOUS in contestants else []
             reasons = (
                 told.clearly_worse(CHAMPION, other, settings.tolerance, settings.least_forecasts)
                 for other in (*others, None)
             )
             worse = next((reason for reason in reasons if reason), "")
-        found = drifts(told, CHAMPION if champion.model is not None else PLAIN, loads)
+        found = drifts(told, CHAMPION if model is not None else PLAIN, loads)
         standings = {role: told.of(role) for role in contestants}
-        self._telemetry.skill_seen(standings, champion.version, found)
-        return Look(standings, worse, found)
+        self._telemetry.skill_seen(standings, version, found)
+        return Look(version, standings, worse, found)
 
     def act(
         self,
@@ -84,8 +87,11 @@ class LiveSkill:
         settings: SkillSettings,
         use: Callable[[Forecaster | None], None],
     ) -> bool:
-        """Roll the champion back if it is to be; return whether it was. ``use`` is told who forecasts from now on."""
-        if not look.worse or not settings.roll_back:
+        """Roll the champion back if it is to be; return whether it was. ``use`` is told who forecasts from now on.
+
+        One that was promoted since the look has shown nothing yet, and keeps its place.
+        """
+        if not look.worse or not settings.roll_back or champion.version != look.version:
             return False
         bad, name = champion.version, "" if champion.model is None else champion.model.name
         quiet_until = self._rolled_back_at + settings.quiet_s
@@ -97,7 +103,7 @@ class LiveSkill:
             return False
         refused = ""
         try:
-            champion.relegate(f"{name}: {look.worse}")
+            champion.relegate(bad, f"{name}: {look.worse}")
         except RegistryError as error:
             refused = str(error)
         self._rolled_back_at = at

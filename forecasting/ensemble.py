@@ -28,6 +28,7 @@ from forecasting.trust import TrackRecord
 # Past origins that weights and calibration rest on, and the seconds between them: two days.
 REPLAYS, SPACING_S = 288, 600.0
 MOST_KEPT = 300_000
+ALL_STEPS = 1_000_000_000
 # An expert that was fitted to this load begins with so many times the weight of one that only smooths it.
 FITTED_PRIOR = 3.0
 # Workloads whose records are gone through at once: 40 MB at five experts and three leads.
@@ -55,9 +56,10 @@ class CombinedForecaster:
         most_kept: Answers at past origins kept in all, each 504 bytes an expert at three leads; a fleet of ``W``
             workloads needs ``W * replays``, or everything is asked again at every tick.
         calibrated: Whether bounds are moved to hold as often as they say.
-        most_asked: Answers at past origins that one call works out at most. A fleet that has just been started then
-            spreads looking back over many ticks, its newest past first; until it is done, weights and calibration
-            rest on less. Without a limit a forecast is a function of the history alone.
+        most_asked: Answers at past origins that one call of ``forecast_many`` works out at most, over all histories;
+            ``track_record`` works out none then. A fleet that has just been started spreads looking back over many
+            ticks, its newest past first; until it is done, weights, calibration and trust rest on less. Without a
+            limit a forecast is a function of the history alone.
     """
 
     def __init__(
@@ -84,6 +86,11 @@ class CombinedForecaster:
     def name(self) -> str:
         """Name as given."""
         return self._name
+
+    @property
+    def most_steps(self) -> int:
+        """Newest steps that it looks at: all there are, since how many days back is a matter of their length."""
+        return ALL_STEPS
 
     @property
     def experts(self) -> tuple[Forecaster, ...]:
@@ -141,9 +148,9 @@ class CombinedForecaster:
 
         The newer half of the past origins is judged, with weights and calibration as they were in the middle.
         """
-        recent = self._recent(history)
+        recent, most_asked = self._recent(history), None if self._most_asked is None else 0
         past, reference = (
-            of.of_many([recent], [horizon_steps], self._spacing_s, self._replays, self._most_asked)[0]
+            of.of_many([recent], [horizon_steps], self._spacing_s, self._replays, most_asked)[0]
             for of in (self.past, self._reference)
         )
         levels, middle = np.asarray(DEFAULT_LEVELS), len(past.origins) // 2
@@ -156,7 +163,8 @@ class CombinedForecaster:
         mixed = mixed + judgement.shift.reshape(len(levels), -1) * width_of(mixed, levels)[:, None]
         column = (2 * len(past.leads) - 1) * len(CHANNELS) + channel
         last = reference.answers[0, middle:, 1, :, -1, channel].astype(np.float64)
-        return TrackRecord(np.sort(mixed[:, :, column], axis=1), last, actual[:, column], levels)
+        overlap = past.leads[-1] / float(np.diff(past.origins[:2]).max(initial=1))
+        return TrackRecord(np.sort(mixed[:, :, column], axis=1), last, actual[:, column], levels, overlap)
 
     def _recent(self, history: LoadSeries) -> LoadSeries:
         """Return what any past origin can look at."""
@@ -170,6 +178,9 @@ class CombinedForecaster:
         """Return what the record of each workload asks for; what was judged before is looked up."""
         recent = [self._recent(history) for history in histories]
         pasts = self.past.of_many(recent, horizons_steps, self._spacing_s, self._replays, self._most_asked)
+        if self._most_asked is not None:
+            # What trust will be measured by; in time, since ``track_record`` may ask for nothing.
+            self._reference.of_many(recent, horizons_steps, self._spacing_s, self._replays, self._most_asked)
         actual = [_actual(*one) for one in zip(recent, pasts, strict=True)]
         keys = [
             hashlib.blake2b(repr((past.digest, past.leads)).encode() + able.tobytes() + came.tobytes()).digest()

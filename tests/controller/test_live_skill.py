@@ -89,7 +89,7 @@ def test_a_champion_is_relegated_on_record_and_stays_away_until_promoted_anew(
     good, bad = two
     watched = Champion(store, NAME, STEP_S)
     watched.news()
-    assert watched.relegate("too many misses") is watched.model
+    assert watched.relegate(bad, "too many misses") is watched.model
     assert watched.version == champion_version(registry) == good
     assert {v.version: v.tags[ROLLED_BACK] for v in registry.versions(NAME)} == {good: "", bad: "too many misses"}
     registry.point(NAME, CHAMPION, bad)
@@ -107,7 +107,7 @@ def test_without_another_champion_the_plain_forecaster_is_left(
     crown(registry, NAME, only, 1.0)
     watched = Champion(store, NAME, STEP_S)
     watched.news()
-    assert watched.relegate("bad") is None
+    assert watched.relegate(only, "bad") is None
     assert (watched.version, watched.model) == ("", None)
     assert watched.news() is None
 
@@ -120,11 +120,66 @@ def test_a_registry_that_refuses_keeps_nobody_from_the_roll_back(
     watched.news()
     monkeypatch.setattr(MlflowRegistry, "tag", refusing)
     with pytest.raises(RegistryError):
-        watched.relegate("bad")
+        watched.relegate(bad, "bad")
     assert watched.version == good
     monkeypatch.undo()
     assert watched.news() is None  # the registry still says it is the champion; here it is not
     assert (watched.version, bad) == (good, "2")
+
+
+def test_a_registry_that_is_away_altogether_does_not_bring_the_bad_one_back(
+    store: RegistrySettings, registry: MlflowRegistry, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = two
+    watched = Champion(store, NAME, STEP_S)
+    watched.news()
+    for call in ("versions", "tag", "point"):
+        monkeypatch.setattr(MlflowRegistry, call, refusing)
+    recalled = Champion(store, NAME, STEP_S)
+    recalled.news()
+    for daemon in (watched, recalled):
+        with pytest.raises(RegistryError):
+            daemon.relegate(bad, "bad")
+    assert recalled.model is None  # it never saw who was champion before
+    again = Champion(store, NAME, STEP_S)
+    with pytest.raises(RegistryError):
+        again.news()
+    monkeypatch.undo()
+    for daemon in (watched, recalled):
+        assert daemon.news() is None
+        assert daemon.version != bad
+    crown(registry, NAME, bad, 3.0)
+    for daemon in (watched, recalled):
+        daemon.news()
+        assert daemon.version == bad
+
+
+def test_only_the_champion_that_was_looked_at_is_relegated(
+    store: RegistrySettings, registry: MlflowRegistry, two: tuple[str, str], tmp_path: Path
+) -> None:
+    watched = Champion(store, NAME, STEP_S)
+    watched.news()
+    third = published(registry, tmp_path, 3)
+    crown(registry, NAME, third, 3.0)
+    watched.news()
+    assert watched.relegate(two[1], "bad") is watched.model
+    assert watched.version == champion_version(registry) == third
+
+
+def test_who_was_rolled_back_is_no_rival_and_is_not_remembered_as_the_one_before(
+    store: RegistrySettings, registry: MlflowRegistry, two: tuple[str, str], tmp_path: Path
+) -> None:
+    good, bad = two
+    registry.tag(NAME, bad, {ROLLED_BACK: "bad"})  # and nobody could be put in its place
+    third = published(registry, tmp_path, 3)
+    crown(registry, NAME, third, 3.0)
+    previous = holder(registry.versions(NAME), PREVIOUS)
+    assert previous is not None
+    assert previous.version == good
+    registry.tag(NAME, good, {ROLLED_BACK: "bad too"})
+    watched = Champion(store, NAME, STEP_S)
+    watched.news()
+    assert (watched.version, watched.rivals) == (third, {})
 
 
 def test_with_the_registry_away_at_the_start_the_last_champion_forecasts(
@@ -161,7 +216,11 @@ class Contestants:
     relegated: list[str] = field(default_factory=list)
     refuses: bool = False
 
-    def relegate(self, reason: str) -> Forecaster | None:
+    def seen(self) -> tuple[str, Forecaster | None, dict[str, Forecaster]]:
+        return self.version, self.model, self.rivals
+
+    def relegate(self, bad: str, reason: str) -> Forecaster | None:
+        assert bad == self.version
         self.relegated.append(reason)
         self.model, self.version = self.rivals.get(PREVIOUS), "1"
         if self.refuses:
@@ -217,6 +276,16 @@ def test_a_challenger_is_only_looked_at() -> None:
     them = Contestants(Named(1.01, "fine"), {CHALLENGER: challenger})
     look, used = looked(them)
     assert (used, look.standings[CHALLENGER].forecasts > 0) == ([], True)
+
+
+def test_one_that_was_promoted_since_the_look_keeps_its_place() -> None:
+    skill = LiveSkill(Telemetry(TelemetrySettings(), lambda: 0.0))
+    them = Contestants(Named(0.4, "bad"))
+    look = skill.look(0.0, LOADS, dict.fromkeys(LOADS, 5), them, SETTINGS)  # type: ignore[arg-type]
+    them.model, them.version = Named(1.0, "new"), "3"
+    assert look.worse
+    assert not skill.act(look, 60.0, them, SETTINGS, lambda _: None)  # type: ignore[arg-type]
+    assert them.relegated == []
 
 
 def test_nobody_flaps_and_force_is_respected_for_a_while() -> None:

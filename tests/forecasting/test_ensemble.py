@@ -11,6 +11,7 @@ import pytest
 from forecasting.ensemble import CombinedForecaster
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast, Forecaster
+from forecasting.judged import JudgedChain
 from forecasting.last_value import LastValueForecaster
 from forecasting.past_answers import PastAnswers, judged_leads, past_origins
 from forecasting.series import CHANNELS, LoadSeries
@@ -122,6 +123,27 @@ def test_looking_back_can_be_spread_over_calls_and_ends_at_the_same() -> None:
     assert slow.past.asked == 60
     assert not np.array_equal(first.values, whole.values)
     np.testing.assert_array_equal(last.values, whole.values)
+
+
+def test_a_fleet_asked_through_the_chain_looks_back_no_faster_than_it_may() -> None:
+    """Forecasts and their records of all workloads together: one call is bounded, and the end is the same."""
+    loads = [poisson_series(400, step_s=60.0, rate=8.0, seed=seed) for seed in range(4)]
+    expert, patient = Always(8.0), Always(8.0)
+    slow, whole = combined(expert, most_asked=60), combined(patient)
+    judged = JudgedChain([slow], TrustSettings())
+    judged.answer_many(loads, [4] * 4)
+    assert expert.asked == 4 + 60
+    for _ in range(3):
+        last = judged.answer_many(loads, [4] * 4)
+    assert expert.asked == 4 * 4 + 4 * 60
+    for load, answer in zip(loads, last, strict=True):
+        told = answer.forecast.trust_reason if answer.forecast else answer.stepped_back[0][1]
+        assert trust_in(whole.track_record(load, 4), TrustSettings()).reason in told
+
+
+def test_past_forecasts_that_share_what_followed_count_as_fewer() -> None:
+    assert combined(Always(8.0)).track_record(LOAD, 12).overlap == 12.0
+    assert CombinedForecaster([Always(8.0)], spacing_s=600.0).track_record(LOAD, 12).overlap == 1.2
 
 
 def test_a_correction_of_old_load_is_noticed() -> None:
