@@ -81,6 +81,8 @@ class Retraining:
                 return RetrainResult(None, "", STOPPED)
             code, ended = _watched(child, settings)
             _end(child)
+            with self._guard:
+                self._child = None  # by the time of ``stop`` its number may be another's
             if self._is_stopped():
                 code, ended = None, STOPPED
             return RetrainResult(code, _tail(output), ended)
@@ -105,8 +107,9 @@ class Retraining:
         """End the run that is under way, and begin no other."""
         with self._guard:
             self._stopped = True
-        if self._child is not None:
-            _end(self._child)
+            child = self._child
+        if child is not None:
+            _end(child)
 
 
 def _watched(child: subprocess.Popen[bytes], settings: RetrainSettings) -> tuple[int | None, str]:

@@ -97,7 +97,9 @@ def _promoted(
     tracker = Tracker.open(registry, clock.now, may_create=False)
     challenger = _version(tracker, name, wanted)
     champion = find_version(tracker.registry, name, CHAMPION)
-    if champion is not None and champion.version == challenger.version and not champion.tags.get(ROLLED_BACK):
+    if champion is not None and champion.tags.get(ROLLED_BACK):
+        champion = None  # it kept the alias for want of another, and serves nobody
+    if champion is not None and champion.version == challenger.version:
         _say_already(name, champion.version, as_json)
         return 0
     simulation = _simulation(options, challenger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,20 @@ from training.settings import TrainingSettings, shape_settings
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StartingNet:
-    """A fitted net to go on from: its name, its shape, its weights."""
+    """A fitted net to go on from: its name, its shape, its weights, and until when it has learned (Unix seconds)."""
 
     name: str
     spec: NetSpec
     weights: Mapping[str, npt.NDArray[np.float32]]
+    fitted_until: float = -math.inf
 
     @classmethod
     def read(cls, folder: Path) -> StartingNet:
         """Return the net of an artifact; raises ArtifactRefused if it is damaged."""
         manifest, arrays = read_artifact(folder)
-        return cls(f"{manifest.card.name}@{manifest.version}", manifest.card.spec, arrays)
+        until = manifest.card.training.fitted_until
+        name = f"{manifest.card.name}@{manifest.version}"
+        return cls(name, manifest.card.spec, arrays, -math.inf if until is None else until)
 
 
 def registered_net(registry: RegistrySettings, name: str, wanted: str, now: Callable[[], float]) -> StartingNet:

@@ -129,8 +129,7 @@ class Tracker:
         """Put a verdict on record, in a run of its own and as tags of the version that was judged."""
         outcome = "passed" if verdict.passed else "refused"
         tags = {"gate_verdict": outcome, "gate_reasons": "; ".join(verdict.reasons), "gate_champion": verdict.champion}
-        if forced is not None:
-            tags["gate_forced"] = forced
+        tags["gate_forced"] = forced or ""  # an earlier promotion may have been, and counts no more
         parameters = settings.model_dump(exclude={"world"}) | settings.world.model_dump()
         parameters |= {"series": ",".join(series), "challenger": verdict.challenger}
         metrics: dict[str, float] = {}

@@ -42,7 +42,8 @@ class FittedNet:
         stopped: Why there was no further epoch, as a clause.
         closing_epochs: Passes over training and validation part together after that.
         start: What it was fine-tuned from, empty for first weights drawn by the seed.
-        fitted_until: End of the newest load that it learned from or was chosen by, Unix seconds.
+        fitted_until: End of the newest load that it, or the net it goes on from, learned from or was chosen by, Unix
+            seconds.
     """
 
     settings: TrainingSettings
@@ -136,6 +137,7 @@ def fit(
             net.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in start.weights.items()})
         course = Course(net, spec, settings, len(train) / len(spec.channels), elapsed)
         course.run(WindowBatch.of(train), WindowBatch.of(validation), Told(on_epoch, on_closing, kept))
+    until = [one.start_at + split.test_from * one.step_s for one, split in zip(series, splits, strict=True)]
     residuals = _residuals(net, spec, series, splits, settings) if spec.kind == "reference_lstm" else None
     return FittedNet(
         settings=settings,
@@ -151,7 +153,7 @@ def fit(
         fit_s=elapsed() - began,
         train_windows=len(train),
         validation_windows=len(validation),
-        fitted_until=max(one.start_at + s.test_from * one.step_s for one, s in zip(series, splits, strict=True)),
+        fitted_until=max(until if start is None else [*until, start.fitted_until]),
     )
 
 

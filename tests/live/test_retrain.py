@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from controller.retrain import TAIL_BYTES, Retraining, RetrainSettings
 
@@ -36,6 +39,15 @@ def test_its_exit_code_and_the_end_of_what_it_printed_are_told() -> None:
     assert result.code == 3
     assert result.tail.endswith("no data")
     assert len(result.tail) <= TAIL_BYTES
+
+
+def test_to_stop_after_a_run_ends_nobody_who_got_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    retraining = Retraining()
+    assert retraining.run(settings("pass")).code == 0
+    ended: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _number: ended.append(group))
+    retraining.stop()
+    assert ended == []
 
 
 def test_a_command_that_cannot_be_started_is_told() -> None:

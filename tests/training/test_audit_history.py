@@ -75,6 +75,13 @@ def test_only_the_newest_span_is_read(tmp_path: Path) -> None:
     assert history.series.end_at == BEGAN_AT + 6000.0
 
 
+def test_what_was_recorded_twice_counts_as_it_was_recorded_last(tmp_path: Path) -> None:
+    path = a_log(tmp_path / "audit.db", np.full(40, 5.0))
+    a_log(path, np.full(8, 9.0), BEGAN_AT + 16 * TICK_S)  # the clock was set back
+    (history,) = histories_in_audit(str(path), 60.0, 1e6, lambda _: None)
+    assert history.series.values[:, REQUESTS].tolist() == [5.0] * 4 + [9.0] * 2 + [5.0] * 4
+
+
 def test_logs_that_hold_no_history_are_refused(tmp_path: Path) -> None:
     empty = SqlAudit.open(f"sqlite:///{tmp_path / 'empty.db'}")
     empty.close()

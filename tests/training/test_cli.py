@@ -190,6 +190,10 @@ def test_promotion_follows_the_verdict_and_can_be_forced_with_a_reason(
     assert forced["passed"] is False
     assert registry.versions("rival")[0].aliases == ("challenger", "champion")
     assert answer(capsys, "promote", *options)["reasons"] == ["it is the champion already"]
+    # One that was rolled back serves nobody, and is no rival, least of all to itself.
+    registry.tag("rival", "2", {"rolled_back": "too many misses"})
+    alone = answer(capsys, *promote, "--force", "a second chance")
+    assert [run["model"] for run in alone["runs"]] == ["version 2", "no model"]
 
 
 def test_a_tampered_challenger_is_not_promoted(

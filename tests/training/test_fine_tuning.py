@@ -62,6 +62,14 @@ def test_a_refined_net_is_better_on_drifted_load_than_it_was_and_keeps_its_shape
     assert forecaster.manifest.card.training.fine_tuned_from == start.name
 
 
+def test_a_net_refined_on_older_load_still_knows_what_it_learned_before(champion: Path) -> None:
+    start = StartingNet.read(champion)
+    older = a_wave(480)
+    older = LoadSeries(older.start_at - 480 * older.step_s, older.step_s, older.values)
+    assert fitted(older).fitted_until < start.fitted_until
+    assert fitted(older, start).fitted_until == start.fitted_until
+
+
 def test_a_net_that_has_nothing_to_gain_stays_what_it_was(champion: Path) -> None:
     start = StartingNet.read(champion)
     # Steps so large that every epoch makes it worse.

@@ -140,6 +140,8 @@ def test_a_verdict_is_on_record_with_its_reasons(
         Path(client.download_artifacts(run.info.run_id, "verdict", str(tmp_path))).joinpath("verdict.json").read_text()
     )
     assert kept["runs"][0]["decisions_digest"] == verdict.runs[0].decisions_digest
+    tracker.record_verdict(registered.version, verdict, settings, ["wave"], forced=None)
+    assert tracker.registry.versions("load")[0].tags["gate_forced"] == ""
 
 
 def test_a_store_that_refuses_is_a_registry_error(tmp_path: Path) -> None:
