@@ -20,6 +20,8 @@ from forecasting.series import FloatArray, LoadSeries
 
 LEVEL = 0.95
 """Level of the bound on the peak whose misses are counted."""
+MOST_LOST = 20.0
+"""What one instant may count, in usual losses of the last value: one that nearly stands still must not decide alone."""
 SIGMAS = 3.0
 """Standard errors that count as beyond doubt; the question is asked many times a day."""
 
@@ -119,7 +121,8 @@ class Contest:
         losses, shares = {}, {}
         for label, forecaster in contestants.items():
             said = self._past_peaks.of(forecaster, pasts)
-            losses[label] = _joined([_losses(c, s) / u for c, s, u in zip(actual, said, units, strict=True)])
+            own = [_losses(c, s) / u for c, s, u in zip(actual, said, units, strict=True)]
+            losses[label] = np.minimum(_joined(own), MOST_LOST)
             held = [(c[:, None] <= s).astype(np.float64) for c, s in zip(actual, said, strict=True)]
             shares[label] = np.concatenate(held) if held else np.empty((0, len(DEFAULT_LEVELS)))
         return Standings(

@@ -123,6 +123,8 @@ def trust_in(record: TrackRecord, settings: TrustSettings) -> Verdict:
     verdict = _judged(skill + skill_doubt, misses, many, settings)
     share = f"{misses:.0%} of {count} peaks were over their {level:g} bound"
     gain = f"{abs(skill):.0%} {'less' if skill >= 0 else 'more'} loss than the last value"
+    if not np.isfinite(skill):
+        gain = "loss where the last value has none"
     return Verdict(verdict, f"{gain}, {share}", skill, misses, count)
 
 

@@ -55,8 +55,9 @@ def run_in(
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> LoopRun:
     """Replay the window with ``forecaster`` asked first, then whom the daemon would ask; None for those alone."""
-    watch = _Watch("" if forecaster is None else forecaster.name, world.case.model, on_progress)
     chain = chain_of(forecaster, world.case.settings.forecast.company)
+    first = chain.forecasters[0].name if forecaster is not None and chain.forecasters else ""
+    watch = _Watch(first, world.case.model, on_progress)
     card = replay(world.case, "foresail", chain.forecasters, on_tick=watch.see).scorecard
     return LoopRun(
         series=world.series,

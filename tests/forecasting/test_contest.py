@@ -72,3 +72,11 @@ def test_what_was_said_is_asked_for_once() -> None:
     again = standings(contest, level=level)
     assert level.asked == asked == 3 * JUDGED
     np.testing.assert_array_equal(first.losses["level"], again.losses["level"])
+
+
+def test_a_workload_that_nearly_stands_still_does_not_decide_alone() -> None:
+    """A thousandth of the noise, and a forecast that is off by a percent: thousands of its usual losses."""
+    still = np.full(2000, 7.0) + 1e-6 * np.random.default_rng(0).normal(size=2000)
+    loads = {"still": load(still), **{f"m{seed}": load(waves(2000, seed)) for seed in range(2)}}
+    told = Contest().standings(loads, dict.fromkeys(loads, 5), {"off": Scaled(1.01)})
+    assert told.losses["off"].max() <= 20.0

@@ -91,3 +91,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 def test_a_floor_above_full_trust_is_refused() -> None:
     with pytest.raises(ValueError, match="must not exceed"):
         TrustSettings(least_skill=0.5, full_skill=0.1)
+
+
+def test_losing_where_nothing_moves_is_told_without_an_endless_share() -> None:
+    still = np.full(60, 5.0)
+    verdict = trust_in(TrackRecord(bounds(still + 1.0, 0.1), bounds(still, 0.0), still, LEVELS), SETTINGS)
+    assert (verdict.trust, verdict.reason.split(",")[0]) == (Trust.NONE, "loss where the last value has none")
