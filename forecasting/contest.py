@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from forecasting.accuracy import pinball_losses
 from forecasting.forecast import DEFAULT_LEVELS
@@ -24,6 +25,8 @@ MOST_LOST = 20.0
 """What one instant may count, in usual losses of the last value: one that nearly stands still must not decide alone."""
 SIGMAS = 3.0
 """Standard errors that count as beyond doubt; the question is asked many times a day."""
+LEAST_APART = 8.0
+"""Instants that share nothing of what followed, below which nobody is convicted, however many workloads there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Standings:
             had no answer.
         shares: ``float64[N, Q]`` by contestant: 1 where what came was at or under the level, 0 where it was over.
         last_value: ``float64[N]``: the last value's losses in the same unit.
+        instants: ``float64[N]``: when each was asked, Unix seconds.
         ages: ``float64[N]``: instant over the newest one of its workload, in (0, 1]; 1 is the newest.
         overlap: How many neighbours share what followed.
     """
@@ -57,6 +61,7 @@ class Standings:
     losses: Mapping[str, FloatArray]
     shares: Mapping[str, FloatArray]
     last_value: FloatArray
+    instants: FloatArray
     ages: FloatArray
     overlap: float
 
@@ -83,14 +88,29 @@ class Standings:
         own = self.losses[contestant]
         known = np.isfinite(own) & np.isfinite(theirs)
         count = int(known.sum())
-        if count < least:
+        if count < least or self.apart(known) < LEAST_APART:
             return ""
         beyond = own[known] - (1.0 + tolerance) * theirs[known]
-        doubt = SIGMAS * float(beyond.std()) / np.sqrt(count / max(1.0, self.overlap))
+        doubt = SIGMAS * self.standard_error(beyond, known)
         if not beyond.mean() > doubt:
             return ""
         more = own[known].mean() / max(theirs[known].mean(), 1e-300) - 1.0
         return f"{more:.0%} more loss than {other or 'the last value'} at {count} instants"
+
+    def apart(self, chosen: npt.NDArray[np.bool_]) -> float:
+        """Return how many of the instants at ``chosen`` rows share nothing of what followed."""
+        return len(np.unique(self.instants[chosen])) / max(1.0, self.overlap)
+
+    def standard_error(self, values: FloatArray, chosen: npt.NDArray[np.bool_]) -> float:
+        """Return the standard error of the mean of ``values``, which stand at the ``chosen`` rows.
+
+        Workloads that are served together burst together: a hundred of them at one instant are not a hundred pieces of
+        evidence. So deviations are summed up by instant first (clustered errors, Liang and Zeger, 1986).
+        """
+        _, which = np.unique(self.instants[chosen], return_inverse=True)
+        sums = np.bincount(which, values - values.mean())
+        few = len(sums) / max(1, len(sums) - 1)
+        return float(np.sqrt(max(1.0, self.overlap) * few * (sums**2).sum()) / len(values))
 
 
 class Contest:
@@ -129,6 +149,7 @@ class Contest:
             losses,
             shares,
             _joined([one / unit for one, unit in zip(naive, units, strict=True)]),
+            _joined([past.history.start_at + past.origins * past.history.step_s for past in pasts]),
             _joined([np.arange(1.0, len(one) + 1) / max(1, len(one)) for one in naive]),
             max([past.overlap for past in pasts], default=1.0),
         )

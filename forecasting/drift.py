@@ -1,9 +1,11 @@
 """Is the load, or how well it is forecast, not what it was? Three tests that a retraining can answer.
 
 Error: forecasts lost their lead over the last value, against the rest of the day. Calibration: what came is at or
-under the median, or the 0.95 bound, less or more often than these say. Input: the last day's load is distributed unlike
-the week before (Kolmogorov and Smirnov's test on logs of hourly means). Each asks for an effect that matters, and for
-more than chance gives: load has daily shapes and long memory, so that small p-values alone mean nothing.
+under the median, or the 0.95 bound, less or more often than these say. Input: the last day's load is distributed
+unlike the week before (Kolmogorov and Smirnov's test on logs of hourly means), and of another level than the same day
+of that week: a Saturday is no drift. Each asks for an effect that matters, and for more than chance gives: load has
+daily shapes and long memory, so that small p-values alone mean nothing, and workloads burst together, so that many
+are no more evidence than one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forecasting.contest import Standings
+from forecasting.contest import LEAST_APART, Standings
 from forecasting.features import DAY_S, HOUR_S
 from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.series import REQUESTS, FloatArray, LoadSeries, block_means
@@ -21,6 +23,8 @@ from forecasting.series import REQUESTS, FloatArray, LoadSeries, block_means
 DRIFT_KINDS = ("error", "calibration", "input")
 SIGMAS = 4.0
 LEAST_FORECASTS = 36
+LEAST_RECENT = 3.0
+"""Instants that share nothing of what followed, on both sides: as few have no spread worth the name."""
 RECENT_SHARE = 0.25
 """Newest share of the judged instants that is held against the rest."""
 ERROR_EFFECT = 0.15
@@ -30,7 +34,8 @@ CALIBRATED_LEVELS: Mapping[float, float] = {0.5: 0.15, 0.95: 0.05}
 INPUT_RATIO = 1.5
 """Ratio of the medians, or its inverse, from which another distribution matters."""
 INPUT_P = 1e-4
-LEAST_DAYS = 4
+LEAST_DAYS = 8
+"""Before that nobody knows how a week goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,12 @@ def error_drift(standings: Standings, contestant: str) -> str:
     lead = standings.losses[contestant] - standings.last_value
     known, recent = np.isfinite(lead), standings.ages > 1.0 - RECENT_SHARE
     new, old = lead[known & recent], lead[known & ~recent]
-    if len(new) + len(old) < LEAST_FORECASTS or min(len(new), len(old)) < 5:
+    if len(new) + len(old) < LEAST_FORECASTS:
         return ""
-    overlap = max(1.0, standings.overlap)
-    doubt = SIGMAS * float(np.sqrt(overlap * (new.var() / len(new) + old.var() / len(old))))
+    if min(standings.apart(known & recent), standings.apart(known & ~recent)) < LEAST_RECENT:
+        return ""
+    errors = [standings.standard_error(part, known & when) for part, when in ((new, recent), (old, ~recent))]
+    doubt = SIGMAS * float(np.hypot(*errors))
     worse = float(new.mean() - old.mean())
     if worse <= ERROR_EFFECT + doubt:
         return ""
@@ -68,12 +75,15 @@ def error_drift(standings: Standings, contestant: str) -> str:
 
 def calibration_drift(standings: Standings, contestant: str) -> str:
     """Return which bound holds far more or less often than it says; empty when none does."""
-    shares = standings.shares[contestant][np.isfinite(standings.losses[contestant])]
-    if len(shares) < LEAST_FORECASTS:
+    known = np.isfinite(standings.losses[contestant])
+    shares = standings.shares[contestant][known]
+    if len(shares) < LEAST_FORECASTS or standings.apart(known) < LEAST_APART:
         return ""
     for level, allowed in CALIBRATED_LEVELS.items():
-        share = float(shares[:, DEFAULT_LEVELS.index(level)].mean())
-        doubt = SIGMAS * float(np.sqrt(max(1.0, standings.overlap) * level * (1.0 - level) / len(shares)))
+        held = shares[:, DEFAULT_LEVELS.index(level)]
+        share = float(held.mean())
+        alone = float(np.sqrt(max(1.0, standings.overlap) * level * (1.0 - level) / len(shares)))
+        doubt = SIGMAS * max(alone, standings.standard_error(held, known))
         if abs(share - level) > allowed + doubt:
             return f"{share:.0%} of {len(shares)} peaks were at or under their {level:g} bound"
     return ""
@@ -97,15 +107,18 @@ def _input_drifted(history: LoadSeries) -> bool | None:
     if len(hourly) < LEAST_DAYS * day:
         return None
     before = _whole_days(hourly[:-day], day)
-    new, old = _known(hourly[-day:]), _known(before)
+    new, old, same_day = _known(hourly[-day:]), _known(before), _known(hourly[-8 * day : -7 * day])
     if len(new) < day // 2 or len(old) < day:
         return None
-    ratio = float(np.median(new)) / float(np.median(old))
-    if 1.0 / INPUT_RATIO < ratio < INPUT_RATIO:
+    if not _of_another_level(new, old) or (len(same_day) >= day // 2 and not _of_another_level(new, same_day)):
         return False
     from scipy.stats import ks_2samp  # a second to import, and seldom needed
 
     return bool(ks_2samp(np.log(new), np.log(old)).pvalue < INPUT_P)
+
+
+def _of_another_level(new: FloatArray, old: FloatArray) -> bool:
+    return not 1.0 / INPUT_RATIO < float(np.median(new)) / float(np.median(old)) < INPUT_RATIO
 
 
 def _whole_days(hourly: FloatArray, day: int) -> FloatArray:

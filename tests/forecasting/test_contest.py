@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forecasting.contest import Contest
+from forecasting.contest import Contest, Standings
 from forecasting.last_value import LastValueForecaster
 from forecasting.past_peaks import JUDGED
 from tests.forecasting.test_judged import Scaled, load, waves
@@ -50,6 +50,27 @@ def test_equals_are_not_told_apart_in_any_of_many_worlds() -> None:
         one = Contest().standings(loads, {"m": 5}, {"a": Scaled(1.01), "b": LastValueForecaster()})
         convicted += bool(one.clearly_worse("a", "b", 0.1, 24))
     assert convicted == 0
+
+
+def bursting_together(seed: int, workloads: int = 10, instants: int = 48) -> Standings:
+    """Two who are equals; what goes wrong at an instant goes wrong for all workloads at once."""
+    rng = np.random.default_rng(seed)
+    losses = {name: np.tile(np.exp(rng.normal(0.0, 0.5, instants)), workloads) for name in ("a", "b")}
+    at = np.tile(np.arange(1.0, instants + 1), workloads)
+    return Standings(losses, {}, np.ones(instants * workloads), 1800.0 * at, at / instants, 1.0)
+
+
+def test_workloads_that_burst_together_are_no_more_evidence_than_one() -> None:
+    """Taken for independent, ten such workloads convict one in twenty."""
+    assert sum(bool(bursting_together(seed).clearly_worse("a", "b", 0.1, 24)) for seed in range(300)) <= 1
+
+
+def test_one_instant_convicts_nobody_however_many_workloads_there_are() -> None:
+    losses = {"a": np.full(200, 9.0), "b": np.ones(200)}
+    once = Standings(losses, {}, np.ones(200), np.full(200, 5.0), np.ones(200), 1.0)
+    assert once.clearly_worse("a", "b", 0.1, 24) == ""
+    spread = Standings(losses, {}, np.ones(200), np.arange(200.0) // 25, np.ones(200), 1.0)
+    assert "800% more loss than b" in spread.clearly_worse("a", "b", 0.1, 24)
 
 
 def test_a_load_that_stands_still_tells_nobody_apart() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from forecasting.contest import Contest, Standings
 from forecasting.drift import calibration_drift, drifts, error_drift, input_drift
+from forecasting.forecast import DEFAULT_LEVELS
 from forecasting.forecaster import Forecaster
 from forecasting.last_value import LastValueForecaster
 from forecasting.series import FloatArray, LoadSeries
@@ -43,11 +44,18 @@ def judged(history: LoadSeries, forecaster: Forecaster) -> Standings:
     return Contest().standings({"m": history}, {"m": 2}, {"one": forecaster})
 
 
-@pytest.mark.parametrize("kind", [daily, bursty, wandering])
+def weekly(rng: np.random.Generator, days: int = 16) -> FloatArray:
+    """Weekends have two fifths of the load; the record ends on a day between Thursday and Tuesday."""
+    rates, day = daily(rng, days), np.arange(days * DAY) // DAY
+    known = (days - int(rng.integers(0, 6))) * DAY
+    return np.asarray((rates * np.where(day % 7 >= 5, 0.4, 1.0))[:known])
+
+
+@pytest.mark.parametrize("kind", [daily, bursty, wandering, weekly])
 def test_nothing_drifts_where_nothing_changes(kind: Callable[[np.random.Generator], FloatArray]) -> None:
-    """Forty worlds of each kind, every kind of alarm."""
+    """Fifty worlds of each of four kinds, every kind of alarm."""
     alarms = []
-    for seed in range(40):
+    for seed in range(50):
         history = load(kind(np.random.default_rng(seed)))
         alarms += drifts(judged(history, LastValueForecaster()), "one", {"m": history})
     assert len(alarms) <= 1
@@ -58,6 +66,45 @@ def test_another_level_of_load_is_another_input_within_a_day() -> None:
     assert input_drift({"m": load(rates)}) == ""
     rates[-DAY:] *= 2.5
     assert input_drift({"m": load(rates)}) == "the last day's load of 1 of 1 workloads is unlike the days before"
+
+
+@pytest.mark.parametrize("kind", [daily, weekly])
+def test_a_saturday_is_no_drift_and_a_monday_of_another_level_is(
+    kind: Callable[[np.random.Generator], FloatArray],
+) -> None:
+    """The record begins on a Monday: day 13 is the second Saturday, day 15 the third Monday."""
+    hours = np.arange(16 * DAY) / 12.0
+    rates = 20.0 + 12.0 * np.sin(2 * np.pi * hours / 24.0)
+    if kind is weekly:
+        rates = rates * np.where(hours // 24 % 7 >= 5, 0.4, 1.0)
+    assert [day for day in range(8, 17) if input_drift({"m": load(rates[: day * DAY])})] == []
+    rates[14 * DAY :] *= 2.5
+    assert input_drift({"m": load(rates[: 15 * DAY])})
+
+
+def test_drift_is_told_within_hours() -> None:
+    """Forecasts 40 % too low within four, another level of load within fifteen, in each of ten worlds."""
+    for seed in range(10):
+        rates = daily(np.random.default_rng(100 + seed))
+        history = load(rates)
+        assert error_drift(judged(history, GoneWrong(history.end_at - 4 * 3600.0)), "one")
+        rates[-15 * 12 :] *= 2.5
+        assert input_drift({"m": load(rates)})
+
+
+def shocked(seed: int, workloads: int = 20, instants: int = 48) -> Standings:
+    """Calibrated, and no worse than ever; but all workloads are surprised at the same instants."""
+    rng = np.random.default_rng(seed)
+    rank = np.tile(rng.random(instants), workloads)
+    shares = (rank[:, None] <= np.array(DEFAULT_LEVELS)).astype(np.float64)
+    at = np.tile(np.arange(1.0, instants + 1), workloads)
+    losses = {"one": np.tile(np.exp(rng.normal(0.0, 0.7, instants)), workloads)}
+    return Standings(losses, {"one": shares}, np.ones(len(at)), 1800.0 * at, at / instants, 1.0)
+
+
+def test_workloads_that_are_surprised_together_are_no_more_evidence_than_one() -> None:
+    alarms = [bool(test(shocked(seed), "one")) for seed in range(300) for test in (error_drift, calibration_drift)]
+    assert sum(alarms) <= 1
 
 
 def test_a_few_workloads_that_change_are_no_drift_of_the_fleet() -> None:
