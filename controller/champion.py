@@ -1,55 +1,98 @@
 """Who forecasts? The registry's champion, loaded when it changes, then a plain forecaster that always can.
 
 The champion before it is kept in mind for a roll-back, the challenger for comparison; neither is asked for decisions.
-When the registry does not answer at the start, the champion that was loaded last comes from the local copy.
+When the registry does not answer at the start, the champion that was loaded last comes from the local copy. What was
+rolled back here stays away whether or not the registry could be told, and it is told as soon as that can be done.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controller import last_good
 from controller.adapters.registry_store import RegistrySettings, sqlite_path
-from controller.crown import CHALLENGER, CHAMPION, FORCED, PREVIOUS, PROMOTED_AT, ROLLED_BACK, holder, roll_back
+from controller.crown import (
+    CHALLENGER,
+    CHAMPION,
+    DIGEST,
+    FORCED,
+    PREVIOUS,
+    PROMOTED_AT,
+    ROLLED_BACK,
+    ROLLED_BACK_AT,
+    RollBack,
+    holder,
+    instant_in,
+    promotion_of,
+    roll_back,
+)
 from controller.errors import RegistryError
 from forecasting.company import Company, forecasters_of
 from forecasting.forecaster import FallbackForecaster, Forecaster
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from controller.ports import ModelRegistry, ModelVersion
     from forecasting.neural import NeuralForecaster
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Champion", "chain_of"]
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Champion", "Seats", "chain_of"]
+
+_NEVER = float("-inf")
 
 
-class Champion:
-    """Watches one registered model: its champion, and the versions beside it. It may be asked from several threads.
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """Who has which part, at one instant.
 
     Attributes:
         version: The champion that is loaded; empty while there is none.
         model: Itself.
         forced: Whether it was promoted against the verdict.
+        promoted_at: When; minus infinity where nobody knows.
         rivals: ``challenger`` and ``previous`` where they are other versions that can be used.
+        versions: Of the rivals.
+        unusable: Why a rival cannot be used, by its part.
+        rolled_back_at: When some version of the model was rolled back last, by any daemon.
+    """
+
+    version: str = ""
+    model: Forecaster | None = None
+    forced: bool = False
+    promoted_at: float = _NEVER
+    rivals: Mapping[str, Forecaster] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    unusable: Mapping[str, RegistryError] = field(default_factory=dict)
+    rolled_back_at: float = _NEVER
+
+
+class Champion:
+    """Watches one registered model: its champion, and the versions beside it. Several threads may ask.
+
+    Attributes:
+        seats: Who has which part now; replaced as a whole.
     """
 
     def __init__(self, registry: RegistrySettings, name: str, step_s: float) -> None:
         """``step_s`` is the step that forecasts are made in; a model of another step is refused."""
         self._settings, self._name, self._step_s = registry, name, step_s
         self._registry: ModelRegistry | None = None
-        self._refused: dict[str, RegistryError] = {}
-        self._banned: dict[str, str | None] = {}
-        self._promoted_at: str | None = None
-        self._one_at_a_time = threading.Lock()
+        self._known: Mapping[str, ModelVersion] = {}
         self._loaded: dict[str, tuple[NeuralForecaster, Path]] = {}
+        self._refused: dict[str, RegistryError] = {}
+        self._banned: dict[str, str] | None = None
+        self._owed: list[RollBack] = []
         self._before = ""
-        self.version, self.forced = "", False
-        self.model: Forecaster | None = None
-        self.rivals: Mapping[str, Forecaster] = {}
+        self._turn = threading.RLock()
+        self.seats = Seats()
+
+    @property
+    def version(self) -> str:
+        """The champion that is loaded; empty while there is none."""
+        return self.seats.version
 
     def news(self) -> Forecaster | None:
         """Return the champion if it is another than the one returned last; None when there is nothing new.
@@ -57,65 +100,84 @@ class Champion:
         A store that was never made has no champion, which is no error, and one that was rolled back is none.
 
         Raises:
-            RegistryError: If the registry does not answer, or the champion cannot be used; then the old one stays.
+            RegistryError: If the registry does not answer, or the champion cannot be used; then the old one stays. Or
+                if it cannot be told of a roll-back.
         """
-        with self._one_at_a_time:
-            return self._news()
+        with self._turn:
+            path = sqlite_path(self._settings.store)
+            if path is not None and not path.exists():
+                return None
+            try:
+                versions = self._versions()
+            except RegistryError:
+                if self.seats.version or (kept := self._from_disk()) is None:
+                    raise
+                return kept
+            untold = self._untold()
+            found = holder(versions, CHAMPION)
+            model = None
+            try:
+                if found is not None and found.version != self.seats.version and self._may_serve(found.version):
+                    model = self._take(found.version)
+            finally:
+                self._look_around(versions)
+            if model is None and untold is not None:
+                raise untold
+            return model
 
-    def _news(self) -> Forecaster | None:
-        path = sqlite_path(self._settings.store)
-        if path is not None and not path.exists():
-            return None
-        try:
-            versions = self._opened().versions(self._name)
-        except RegistryError:
-            if self.version or (kept := self._from_disk()) is None:
-                raise
-            return kept
-        found = holder(versions, CHAMPION)
-        model = None
-        if found is not None and found.version != self.version and not self._is_banned(found):
-            model = self._take(found.version)
-            self.forced = bool(found.tags.get(FORCED))
-        if found is not None and found.version == self.version:
-            self._promoted_at = found.tags.get(PROMOTED_AT, "")
-        self._find_rivals(versions)
-        return model
+    def relegate(self, bad: str, reason: str, at: float) -> bool:
+        """Use the champion before ``bad`` from now on, or none, and have that on record.
 
-    def seen(self) -> tuple[str, Forecaster | None, Mapping[str, Forecaster]]:
-        """Return ``version``, ``model`` and ``rivals`` as they are together."""
-        with self._one_at_a_time:
-            return self.version, self.model, self.rivals
-
-    def relegate(self, bad: str, reason: str) -> Forecaster | None:
-        """Use the champion before version ``bad`` from now on, and have that on record; None when there is none to use.
-
-        Nothing happens where another than ``bad`` is in use by now.
+        Returns:
+            Whether it lost its place; not where another one has taken that meanwhile.
 
         Raises:
-            RegistryError: If the registry could not be told. What is loaded has changed nevertheless, see ``model``.
+            RegistryError: If the registry could not be told, which is tried again with the next ``news``. ``bad`` is
+                not in use any more nevertheless.
         """
-        with self._one_at_a_time:
-            if bad != self.version:
-                return self.model
-            self._banned[bad] = self._promoted_at
-            self.version, self.model, self._promoted_at = "", None, None
-            good = next((version for version in self._candidates(bad) if self._can_take(version)), None)
-            if good is None:
-                with suppress(OSError):
-                    last_good.forget(self._settings.cache_folder, self._name)
-            roll_back(self._opened(), self._name, bad, good, reason)
-            return self.model
+        with self._turn:
+            if not bad or self.seats.version != bad:
+                return False
+            with suppress(RegistryError):  # what was known last has to do
+                self._versions()
+            promotion = self._promotion(bad)
+            self._bans()[bad] = promotion
+            rivals = {part: rival for part, rival in self.seats.rivals.items() if part == CHALLENGER}
+            self.seats = Seats(rivals=rivals, versions=self.seats.versions, rolled_back_at=at)
+            good = next((version for version in self._earlier(bad) if self._can_take(version)), "")
+            self._remember()
+            self._owed.append(RollBack(bad, promotion, good, reason, at))
+            untold = self._untold()
+            if untold is not None:
+                raise untold
+            return True
 
-    def _candidates(self, bad: str) -> list[str]:
-        """Return who may come back, in order of preference: who was champion before by the record, or by memory."""
-        with suppress(RegistryError):
-            versions = self._opened().versions(self._name)
-            previous = holder(versions, PREVIOUS)
-            known = [previous] if previous is not None else []
-            known += [version for version in versions if version.version == self._before]
-            return [one.version for one in known if one.version != bad and not self._is_banned(one)]
-        return [self._before] if self._before not in ("", bad) else []
+    def _untold(self) -> RegistryError | None:
+        """Tell the registry of the roll-backs that it does not know of yet; return why it could not be told."""
+        try:
+            while self._owed:
+                roll_back(self._opened(), self._name, self._owed[0])
+                del self._owed[0]
+        except RegistryError as error:
+            return error
+        return None
+
+    def _versions(self) -> tuple[ModelVersion, ...]:
+        versions = self._opened().versions(self._name)
+        self._known = {version.version: version for version in versions}
+        return versions
+
+    def _earlier(self, champion: str) -> list[str]:
+        """Return who was champion before ``champion``, in order of preference.
+
+        The record goes first, unless the alias was set past it; then what was in use here does.
+        """
+        known = self._known.get(champion)
+        previous = holder([*self._known.values()], PREVIOUS)
+        order = [previous.version if previous is not None else "", self._before]
+        if known is not None and not promotion_of(known):
+            order.reverse()
+        return [one for one in dict.fromkeys(order) if one not in ("", champion) and self._may_serve(one)]
 
     def _can_take(self, version: str) -> bool:
         with suppress(RegistryError):
@@ -124,32 +186,45 @@ class Champion:
         return False
 
     def _take(self, version: str) -> Forecaster:
-        model = self._load(version)
-        self._before = self.version or self._before
-        self.version, self.model, self.forced, self._promoted_at = version, model, False, None
-        with suppress(OSError):
-            kept = last_good.LastGood(version, self._loaded[version][1].name, model.manifest.digest)
-            last_good.remember(self._settings.cache_folder, self._name, kept)
+        model, known = self._load(version), self._known.get(version)
+        self._bans().pop(version, None)
+        self._before = self.seats.version or self._before
+        forced = known is not None and bool(known.tags.get(FORCED))
+        promoted_at = _NEVER if known is None else instant_in(known, PROMOTED_AT)
+        self.seats = replace(self.seats, version=version, model=model, forced=forced, promoted_at=promoted_at)
+        self._remember()
         return model
 
-    def _is_banned(self, version: ModelVersion) -> bool:
-        """Return whether it was rolled back, by us or on record, and not promoted since."""
-        promoted_at = version.tags.get(PROMOTED_AT, "")
-        if version.version in self._banned and self._banned[version.version] is None:
-            # The registry was away all the time that it was in use: what it says first is what was rolled back.
-            self._banned[version.version] = promoted_at
-        return bool(version.tags.get(ROLLED_BACK)) or self._banned.get(version.version) == promoted_at
+    def _may_serve(self, version: str) -> bool:
+        """Return whether it was not rolled back, by us or on record, or promoted since."""
+        known, bans = self._known.get(version), self._bans()
+        if known is None:
+            return version not in bans
+        return not known.tags.get(ROLLED_BACK) and bans.get(version) != promotion_of(known)
 
-    def _find_rivals(self, versions: tuple[ModelVersion, ...]) -> None:
+    def _look_around(self, versions: Sequence[ModelVersion]) -> None:
         """Load who is compared with the champion; whoever cannot be used is left out."""
+        earlier = self._earlier(self.seats.version)
+        challenger = holder(versions, CHALLENGER)
+        wanted = {PREVIOUS: earlier[0]} if earlier and self.seats.version else {}
+        if challenger is not None and challenger.version != self.seats.version and self._may_serve(challenger.version):
+            wanted[CHALLENGER] = challenger.version
         rivals: dict[str, Forecaster] = {}
-        for alias in (CHALLENGER, PREVIOUS):
-            found = holder(versions, alias)
-            if found is not None and found.version != self.version and not self._is_banned(found):
-                with suppress(RegistryError):
-                    rivals[alias] = self._load(found.version)
-        self.rivals = rivals
-        there = {version.version for version in versions if version.aliases} | {self.version, self._before}
+        unusable: dict[str, RegistryError] = {}
+        for part, version in wanted.items():
+            try:
+                rivals[part] = self._load(version)
+            except RegistryError as error:
+                unusable[part] = error
+        at = max([instant_in(version, ROLLED_BACK_AT) for version in versions], default=_NEVER)
+        self.seats = replace(
+            self.seats,
+            rivals=rivals,
+            versions=wanted,
+            unusable=unusable,
+            rolled_back_at=max(at, self.seats.rolled_back_at),
+        )
+        there = {version.version for version in versions if version.aliases} | {self.seats.version, self._before}
         self._loaded = {version: known for version, known in self._loaded.items() if version in there}
         self._refused = {version: error for version, error in self._refused.items() if version in there}
 
@@ -180,6 +255,11 @@ class Champion:
             model = load_artifact(folder)
         except ArtifactRefused as refused:
             raise RegistryError(refused.what, refused.where, refused.remedy) from None
+        known = self._known.get(version)
+        registered = None if known is None else known.tags.get(DIGEST)
+        if registered is not None and registered != model.manifest.digest:
+            what = f"version {version} holds another artifact than was registered (its digest differs)"
+            raise RegistryError(what, self._name, "train it anew")
         step_s = model.manifest.card.spec.step_s
         if step_s != self._step_s:
             raise RegistryError(
@@ -192,19 +272,41 @@ class Champion:
 
     def _from_disk(self) -> Forecaster | None:
         """Return the champion that was loaded last by whoever ran before; None without one, or if it is another now."""
-        kept = last_good.recall(self._settings.cache_folder, self._name)
-        if kept is None:
+        last = last_good.recall(self._settings.cache_folder, self._name).last
+        if last is None or not self._may_serve(last.version):
             return None
-        folder = self._settings.cache_folder / kept.folder
+        folder = self._settings.cache_folder / last.folder
         try:
-            model = self._checked(folder, kept.version)
+            model = self._checked(folder, last.version)
         except RegistryError:
             return None
-        if model.manifest.digest != kept.digest:
+        if model.manifest.digest != last.digest:
             return None
-        self._loaded[kept.version] = model, folder
-        self.version, self.model = kept.version, model
+        self._loaded[last.version] = model, folder
+        self.seats = replace(self.seats, version=last.version, model=model)
         return model
+
+    def _bans(self) -> dict[str, str]:
+        """Return who was rolled back here, with the promotion that it had."""
+        if self._banned is None:
+            self._banned = dict(last_good.recall(self._settings.cache_folder, self._name).banned)
+        return self._banned
+
+    def _promotion(self, version: str) -> str:
+        """Return the promotion of ``version`` as it was known last, by whoever ran before if need be."""
+        if version in self._known:
+            return promotion_of(self._known[version])
+        last = last_good.recall(self._settings.cache_folder, self._name).last
+        return last.promotion if last is not None and last.version == version else ""
+
+    def _remember(self) -> None:
+        """Write down who forecasts and who must not; a cache that cannot be written costs no more than the memory."""
+        version, last = self.seats.version, None
+        if version in self._loaded:
+            model, folder = self._loaded[version]
+            last = last_good.LastGood(version, self._promotion(version), folder.name, model.manifest.digest)
+        with suppress(OSError):
+            last_good.remember(self._settings.cache_folder, self._name, last_good.Kept(last, self._bans()))
 
 
 def chain_of(champion: Forecaster | None, company: Company = Company.SINGLE) -> FallbackForecaster:

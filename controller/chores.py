@@ -10,12 +10,14 @@ import structlog
 from controller.adapters.audit_retention import Retention
 from controller.adapters.sql_audit import SqlAudit
 from controller.cadence import Cadence, Lane
+from controller.champion import Seats
 from controller.errors import ForesailError, RegistryError
 from controller.live_loop import LiveLoop
 from controller.live_skill import LiveSkill
 from controller.reload import SettingsFile
 from controller.retrain import Retraining
 from controller.telemetry import Telemetry
+from policies.decisions import Page
 
 RETENTION_EVERY_S = 600.0
 HISTORY_RETRY_S = 60.0
@@ -118,11 +120,19 @@ class Chores:
             model = champion.news()
         except ImportError as error:
             raise RegistryError(f"a part of the program is not installed: {error.name}") from error
+        finally:
+            self._tell_unusable(champion.seats)
         if model is None or champion is not self._live.champion:
             return "nothing"
-        self._live.use(model)
+        self._live.use_champion()
         self._log.info("a new champion forecasts", model=model.name, version=champion.version)
         return "done"
+
+    def _tell_unusable(self, seats: Seats) -> None:
+        for part, why in seats.unusable.items():
+            version = seats.versions.get(part, "")
+            key = f"{part} {version} {why}"
+            self._log.warning("a model cannot be compared", part=part, version=version, why=str(why), repeat_key=key)
 
     def _look_at_skill(self) -> str:
         """Compare forecasters on what was seen; roll the champion back, or have one trained, where that follows."""
@@ -134,9 +144,12 @@ class Chores:
         loads = {model: load for model, (load, _) in asked.items()}
         steps = {model: ahead for model, (_, ahead) in asked.items()}
         champion = live.champion
-        look = self._skill.look(live.now, loads, steps, champion, settings.skill)
+        look = self._skill.look(live.now, loads, steps, champion.seats, settings.skill)
+        done = ""
         if champion is live.champion:  # else the settings name another registry or model by now
-            self._skill.act(look, live.now, champion, settings.skill, live.use)
+            done = self._skill.act(look, champion, settings.skill, live.use_champion)
+        if done:
+            live.page(Page("forecasts", "a champion was rolled back", done))
         for drift in look.drifts:
             self._log.warning("drift", kind=drift.kind, what=drift.reason, repeat_key=f"drift {drift.kind}")
         retrain = settings.retrain

@@ -1,58 +1,78 @@
-"""Which champion forecast last? Its folder, remembered beside the copies of models, for when the registry is away."""
+"""Which champion forecast last, and which were rolled back here? Kept beside the copies of models, on disk.
+
+For when the registry is away at the start, or may not be written: what is known here holds until it knows as well.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-MOST_BYTES = 4096
+MOST_BYTES = 16_384
+MOST_BANNED = 64
 
 
 @dataclass(frozen=True, slots=True)
 class LastGood:
-    """The model that was loaded last: its version, the folder of the local copy, and the digest of its manifest."""
+    """The model that was loaded last.
+
+    Attributes:
+        version: Its version.
+        promotion: ``controller.crown.promotion_of`` it.
+        folder: Name of the folder of the local copy.
+        digest: Of its manifest.
+    """
 
     version: str
+    promotion: str
     folder: str
     digest: str
 
 
-def remember(cache: Path, name: str, model: LastGood) -> None:
-    """Write it down, whole or not at all; a cache that cannot be written costs no more than the memory.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is written down: ``last`` is None without a champion, ``banned`` holds versions and their promotions."""
+
+    last: LastGood | None
+    banned: Mapping[str, str]
+
+
+def remember(cache: Path, name: str, kept: Kept) -> None:
+    """Write ``kept`` down, whole or not at all; of what was banned the newest.
 
     Raises:
         OSError: If it cannot be written.
     """
+    banned = dict([*kept.banned.items()][-MOST_BANNED:])
     descriptor, draft = tempfile.mkstemp(dir=cache, prefix=".last-good-")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(model), file)
-    Path(draft).replace(_place(cache, name))
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"last": None if kept.last is None else asdict(kept.last), "banned": banned}, file)
+        Path(draft).replace(_place(cache, name))
+    except OSError:
+        Path(draft).unlink(missing_ok=True)
+        raise
 
 
-def forget(cache: Path, name: str) -> None:
-    """Let nobody recall what was written down: it was rolled back, and nothing has come in its place.
-
-    Raises:
-        OSError: If it cannot be deleted.
-    """
-    _place(cache, name).unlink(missing_ok=True)
-
-
-def recall(cache: Path, name: str) -> LastGood | None:
-    """Return what was written down; None where that is nothing, or nothing that can be read.
+def recall(cache: Path, name: str) -> Kept:
+    """Return what was written down; nothing where that is nothing, or nothing that can be read.
 
     The folder is one of ``cache``, whatever the file says.
     """
     try:
-        text = _place(cache, name).read_text()
+        with _place(cache, name).open() as file:
+            text = file.read(MOST_BYTES + 1)
         found = json.loads(text) if len(text) <= MOST_BYTES else {}
-        model = LastGood(**{key: str(found[key]) for key in ("version", "folder", "digest")})
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return model if Path(model.folder).name == model.folder else None
+        banned = {str(version): str(promotion) for version, promotion in found["banned"].items()}
+        said = found["last"]
+        last = None if said is None else LastGood(**{key: str(said[key]) for key in LastGood.__slots__})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return Kept(None, {})
+    return Kept(last if last is not None and Path(last.folder).name == last.folder else None, banned)
 
 
 def _place(cache: Path, name: str) -> Path:

@@ -12,12 +12,14 @@ from controller.bootstrap import WorldOf, control_loop, kill_switch
 from controller.champion import Champion, chain_of
 from controller.checkpoint import Resumption, resume
 from controller.loop import ControlLoop
+from controller.modes import Mode
 from controller.ports import Clock
 from controller.settings import Settings
 from controller.telemetry import Telemetry
 from controller.ticker import Stopwatch, Ticker
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
+from policies.decisions import Page
 
 
 class LiveLoop:
@@ -81,11 +83,14 @@ class LiveLoop:
 
         self.ticker.at_next_tick(change)
 
-    def use(self, model: Forecaster | None) -> None:
-        """Let ``model`` forecast from the next tick on; None for the plain forecaster alone."""
+    def use_champion(self) -> None:
+        """Let the champion forecast that there is at the next tick, or the plain forecaster alone without one.
+
+        Who that is, is looked up then: of two chores that found another one, neither undoes what the other did.
+        """
 
         def change() -> None:
-            self._model = model
+            self._model = model = self.champion.seats.model
             if self.ticker.loop is not None:
                 self.ticker.loop.forecasts.ask(self._chain(model))
 
@@ -123,6 +128,11 @@ class LiveLoop:
 
         self.ticker.at_next_tick(change)
         return bool(before)
+
+    def page(self, page: Page) -> None:
+        """Tell a human, unless nothing but looking is asked for."""
+        if self.settings.modes.healing is not Mode.OBSERVE:
+            self._world.notifier.page(page, self.now)
 
     def forbid_writes(self) -> None:
         """Write nothing more to the world, whatever is decided."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from controller.champion import PREVIOUS, Champion
+from controller.champion import PREVIOUS, Champion, Seats
 from controller.errors import RegistryError
 from controller.skill_settings import SkillSettings
 from controller.telemetry import Telemetry
@@ -30,22 +30,31 @@ class Look:
     """What one look found.
 
     Attributes:
-        version: The champion that was looked at; empty while there was none.
+        at: When it was.
+        seats: Who had which part.
         standings: By role: ``champion``, ``previous``, ``challenger``, ``plain``.
         worse: Why the champion should lose its place; empty when it should not.
         drifts: What drifted in the champion's forecasts, or the plain one's without one, and in the loads.
     """
 
-    version: str
+    at: float
+    seats: Seats
     standings: Mapping[str, Standing]
     worse: str
     drifts: tuple[Drift, ...]
 
 
 class LiveSkill:
-    """Compares forecasters, and acts on it."""
+    """Compares forecasters, and acts on it.
+
+    Attributes:
+        newest: The last look; None before the first one.
+        rolled_back: What was last rolled back and why; empty while nothing was.
+    """
 
     def __init__(self, telemetry: Telemetry) -> None:
+        self.newest: Look | None = None
+        self.rolled_back = ""
         self._telemetry, self._contest = telemetry, Contest()
         self._seen, self._since, self._rolled_back_at = "", float("-inf"), float("-inf")
         self._log = structlog.get_logger("foresail.skill")
@@ -55,63 +64,68 @@ class LiveSkill:
         at: float,
         loads: Mapping[str, LoadSeries],
         horizons_steps: Mapping[str, int],
-        champion: Champion,
+        seats: Seats,
         settings: SkillSettings,
     ) -> Look:
         """Compare all there are on ``loads``, publish how they did and return what was found."""
-        version, model, rivals = champion.seen()
-        if version != self._seen:
-            self._seen, self._since = version, at
-        contestants: dict[str, Forecaster] = {PLAIN: LastValueForecaster(), **rivals}
-        if model is not None:
-            contestants[CHAMPION] = model
+        if seats.version != self._seen:
+            self._seen, self._since = seats.version, at
+        contestants: dict[str, Forecaster] = {PLAIN: LastValueForecaster(), **seats.rivals}
+        if seats.model is not None:
+            contestants[CHAMPION] = seats.model
         told = self._contest.standings(loads, horizons_steps, contestants)
         worse = ""
-        if model is not None:
+        if seats.model is not None:
             others = [PREVIOUS] if PREVIOUS in contestants else []
             reasons = (
                 told.clearly_worse(CHAMPION, other, settings.tolerance, settings.least_forecasts)
                 for other in (*others, None)
             )
             worse = next((reason for reason in reasons if reason), "")
-        found = drifts(told, CHAMPION if model is not None else PLAIN, loads)
+        found = drifts(told, CHAMPION if seats.model is not None else PLAIN, loads)
         standings = {role: told.of(role) for role in contestants}
-        self._telemetry.skill_seen(standings, version, found)
-        return Look(version, standings, worse, found)
+        self._telemetry.skill_seen(standings, {**seats.versions, CHAMPION: seats.version}, found)
+        self.newest = Look(at, seats, standings, worse, found)
+        return self.newest
 
-    def act(
-        self,
-        look: Look,
-        at: float,
-        champion: Champion,
-        settings: SkillSettings,
-        use: Callable[[Forecaster | None], None],
-    ) -> bool:
-        """Roll the champion back if it is to be; return whether it was. ``use`` is told who forecasts from now on.
+    def act(self, look: Look, champion: Champion, settings: SkillSettings, use_champion: Callable[[], None]) -> str:
+        """Roll the champion that was looked at back if it is to be; return what was done and why, empty for nothing.
 
-        One that was promoted since the look has shown nothing yet, and keeps its place.
+        ``use_champion`` is called when another one is to forecast.
         """
-        if not look.worse or not settings.roll_back or champion.version != look.version:
-            return False
-        bad, name = champion.version, "" if champion.model is None else champion.model.name
-        quiet_until = self._rolled_back_at + settings.quiet_s
-        if champion.forced:
-            quiet_until = max(quiet_until, self._since + settings.forced_quiet_s)
-        if at < quiet_until:
-            why = "it was promoted by force" if champion.forced else "another was rolled back a while ago"
-            self._log.warning("the champion is worse, and stays for now", version=bad, why=look.worse, but=why)
-            return False
+        seats, at = look.seats, look.at
+        if not look.worse or not settings.roll_back:
+            return ""
+        but = self._left_alone(seats, at, settings)
+        if but:
+            self._log.warning(
+                "the champion is worse, and stays for now", version=seats.version, why=look.worse, but=but
+            )
+            return ""
+        name = "" if seats.model is None else seats.model.name
         refused = ""
         try:
-            champion.relegate(bad, f"{name}: {look.worse}")
+            if not champion.relegate(seats.version, f"{name}: {look.worse}", at):
+                return ""
         except RegistryError as error:
             refused = str(error)
         self._rolled_back_at = at
-        use(champion.model)
+        use_champion()
         self._telemetry.rolled_back()
-        self._log.error(
-            "the champion was rolled back", version=bad, why=look.worse, now=champion.version or "the plain forecaster"
-        )
+        now = f"version {champion.version}" if champion.version else "the plain forecaster"
+        self._log.error("the champion was rolled back", version=seats.version, why=look.worse, now=now)
         if refused:
-            self._log.error("the registry does not know of the roll-back", version=bad, why=refused)
-        return True
+            self._log.error("the registry does not know of the roll-back yet", version=seats.version, why=refused)
+        self.rolled_back = f"version {seats.version} was rolled back, {now} forecasts: {look.worse}"
+        return self.rolled_back
+
+    def _left_alone(self, seats: Seats, at: float, settings: SkillSettings) -> str:
+        """Return why a champion keeps its place for now, however it does; empty where it need not."""
+        # An instant from the future is of another clock.
+        last_at = max([one for one in (self._rolled_back_at, seats.rolled_back_at) if one <= at], default=float("-inf"))
+        if at < last_at + settings.quiet_s:
+            return "another was rolled back a while ago"
+        since = seats.promoted_at if float("-inf") < seats.promoted_at <= at else self._since
+        if seats.forced and at < since + settings.forced_quiet_s:
+            return "it was promoted by force"
+        return ""

@@ -132,12 +132,14 @@ class Telemetry:
         self._reloads.labels(result).inc()
         self._current.set(current)
 
-    def skill_seen(self, standings: Mapping[str, Standing], version: str, found: Sequence[Drift]) -> None:
-        """Publish how forecasters did, by role, and what drifted; ``version`` is the champion's."""
+    def skill_seen(
+        self, standings: Mapping[str, Standing], versions: Mapping[str, str], found: Sequence[Drift]
+    ) -> None:
+        """Publish how forecasters did, by role, and what drifted; ``versions`` are those of the roles that have one."""
         for gauge in (self._skill, self._missed, self._judged):
             gauge.clear()
         for role, standing in standings.items():
-            labels = role, version if role == "champion" else ""
+            labels = role, versions.get(role, "")
             self._judged.labels(*labels).set(standing.forecasts)
             if standing.forecasts:
                 self._skill.labels(*labels).set(standing.skill)

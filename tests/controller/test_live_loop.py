@@ -20,6 +20,7 @@ from controller.adapters.sql_audit import SqlAudit
 from controller.bootstrap import World as Ports
 from controller.bootstrap import kill_switch
 from controller.cadence import Lane
+from controller.champion import Seats
 from controller.chores import Chores
 from controller.daemon import run_once
 from controller.daemon_settings import DaemonSettings
@@ -242,14 +243,16 @@ def test_a_champion_forecasts_from_the_next_tick_on(rig: Rig) -> None:
     rig.run()
     assert rig.ticks.loop is not None
     before = rig.ticks.loop.forecasts.forecasters
-    rig.live.use(LastValueForecaster(60.0))
+    rig.live.champion.seats = Seats("1", LastValueForecaster(60.0))
+    rig.live.use_champion()
     assert rig.ticks.loop.forecasts.forecasters is before
     rig.run()
     assert len(rig.ticks.loop.forecasts.forecasters) == 2
     rig.live.replace(rig.settings)
     rig.run()
     assert len(rig.ticks.loop.forecasts.forecasters) == 2
-    rig.live.use(None)
+    rig.live.champion.seats = Seats()
+    rig.live.use_champion()
     rig.run()
     assert len(rig.ticks.loop.forecasts.forecasters) == 1
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from controller.adapters.mlflow_registry import MlflowRegistry
 from controller.adapters.registry_store import RegistrySettings
-from controller.champion import Champion
+from controller.champion import Champion, Seats
 from controller.crown import CHALLENGER, CHAMPION, PREVIOUS, ROLLED_BACK, crown, holder
 from controller.errors import RegistryError
 from controller.live_skill import LiveSkill, Look
@@ -71,16 +72,16 @@ def test_rivals_are_loaded_beside_the_champion(
 ) -> None:
     watched = Champion(store, NAME, STEP_S)
     watched.news()
-    assert (watched.version, set(watched.rivals)) == (two[1], {PREVIOUS})
+    assert (watched.version, set(watched.seats.rivals)) == (two[1], {PREVIOUS})
     third = published(registry, tmp_path, 3)
     registry.point(NAME, CHALLENGER, third)
     assert watched.news() is None
-    assert set(watched.rivals) == {PREVIOUS, CHALLENGER}
+    assert set(watched.seats.rivals) == {PREVIOUS, CHALLENGER}
     (tmp_path / "odd").mkdir()
     odd = write_small_artifact(tmp_path / "odd" / "net", small_spec(step_s=15.0))
     registry.point(NAME, CHALLENGER, registry.publish(NAME, odd, {}).version)
     assert watched.news() is None
-    assert set(watched.rivals) == {PREVIOUS}  # one of another step can be no rival, and harms nobody
+    assert set(watched.seats.rivals) == {PREVIOUS}  # one of another step can be no rival, and harms nobody
 
 
 def test_a_champion_is_relegated_on_record_and_stays_away_until_promoted_anew(
@@ -89,7 +90,7 @@ def test_a_champion_is_relegated_on_record_and_stays_away_until_promoted_anew(
     good, bad = two
     watched = Champion(store, NAME, STEP_S)
     watched.news()
-    assert watched.relegate(bad, "too many misses") is watched.model
+    assert watched.relegate(bad, "too many misses", 4.0)
     assert watched.version == champion_version(registry) == good
     assert {v.version: v.tags[ROLLED_BACK] for v in registry.versions(NAME)} == {good: "", bad: "too many misses"}
     registry.point(NAME, CHAMPION, bad)
@@ -107,24 +108,29 @@ def test_without_another_champion_the_plain_forecaster_is_left(
     crown(registry, NAME, only, 1.0)
     watched = Champion(store, NAME, STEP_S)
     watched.news()
-    assert watched.relegate(only, "bad") is None
-    assert (watched.version, watched.model) == ("", None)
+    assert watched.relegate(only, "bad", 4.0)
+    assert (watched.version, watched.seats.model) == ("", None)
     assert watched.news() is None
 
 
 def test_a_registry_that_refuses_keeps_nobody_from_the_roll_back(
-    store: RegistrySettings, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    store: RegistrySettings, registry: MlflowRegistry, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = two
     watched = Champion(store, NAME, STEP_S)
     watched.news()
     monkeypatch.setattr(MlflowRegistry, "tag", refusing)
     with pytest.raises(RegistryError):
-        watched.relegate(bad, "bad")
+        watched.relegate(bad, "bad", 4.0)
+    assert watched.version == good
+    assert champion_version(registry) == bad
+    with pytest.raises(RegistryError):
+        watched.news()  # the registry still says that it is the champion; here it is not
     assert watched.version == good
     monkeypatch.undo()
-    assert watched.news() is None  # the registry still says it is the champion; here it is not
-    assert (watched.version, bad) == (good, "2")
+    assert watched.news() is None  # and now it is told
+    assert (watched.version, champion_version(registry)) == (good, good)
+    assert {v.version: v.tags[ROLLED_BACK] for v in registry.versions(NAME)} == {good: "", bad: "bad"}
 
 
 def test_a_registry_that_is_away_altogether_does_not_bring_the_bad_one_back(
@@ -139,15 +145,15 @@ def test_a_registry_that_is_away_altogether_does_not_bring_the_bad_one_back(
     recalled.news()
     for daemon in (watched, recalled):
         with pytest.raises(RegistryError):
-            daemon.relegate(bad, "bad")
-    assert recalled.model is None  # it never saw who was champion before
+            daemon.relegate(bad, "bad", 3.0)
+    assert recalled.seats.model is None  # it never saw who was champion before
     again = Champion(store, NAME, STEP_S)
     with pytest.raises(RegistryError):
         again.news()
     monkeypatch.undo()
     for daemon in (watched, recalled):
-        assert daemon.news() is None
-        assert daemon.version != bad
+        daemon.news()
+        assert daemon.version == champion_version(registry) == good
     crown(registry, NAME, bad, 3.0)
     for daemon in (watched, recalled):
         daemon.news()
@@ -162,7 +168,7 @@ def test_only_the_champion_that_was_looked_at_is_relegated(
     third = published(registry, tmp_path, 3)
     crown(registry, NAME, third, 3.0)
     watched.news()
-    assert watched.relegate(two[1], "bad") is watched.model
+    assert not watched.relegate(two[1], "bad", 4.0)
     assert watched.version == champion_version(registry) == third
 
 
@@ -179,7 +185,7 @@ def test_who_was_rolled_back_is_no_rival_and_is_not_remembered_as_the_one_before
     registry.tag(NAME, good, {ROLLED_BACK: "bad too"})
     watched = Champion(store, NAME, STEP_S)
     watched.news()
-    assert (watched.version, watched.rivals) == (third, {})
+    assert (watched.version, watched.seats.rivals) == (third, {})
 
 
 def test_with_the_registry_away_at_the_start_the_last_champion_forecasts(
@@ -205,27 +211,27 @@ def test_with_the_registry_away_at_the_start_the_last_champion_forecasts(
 # what follows from how they did
 
 
-@dataclass
 class Contestants:
     """Two forecasters as the registry would tell of them."""
 
-    model: Forecaster | None
-    rivals: dict[str, Forecaster] = field(default_factory=dict)
-    version: str = "2"
-    forced: bool = False
-    relegated: list[str] = field(default_factory=list)
-    refuses: bool = False
+    def __init__(self, model: Forecaster | None, rivals: Mapping[str, Forecaster] | None = None, **seats: Any) -> None:
+        self.seats = Seats("2" if model else "", model, rivals=rivals or {}, **seats)
+        self.relegated: list[str] = []
+        self.refuses = False
 
-    def seen(self) -> tuple[str, Forecaster | None, dict[str, Forecaster]]:
-        return self.version, self.model, self.rivals
+    @property
+    def version(self) -> str:
+        return self.seats.version
 
-    def relegate(self, bad: str, reason: str) -> Forecaster | None:
-        assert bad == self.version
+    def relegate(self, bad: str, reason: str, at: float) -> bool:
+        if bad != self.version:
+            return False
         self.relegated.append(reason)
-        self.model, self.version = self.rivals.get(PREVIOUS), "1"
+        previous = self.seats.rivals.get(PREVIOUS)
+        self.seats = Seats("1" if previous else "", previous)
         if self.refuses:
             raise RegistryError("the server does not answer", "test")
-        return self.model
+        return True
 
 
 class Named(Scaled):
@@ -243,8 +249,8 @@ def looked(
 ) -> tuple[Look, list[Forecaster | None]]:
     skill = skill or LiveSkill(Telemetry(TelemetrySettings(), lambda: 0.0))
     used: list[Forecaster | None] = []
-    look = skill.look(at, LOADS, dict.fromkeys(LOADS, 5), them, settings)  # type: ignore[arg-type]
-    skill.act(look, at, them, settings, used.append)  # type: ignore[arg-type]
+    look = skill.look(at, LOADS, dict.fromkeys(LOADS, 5), them.seats, settings)
+    skill.act(look, them, settings, lambda: used.append(them.seats.model))  # type: ignore[arg-type]
     return look, used
 
 
@@ -278,25 +284,38 @@ def test_a_challenger_is_only_looked_at() -> None:
     assert (used, look.standings[CHALLENGER].forecasts > 0) == ([], True)
 
 
-def test_one_that_was_promoted_since_the_look_keeps_its_place() -> None:
-    skill = LiveSkill(Telemetry(TelemetrySettings(), lambda: 0.0))
-    them = Contestants(Named(0.4, "bad"))
-    look = skill.look(0.0, LOADS, dict.fromkeys(LOADS, 5), them, SETTINGS)  # type: ignore[arg-type]
-    them.model, them.version = Named(1.0, "new"), "3"
-    assert look.worse
-    assert not skill.act(look, 60.0, them, SETTINGS, lambda _: None)  # type: ignore[arg-type]
-    assert them.relegated == []
-
-
 def test_nobody_flaps_and_force_is_respected_for_a_while() -> None:
     skill = LiveSkill(Telemetry(TelemetrySettings(), lambda: 0.0))
     them = Contestants(Named(0.4, "bad"), {PREVIOUS: Named(0.4, "as bad")}, forced=True)
     assert looked(them, 0.0, skill=skill)[1] == []
     assert len(looked(them, SETTINGS.forced_quiet_s, skill=skill)[1]) == 1
-    them.forced = False
     assert looked(them, SETTINGS.forced_quiet_s + 60.0, skill=skill)[1] == []
     later = SETTINGS.forced_quiet_s + SETTINGS.quiet_s
     assert len(looked(them, later, skill=skill)[1]) == 1
+
+
+def test_a_daemon_that_was_started_anew_knows_from_the_record_who_is_to_be_left_alone() -> None:
+    hours = 3600.0
+    then = {"promoted_at": 100 * hours, "forced": True}
+    assert looked(Contestants(Named(0.4, "bad"), **then), 101 * hours)[1] == []
+    assert looked(Contestants(Named(0.4, "bad"), **then), 125 * hours)[1] == [None]
+    rolled_back = {"rolled_back_at": 100 * hours}
+    assert looked(Contestants(Named(0.4, "bad"), **rolled_back), 105 * hours)[1] == []
+    assert looked(Contestants(Named(0.4, "bad"), **rolled_back), 107 * hours)[1] == [None]
+
+
+def test_an_instant_from_another_clock_protects_nobody() -> None:
+    assert looked(Contestants(Named(0.4, "bad"), rolled_back_at=1e12, promoted_at=1e12), 1e6)[1] == [None]
+
+
+def test_who_took_the_place_meanwhile_does_not_lose_it() -> None:
+    skill, fixed = LiveSkill(Telemetry(TelemetrySettings(), lambda: 0.0)), Named(1.0, "fixed")
+    them = Contestants(Named(0.4, "bad"))
+    look = skill.look(0.0, LOADS, dict.fromkeys(LOADS, 5), them.seats, SETTINGS)
+    them.seats = Seats("3", fixed)
+    assert look.worse
+    assert skill.act(look, them, SETTINGS, lambda: pytest.fail("nobody else is to forecast")) == ""  # type: ignore[arg-type]
+    assert (them.version, skill.rolled_back) == ("3", "")
 
 
 def test_it_can_be_switched_off() -> None:
@@ -307,11 +326,12 @@ def test_it_can_be_switched_off() -> None:
 
 def test_a_registry_that_refuses_does_not_keep_the_bad_one_in_use() -> None:
     previous = Named(1.0, "previous")
-    them = Contestants(Named(0.4, "bad"), {PREVIOUS: previous}, refuses=True)
+    them = Contestants(Named(0.4, "bad"), {PREVIOUS: previous})
+    them.refuses = True
     assert looked(them)[1] == [previous]
 
 
 def test_without_a_champion_the_plain_forecaster_is_still_told_about() -> None:
-    look, used = looked(Contestants(None, version=""))
+    look, used = looked(Contestants(None))
     assert (used, look.worse, list(look.standings)) == ([], "", ["plain"])
     assert look.standings["plain"].forecasts > 0
