@@ -11,7 +11,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controller import last_good
@@ -19,7 +18,6 @@ from controller.adapters.registry_store import RegistrySettings, sqlite_path
 from controller.crown import (
     CHALLENGER,
     CHAMPION,
-    DIGEST,
     FORCED,
     PREVIOUS,
     PROMOTED_AT,
@@ -32,12 +30,12 @@ from controller.crown import (
     roll_back,
 )
 from controller.errors import RegistryError
+from controller.model_shelf import ModelShelf
 from forecasting.company import Company, forecasters_of
 from forecasting.forecaster import FallbackForecaster, Forecaster
 
 if TYPE_CHECKING:
-    from controller.ports import ModelRegistry, ModelVersion
-    from forecasting.neural import NeuralForecaster
+    from controller.ports import ModelVersion
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Champion", "Seats", "chain_of"]
 
@@ -78,11 +76,8 @@ class Champion:
 
     def __init__(self, registry: RegistrySettings, name: str, step_s: float) -> None:
         """``step_s`` is the step that forecasts are made in; a model of another step is refused."""
-        self._settings, self._name, self._step_s = registry, name, step_s
-        self._registry: ModelRegistry | None = None
-        self._known: Mapping[str, ModelVersion] = {}
-        self._loaded: dict[str, tuple[NeuralForecaster, Path]] = {}
-        self._refused: dict[str, RegistryError] = {}
+        self._settings, self._name = registry, name
+        self._shelf = ModelShelf(registry, name, step_s)
         self._banned: dict[str, str] | None = None
         self._owed: list[RollBack] = []
         self._before = ""
@@ -108,7 +103,7 @@ class Champion:
             if path is not None and not path.exists():
                 return None
             try:
-                versions = self._versions()
+                versions = self._shelf.look()
             except RegistryError:
                 if self.seats.version or (kept := self._from_disk()) is None:
                     raise
@@ -139,7 +134,7 @@ class Champion:
             if not bad or self.seats.version != bad:
                 return False
             with suppress(RegistryError):  # what was known last has to do
-                self._versions()
+                self._shelf.look()
             promotion = self._promotion(bad)
             self._bans()[bad] = promotion
             rivals = {part: rival for part, rival in self.seats.rivals.items() if part == CHALLENGER}
@@ -156,24 +151,19 @@ class Champion:
         """Tell the registry of the roll-backs that it does not know of yet; return why it could not be told."""
         try:
             while self._owed:
-                roll_back(self._opened(), self._name, self._owed[0])
+                roll_back(self._shelf.registry, self._name, self._owed[0])
                 del self._owed[0]
         except RegistryError as error:
             return error
         return None
-
-    def _versions(self) -> tuple[ModelVersion, ...]:
-        versions = self._opened().versions(self._name)
-        self._known = {version.version: version for version in versions}
-        return versions
 
     def _earlier(self, champion: str) -> list[str]:
         """Return who was champion before ``champion``, in order of preference.
 
         The record goes first, unless the alias was set past it; then what was in use here does.
         """
-        known = self._known.get(champion)
-        previous = holder([*self._known.values()], PREVIOUS)
+        known = self._shelf.known.get(champion)
+        previous = holder([*self._shelf.known.values()], PREVIOUS)
         order = [previous.version if previous is not None else "", self._before]
         if known is not None and not promotion_of(known):
             order.reverse()
@@ -186,7 +176,7 @@ class Champion:
         return False
 
     def _take(self, version: str) -> Forecaster:
-        model, known = self._load(version), self._known.get(version)
+        model, known = self._shelf.load(version), self._shelf.known.get(version)
         self._bans().pop(version, None)
         self._before = self.seats.version or self._before
         forced = known is not None and bool(known.tags.get(FORCED))
@@ -197,7 +187,7 @@ class Champion:
 
     def _may_serve(self, version: str) -> bool:
         """Return whether it was not rolled back, by us or on record, or promoted since."""
-        known, bans = self._known.get(version), self._bans()
+        known, bans = self._shelf.known.get(version), self._bans()
         if known is None:
             return version not in bans
         return not known.tags.get(ROLLED_BACK) and bans.get(version) != promotion_of(known)
@@ -213,7 +203,7 @@ class Champion:
         unusable: dict[str, RegistryError] = {}
         for part, version in wanted.items():
             try:
-                rivals[part] = self._load(version)
+                rivals[part] = self._shelf.load(version)
             except RegistryError as error:
                 unusable[part] = error
         at = max([instant_in(version, ROLLED_BACK_AT) for version in versions], default=_NEVER)
@@ -225,50 +215,7 @@ class Champion:
             rolled_back_at=max(at, self.seats.rolled_back_at),
         )
         there = {version.version for version in versions if version.aliases} | {self.seats.version, self._before}
-        self._loaded = {version: known for version, known in self._loaded.items() if version in there}
-        self._refused = {version: error for version, error in self._refused.items() if version in there}
-
-    def _opened(self) -> ModelRegistry:
-        if self._registry is None:
-            from controller.adapters.mlflow_registry import MlflowRegistry
-
-            self._registry = MlflowRegistry.open(self._settings)
-        return self._registry
-
-    def _load(self, version: str) -> NeuralForecaster:
-        """Return the model, from memory if it was loaded before: what a version holds never changes."""
-        if version in self._refused:
-            raise self._refused[version]
-        if version not in self._loaded:
-            folder = self._opened().fetch(self._name, version)
-            try:
-                self._loaded[version] = self._checked(folder, version), folder
-            except RegistryError as error:
-                self._refused[version] = error
-                raise
-        return self._loaded[version][0]
-
-    def _checked(self, folder: Path, version: str) -> NeuralForecaster:
-        from forecasting.artifact import ArtifactRefused, load_artifact
-
-        try:
-            model = load_artifact(folder)
-        except ArtifactRefused as refused:
-            raise RegistryError(refused.what, refused.where, refused.remedy) from None
-        known = self._known.get(version)
-        registered = None if known is None else known.tags.get(DIGEST)
-        if registered is not None and registered != model.manifest.digest:
-            what = f"version {version} holds another artifact than was registered (its digest differs)"
-            raise RegistryError(what, self._name, "train it anew")
-        step_s = model.manifest.card.spec.step_s
-        if step_s != self._step_s:
-            raise RegistryError(
-                f"version {version} was trained on steps of {step_s:g} s, forecasts are made in steps of "
-                f"{self._step_s:g} s",
-                self._name,
-                f"train one with that step, or set forecast.step_s={step_s:g}",
-            )
-        return model
+        self._shelf.keep(there)
 
     def _from_disk(self) -> Forecaster | None:
         """Return the champion that was loaded last by whoever ran before; None without one, or if it is another now."""
@@ -277,12 +224,9 @@ class Champion:
             return None
         folder = self._settings.cache_folder / last.folder
         try:
-            model = self._checked(folder, last.version)
+            model = self._shelf.put(last.version, folder, last.digest)
         except RegistryError:
             return None
-        if model.manifest.digest != last.digest:
-            return None
-        self._loaded[last.version] = model, folder
         self.seats = replace(self.seats, version=last.version, model=model)
         return model
 
@@ -294,17 +238,17 @@ class Champion:
 
     def _promotion(self, version: str) -> str:
         """Return the promotion of ``version`` as it was known last, by whoever ran before if need be."""
-        if version in self._known:
-            return promotion_of(self._known[version])
+        if version in self._shelf.known:
+            return promotion_of(self._shelf.known[version])
         last = last_good.recall(self._settings.cache_folder, self._name).last
         return last.promotion if last is not None and last.version == version else ""
 
     def _remember(self) -> None:
         """Write down who forecasts and who must not; a cache that cannot be written costs no more than the memory."""
         version, last = self.seats.version, None
-        if version in self._loaded:
-            model, folder = self._loaded[version]
-            last = last_good.LastGood(version, self._promotion(version), folder.name, model.manifest.digest)
+        copy = self._shelf.local_copy(version)
+        if copy is not None:
+            last = last_good.LastGood(version, self._promotion(version), *copy)
         with suppress(OSError):
             last_good.remember(self._settings.cache_folder, self._name, last_good.Kept(last, self._bans()))
 

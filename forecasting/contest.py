@@ -149,7 +149,12 @@ class Contest:
             losses,
             shares,
             _joined([one / unit for one, unit in zip(naive, units, strict=True)]),
-            _joined([past.history.start_at + past.origins * past.history.step_s for past in pasts]),
+            _joined(
+                [
+                    np.float64(past.history.start_at) + past.history.step_s * past.origins.astype(np.float64)
+                    for past in pasts
+                ]
+            ),
             _joined([np.arange(1.0, len(one) + 1) / max(1, len(one)) for one in naive]),
             max([past.overlap for past in pasts], default=1.0),
         )

@@ -65,8 +65,8 @@ def error_drift(standings: Standings, contestant: str) -> str:
         return ""
     if min(standings.apart(known & recent), standings.apart(known & ~recent)) < LEAST_RECENT:
         return ""
-    errors = [standings.standard_error(part, known & when) for part, when in ((new, recent), (old, ~recent))]
-    doubt = SIGMAS * float(np.hypot(*errors))
+    new_error, old_error = standings.standard_error(new, known & recent), standings.standard_error(old, known & ~recent)
+    doubt = SIGMAS * float(np.hypot(new_error, old_error))
     worse = float(new.mean() - old.mean())
     if worse <= ERROR_EFFECT + doubt:
         return ""
