@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -40,6 +41,7 @@ class Chores:
         self._live, self._file, self._audit = live, file, audit
         self._telemetry, self._cadence = telemetry, cadence
         self._retraining, self._retrained_at = Retraining(), float("-inf")
+        self._retrained: Mapping[str, Any] = {"at": None, "result": "", "why": ""}
         self._skill, self._next_load = LiveSkill(telemetry), 0
         self._told_to_reload = False
         self._history_known = False
@@ -65,7 +67,13 @@ class Chores:
         """Train a new model now, whatever the schedule says, if there is a command that does."""
         if not self._live.settings.daemon.retrain.command:
             self._log.warning("asked to retrain, but daemon.retrain.command is empty")
+        if self._retrained["result"] == "running":
+            self._log.warning("asked to retrain, which is under way; another run does not begin")
         self._cadence.soon("retrain")
+
+    def told(self) -> Mapping[str, Any]:
+        """Return what there is to say of forecasters and of retraining, as JSON."""
+        return {**self._skill.told(self._live.champion.seats), "retraining": self._retrained}
 
     def all_soon(self) -> None:
         """Do everything that has an interval now: the schedule may have lost the time."""
@@ -186,11 +194,13 @@ class Chores:
 
     def _retrain(self) -> str:
         settings = self._live.settings.daemon.retrain
-        self._retrained_at = self._live.now
+        self._retrained_at = at = self._live.now
+        self._retrained = {"at": at, "result": "running", "why": ""}
         self._log.info("retraining", command=list(settings.command))
         result = self._retraining.run(settings)
+        what = result.ended or f"exit code {result.code}"
+        self._retrained = {"at": at, "result": "done" if result.code == 0 else "failed", "why": what}
         if result.code != 0:
-            what = result.ended or f"exit code {result.code}"
             self._log.error("retraining failed", result=what, output=result.tail)
             return "failed"
         self._log.info("retraining done", output=result.tail)

@@ -119,6 +119,10 @@ class Daemon:
             why = "the loop is stuck"
         return not why, {"why": why} if why else {"missing_signals": len(newest.fleet.missing if newest.fleet else ())}
 
+    def status(self) -> Mapping[str, Any]:
+        """Who forecasts, how well, and what followed from that."""
+        return self._chores.told()
+
     def _supervise(self) -> int:
         while True:
             try:

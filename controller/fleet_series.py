@@ -61,6 +61,7 @@ class FleetSeries(Collector):
         self._fresh_s = math.inf
         self._shown: tuple[TickRecord, float] | None = None
         self._tallies: dict[tuple[str, float], _Tally] = {}
+        self._skills: Mapping[Labels, float] = {}
 
     def configure(self, settings: TelemetrySettings, accelerators: Mapping[str, str], fresh_s: float) -> None:
         """Publish as ``settings`` say.
@@ -83,6 +84,17 @@ class FleetSeries(Collector):
             tally.within.update(level for level, within in score.held.items() if within)
         self._tallies = tallies
         self._shown = record, self._elapsed()
+
+    def judge(self, skills: Mapping[Labels, float]) -> None:
+        """Publish the skill of forecasters by model, lead and role; models that were not judged keep theirs."""
+        judged = {labels[0] for labels in skills}
+        there = self._models()
+        kept = {labels: skill for labels, skill in self._skills.items() if labels[0] in there - judged}
+        self._skills = kept | dict(skills)
+
+    def _models(self) -> set[str]:
+        shown = self._shown
+        return set() if shown is None or shown[0].fleet is None else set(shown[0].fleet.models)
 
     def describe(self) -> list[Metric]:
         """Return nothing: what there is depends on the fleet."""
@@ -216,6 +228,14 @@ class FleetSeries(Collector):
             errors,
         )
         yield _Family("foresail_forecasts_scored", "Forecasts whose time has come.", of_lead, scored, counts=True)
+        there = self._models()
+        skills = [(labels, skill) for labels, skill in self._skills.items() if labels[0] in there]
+        yield _Family(
+            "foresail_workload_skill_ratio",
+            "Share of the last value's loss on the peak up to the lead that a forecaster saves.",
+            ("model", "lead_s", "role"),
+            skills,
+        )
         text = "Forecasts that no more requests came than."
         yield _Family("foresail_forecasts_within", text, (*of_lead, "level"), within, counts=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -84,7 +85,12 @@ class LiveSkill:
             worse = next((reason for reason in reasons if reason), "")
         found = drifts(told, CHAMPION if seats.model is not None else PLAIN, loads)
         standings = {role: told.of(role) for role in contestants}
-        self._telemetry.skill_seen(standings, {**seats.versions, CHAMPION: seats.version}, found)
+        by_workload: dict[tuple[str, ...], float] = {
+            (model, f"{horizons_steps[model] * load.step_s:g}", role): told.of(role, model).skill
+            for model, load in loads.items()
+            for role in contestants
+        }
+        self._telemetry.skill_seen(standings, {**seats.versions, CHAMPION: seats.version}, found, by_workload)
         self.newest = Look(at, seats, standings, worse, found)
         return self.newest
 
@@ -118,6 +124,29 @@ class LiveSkill:
             self._log.error("the registry does not know of the roll-back yet", version=seats.version, why=refused)
         self.rolled_back = f"version {seats.version} was rolled back, {now} forecasts: {look.worse}"
         return self.rolled_back
+
+    def told(self, seats: Seats) -> Mapping[str, Any]:
+        """Return what there is to say of the forecasters, as JSON: who serves, how they did, what followed from it."""
+        newest = self.newest
+        standings: Mapping[str, Standing] = {} if newest is None else newest.standings
+        versions = {} if newest is None else {**newest.seats.versions, CHAMPION: newest.seats.version}
+        return {
+            "champion": {"version": seats.version, "name": "" if seats.model is None else seats.model.name},
+            "compared_at": None if newest is None else newest.at,
+            "compared": {
+                role: {
+                    "version": versions.get(role, ""),
+                    "forecasts": standing.forecasts,
+                    "skill_ratio": standing.skill if standing.forecasts else None,
+                    "missed_ratio": standing.miss_ratio if standing.forecasts else None,
+                }
+                for role, standing in standings.items()
+            },
+            "cannot_be_compared": {part: str(why) for part, why in seats.unusable.items()},
+            "worse": "" if newest is None else newest.worse,
+            "rolled_back": self.rolled_back,
+            "drift": {} if newest is None else {drift.kind: drift.reason for drift in newest.drifts},
+        }
 
     def _left_alone(self, seats: Seats, at: float, settings: SkillSettings) -> str:
         """Return why a champion keeps its place for now, however it does; empty where it need not."""

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, what does it count: ``/healthz``, ``/readyz`` and ``/metrics`` over HTTP.
+"""Is it alive, is it ready, who forecasts, what does it count: ``/healthz``, ``/readyz``, ``/status``, ``/metrics``.
 
 Served by a thread of its own, so that an answer does not wait for a tick, with bounds on connections and headers.
 Nothing can be changed through it.
@@ -41,8 +41,9 @@ class StatusSettings(BaseModel):
 
     address: str = Field(
         "127.0.0.1:9464",
-        description="HOST:PORT of /healthz, /readyz and /metrics, HOST as an address ([::1]:9464) or localhost; port 0 "
-        "takes a free one. 9464 is what OpenTelemetry's Prometheus exporters use. Cannot change while the daemon runs.",
+        description="HOST:PORT of /healthz, /readyz, /status and /metrics, HOST as an address ([::1]:9464) or "
+        "localhost; port 0 takes a free one. 9464 is what OpenTelemetry's Prometheus exporters use. Cannot change "
+        "while the daemon runs.",
     )
     public: bool = Field(
         False,
@@ -82,6 +83,10 @@ class Health(Protocol):
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
         """Whether it sees the fleet and can record what it does."""
+        ...
+
+    def status(self) -> Mapping[str, Any]:
+        """Who forecasts, how well, and what followed from that."""
         ...
 
 
@@ -191,6 +196,7 @@ def _application(health: Health, registry: CollectorRegistry) -> Starlette:
         routes=[
             Route("/healthz", told(health.alive)),
             Route("/readyz", told(health.ready)),
+            Route("/status", lambda _: JSONResponse(health.status())),
             Route("/metrics", metrics),
         ]
     )

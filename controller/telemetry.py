@@ -133,9 +133,21 @@ class Telemetry:
         self._current.set(current)
 
     def skill_seen(
-        self, standings: Mapping[str, Standing], versions: Mapping[str, str], found: Sequence[Drift]
+        self,
+        standings: Mapping[str, Standing],
+        versions: Mapping[str, str],
+        found: Sequence[Drift],
+        by_workload: Mapping[tuple[str, ...], float],
     ) -> None:
-        """Publish how forecasters did, by role, and what drifted; ``versions`` are those of the roles that have one."""
+        """Publish how forecasters did, and what drifted.
+
+        Args:
+            standings: By role.
+            versions: Of the roles that have one.
+            found: What drifted.
+            by_workload: Skill by model, lead and role.
+        """
+        self._series.judge(by_workload)
         for gauge in (self._skill, self._missed, self._judged):
             gauge.clear()
         for role, standing in standings.items():

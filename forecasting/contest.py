@@ -7,7 +7,8 @@ are counted in those of the last value on the same workload, so that a busy work
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,7 @@ class Standings:
         instants: ``float64[N]``: when each was asked, Unix seconds.
         ages: ``float64[N]``: instant over the newest one of its workload, in (0, 1]; 1 is the newest.
         overlap: How many neighbours share what followed.
+        workloads: Rows of each workload.
     """
 
     losses: Mapping[str, FloatArray]
@@ -64,14 +66,16 @@ class Standings:
     instants: FloatArray
     ages: FloatArray
     overlap: float
+    workloads: Mapping[str, slice] = field(default_factory=dict)
 
-    def of(self, contestant: str) -> Standing:
-        """Return how one did."""
-        own, shares = self.losses[contestant], self.shares[contestant]
+    def of(self, contestant: str, workload: str | None = None) -> Standing:
+        """Return how one did, on all workloads or on one."""
+        rows = slice(None) if workload is None else self.workloads[workload]
+        own, shares, naive = self.losses[contestant][rows], self.shares[contestant][rows], self.last_value[rows]
         known = np.isfinite(own)
         if not known.any():
             return Standing(0, float("nan"), float("nan"))
-        skill = 1.0 - own[known].mean() / max(self.last_value[known].mean(), 1e-300)
+        skill = 1.0 - own[known].mean() / max(naive[known].mean(), 1e-300)
         missed = 1.0 - shares[known, DEFAULT_LEVELS.index(LEVEL)].mean()
         return Standing(int(known.sum()), float(skill), float(missed))
 
@@ -145,6 +149,7 @@ class Contest:
             losses[label] = np.minimum(_joined(own), MOST_LOST)
             held = [(c[:, None] <= s).astype(np.float64) for c, s in zip(actual, said, strict=True)]
             shares[label] = np.concatenate(held) if held else np.empty((0, len(DEFAULT_LEVELS)))
+        ends = np.cumsum([0, *map(len, naive)]).tolist()
         return Standings(
             losses,
             shares,
@@ -157,6 +162,7 @@ class Contest:
             ),
             _joined([np.arange(1.0, len(one) + 1) / max(1, len(one)) for one in naive]),
             max([past.overlap for past in pasts], default=1.0),
+            {name: slice(*rows) for name, rows in zip(histories, pairwise(ends), strict=True)},
         )
 
 

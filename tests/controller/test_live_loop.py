@@ -342,7 +342,7 @@ def test_told_to_reload_it_reads_a_file_that_did_not_change(rig: Rig) -> None:
 
 
 def test_intervals_follow_the_settings(rig: Rig) -> None:
-    _, cadence = rig.chores()
+    chores, cadence = rig.chores()
     rig.run()
     assert cadence.works["tick"][0] == 15.0
     assert "retrain" not in cadence.works
@@ -354,6 +354,7 @@ def test_intervals_follow_the_settings(rig: Rig) -> None:
     assert (cadence.works["tick"][0], cadence.works["champion"][0], cadence.works["retrain"][0]) == (30.0, 5.0, 60.0)
     cadence.do("retrain")
     assert counted(rig, "foresail_chores_total", chore="retrain", result="done") == 1
+    assert chores.told()["retraining"] == {"at": rig.live.now, "result": "done", "why": "exit code 0"}
 
 
 def drifting_load(end_at: float) -> LoadSeries:

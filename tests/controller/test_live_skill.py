@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -257,8 +258,13 @@ def looked(
 def test_a_champion_far_worse_than_the_one_before_it_loses_its_place() -> None:
     previous = Named(1.0, "previous")
     them = Contestants(Named(0.4, "bad"), {PREVIOUS: previous})
-    look, used = looked(them)
+    skill = LiveSkill(Telemetry(TelemetrySettings(), lambda: 0.0))
+    look, used = looked(them, skill=skill)
     assert used == [previous]
+    told = json.loads(json.dumps(skill.told(them.seats), allow_nan=False))
+    assert told["champion"] == {"version": "1", "name": "previous"}
+    assert told["compared"]["champion"]["version"] == "2"
+    assert told["rolled_back"] == f"version 2 was rolled back, version 1 forecasts: {look.worse}"
     assert "bad: " in them.relegated[0]
     assert "more loss than previous" in them.relegated[0]
     assert look.standings["champion"].skill < 0 < look.standings[PREVIOUS].skill
@@ -334,4 +340,6 @@ def test_a_registry_that_refuses_does_not_keep_the_bad_one_in_use() -> None:
 def test_without_a_champion_the_plain_forecaster_is_still_told_about() -> None:
     look, used = looked(Contestants(None))
     assert (used, look.worse, list(look.standings)) == ([], "", ["plain"])
+    untouched = LiveSkill(Telemetry(TelemetrySettings(), lambda: 0.0)).told(Seats())
+    assert (untouched["compared"], untouched["drift"], untouched["rolled_back"]) == ({}, {}, "")
     assert look.standings["plain"].forecasts > 0

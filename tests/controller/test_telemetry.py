@@ -256,3 +256,16 @@ def test_scores_forget_models_and_are_bounded() -> None:
     scores.forget({"n"})
     assert scores.models == {"m"}
     assert len(scores.add(60.0, {}, {"m": Demand(1.0, 0.0, 0.0)})) <= 4096
+
+
+def test_skill_is_published_by_workload_until_that_is_gone(telemetry: Telemetry) -> None:
+    tick(telemetry, quiet_tick(60.0))
+    telemetry.skill_seen({}, {}, (), {(MODEL, "300", "champion"): 0.25, ("gone", "300", "champion"): 0.5})
+    labels = {"lead_s": "300", "role": "champion"}
+    assert value(telemetry, "foresail_workload_skill_ratio", model=MODEL, **labels) == 0.25
+    assert value(telemetry, "foresail_workload_skill_ratio", model="gone", **labels) is None
+    telemetry.skill_seen({}, {}, (), {})  # the others had their turn: this one keeps what it has
+    assert value(telemetry, "foresail_workload_skill_ratio", model=MODEL, **labels) == 0.25
+    telemetry.skill_seen({}, {}, (), {(MODEL, "600", "plain"): float("nan")})
+    assert value(telemetry, "foresail_workload_skill_ratio", model=MODEL, **labels) is None
+    assert "foresail_workload_skill_ratio" not in names(telemetry)

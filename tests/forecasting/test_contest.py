@@ -101,3 +101,13 @@ def test_a_workload_that_nearly_stands_still_does_not_decide_alone() -> None:
     loads = {"still": load(still), **{f"m{seed}": load(waves(2000, seed)) for seed in range(2)}}
     told = Contest().standings(loads, dict.fromkeys(loads, 5), {"off": Scaled(1.01)})
     assert told.losses["off"].max() <= 20.0
+
+
+def test_each_workload_has_a_standing_of_its_own() -> None:
+    loads = {"calm": load(waves(2000, 1)), "odd": load(np.tile([5.0, 50.0], 1000))}
+    told = Contest().standings(loads, dict.fromkeys(loads, 5), {"level": LastValueForecaster(), "low": Scaled(0.5)})
+    assert told.of("level", "calm").skill > 0.05
+    assert told.of("low", "calm").skill < -1.0
+    both = [told.of("level", name).forecasts for name in loads]
+    assert sum(both) == told.of("level").forecasts
+    assert told.of("level", "calm").skill != told.of("level", "odd").skill

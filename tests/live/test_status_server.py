@@ -27,6 +27,9 @@ class Health:
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
         return False, {"why": "no tick has ended yet"}
 
+    def status(self) -> Mapping[str, Any]:
+        return {"champion": {"version": "3"}}
+
 
 @pytest.fixture
 def health() -> Health:
@@ -51,6 +54,7 @@ def test_health_readiness_and_metrics_are_told(server: StatusServer, health: Hea
     assert (get(server, "/healthz").status_code, get(server, "/healthz").json()["loop_age_s"]) == (200, 1.5)
     assert (get(server, "/readyz").status_code, get(server, "/readyz").json()["ok"]) == (503, False)
     assert "tries_total 3.0" in get(server, "/metrics").text
+    assert get(server, "/status").json() == {"champion": {"version": "3"}}
     health.well = False
     assert get(server, "/healthz").status_code == 503
 
