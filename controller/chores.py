@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -13,6 +15,7 @@ from controller.adapters.sql_audit import SqlAudit
 from controller.cadence import Cadence, Lane
 from controller.champion import Seats
 from controller.errors import ForesailError, RegistryError
+from controller.last_training import DONE, FAILED, RUNNING, WAITING, Training, TrainingDiary
 from controller.live_loop import LiveLoop
 from controller.live_skill import LiveSkill
 from controller.reload import SettingsFile
@@ -22,6 +25,7 @@ from policies.decisions import Page
 
 RETENTION_EVERY_S = 600.0
 HISTORY_RETRY_S = 60.0
+RETRAIN_LOOK_S = 600.0
 CHORES = ("reload", "champion", "history", "retention", "skill")
 MOST_LOADS = 200
 """Workloads that forecasters are compared on at a time; a larger fleet takes turns."""
@@ -40,8 +44,7 @@ class Chores:
         self.refused = ""
         self._live, self._file, self._audit = live, file, audit
         self._telemetry, self._cadence = telemetry, cadence
-        self._retraining, self._retrained_at = Retraining(), float("-inf")
-        self._retrained: Mapping[str, Any] = {"at": None, "result": "", "why": ""}
+        self._retraining, self._diary, self._wanted = Retraining(), TrainingDiary(), ""
         self._skill, self._next_load = LiveSkill(telemetry), 0
         self._told_to_reload = False
         self._history_known = False
@@ -67,13 +70,19 @@ class Chores:
         """Train a new model now, whatever the schedule says, if there is a command that does."""
         if not self._live.settings.daemon.retrain.command:
             self._log.warning("asked to retrain, but daemon.retrain.command is empty")
-        if self._retrained["result"] == "running":
+        elif self._diary.newest is not None and self._diary.newest.result == RUNNING:
             self._log.warning("asked to retrain, which is under way; another run does not begin")
+        else:
+            self._want("somebody asked for it")
+
+    def _want(self, why: str) -> None:
+        self._wanted = why
         self._cadence.soon("retrain")
 
     def told(self) -> Mapping[str, Any]:
         """Return what there is to say of forecasters and of retraining, as JSON."""
-        return {**self._skill.told(self._live.champion.seats), "retraining": self._retrained}
+        trained = None if self._diary.newest is None else asdict(self._diary.newest)
+        return {**self._skill.told(self._live.champion.seats), "retraining": trained}
 
     def all_soon(self) -> None:
         """Do everything that has an interval now: the schedule may have lost the time."""
@@ -161,8 +170,10 @@ class Chores:
         for drift in look.drifts:
             self._log.warning("drift", kind=drift.kind, what=drift.reason, repeat_key=f"drift {drift.kind}")
         retrain = settings.retrain
-        if look.drifts and retrain.on_drift and live.now - self._retrained_at >= retrain.drift_quiet_s:
-            self._cadence.soon("retrain")
+        if look.drifts and retrain.command and retrain.on_drift:
+            last = self._diary.last(*self._training_place, live.now)
+            if last.result == WAITING or live.now - last.at >= retrain.drift_quiet_s:
+                self._want(f"drift: {'; '.join(drift.reason for drift in look.drifts)}")
         return "done"
 
     def _fill_history(self) -> str:
@@ -188,20 +199,32 @@ class Chores:
     def _schedule_retraining(self) -> None:
         retrain = self._live.settings.daemon.retrain
         if retrain.command:
-            self._at("retrain", retrain.every_s, self._retrain, "slow", at_once=False)
+            self._at("retrain", min(retrain.every_s, RETRAIN_LOOK_S), self._retrain, "slow", at_once=False)
         else:
             self._cadence.drop("retrain")
 
+    @property
+    def _training_place(self) -> tuple[Path, str]:
+        settings = self._live.settings
+        return settings.registry.cache_folder, settings.daemon.model_name
+
     def _retrain(self) -> str:
+        """Train a new model if it is wanted or due; what goes wrong changes nothing else."""
         settings = self._live.settings.daemon.retrain
-        self._retrained_at = at = self._live.now
-        self._retrained = {"at": at, "result": "running", "why": ""}
-        self._log.info("retraining", command=list(settings.command))
+        place, now = self._training_place, self._live.now
+        last = self._diary.last(*place, now)
+        why, self._wanted = self._wanted, ""
+        if not why and now - last.at >= settings.every_s:
+            why = f"the last one is {settings.every_s:g} s ago"
+        if not why:
+            return "nothing"
+        self._diary.note(*place, Training(now, RUNNING, why))
+        self._log.info("retraining", why=why, command=list(settings.command))
         result = self._retraining.run(settings)
         what = result.ended or f"exit code {result.code}"
-        self._retrained = {"at": at, "result": "done" if result.code == 0 else "failed", "why": what}
+        self._diary.note(*place, Training(now, DONE if result.code == 0 else FAILED, f"{why}; {what}"))
         if result.code != 0:
-            self._log.error("retraining failed", result=what, output=result.tail)
+            self._log.error("retraining failed, nothing changes", result=what, output=result.tail)
             return "failed"
         self._log.info("retraining done", output=result.tail)
         self._cadence.soon("champion")

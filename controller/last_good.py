@@ -5,14 +5,12 @@ For when the registry is away at the start, or may not be written: what is known
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-MOST_BYTES = 16_384
+from controller.small_notes import read_note, write_note
+
 MOST_BANNED = 64
 
 
@@ -48,14 +46,7 @@ def remember(cache: Path, name: str, kept: Kept) -> None:
         OSError: If it cannot be written.
     """
     banned = dict([*kept.banned.items()][-MOST_BANNED:])
-    descriptor, draft = tempfile.mkstemp(dir=cache, prefix=".last-good-")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"last": None if kept.last is None else asdict(kept.last), "banned": banned}, file)
-        Path(draft).replace(_place(cache, name))
-    except OSError:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    write_note(_place(cache, name), {"last": None if kept.last is None else asdict(kept.last), "banned": banned})
 
 
 def recall(cache: Path, name: str) -> Kept:
@@ -63,14 +54,12 @@ def recall(cache: Path, name: str) -> Kept:
 
     The folder is one of ``cache``, whatever the file says.
     """
+    found = read_note(_place(cache, name))
     try:
-        with _place(cache, name).open() as file:
-            text = file.read(MOST_BYTES + 1)
-        found = json.loads(text) if len(text) <= MOST_BYTES else {}
         banned = {str(version): str(promotion) for version, promotion in found["banned"].items()}
         said = found["last"]
         last = None if said is None else LastGood(**{key: str(said[key]) for key in LastGood.__slots__})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (TypeError, KeyError, AttributeError):
         return Kept(None, {})
     return Kept(last if last is not None and Path(last.folder).name == last.folder else None, banned)
 

@@ -25,6 +25,7 @@ from controller.chores import Chores
 from controller.daemon import run_once
 from controller.daemon_settings import DaemonSettings
 from controller.errors import AuditError, BadInput, ForesailError, ObservationError
+from controller.last_training import Training, TrainingDiary
 from controller.live_loop import LiveLoop
 from controller.modes import Mode
 from controller.reload import SettingsFile
@@ -61,8 +62,9 @@ class Rig:
         self.ticks = self.live.ticker
 
     def write(self, text: str = "", modes: str = "{scaling: auto, traffic: auto, healing: auto}") -> None:
+        registry = "" if "registry:" in text else f"registry: {{cache: '{self.folder}/models'}}\n"
         self.file.write_text(
-            f"policy: {{pools: {{{KEY}: {{profile: {PROFILE}, min_replicas: 3}}}}}}\n"
+            f"{registry}policy: {{pools: {{{KEY}: {{profile: {PROFILE}, min_replicas: 3}}}}}}\n"
             f"modes: {modes}\naudit: {{url: 'sqlite:///{self.folder}/audit.db'}}\n{text}"
             if "policy:" not in text
             else text
@@ -352,9 +354,11 @@ def test_intervals_follow_the_settings(rig: Rig) -> None:
     cadence.do("reload")
     rig.run()
     assert (cadence.works["tick"][0], cadence.works["champion"][0], cadence.works["retrain"][0]) == (30.0, 5.0, 60.0)
+    chores.retrain_now()
     cadence.do("retrain")
     assert counted(rig, "foresail_chores_total", chore="retrain", result="done") == 1
-    assert chores.told()["retraining"] == {"at": rig.live.now, "result": "done", "why": "exit code 0"}
+    why = "somebody asked for it; exit code 0"
+    assert chores.told()["retraining"] == {"at": rig.live.now, "result": "done", "why": why}
 
 
 def drifting_load(end_at: float) -> LoadSeries:
@@ -395,6 +399,34 @@ def test_asked_to_retrain_it_does_so_out_of_turn(rig: Rig) -> None:
     chores, cadence = rig.chores()
     chores.retrain_now()
     assert cadence.hurried.count("retrain") == 1
+
+
+def test_a_model_is_trained_every_interval_however_often_the_daemon_is_started(rig: Rig) -> None:
+    rig.write("daemon: {retrain: {command: ['false'], every_s: 7200}}\n")
+    rig.live.replace(rig.settings)
+    rig.run()
+
+    def runs() -> float:
+        return counted(rig, "foresail_chores_total", chore="retrain", result="failed")
+
+    for begun in (0, 0, 0, 1, 1, 1, 2):  # every 50 minutes a daemon that begins anew
+        chores, cadence = rig.chores()
+        cadence.do("retrain")
+        assert runs() == begun
+        rig.world.advance(3000.0)
+    trained = chores.told()["retraining"]
+    assert (trained["result"], trained["why"]) == ("failed", "the last one is 7200 s ago; exit code 1")
+
+
+def test_a_training_that_the_daemon_did_not_see_the_end_of_failed(tmp_path: Path) -> None:
+    diary = TrainingDiary()
+    assert diary.last(tmp_path, "load", 5.0) == Training(5.0, "waiting", "")
+    diary.note(tmp_path, "load", Training(7.0, "running", "drift"))
+    assert TrainingDiary().last(tmp_path, "load", 9.0) == Training(7.0, "failed", "drift; the daemon ended meanwhile")
+    assert TrainingDiary().last(tmp_path, "load", 6.0).at == 6.0  # the clock was set back
+    for text in ("", "[]", '{"at": "x"}', '{"at": NaN, "result": "", "why": ""}', "[" * 9000):
+        (tmp_path / "load.last-training.json").write_text(text)
+        assert TrainingDiary().last(tmp_path, "load", 8.0) == Training(8.0, "waiting", "")
 
 
 def test_recorded_load_comes_before_what_the_loop_has_seen(rig: Rig) -> None:
