@@ -50,6 +50,7 @@ class Rig:
     closed: int = 0
     earlier: Mapping[str, LoadSeries] | Exception = field(default_factory=dict)
     unusable: bool = False
+    notifier: ListNotifier = field(default_factory=ListNotifier)
 
     def __post_init__(self) -> None:
         self.world.add_pool(KEY, 3)
@@ -84,7 +85,7 @@ class Rig:
         if self.unusable:
             raise BadInput("there is no such world", "platform.url")
         self.made.append(settings)
-        return Ports(self.world, self.world, self.world, ListNotifier(), self.history, self.close)
+        return Ports(self.world, self.world, self.world, self.notifier, self.history, self.close)
 
     def history(self, _: float) -> Mapping[str, LoadSeries]:
         if isinstance(self.earlier, Exception):

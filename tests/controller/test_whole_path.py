@@ -100,6 +100,7 @@ def test_a_model_is_trained_promoted_used_replaced_by_a_bad_one_and_back(
     assert path.forecast_by().startswith(f"{NAME}@")
     look(path, cadence)
     assert counted(path, "foresail_forecaster_skill_ratio", role="champion", version="1") > 0.1
+    assert counted(path, "foresail_workload_skill_ratio", model=MODEL, lead_s="120", role="champion") > 0.1
     assert counted(path, "foresail_champion_rollbacks_total") == 0
 
     registry = MlflowRegistry.open(path.store)
@@ -117,6 +118,9 @@ def test_a_model_is_trained_promoted_used_replaced_by_a_bad_one_and_back(
     assert champion.version == "1"
     (reason,) = [version.tags[ROLLED_BACK] for version in versions if version.version == "2"]
     assert "more loss than" in reason
+    assert chores.told()["rolled_back"].startswith("version 2 was rolled back, version 1 forecasts: ")
+    (page,) = path.notifier.pages
+    assert (page.cause, page.message) == ("a champion was rolled back", chores.told()["rolled_back"])
     path.run(2)
     assert path.forecast_by().startswith(f"{NAME}@")
     cadence.do("champion")
