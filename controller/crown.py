@@ -55,15 +55,8 @@ def instant_in(version: ModelVersion, tag: str) -> float:
     return at if isfinite(at) else -inf
 
 
-def crown(registry: ModelRegistry, name: str, version: str, at: float, forced: str = "") -> None:
+def crown(registry: ModelRegistry, name: str, version: str, at: float) -> None:
     """Make ``version`` the champion; who was it before is remembered as ``previous``, unless it was rolled back.
-
-    Args:
-        registry: Where.
-        name: Of the registered model.
-        version: Who is promoted.
-        at: When.
-        forced: Why it is promoted against the verdict; empty where it is not.
 
     Raises:
         RegistryError: If the registry refuses; the alias moves last, so that the old champion stays until then.
@@ -71,8 +64,7 @@ def crown(registry: ModelRegistry, name: str, version: str, at: float, forced: s
     old = holder(registry.versions(name), CHAMPION)
     if old is not None and old.version != version and not old.tags.get(ROLLED_BACK):
         registry.point(name, PREVIOUS, old.version)
-    tags = {ROLLED_BACK: "", ROLLED_BACK_AT: "", PROMOTED_AT: f"{at:.3f}", FORCED: forced[:_TAG_CHARS]}
-    registry.tag(name, version, tags)
+    registry.tag(name, version, {ROLLED_BACK: "", ROLLED_BACK_AT: "", PROMOTED_AT: f"{at:.3f}"})
     registry.point(name, CHAMPION, version)
 
 

@@ -112,7 +112,7 @@ def _promoted(
     try:
         tracker.record_verdict(challenger, verdict, settings, [history.name for history in histories], force)
         if promoted:
-            crown(tracker.registry, name, challenger.version, clock.now(), force or "")
+            crown(tracker.registry, name, challenger.version, clock.now())
     except RegistryError as error:
         show_reasons(verdict)
         raise RegistryError(f"nothing was promoted: {error.what}", error.where, error.remedy) from error

@@ -137,7 +137,7 @@ def test_a_registry_that_refuses_keeps_nobody_from_the_roll_back(
 def test_a_registry_that_is_away_altogether_does_not_bring_the_bad_one_back(
     store: RegistrySettings, registry: MlflowRegistry, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = two[1]
+    good, bad = two
     watched = Champion(store, NAME, STEP_S)
     watched.news()
     for call in ("versions", "tag", "point"):

@@ -200,7 +200,8 @@ def test_one_that_was_promoted_anew_meanwhile_is_not_marked(
         with pytest.raises(RegistryError):
             watched.relegate(second, "bad", 3.0)
     crown(registry, NAME, first, 4.0)
-    crown(registry, NAME, second, 5.0, forced="we know better")
+    registry.tag(NAME, second, {FORCED: "we know better"})
+    crown(registry, NAME, second, 5.0)
     assert watched.news() is not None
     assert (watched.version, watched.seats.forced, watched.seats.promoted_at) == (second, True, 5.0)
     bad = next(version for version in registry.versions(NAME) if version.version == second)
@@ -245,16 +246,15 @@ def test_two_threads_never_see_half_of_a_change(
 # ---- what is on record
 
 
-def test_force_is_on_record_until_it_is_promoted_without(
+def test_when_and_whether_by_force_it_was_promoted_is_read_from_the_record(
     store: RegistrySettings, registry: MlflowRegistry, three: tuple[str, str, str]
 ) -> None:
     second = three[1]
-    crown(registry, NAME, second, 3.0, forced="a demonstration")
-    assert started(store).seats.forced
-    crown(registry, NAME, second, 4.0)
-    assert not started(store).seats.forced
+    assert (started(store).seats.forced, started(store).seats.promoted_at) == (False, 2.0)
+    registry.tag(NAME, second, {FORCED: "a demonstration", PROMOTED_AT: "soon"})
+    assert (started(store).seats.forced, started(store).seats.promoted_at) == (True, float("-inf"))
     version = next(version for version in registry.versions(NAME) if version.version == second)
-    assert (version.tags[FORCED], instant_in(version, PROMOTED_AT)) == ("", 4.0)
+    assert instant_in(version, PROMOTED_AT) == float("-inf")
 
 
 def test_who_was_rolled_back_is_not_remembered_as_the_one_before(
