@@ -102,8 +102,9 @@ class JudgedChain:
                 else None
                 for history, horizon, answer in each
             ]
+        since_at = forecaster.fitted_until if isinstance(forecaster, Fitted) else -np.inf
         pasts = [
-            Past.of(history, horizon) if isinstance(answer, LoadForecast) else None
+            Past.of(history, horizon, since_at) if isinstance(answer, LoadForecast) else None
             for history, horizon, answer in zip(histories, horizons_steps, told, strict=True)
         ]
         known = [past for past in pasts if past is not None]

@@ -44,11 +44,16 @@ class Past:
     lead: int
 
     @classmethod
-    def of(cls, history: LoadSeries, horizon_steps: int) -> Past:
-        """Choose up to ``JUDGED`` of them, evenly spaced on the clock, of which it is known what followed."""
+    def of(cls, history: LoadSeries, horizon_steps: int, since_at: float = -np.inf) -> Past:
+        """Choose up to ``JUDGED`` of them, evenly spaced on the clock, of which it is known what followed.
+
+        None of them is before ``since_at``, Unix seconds: what has been there for an hour is judged every few steps.
+        """
         lead = judged_leads(horizon_steps)[-1]
         widest = max(1, round(MAX_STRIDE_S / history.step_s))
         first, last = LEAST_STEPS, len(history) - lead
+        if since_at > history.start_at:
+            first = max(first, int(np.ceil(min((since_at - history.start_at) / history.step_s, last + 1.0) - 1e-9)))
         stride = next((s for s in _STRIDES if s < widest and (last - first) / s <= JUDGED), widest)
         last -= (clock_of(history) + last) % stride
         return cls(history, np.arange(last, first - 1, -stride, dtype=np.int64)[:JUDGED][::-1], lead)

@@ -101,9 +101,9 @@ def test_what_was_fitted_elsewhere_and_had_no_time_to_show_anything_is_a_floor()
 
 def test_what_it_said_of_load_that_it_was_fitted_on_does_not_count() -> None:
     history = load(waves())
-    late = FittedElsewhere(1.0, history.end_at - 20 * STEP_S)
+    late = FittedElsewhere(1.0, history.end_at - 12 * STEP_S)
     (answer,) = chain(late).answer_many([history], [5])
-    assert late.asked == 2  # now, and at one past instant of every fifteen
+    assert late.asked == 10  # now, and at each step since then of which it is known what followed
     assert answer.forecast is not None
     assert answer.forecast.trust is Trust.FLOOR
 
@@ -182,3 +182,16 @@ def test_one_that_breaks_or_has_no_answer_steps_back_with_its_reason() -> None:
         (("broken", "broken failed: ZeroDivisionError: no luck"),),
         (("broken", "too short"),),
     ]
+
+
+def test_a_model_that_has_just_been_fitted_earns_its_trust_within_minutes() -> None:
+    """Judged at every step since then, it need not wait for half a day of half hours."""
+    whole = load(waves(3000))
+    model = FittedElsewhere(1.0, whole.start_at + 2800 * STEP_S)
+    judge = chain(model)
+    kinds = {}
+    for end in (2805, 2830):
+        (answer,) = judge.answer_many([whole.window(0, end)], [5])
+        assert answer.forecast is not None
+        kinds[end] = answer.forecast.trust
+    assert kinds == {2805: Trust.FLOOR, 2830: Trust.FULL}
