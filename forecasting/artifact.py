@@ -13,19 +13,26 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
-import shutil
-import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forecasting.artifact_files import (
+    MANIFEST_BYTES,
+    MANIFEST_NAME,
+    RELOAD,
+    ArtifactRefused,
+    check_listing,
+    manifest_digest,
+    parse_manifest,
+    read_bounded,
+    write_folder,
+)
 from forecasting.features import NetSpec
 
 if TYPE_CHECKING:
@@ -33,24 +40,23 @@ if TYPE_CHECKING:
 
     from forecasting.neural import NeuralForecaster
 
+__all__ = [
+    "MANIFEST_NAME",
+    "WEIGHTS_NAME",
+    "ArtifactManifest",
+    "ArtifactRefused",
+    "ModelCard",
+    "ResidualTable",
+    "TrainingFacts",
+    "load_artifact",
+    "manifest_digest",
+    "read_artifact",
+    "write_artifact",
+]
+
 FORMAT_VERSION: Literal[2] = 2
-MANIFEST_NAME, WEIGHTS_NAME = "manifest.json", "weights.safetensors"
-MANIFEST_BYTES, WEIGHTS_BYTES = 1 << 20, 64 << 20
+WEIGHTS_NAME, WEIGHTS_BYTES = "weights.safetensors", 64 << 20
 _SHA256 = r"^[0-9a-f]{64}$"
-
-
-class ArtifactRefused(ValueError):
-    """An artifact is damaged, foreign or not what it claims.
-
-    Args:
-        what: What is wrong, with the value that is.
-        where: The file or folder.
-        remedy: What to do about it.
-    """
-
-    def __init__(self, what: str, where: str, remedy: str) -> None:
-        self.what, self.where, self.remedy = what, where, remedy
-        super().__init__(f"{where}: {what}\n  -> {remedy}")
 
 
 class _Strict(BaseModel):
@@ -178,19 +184,7 @@ def write_artifact(
     }
     draft["digest"] = manifest_digest(draft)
     manifest = ArtifactManifest.model_validate(draft)
-    text = json.dumps(draft, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    if len(text.encode()) > MANIFEST_BYTES:
-        raise ArtifactRefused("the manifest is too large", str(folder), f"keep it under {MANIFEST_BYTES} bytes")
-
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (staging / WEIGHTS_NAME).write_bytes(payload)
-        (staging / MANIFEST_NAME).write_text(text, encoding="utf-8")
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    write_folder(folder, draft, WEIGHTS_NAME, payload)
     return manifest
 
 
@@ -200,17 +194,17 @@ def read_artifact(folder: Path) -> tuple[ArtifactManifest, dict[str, npt.NDArray
     Raises:
         ArtifactRefused: If anything differs from what ``write_artifact`` leaves.
     """
-    _check_listing(folder)
-    manifest_bytes = _read_bounded(folder / MANIFEST_NAME, MANIFEST_BYTES)
+    check_listing(folder, WEIGHTS_NAME)
+    manifest_bytes = read_bounded(folder / MANIFEST_NAME, MANIFEST_BYTES)
     manifest = _parse_manifest(manifest_bytes, folder / MANIFEST_NAME)
-    payload = _read_bounded(folder / WEIGHTS_NAME, WEIGHTS_BYTES)
+    payload = read_bounded(folder / WEIGHTS_NAME, WEIGHTS_BYTES)
     where = str(folder / WEIGHTS_NAME)
     if len(payload) != manifest.weights_bytes or hashlib.sha256(payload).hexdigest() != manifest.weights_sha256:
-        raise ArtifactRefused("the weights are not those of the manifest (SHA-256 differs)", where, _RELOAD)
+        raise ArtifactRefused("the weights are not those of the manifest (SHA-256 differs)", where, RELOAD)
     arrays = _parse_weights(payload, where)
     records = {name: TensorRecord(shape=array.shape, dtype="F32") for name, array in arrays.items()}
     if records != manifest.tensors:
-        raise ArtifactRefused("tensors differ from those the manifest lists", where, _RELOAD)
+        raise ArtifactRefused("tensors differ from those the manifest lists", where, RELOAD)
     _check_tensors(arrays, manifest.card.spec, where)
     return manifest, arrays
 
@@ -232,92 +226,17 @@ def load_artifact(folder: Path) -> NeuralForecaster:
     return NeuralForecaster(net, manifest)
 
 
-def manifest_digest(draft: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a manifest as JSON with sorted keys, without its ``digest``."""
-    content = {key: value for key, value in draft.items() if key != "digest"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-_RELOAD = "fetch the artifact again, or train the model anew"
-
-
-def _check_listing(folder: Path) -> None:
-    try:
-        kind = folder.lstat().st_mode
-        names = sorted(entry.name for entry in os.scandir(folder)) if stat.S_ISDIR(kind) else None
-    except OSError as reason:
-        raise ArtifactRefused(reason.strerror or "cannot be read", str(folder), "check the path") from reason
-    if names is None:
-        raise ArtifactRefused("is not a folder", str(folder), "give the folder that holds manifest.json")
-    if names != [MANIFEST_NAME, WEIGHTS_NAME]:
-        raise ArtifactRefused(
-            f"holds {names[:8]} instead of {MANIFEST_NAME} and {WEIGHTS_NAME} alone", str(folder), _RELOAD
-        )
-
-
-def _read_bounded(path: Path, limit: int) -> bytes:
-    """Return the bytes of a regular file of at most ``limit`` bytes; a link, a pipe or a larger file is refused."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as reason:
-        raise ArtifactRefused(
-            f"cannot be opened as a plain file ({reason.strerror})", str(path), "artifacts hold no links"
-        ) from reason
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ArtifactRefused("is not a plain file", str(path), _RELOAD)
-    with os.fdopen(descriptor, "rb") as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise ArtifactRefused(f"is larger than {limit} bytes", str(path), "no net of Foresail is that large")
-    return content
-
-
 def _parse_manifest(content: bytes, path: Path) -> ArtifactManifest:
     where = str(path)
-    try:
-        draft = json.loads(content, object_pairs_hook=_distinct_keys, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as reason:
-        raise ArtifactRefused(f"is not a manifest: {reason}", where, _RELOAD) from reason
-    version = draft.get("format_version") if isinstance(draft, dict) else None
-    if version != FORMAT_VERSION:
-        raise ArtifactRefused(
-            f"format version {version!r} is not {FORMAT_VERSION}", where, "load it with the version it is from"
-        )
-    try:
-        manifest = ArtifactManifest.model_validate(draft)
-        digest = manifest_digest(draft)
-    except ValueError as reason:
-        raise ArtifactRefused(f"is not a manifest: {_first_line(reason)}", where, _RELOAD) from reason
-    if digest != manifest.digest:
-        raise ArtifactRefused("was changed after it was written (its digest differs)", where, _RELOAD)
+    manifest = parse_manifest(content, where, ArtifactManifest, {"format_version": FORMAT_VERSION})
     spec = manifest.card.spec
     for claimed, expected in (
         (manifest.input_shapes, _input_shapes(spec)),
         (manifest.output_shapes, _output_shapes(spec)),
     ):
         if claimed != expected:
-            raise ArtifactRefused(f"shapes {claimed} are not those of its net, {expected}", where, _RELOAD)
+            raise ArtifactRefused(f"shapes {claimed} are not those of its net, {expected}", where, RELOAD)
     return manifest
-
-
-def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"a key appears twice among {keys[:8]}")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
-
-
-def _first_line(reason: Exception) -> str:
-    if isinstance(reason, ValidationError):
-        first = reason.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(reason)
 
 
 def _parse_weights(payload: bytes, where: str) -> dict[str, npt.NDArray[np.float32]]:
@@ -327,7 +246,7 @@ def _parse_weights(payload: bytes, where: str) -> dict[str, npt.NDArray[np.float
     try:
         arrays = safetensors.numpy.load(payload)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as reason:
-        raise ArtifactRefused(f"is not safetensors ({reason})", where, _RELOAD) from reason
+        raise ArtifactRefused(f"is not safetensors ({reason})", where, RELOAD) from reason
     return {name: _float32_array(name, array, where) for name, array in arrays.items()}
 
 
@@ -342,12 +261,12 @@ def _check_tensors(arrays: Mapping[str, npt.NDArray[np.float32]], spec: NetSpec,
     """Refuse weights that are not exactly those of the net of ``spec``, or not finite."""
     expected = expected_shapes(spec)
     if missing := sorted(expected.keys() - arrays.keys()):
-        raise ArtifactRefused(f"lacks tensors {missing[:8]}", where, _RELOAD)
+        raise ArtifactRefused(f"lacks tensors {missing[:8]}", where, RELOAD)
     if extra := sorted(arrays.keys() - expected.keys()):
-        raise ArtifactRefused(f"holds unknown tensors {extra[:8]}", where, _RELOAD)
+        raise ArtifactRefused(f"holds unknown tensors {extra[:8]}", where, RELOAD)
     for name, shape in expected.items():
         if arrays[name].shape != shape:
-            raise ArtifactRefused(f"tensor {name} has shape {arrays[name].shape}, not {shape}", where, _RELOAD)
+            raise ArtifactRefused(f"tensor {name} has shape {arrays[name].shape}, not {shape}", where, RELOAD)
         if not np.isfinite(arrays[name]).all():
             raise ArtifactRefused(f"tensor {name} holds a number that is not finite", where, "train the model anew")
 

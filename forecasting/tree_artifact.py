@@ -11,19 +11,26 @@ As with nets, a folder that differs in anything from what was written is refused
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
-import stat
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from forecasting.artifact import MANIFEST_BYTES, MANIFEST_NAME, ArtifactRefused, TrainingFacts, manifest_digest
+from forecasting.artifact import TrainingFacts
+from forecasting.artifact_files import (
+    MANIFEST_BYTES,
+    MANIFEST_NAME,
+    RELOAD,
+    ArtifactRefused,
+    check_listing,
+    manifest_digest,
+    parse_manifest,
+    read_bounded,
+    write_folder,
+)
 from forecasting.tree_features import TreeSpec
 from forecasting.trees import TreeForecaster, Trees
 
@@ -33,7 +40,6 @@ ARRAYS_NAME = "trees.safetensors"
 ARRAYS_BYTES = 64 << 20
 MAX_TREES, MAX_DEPTH = 2000, 10
 _SHA256 = r"^[0-9a-f]{64}$"
-_RELOAD = "fetch the artifact again, or fit the trees anew"
 _TYPES = {"first": np.float32, "feature": np.int32, "threshold": np.float32, "leaf": np.float32}
 
 
@@ -90,15 +96,7 @@ def write_trees(folder: Path, trees: Trees, card: TreeCard) -> TreeManifest:
     }
     draft["digest"] = manifest_digest(draft)
     manifest = TreeManifest.model_validate(draft)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (staging / ARRAYS_NAME).write_bytes(payload)
-        (staging / MANIFEST_NAME).write_text(json.dumps(draft, indent=1, sort_keys=True, allow_nan=False) + "\n")
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    write_folder(folder, draft, ARRAYS_NAME, payload)
     return manifest
 
 
@@ -111,16 +109,18 @@ def load_trees(folder: Path) -> TreeForecaster:
     import safetensors
     import safetensors.numpy
 
-    _check_listing(folder)
+    check_listing(folder, ARRAYS_NAME)
     where = str(folder / ARRAYS_NAME)
-    manifest = _parsed(_bytes_of(folder / MANIFEST_NAME, MANIFEST_BYTES), str(folder / MANIFEST_NAME))
-    payload = _bytes_of(folder / ARRAYS_NAME, ARRAYS_BYTES)
+    written = read_bounded(folder / MANIFEST_NAME, MANIFEST_BYTES)
+    kind = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    manifest = parse_manifest(written, str(folder / MANIFEST_NAME), TreeManifest, kind)
+    payload = read_bounded(folder / ARRAYS_NAME, ARRAYS_BYTES)
     if len(payload) != manifest.arrays_bytes or hashlib.sha256(payload).hexdigest() != manifest.arrays_sha256:
-        raise ArtifactRefused("the arrays are not those of the manifest (SHA-256 differs)", where, _RELOAD)
+        raise ArtifactRefused("the arrays are not those of the manifest (SHA-256 differs)", where, RELOAD)
     try:
         arrays = safetensors.numpy.load(payload)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as reason:
-        raise ArtifactRefused(f"is not safetensors ({reason})", where, _RELOAD) from reason
+        raise ArtifactRefused(f"is not safetensors ({reason})", where, RELOAD) from reason
     _check_arrays(arrays, manifest.card, where)
     card = manifest.card
     trees = Trees(arrays["first"], arrays["feature"], arrays["threshold"], arrays["leaf"])
@@ -136,12 +136,12 @@ def _check_arrays(arrays: dict[str, npt.NDArray[Any]], card: TreeCard, where: st
         "leaf": (leads, card.trees, 1 << card.depth, outputs),
     }
     if arrays.keys() != shapes.keys():
-        raise ArtifactRefused(f"holds arrays {sorted(arrays)[:8]}, not {sorted(shapes)}", where, _RELOAD)
+        raise ArtifactRefused(f"holds arrays {sorted(arrays)[:8]}, not {sorted(shapes)}", where, RELOAD)
     for name, shape in shapes.items():
         array = arrays[name]
         if array.shape != shape or array.dtype != _TYPES[name]:
             raise ArtifactRefused(
-                f"array {name} is {array.dtype}{array.shape}, not {np.dtype(_TYPES[name])}{shape}", where, _RELOAD
+                f"array {name} is {array.dtype}{array.shape}, not {np.dtype(_TYPES[name])}{shape}", where, RELOAD
             )
     if not (np.isfinite(arrays["first"]).all() and np.isfinite(arrays["leaf"]).all()):
         raise ArtifactRefused("an answer is not finite", where, "fit the trees anew")
@@ -149,63 +149,4 @@ def _check_arrays(arrays: dict[str, npt.NDArray[Any]], card: TreeCard, where: st
         raise ArtifactRefused("a threshold is not a number", where, "fit the trees anew")
     feature = arrays["feature"]
     if feature.min() < 0 or feature.max() >= card.spec.features:
-        raise ArtifactRefused(f"a question is about an input beyond the {card.spec.features}", where, _RELOAD)
-
-
-def _check_listing(folder: Path) -> None:
-    try:
-        names = sorted(path.name for path in folder.iterdir()) if stat.S_ISDIR(folder.lstat().st_mode) else None
-    except OSError as reason:
-        raise ArtifactRefused(reason.strerror or "cannot be read", str(folder), "check the path") from reason
-    if names != [MANIFEST_NAME, ARRAYS_NAME]:
-        what = "is not a folder" if names is None else f"holds {names[:8]}"
-        raise ArtifactRefused(f"{what} instead of {MANIFEST_NAME} and {ARRAYS_NAME} alone", str(folder), _RELOAD)
-
-
-def _bytes_of(path: Path, limit: int) -> bytes:
-    """Return the bytes of a regular file of at most ``limit`` bytes; a link, a pipe or a larger file is refused."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as reason:
-        raise ArtifactRefused(f"cannot be opened as a plain file ({reason.strerror})", str(path), _RELOAD) from reason
-    with os.fdopen(descriptor, "rb", closefd=True) as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ArtifactRefused("is not a plain file", str(path), _RELOAD)
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise ArtifactRefused(f"is larger than {limit} bytes", str(path), "no trees of Foresail are that large")
-    return content
-
-
-def _parsed(content: bytes, where: str) -> TreeManifest:
-    try:
-        draft = json.loads(content, object_pairs_hook=_distinct_keys, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as reason:
-        raise ArtifactRefused(f"is not a manifest: {reason}", where, _RELOAD) from reason
-    version = (draft.get("format"), draft.get("format_version")) if isinstance(draft, dict) else None
-    if version != (FORMAT, FORMAT_VERSION):
-        remedy = "load it with the version it is from"
-        raise ArtifactRefused(f"format {version} is not {(FORMAT, FORMAT_VERSION)}", where, remedy)
-    try:
-        manifest = TreeManifest.model_validate(draft)
-        digest = manifest_digest(draft)
-    except ValidationError as reason:
-        first = reason.errors(include_url=False, include_input=False)[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise ArtifactRefused(f"is not a manifest: {what}", where, _RELOAD) from reason
-    except ValueError as reason:
-        raise ArtifactRefused(f"is not a manifest: {reason}", where, _RELOAD) from reason
-    if digest != manifest.digest:
-        raise ArtifactRefused("was changed after it was written (its digest differs)", where, _RELOAD)
-    return manifest
-
-
-def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"a key appears twice among {keys[:8]}")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
+        raise ArtifactRefused(f"a question is about an input beyond the {card.spec.features}", where, RELOAD)
