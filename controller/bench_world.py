@@ -17,7 +17,7 @@ from forecasting.last_value import LastValueForecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
 from policies.decisions import Decision, Page
-from policies.fleet import Demand, FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.fleet import Demand, FleetState, NodeState, Phase, PoolKey, PoolState, ReplicaState
 from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
@@ -53,6 +53,10 @@ class StillFleet:
         """Return every pool."""
         return self._pools
 
+    def nodes(self) -> Mapping[str, NodeState]:
+        """Return none: nothing here depends on them."""
+        return {}
+
     def weights(self, model: str) -> Mapping[PoolKey, float]:
         """Return all of a model's traffic on its only pool."""
         return self._weights[model]
@@ -66,6 +70,18 @@ class StillFleet:
         raise AssertionError("nothing is written while ticks are measured")
 
     uncordon = restart = roll_back = cordon
+
+    def pause(self, pool: PoolKey) -> None:
+        """Refuse: everything is only observed."""
+        raise AssertionError("nothing is written while ticks are measured")
+
+    resume = pause
+
+    def avoid(self, node: str) -> None:
+        """Refuse: everything is only observed."""
+        raise AssertionError("nothing is written while ticks are measured")
+
+    stop_avoiding = avoid
 
     def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
         """Refuse: everything is only observed."""

@@ -6,6 +6,7 @@ everybody else they are mappings like any other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -72,7 +73,8 @@ class Scrapes(Mapping[str, ReplicaMetrics]):
         place = self._ids.place[name]
         if not self._scraped[place]:
             raise KeyError(name)
-        return ReplicaMetrics(*self._metrics[:, place].tolist())
+        # Every NaN is the same object, so that equal figures compare as equal.
+        return ReplicaMetrics(*[math.nan if math.isnan(v) else v for v in self._metrics[:, place].tolist()])
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, scraped in zip(self._ids.ids, self._scraped.tolist(), strict=True) if scraped)

@@ -13,7 +13,7 @@ from controller.by_replica import read_figures, read_scrapes
 from controller.errors import ObservationError
 from controller.ports import Cluster, FleetMetrics, MetricSource, Router
 from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
-from policies.roster import FIGURES, ROW, Bools, Floats, Told
+from policies.roster import FIGURES, ROW, Bools, Floats, told_from
 
 CLOCK_SKEW_S = 60.0
 """What is scraped further ahead of the controller's clock than this is not believed: it would look fresh for ever."""
@@ -56,6 +56,7 @@ def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) 
         service=service,
         gateway_queued=queued,
         missing=(*seen.missing, *unweighted, *(f"impossible:{what}" for what in impossible)),
+        nodes=cluster.nodes(),
     )
 
 
@@ -134,6 +135,7 @@ def _unambiguous(seen: FleetMetrics, pools: Sequence[PoolState]) -> FleetMetrics
         in_flight={name: told for name, told in seen.in_flight.items() if name not in shared},
         answered={name: told for name, told in seen.answered.items() if name not in shared},
         failed_answers={name: told for name, told in seen.failed_answers.items() if name not in shared},
+        unreached={name: told for name, told in seen.unreached.items() if name not in shared},
         missing=(
             *seen.missing,
             *(f"ambiguous:{p.key.replica(r.id)}" for p in pools for r in p.replicas if r.id in shared),
@@ -157,9 +159,10 @@ def _with_metrics(
         scraped &= metrics[ROW["observed_at"]] >= np.concatenate([pool.roster.requested_at for pool in pools])
     if not scraped.all():
         metrics = np.where(scraped, metrics, np.nan)
-    counts = np.array([read_figures(told, ids) for told in (seen.in_flight, seen.answered, seen.failed_answers)])
+    by_gateway = (seen.in_flight, seen.answered, seen.failed_answers, seen.unreached)
+    counts = np.array([read_figures(told, ids) for told in by_gateway])
     counts = np.where((counts >= 0) & (counts < MOST_COUNTED), counts, np.nan)  # what nobody could have counted
-    told = Told(counts[0], counts[1], counts[2], scraped, metrics)
+    told = told_from(counts, scraped, metrics)
     joined = []
     first = 0
     for pool in pools:

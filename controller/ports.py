@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, FailOver, Page
-from policies.fleet import Demand, FleetState, PoolKey, PoolState, ReplicaMetrics, ServiceLevel
+from policies.fleet import Demand, FleetState, NodeState, PoolKey, PoolState, ReplicaMetrics, ServiceLevel
 from policies.memory import PolicyMemory
 
 
@@ -26,8 +26,8 @@ class Clock(Protocol):
 class FleetMetrics:
     """What the metrics store had to say. A missing key was not observed.
 
-    ``replicas``, ``in_flight``, ``answered`` and ``failed_answers`` (see ``ReplicaState``) are by replica id, the
-    others by model.
+    ``replicas`` and what the gateway counts (``in_flight``, ``answered``, ``failed_answers``, ``unreached``; see
+    ``ReplicaState``) are by replica id, the others by model.
     """
 
     replicas: Mapping[str, ReplicaMetrics] = field(default_factory=dict)
@@ -38,6 +38,7 @@ class FleetMetrics:
     missing: tuple[str, ...] = ()
     answered: Mapping[str, float] = field(default_factory=dict)
     failed_answers: Mapping[str, float] = field(default_factory=dict)
+    unreached: Mapping[str, float] = field(default_factory=dict)
 
 
 class MetricSource(Protocol):
@@ -53,6 +54,10 @@ class Cluster(Protocol):
 
     def pools(self) -> tuple[PoolState, ...]:
         """Return every pool with its replicas, without metrics and weights; raises ObservationError."""
+        ...
+
+    def nodes(self) -> Mapping[str, NodeState]:
+        """Return the nodes that are known, by name; none where the platform tells of none. Raises ObservationError."""
         ...
 
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
@@ -72,7 +77,23 @@ class Cluster(Protocol):
         ...
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
-        """Give the pool's replicas the template of ``revision``."""
+        """Give the pool's replicas the template of ``revision``, and end a pause of its rollout."""
+        ...
+
+    def pause(self, pool: PoolKey) -> None:
+        """Let a rollout of the pool go no further."""
+        ...
+
+    def resume(self, pool: PoolKey) -> None:
+        """Let the rollout of the pool go on."""
+        ...
+
+    def avoid(self, node: str) -> None:
+        """Place no replica on that node any more; those that are there stay."""
+        ...
+
+    def stop_avoiding(self, node: str) -> None:
+        """Place replicas there again."""
         ...
 
 
@@ -136,7 +157,19 @@ TickPhase: TypeAlias = Literal["observe", "forecast", "decide", "act", "record"]
 PhaseTimer: TypeAlias = Callable[[TickPhase], AbstractContextManager[None]]
 """What the loop goes through in each phase of a tick, for whoever wants to know how long it took."""
 
-Act: TypeAlias = Literal["cordon", "uncordon", "restart", "page", "weights", "scale"]
+Act: TypeAlias = Literal[
+    "cordon",
+    "uncordon",
+    "restart",
+    "roll back",
+    "pause",
+    "resume",
+    "avoid",
+    "stop avoiding",
+    "page",
+    "weights",
+    "scale",
+]
 Outcome: TypeAlias = Literal["done", "held", "failed"]
 
 

@@ -16,6 +16,7 @@ from policies.roster import Roster, Told, states, told_of
 __all__ = [
     "Demand",
     "FleetState",
+    "NodeState",
     "Phase",
     "PoolKey",
     "PoolState",
@@ -128,6 +129,9 @@ class PoolState:
         version: Version of the platform's object, the precondition of a write.
         weight: Share of the requests that come to its stage, in [0, 1]; NaN when the route could not be read.
         revision: Revision that new replicas get.
+        revision_at: When it became that; NaN where the platform does not tell.
+        revisions: Those that can be rolled back to, the oldest first; empty where the platform does not tell.
+        paused: Whether its rollout goes no further.
         stable_revision: Last revision recorded as good; empty when none is known.
         owner: Another controller that owns the replica count; empty when nobody else does.
         roster: What the platform says of the replicas, side by side.
@@ -147,6 +151,9 @@ class PoolState:
     revision: str = "1"
     stable_revision: str = ""
     owner: str = ""
+    revision_at: float = math.nan
+    revisions: tuple[str, ...] = ()
+    paused: bool = False
     roster: Roster = field(init=False, repr=False, compare=False)
     told: Told = field(init=False, repr=False, compare=False)
 
@@ -204,7 +211,27 @@ _OF_PLATFORM = (
     "revision",
     "stable_revision",
     "owner",
+    "revision_at",
+    "revisions",
+    "paused",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """One machine, as the platform tells it.
+
+    Attributes:
+        ready: Whether the platform reaches it and finds it in order.
+        since_at: Since when it is, or is not.
+        leaving: Whether it is going to be taken away: reclaimed, drained or under maintenance.
+        avoided: Whether nothing more is placed there.
+    """
+
+    ready: bool
+    since_at: float
+    leaving: bool = False
+    avoided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +267,7 @@ class FleetState:
         service: Service level per model, absent when not observed.
         gateway_queued: Requests held at the gateway per model because no replica could take them.
         missing: Signals that were expected and not there, as ``signal:subject``.
+        nodes: Where replicas are or could be, by name; empty where the platform tells of none.
     """
 
     at: float
@@ -248,6 +276,7 @@ class FleetState:
     service: Mapping[str, ServiceLevel] = field(default_factory=dict)
     gateway_queued: Mapping[str, float] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    nodes: Mapping[str, NodeState] = field(default_factory=dict)
     # Made from ``pools``, since a decision asks for those of each model a dozen times; no part of what is recorded.
     _by_model: Mapping[str, tuple[PoolState, ...]] = field(init=False, repr=False, compare=False)
     _stages: Mapping[str, tuple[Stage, ...]] = field(init=False, repr=False, compare=False)
@@ -266,7 +295,7 @@ class FleetState:
         """Return the fleet under this demand."""
         fleet = object.__new__(FleetState)
         put = object.__setattr__
-        for name in ("at", "pools", "service", "gateway_queued", "missing", "_by_model", "_stages"):
+        for name in ("at", "pools", "service", "gateway_queued", "missing", "nodes", "_by_model", "_stages"):
             put(fleet, name, getattr(self, name))
         put(fleet, "demand", demand)
         return fleet

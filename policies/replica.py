@@ -23,7 +23,10 @@ class ReplicaMetrics:
 
     Counters (``*_total``) only grow, except that a restarted engine begins again at zero.
     Latencies are over the requests that finished in the scrape window; NaN when none did. ``failed_requests_total``
-    are those that the engine could not serve through a fault of its own; what it refused is not among them.
+    are those that the engine could not serve through a fault of its own; what it refused is not among them;
+    ``aborted_requests_total`` those that their clients gave up. ``preemptions_total`` counts requests that lost their
+    KV cache to others. Of its GPUs, where they are exported: ``gpu_xid`` is the newest Xid error (0 for none),
+    ``gpu_power_ratio`` and ``gpu_clock_ratio`` are power and SM clock as shares of their limits, the least of several.
     """
 
     observed_at: float
@@ -37,6 +40,11 @@ class ReplicaMetrics:
     failed_requests_total: float = math.nan
     ttft_p95_s: float = math.nan
     tpot_mean_s: float = math.nan
+    preemptions_total: float = math.nan
+    aborted_requests_total: float = math.nan
+    gpu_xid: float = math.nan
+    gpu_power_ratio: float = math.nan
+    gpu_clock_ratio: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,12 @@ class ReplicaState:
             or 504 from the replica itself; not 4xx, nor 503, which says busy). NaN where no gateway counts them.
         metrics: None when it has never been scraped in this life.
         placed_at: When it was given its GPUs; NaN while it has none, and where the platform does not tell.
+        unreached_requests_total: Requests that the gateway could not hand to this life: no connection to it. NaN where
+            no gateway counts them.
+        exit_reason: Why its engine last exited, in the platform's words (``OOMKilled``, ``Error``); empty when it never
+            did, or nobody says.
+        waiting_reason: Why it is not on its way to READY, in the platform's words (``CrashLoopBackOff``,
+            ``ImagePullBackOff``, ``Unschedulable``); empty when nothing is known to hold it.
     """
 
     id: str
@@ -70,6 +84,9 @@ class ReplicaState:
     answered_requests_total: float = math.nan
     failed_answers_total: float = math.nan
     placed_at: float = math.nan
+    unreached_requests_total: float = math.nan
+    exit_reason: str = ""
+    waiting_reason: str = ""
 
     @property
     def begun_at(self) -> float:

@@ -28,6 +28,9 @@ FIGURES = tuple(field.name for field in fields(ReplicaMetrics))
 ROW = {name: row for row, name in enumerate(FIGURES)}
 
 _READ_FIGURES = attrgetter(*FIGURES)
+_READ_COUNTS = attrgetter(
+    "in_flight_requests", "answered_requests_total", "failed_answers_total", "unreached_requests_total"
+)
 _NOTHING = (np.nan,) * len(FIGURES)
 
 
@@ -145,6 +148,7 @@ class Told:
         in_flight: ``float64[R]``, requests that the gateway has sent and not seen end.
         answered: ``float64[R]``, answers that the gateway saw end as they should.
         failed: ``float64[R]``, errors that the gateway saw.
+        unreached: ``float64[R]``, requests that the gateway found no connection for.
         scraped: ``bool[R]``, whether the engine was scraped in this life.
         metrics: ``float64[F, R]``, rows as in ``FIGURES``; NaN where it was not scraped.
     """
@@ -152,6 +156,7 @@ class Told:
     in_flight: Floats
     answered: Floats
     failed: Floats
+    unreached: Floats
     scraped: Bools
     metrics: Floats
 
@@ -167,16 +172,27 @@ class Told:
     def between(self, first: int, last: int) -> Told:
         """Return what was said of the replicas from ``first`` to before ``last``."""
         cut = slice(first, last)
-        return Told(self.in_flight[cut], self.answered[cut], self.failed[cut], self.scraped[cut], self.metrics[:, cut])
+        return Told(
+            self.in_flight[cut],
+            self.answered[cut],
+            self.failed[cut],
+            self.unreached[cut],
+            self.scraped[cut],
+            self.metrics[:, cut],
+        )
 
 
 def told_of(replicas: Sequence[ReplicaState]) -> Told:
     """Return what single replicas hold, side by side."""
-    counts = np.array(
-        [(r.in_flight_requests, r.answered_requests_total, r.failed_answers_total) for r in replicas], np.float64
-    ).reshape(len(replicas), 3)
+    counts = np.array([_READ_COUNTS(replica) for replica in replicas], np.float64).reshape(len(replicas), 4)
     scraped = np.array([r.metrics is not None for r in replicas], np.bool_)
-    return Told(counts[:, 0], counts[:, 1], counts[:, 2], scraped, figures_of([r.metrics for r in replicas]))
+    return told_from(counts.T, scraped, figures_of([r.metrics for r in replicas]))
+
+
+def told_from(counts: Floats, scraped: Bools, metrics: Floats) -> Told:
+    """Return what was said, given ``float64[4, R]`` of the gateway's counts in the order of the fields of ``Told``."""
+    in_flight, answered, failed, unreached = counts
+    return Told(in_flight, answered, failed, unreached, scraped, metrics)
 
 
 def figures_of(metrics: Sequence[ReplicaMetrics | None]) -> Floats:
@@ -203,12 +219,16 @@ def states(roster: Roster, told: Told) -> tuple[ReplicaState, ...]:
                 answered,
                 failed,
                 r.placed_at,
+                unreached,
+                r.exit_reason,
+                r.waiting_reason,
             )
-            for r, in_flight, answered, failed, scraped, figures in zip(
+            for r, in_flight, answered, failed, unreached, scraped, figures in zip(
                 roster.replicas,
                 _listed(told.in_flight),
                 _listed(told.answered),
                 _listed(told.failed),
+                _listed(told.unreached),
                 told.scraped.tolist(),
                 _listed(told.metrics.T),
                 strict=True,
@@ -239,6 +259,7 @@ def joined(parts: Sequence[Told]) -> Told:
             np.concatenate([part.in_flight for part in parts]),
             np.concatenate([part.answered for part in parts]),
             np.concatenate([part.failed for part in parts]),
+            np.concatenate([part.unreached for part in parts]),
             np.concatenate([part.scraped for part in parts]),
             np.concatenate([part.metrics for part in parts], axis=1),
         )

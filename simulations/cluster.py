@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from controller.errors import ActuationError
-from policies.fleet import PoolKey, PoolState
+from policies.fleet import NodeState, PoolKey, PoolState
 from simulations.clock import VirtualClock
 from simulations.fleet_replica import FleetReplica
 from simulations.pool import SimulatedPool
@@ -21,6 +21,10 @@ class SimulatedCluster:
     def pools(self) -> tuple[PoolState, ...]:
         """Return every pool with its replicas, without metrics and weights."""
         return tuple(pool.state() for pool in self._pools.values())
+
+    def nodes(self) -> Mapping[str, NodeState]:
+        """Return the nodes that are known, by name."""
+        return {}
 
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
         """Ask for ``replicas``; asking for what was last asked for changes nothing, whatever the version.
@@ -62,6 +66,22 @@ class SimulatedCluster:
             ActuationError: If the pool or the revision is unknown.
         """
         self._pool(pool).roll_back(revision, self._clock.now())
+
+    def pause(self, pool: PoolKey) -> None:
+        """Let a rollout of the pool go no further; raises ActuationError."""
+        raise ActuationError(f"{pool}: rollouts cannot be paused here yet", "simulated cluster")
+
+    def resume(self, pool: PoolKey) -> None:
+        """Let the rollout of the pool go on; raises ActuationError."""
+        raise ActuationError(f"{pool}: rollouts cannot be paused here yet", "simulated cluster")
+
+    def avoid(self, node: str) -> None:
+        """Place no replica on that node any more; raises ActuationError."""
+        raise ActuationError(f"{node}: nodes cannot be avoided here yet", "simulated cluster")
+
+    def stop_avoiding(self, node: str) -> None:
+        """Place replicas there again; raises ActuationError."""
+        raise ActuationError(f"{node}: nodes cannot be avoided here yet", "simulated cluster")
 
     def _pool(self, key: PoolKey) -> SimulatedPool:
         try:

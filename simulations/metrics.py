@@ -14,6 +14,7 @@ from controller.by_replica import Figures, Ids, Scrapes
 from controller.errors import ObservationError
 from controller.ports import FleetMetrics
 from policies.fleet import Demand, Phase, ServiceLevel
+from policies.roster import FIGURES
 from policies.slo import ServiceObjective
 from simulations.clock import EventQueue
 from simulations.fleet_kernel import FleetKernel
@@ -26,7 +27,7 @@ _SAMPLED = (
     "at", "running", "queued", "kv_cache_ratio", "steps_total", "prompt_tokens_total", "output_tokens_total",
     "finished_total", "failed_total", "ttft_p95_s", "tpot_mean_s",
 )  # fmt: skip
-"""Columns of a sample, in the order of the fields of ``ReplicaMetrics``."""
+"""Columns of a sample, in the order of the fields of ``ReplicaMetrics``; of the last of those it has none."""
 
 _COLUMNS = SAMPLE.names or ()
 _FIGURES = [_COLUMNS.index(name) for name in _SAMPLED]
@@ -205,7 +206,8 @@ class SimulatedMetrics:
         place = np.where(visible, sampled_at, -1.0).argmax(axis=1)
         newest = state.samples[rows, place]
         known = visible[np.arange(len(rows)), place] & (newest["there"] != 0)
-        metrics = newest.view(np.float64).reshape(len(rows), len(_COLUMNS)).T[_FIGURES]
+        metrics = np.full((len(FIGURES), len(rows)), np.nan)
+        metrics[: len(_FIGURES)] = newest.view(np.float64).reshape(len(rows), len(_COLUMNS)).T[_FIGURES]
         metrics[0] += epoch_at
         missing: list[str] = []
         for silent in np.flatnonzero(~known).tolist():

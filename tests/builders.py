@@ -26,6 +26,7 @@ from policies.engine_profile import EngineProfile
 from policies.fleet import (
     Demand,
     FleetState,
+    NodeState,
     Phase,
     PoolKey,
     PoolState,
@@ -266,7 +267,26 @@ class FakeCluster:
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         self._allowed("roll back")
-        self.states[pool] = replace(self.states[pool], revision=revision)
+        self.states[pool] = replace(self.states[pool], revision=revision, paused=False)
+
+    def nodes(self) -> Mapping[str, NodeState]:
+        return {}
+
+    def pause(self, pool: PoolKey) -> None:
+        self._allowed("pause")
+        self.states[pool] = replace(self.states[pool], paused=True)
+
+    def resume(self, pool: PoolKey) -> None:
+        self._allowed("resume")
+        self.states[pool] = replace(self.states[pool], paused=False)
+
+    def avoid(self, node: str) -> None:
+        self._allowed("avoid")
+        self.writes.append(("avoid", node))
+
+    def stop_avoiding(self, node: str) -> None:
+        self._allowed("stop avoiding")
+        self.writes.append(("stop avoiding", node))
 
     def _allowed(self, verb: str) -> None:
         if verb in self.refuses:

@@ -20,7 +20,7 @@ from controller.ports import FleetMetrics, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import Policy, Remediation
-from policies.fleet import Demand, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState, ServiceLevel
+from policies.fleet import Demand, NodeState, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState, ServiceLevel
 from policies.settings import PolicySettings
 from tests.builders import AT, KEY, RATE, FixedClock, ListAudit, ListNotifier, settings
 
@@ -254,6 +254,21 @@ class World:
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         self._note("roll back", f"{pool} {revision}")
+
+    def nodes(self) -> Mapping[str, NodeState]:
+        return {}
+
+    def pause(self, pool: PoolKey) -> None:
+        self._note("pause", str(pool))
+
+    def resume(self, pool: PoolKey) -> None:
+        self._note("resume", str(pool))
+
+    def avoid(self, node: str) -> None:
+        self._note("avoid", node)
+
+    def stop_avoiding(self, node: str) -> None:
+        self._note("stop avoiding", node)
 
     def weights(self, model: str) -> Mapping[PoolKey, float]:
         return {key: share for key, share in self.shares.items() if key.model == model}

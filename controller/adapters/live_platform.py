@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from controller.adapters.system_clock import SystemClock
 from controller.errors import ActuationError, ObservationError, StalePlan
 from controller.redaction import without_credentials
-from policies.fleet import Phase, PoolKey, PoolState, ReplicaState, Role
+from policies.fleet import NodeState, Phase, PoolKey, PoolState, ReplicaState, Role
 
 MOST_ANSWER_BYTES = 8 * 1024 * 1024
 MOST_TOKEN_BYTES = 4096
@@ -101,6 +101,10 @@ class LivePlatform:
             raise ObservationError(f"{', '.join(twice)} is listed twice by the platform", self._settings.url)
         return pools
 
+    def nodes(self) -> Mapping[str, NodeState]:
+        """Return none: all replicas share this machine."""
+        return {}
+
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
         """Ask for ``replicas``; see ``controller.ports.Cluster.scale``.
 
@@ -126,6 +130,21 @@ class LivePlatform:
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         """Give the pool's replicas the template of ``revision``; raises ActuationError."""
         self._act("POST", f"{_pool_path(pool)}/rollback", {"revision": revision})
+
+    def pause(self, pool: PoolKey) -> None:
+        """Let a rollout of the pool go no further; raises ActuationError."""
+        self._act("POST", f"{_pool_path(pool)}/pause")
+
+    def resume(self, pool: PoolKey) -> None:
+        """Let the rollout of the pool go on; raises ActuationError."""
+        self._act("POST", f"{_pool_path(pool)}/resume")
+
+    def avoid(self, node: str) -> None:
+        """Refuse: there is no other node; raises ActuationError."""
+        raise ActuationError(f"{node}: the live stack has one machine, nothing can be placed elsewhere", node)
+
+    def stop_avoiding(self, node: str) -> None:
+        """Do nothing: no node is ever avoided here."""
 
     # Router
 

@@ -26,7 +26,7 @@ from controller.ports import FleetMetrics
 from controller.settings import Settings
 from forecasting.series import LoadSeries
 from policies.decisions import Page
-from policies.fleet import PoolKey, PoolState
+from policies.fleet import NodeState, PoolKey, PoolState
 from policies.slo import ServiceObjective
 from simulations.faults import Fault
 from simulations.fleet import SimulatedFleet
@@ -218,6 +218,21 @@ class _Remote:
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         self._world.write("roll_back", pool, revision)
+
+    def nodes(self) -> Mapping[str, NodeState]:
+        return {}
+
+    def pause(self, pool: PoolKey) -> None:
+        self._world.write("pause", pool)
+
+    def resume(self, pool: PoolKey) -> None:
+        self._world.write("resume", pool)
+
+    def avoid(self, node: str) -> None:
+        raise ActuationError(f"{node}: nothing is known of nodes")
+
+    def stop_avoiding(self, node: str) -> None:
+        raise ActuationError(f"{node}: nothing is known of nodes")
 
     def weights(self, model: str) -> Mapping[PoolKey, float]:
         shares: Mapping[PoolKey, float] = self._world.weights(model)
