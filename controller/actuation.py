@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from controller.acts import named
 from controller.errors import ActuationError
 from controller.modes import Mode, ModeSettings
 from controller.ports import Act, ActResult, Clock, Cluster, Notifier, Router
 from controller.recommendations import Recommendations
-from policies.decisions import CordonReplica, Decision, FailOver, Page, RestartReplica, UncordonReplica
+from policies.decisions import (
+    AvoidNode,
+    CordonReplica,
+    Decision,
+    FailOver,
+    Page,
+    PauseRollout,
+    Remediation,
+    RestartReplica,
+    ResumeRollout,
+    RollBack,
+    UncordonReplica,
+)
 
 Write = Callable[[], None]
 
@@ -59,39 +72,37 @@ class Actuator:
 
     def _acts(self, decision: Decision) -> Iterator[tuple[Act, str, Mode, Write]]:
         for remedy in decision.remediations:
-            match remedy:
-                case CordonReplica(replica=replica, pool=pool):
-                    yield (
-                        "cordon",
-                        pool.replica(replica),
-                        self.modes.healing,
-                        partial(self._cluster.cordon, pool, replica),
-                    )
-                case UncordonReplica(replica=replica, pool=pool):
-                    yield (
-                        "uncordon",
-                        pool.replica(replica),
-                        self.modes.healing,
-                        partial(self._cluster.uncordon, pool, replica),
-                    )
-                case RestartReplica(replica=replica, pool=pool):
-                    yield (
-                        "restart",
-                        pool.replica(replica),
-                        self.modes.healing,
-                        partial(self._cluster.restart, pool, replica),
-                    )
-                case Page(subject=subject):
-                    tells = Mode.OBSERVE if self.modes.healing is Mode.OBSERVE else Mode.AUTO
-                    yield "page", subject, tells, partial(self._notifier.page, remedy, decision.at)
-                case FailOver():
-                    pass  # carried out by the traffic plan of the same decision
+            write, name = self._write_of(remedy, decision.at), named(remedy)
+            if write is not None and name is not None:
+                tells = Mode.OBSERVE if self.modes.healing is Mode.OBSERVE else Mode.AUTO
+                yield name.act, name.subject, tells if name.act == "page" else self.modes.healing, write
         for traffic in decision.traffic:
             write = partial(self._router.set_weights, traffic.model, traffic.weights)
             yield "weights", traffic.model, self.modes.traffic, write
         for plan in decision.scaling:
             write = partial(self._cluster.scale, plan.pool, plan.desired, plan.version, plan.retire_first)
             yield "scale", str(plan.pool), self.modes.scaling, write
+
+    def _write_of(self, remedy: Remediation, at: float) -> Write | None:
+        """Return what does it; None for a failover, which the traffic plan of the same decision carries out."""
+        match remedy:
+            case CordonReplica(replica=replica, pool=pool):
+                return partial(self._cluster.cordon, pool, replica)
+            case UncordonReplica(replica=replica, pool=pool):
+                return partial(self._cluster.uncordon, pool, replica)
+            case RestartReplica(replica=replica, pool=pool):
+                return partial(self._cluster.restart, pool, replica)
+            case RollBack(pool=pool, revision=revision):
+                return partial(self._cluster.roll_back, pool, revision)
+            case PauseRollout(pool=pool) | ResumeRollout(pool=pool):
+                pauses = isinstance(remedy, PauseRollout)
+                return partial(self._cluster.pause if pauses else self._cluster.resume, pool)
+            case AvoidNode(node=node):
+                return partial(self._cluster.avoid, node)
+            case Page():
+                return partial(self._notifier.page, remedy, at)
+            case FailOver():
+                return None
 
     def _why_not(self, mode: Mode, expires_at: float) -> str:
         """Return what forbids a write at this moment; empty when nothing does."""

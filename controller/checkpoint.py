@@ -20,7 +20,21 @@ from controller.errors import AuditError, ObservationError
 from controller.loop import memory_after
 from controller.modes import Mode, ModeSettings
 from controller.ports import Act, ActResult, ActsRecord, Cluster, Outcome, Router
-from policies.decisions import CordonReplica, Decision, Page, RestartReplica, ScalingPlan, TrafficPlan, UncordonReplica
+from policies.decisions import (
+    AvoidNode,
+    CordonReplica,
+    Decision,
+    FailOver,
+    Page,
+    PauseRollout,
+    Remediation,
+    RestartReplica,
+    ResumeRollout,
+    RollBack,
+    ScalingPlan,
+    TrafficPlan,
+    UncordonReplica,
+)
 from policies.fleet import FleetState, PoolKey, PoolState, ReplicaState
 from policies.memory import PolicyMemory
 from policies.wire_reader import read_back
@@ -148,24 +162,38 @@ class _Look:
         pools = cluster.pools()
         self._pools = {pool.key: pool for pool in pools}
         self._now = _by_name(pools)
+        avoiding = any(isinstance(remedy, AvoidNode) for remedy in decision.remediations)
+        self._nodes = cluster.nodes() if avoiding else {}
         self._weights = {plan.model: _shares(router, plan.model) for plan in decision.traffic}
 
     def at(self, decision: Decision, modes: ModeSettings) -> Iterator[ActResult]:
         """Yield what became of each act, in the order in which they are carried out."""
-        for remedy in decision.remediations:
-            match remedy:
-                case CordonReplica(replica=replica, pool=pool):
-                    yield self._of_replica("cordon", pool.replica(replica), lambda now, _: now.cordoned)
-                case UncordonReplica(replica=replica, pool=pool):
-                    yield self._of_replica("uncordon", pool.replica(replica), lambda now, _: not now.cordoned)
-                case RestartReplica(replica=replica, pool=pool):
-                    yield self._of_replica("restart", pool.replica(replica), _lives_anew, gone="done")
-                case Page(subject=subject):
-                    yield _of_page(subject, modes)
+        found = (self._of_remedy(remedy, modes) for remedy in decision.remediations)
+        yield from (result for result in found if result is not None)
         for traffic in decision.traffic:
             yield self._of_weights(traffic)
         for plan in decision.scaling:
             yield self._of_scale(plan)
+
+    def _of_remedy(self, remedy: Remediation, modes: ModeSettings) -> ActResult | None:
+        match remedy:
+            case CordonReplica(replica=replica, pool=pool):
+                return self._of_replica("cordon", pool.replica(replica), lambda now, _: now.cordoned)
+            case UncordonReplica(replica=replica, pool=pool):
+                return self._of_replica("uncordon", pool.replica(replica), lambda now, _: not now.cordoned)
+            case RestartReplica(replica=replica, pool=pool):
+                return self._of_replica("restart", pool.replica(replica), _lives_anew, gone="done")
+            case RollBack(pool=pool):
+                return self._of_pool("roll back", pool, lambda now: now.revision == remedy.revision)
+            case PauseRollout(pool=pool) | ResumeRollout(pool=pool):
+                pauses = isinstance(remedy, PauseRollout)
+                return self._of_pool("pause" if pauses else "resume", pool, lambda now: now.paused == pauses)
+            case AvoidNode(node=node):
+                return self._of_node(node)
+            case Page(subject=subject):
+                return _of_page(subject, modes)
+            case FailOver():
+                return None
 
     def _of_replica(
         self, act: Act, name: str, shown: Callable[[ReplicaState, ReplicaState | None], bool], gone: Outcome = "failed"
@@ -176,6 +204,22 @@ class _Look:
         if shown(now, self._before.get(name)):
             return ActResult(act, name, "done", "the platform shows it")
         return ActResult(act, name, "held", "the platform shows nothing of it")
+
+    def _of_pool(self, act: Act, key: PoolKey, shown: Callable[[PoolState], bool]) -> ActResult:
+        pool = self._pools.get(key)
+        if pool is None:
+            return ActResult(act, str(key), "failed", "the pool is gone")
+        if shown(pool):
+            return ActResult(act, str(key), "done", "the platform shows it")
+        return ActResult(act, str(key), "held", "the platform shows nothing of it")
+
+    def _of_node(self, name: str) -> ActResult:
+        node = self._nodes.get(name)
+        if node is None:
+            return ActResult("avoid", name, "failed", "the node is gone")
+        if node.avoided:
+            return ActResult("avoid", name, "done", "the platform shows it")
+        return ActResult("avoid", name, "held", "the platform shows nothing of it")
 
     def _of_weights(self, plan: TrafficPlan) -> ActResult:
         now = self._weights[plan.model]

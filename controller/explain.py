@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -153,7 +154,7 @@ def _plans(decision: Json) -> Section:
         shares = ", ".join(f"{pool} {weight:.0%}" for pool, weight in plan["weights"].items())
         rows.append(("weights", plan["model"], shares))
     for remedy in decision.get("remediations") or ():
-        subject = remedy.get("replica") or remedy.get("model") or remedy.get("subject") or ""
+        subject = next((remedy[key] for key in ("replica", "model", "subject", "node", "pool") if remedy.get(key)), "")
         rows.append((_verb(remedy["type"]), subject, remedy["cause"]))
     return Section("Decided", ("act", "subject", "what"), tuple(rows), "" if rows else "nothing to do")
 
@@ -213,10 +214,11 @@ def _pruned(record: Json) -> str:
 def _verb(type_name: str) -> str:
     """Return the verb in a remediation's class name.
 
-    >>> _verb("CordonReplica"), _verb("FailOver")
-    ('cordon', 'fail over')
+    >>> _verb("CordonReplica"), _verb("FailOver"), _verb("PauseRollout")
+    ('cordon', 'fail over', 'pause')
     """
-    return {"FailOver": "fail over"}.get(type_name, type_name.removesuffix("Replica").lower())
+    words = re.findall("[A-Z][a-z]*", type_name)
+    return " ".join(words if words[-1] not in ("Replica", "Rollout") else words[:-1]).lower()
 
 
 def _total(metrics: Sequence[Json], name: str) -> float | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from controller.acts import named
 from controller.modes import Mode, ModeSettings
 from controller.ports import Act, Notifier
-from policies.decisions import CordonReplica, Decision, RestartReplica, UncordonReplica
+from policies.decisions import Decision, Page
 
 
 class Recommendations:
@@ -29,14 +30,8 @@ class Recommendations:
 
     def _wanted(self, decision: Decision) -> Iterator[tuple[tuple[Act, str], str]]:
         if self._modes.healing is Mode.RECOMMEND:
-            for remedy in decision.remediations:
-                match remedy:
-                    case CordonReplica(replica=name, pool=pool, cause=cause):
-                        yield ("cordon", f"{pool}/{name}"), f"cordon {name}: {cause}"
-                    case UncordonReplica(replica=name, pool=pool, cause=cause):
-                        yield ("uncordon", f"{pool}/{name}"), f"uncordon {name}: {cause}"
-                    case RestartReplica(replica=name, pool=pool, cause=cause):
-                        yield ("restart", f"{pool}/{name}"), f"restart {name}: {cause}"
+            names = [named(remedy) for remedy in decision.remediations if not isinstance(remedy, Page)]
+            yield from (((name.act, name.subject), name.words) for name in names if name is not None)
         if self._modes.traffic is Mode.RECOMMEND:
             for traffic in decision.traffic:
                 shares = ", ".join(f"{key.pool} {weight:.0%}" for key, weight in sorted(traffic.weights.items()))

@@ -25,6 +25,7 @@ from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolOption, PoolSettings
 from policies.progress import taking_prompts
+from policies.revisions import watch_revisions
 from policies.scaling import steer_margin
 from policies.set_back import follow_clock
 from policies.settings import PolicySettings
@@ -75,7 +76,12 @@ def decide(
     draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
     diagnoses = diagnose(fleet, seen.anomalies)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
-    course = heal(fleet, diagnoses, seen, memory, lead_times, least, settings.healing)
+    for pool in fleet.pools:
+        sick = {d.subject for d in diagnoses if d.pool == pool.key}
+        draft.pools[str(pool.key)] = watch_revisions(pool, draft.pools[str(pool.key)], sick, fleet.at)
+    informed = replace(memory, pools={**memory.pools, **draft.pools})
+    course = heal(fleet, diagnoses, seen, informed, lead_times, least, settings.healing)
+    draft.pools.update(course.pools)
     draft.reasons += course.reasons
 
     fit, why = fit_for_use(fleet, forecasts, memory, settings)
@@ -115,6 +121,7 @@ def decide(
             seen.memory,
             course.actions,
             course.cordons,
+            course.runs,
             course.pages,
             decided_at=fleet.at,
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from forecasting.forecast import LoadForecast
 from policies.fleet import FleetState, PoolKey
@@ -68,7 +68,10 @@ class Anomaly:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is believed to be wrong, after the failure catalogue (F1 to F20, or ``unknown``), in one sentence."""
+    """What is believed to be wrong, after the failure catalogue (F1 to F20, or ``unknown``), in one sentence.
+
+    ``subject`` is the id of a replica, or empty where it is about the whole pool. ``name`` is that of the cause.
+    """
 
     cause: str
     subject: str
@@ -76,6 +79,8 @@ class Diagnosis:
     since_at: float
     families: tuple[str, ...]
     sentence: str
+    scope: Literal["replica", "pool"] = "replica"
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,40 @@ class RestartReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class AvoidNode:
+    """Place nothing on a node any more; what is there stays."""
+
+    node: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRollout:
+    """Let the rollout of a pool go no further."""
+
+    pool: PoolKey
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRollout:
+    """Let the rollout of a pool go on."""
+
+    pool: PoolKey
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Give the replicas of a pool the template of ``revision`` again, instead of that of ``bad``."""
+
+    pool: PoolKey
+    revision: str
+    bad: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class FailOver:
     """Move the traffic of a failing pool to another one; carried out by the traffic plan of the same decision."""
 
@@ -124,7 +163,17 @@ class Page:
     message: str
 
 
-Remediation: TypeAlias = CordonReplica | UncordonReplica | RestartReplica | FailOver | Page
+Remediation: TypeAlias = (
+    CordonReplica
+    | UncordonReplica
+    | RestartReplica
+    | AvoidNode
+    | PauseRollout
+    | ResumeRollout
+    | RollBack
+    | FailOver
+    | Page
+)
 
 
 @dataclass(frozen=True, slots=True)

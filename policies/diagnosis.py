@@ -5,27 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
+from policies.causes import ERRORS, EXITED, EXPORTER, HANG, START_OVERDUE, STRAGGLER, UNKNOWN, Cause
 from policies.decisions import Anomaly, Diagnosis
 from policies.fleet import FleetState, Phase, PoolKey, ReplicaState
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One row of the failure catalogue that this table can tell."""
-
-    code: str
-    title: str
-
-
-HANG = Cause("F1", "engine hangs, process alive")
-EXITED = Cause("F2", "engine exited")
-ERRORS = Cause("F2", "engine answers with errors, process alive")
-START_OVERDUE = Cause("F4", "start does not finish")
-STRAGGLER = Cause("F8", "one slow replica")
-EXPORTER = Cause("F13", "its metrics stand still, it does not")
-UNKNOWN = Cause("unknown", "evidence of one kind only")
 
 
 def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis, ...]:
@@ -84,6 +67,7 @@ def _diagnose_one(replica: ReplicaState, evidence: Sequence[Anomaly]) -> Diagnos
         since_at=since,
         families=tuple(sorted(families)),
         sentence=f"{cause.title}: {told}",
+        name=cause.name,
     )
 
 

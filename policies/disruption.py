@@ -6,17 +6,16 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from policies.fleet import FleetState, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory
+from policies.revisions import RevisionSettings
 
 
-class DisruptionSettings(BaseModel):
+class DisruptionSettings(RevisionSettings):
     """How much may be disturbed at once, and how often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     disruption_budget: int = Field(1, ge=0, description="Replicas of one model that may be under repair at once.")
     fleet_disruption_budget: int = Field(3, ge=0, description="Replicas of the whole fleet under repair at once.")
@@ -40,6 +39,12 @@ class DisruptionSettings(BaseModel):
     )
     max_attempts: int = Field(4, ge=1, description="Restarts in one pool within attempt_window_s, then a human.")
     attempt_window_s: float = Field(3600.0, gt=0, description="Window of the attempt cap, in seconds.")
+    may_avoid_nodes: bool = Field(
+        False, description="Whether replicas may be kept off a node that looks bad; it takes the right to cordon nodes."
+    )
+    avoided_nodes_ratio: float = Field(
+        0.1, ge=0, le=0.5, description="Largest share of all nodes that may be avoided at once; one is always allowed."
+    )
 
     def breaker_open(self, sick: int, present: int) -> bool:
         """Return whether ``sick`` of ``present`` replicas are too many to be single failures (invariant I3)."""
@@ -99,7 +104,7 @@ def why_no_restart(
     """
     if replica.starting and at - replica.begun_at < lead.p90_s:
         return Refusal("inside its load time", f"90 % of starts take {lead.p90_s:.0f} s")
-    mine = [act for act in actions if act.pool == str(pool.key)]
+    mine = [act for act in actions if act.pool == str(pool.key) and act.kind == "restart"]
     if len(mine) >= settings.max_attempts:
         detail = f"{len(mine)} restarts within {settings.attempt_window_s:.0f} s did not help"
         return Refusal("attempt cap", detail, final=True)
@@ -114,7 +119,7 @@ def settled(fleet: FleetState, actions: Sequence[ActionMemory], settings: Disrup
     """Close acts that are verified, or past their deadline; forget those beyond the attempt window.
 
     A restart is verified once the old life of its replica is gone and one asked for since then serves, or the pool
-    serves in full without it.
+    serves in full without it; a roll-back once the pool has left the revision and serves in full.
     """
     pools = {str(pool.key): pool for pool in fleet.pools}
     kept = []
@@ -122,7 +127,7 @@ def settled(fleet: FleetState, actions: Sequence[ActionMemory], settings: Disrup
         pool = pools.get(act.pool)
         if not act.open and fleet.at - act.started_at > settings.attempt_window_s:
             continue
-        if act.open and fleet.at > act.started_at and pool is not None and _replaced(pool, act, fleet.at):
+        if act.open and fleet.at > act.started_at and pool is not None and _worked(pool, act, fleet.at):
             kept.append(replace(act, open=False, verified=True))
         elif act.open and fleet.at > act.deadline_at:
             kept.append(replace(act, open=False, verified=False))
@@ -131,10 +136,28 @@ def settled(fleet: FleetState, actions: Sequence[ActionMemory], settings: Disrup
     return kept
 
 
+def _worked(pool: PoolState, act: ActionMemory, at: float) -> bool:
+    if act.kind != "restart":
+        there = pool.roster
+        left = pool.revision != act.target and all(r.revision != act.target for r in there.replicas)
+        return left and there.serving_count >= pool.desired
+    return _replaced(pool, act, at)
+
+
 def _replaced(pool: PoolState, act: ActionMemory, at: float) -> bool:
     """A replica that seems to be requested in the future is an old one: the clock was set back."""
     asked_since = {r.id for r in pool.roster.replicas if act.started_at <= r.requested_at <= at}
     if act.target in pool.roster.ids and act.target not in asked_since:
         return False
     there = pool.roster
-    return there.serving_count >= pool.desired or any(r.serving and r.id in asked_since for r in there.replicas)
+    if there.serving_count >= pool.desired and not asked_since:
+        return True
+    new = [r for r in pool.replicas if r.id in asked_since]
+    return (there.serving_count >= pool.desired and all(map(_works, new))) or any(r.serving and _works(r) for r in new)
+
+
+def _works(replica: ReplicaState) -> bool:
+    """Return whether tokens came out of it, or nothing is known to have gone in."""
+    seen = replica.metrics
+    inside = replica.in_flight_requests > 0 or (seen is not None and seen.running_requests > 0)
+    return not inside or (seen is not None and seen.output_tokens_total > 0)

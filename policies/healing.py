@@ -1,50 +1,64 @@
-"""What is done about what looks sick: remedies for single replicas, unless too many look sick at once.
+"""What is done about what looks sick: a playbook for each subject, unless too much looks sick at once.
 
-Who owns what: this module opens the books of a tick (acts settled, cordons that are still on) and closes them; in
-between only the ``Ladder`` writes into them. ``disruption`` keeps nothing, it says what is allowed.
+Who owns what: this module opens the books of a tick (acts settled, cordons that are still on, playbooks that run) and
+closes them; in between only the ``Ledger`` writes into them, asked by the playbooks as ``treatment`` carries them on.
+``disruption`` keeps nothing, it says what is allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-from pydantic import Field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from policies.anomaly import Watch
+from policies.causes import CAUSES, EXPORTER, HANG, UNKNOWN, cause_of, cause_of_cordon
+from policies.conditions import Subject
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
-from policies.diagnosis import EXPORTER, UNKNOWN, answers_with_errors
+from policies.diagnosis import answers_with_errors, confirmed
 from policies.disruption import settled
-from policies.fleet import FleetState, Phase
-from policies.ladder import Ladder, LadderSettings
+from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
-from policies.memory import ActionMemory, CordonMemory, PolicyMemory
+from policies.ledger import ROLL_BACK, Ledger
+from policies.memory import ActionMemory, CordonMemory, PolicyMemory, PoolMemory, RunMemory
 from policies.paging import once_per_episode, page_key
+from policies.playbook import Hold
+from policies.revisions import left_by_roll_back
+from policies.treatment import advance
+from policies.wire import digest
 
-
-class HealingSettings(LadderSettings):
-    """How much may be disturbed at once, how patient each rung is, and how often a human is told."""
-
-    page_quiet_s: float = Field(
-        900.0, ge=0, description="A page that was not wanted for this long, in seconds, is sent anew when it is again."
-    )
+__all__ = ["Course", "HealingSettings", "heal", "unlearn"]
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
     """What healing wants now, and what to remember.
 
-    ``lost`` says how many replicas of each pool must not be counted on, ``stopped`` in which models too much looks
-    sick for anything to be given up.
+    Attributes:
+        lost: How many replicas of each pool must not be counted on.
+        stopped: Models in which too much looks sick for anything to be given up.
+        holding: What playbooks that run hold, by pool.
+        pools: Memory of pools that changed.
     """
 
     remediations: tuple[Remediation, ...]
     reasons: tuple[Reason, ...]
     actions: tuple[ActionMemory, ...]
     cordons: Mapping[str, CordonMemory]
+    runs: Mapping[str, RunMemory]
     pages: Mapping[str, float]
     lost: Mapping[str, int]
     stopped: frozenset[str] = frozenset()
+    holding: Mapping[PoolKey, frozenset[Hold]] = field(default_factory=dict)
+    pools: Mapping[str, PoolMemory] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What else a playbook may ask about a pool: whether others could take its traffic, and whether budgets burn."""
+
+    elsewhere: Mapping[PoolKey, bool] = field(default_factory=dict)
+    burning: Collection[str] = ()
 
 
 def heal(
@@ -55,55 +69,220 @@ def heal(
     lead_times: Mapping[str, LeadTime],
     least: Mapping[str, int],
     settings: HealingSettings,
+    outside: Outside | None = None,
 ) -> Course:
-    """Return remedies within the budgets, one ladder per diagnosis.
-
-    hang       cordon at once; restart when frozen for ``restart_frozen_after_s``; uncordon when it moves again; where
-               only its own metrics speak against it, cordon as if it were slow and leave the rest to a human
-    errors     as if it were slow, but that it does not come back by itself: nothing shows that it works while nothing
-               comes in; where only its own count speaks against it, it is not restarted and a human is told
-    slow       cordon once enough others serve; restart when empty or after ``drain_deadline_s``; uncordon when it
-               keeps up again
-    exited     the platform restarts it; restart it ourselves only when that takes too long
-    overdue    restart once its start is far beyond what was ever observed; one that was not even placed needs a human
-    exporter   nothing is wrong with the engine: a human repairs its metrics
+    """Return remedies within the budgets, as the playbook for each cause asks for them.
 
     Args:
         fleet: What is there.
         diagnoses: All of them; those of pools that are not ours are left alone.
         seen: What this tick's look at the replicas found.
-        memory: Acts, cordons and pages so far.
+        memory: Acts, cordons, playbooks and pages so far; of its pools, this tick's.
         lead_times: By pool key.
         least: Replicas that must go on serving, by key of each pool that is ours. From any other pool our cordons are
             lifted, and nothing else is done there.
-        settings: Patience and budgets.
+        settings: Playbooks and budgets.
+        outside: What else playbooks may ask.
     """
     floors = {stage: sum(least.get(str(p.key), 0) for p in fleet.pools_in(stage)) for stage in fleet.stages}
     actions, cordons = settled(fleet, memory.actions, settings), _still_on(fleet, seen, memory.cordons)
-    ladder = Ladder(fleet, seen, lead_times, floors, settings, actions, cordons)
+    pools = _left_revisions(fleet, memory)
+    known = {**memory.pools, **pools}
+    ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages)
     ours = [d for d in diagnoses if str(d.pool) in least]
-    stopped = _stopped_models(ours, ladder)
-    ladder.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
+    ledger.stopped = frozenset(_stopped_models(ours, ledger))
+    ledger.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
+    ward = _Ward(ledger, settings, outside or Outside(), dict(memory.runs))
     for model in fleet.models:
-        sick = [d for d in ours if d.pool.model == model and d.cause != UNKNOWN.code]
-        if model not in stopped:
-            for diagnosis in sick:
-                ladder.climb(diagnosis)
+        believed = [d for d in ours if d.pool.model == model and d.cause != UNKNOWN.code]
+        ward.admit(believed)
         for pool in fleet.pools_of(model):
             if str(pool.key) in least:
-                ladder.look_after_cordoned(pool, {d.pool.replica(d.subject) for d in sick}, stopped=model in stopped)
+                ward.take_over(pool)
             else:
-                ladder.leave(pool)
-    pages, episodes = once_per_episode(ladder.pages, memory.pages, fleet.at, settings.page_quiet_s)
+                ward.discharge(pool)
+        ward.treat(model, believed, least)
+    pages, episodes = once_per_episode(ledger.pages, memory.pages, fleet.at, settings.page_quiet_s)
     return Course(
-        (*ladder.remedies, *pages),
-        tuple(ladder.reasons),
-        tuple(ladder.actions),
-        ladder.cordons,
+        (*ledger.remedies, *pages),
+        tuple(ledger.reasons),
+        tuple(ledger.actions),
+        ledger.cordons,
+        ward.kept(),
         episodes,
-        _lost(ladder, stopped),
-        frozenset(stopped),
+        _lost(ledger, ward.holding),
+        ledger.stopped,
+        ward.holding,
+        pools,
     )
+
+
+@dataclass(slots=True)
+class _Ward:
+    """The playbooks that run, by the name of their subject."""
+
+    ledger: Ledger
+    settings: HealingSettings
+    outside: Outside
+    runs: dict[str, RunMemory]
+    holding: dict[PoolKey, frozenset[Hold]] = field(default_factory=dict)
+    present: dict[str, Diagnosis] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
+
+    def admit(self, believed: Sequence[Diagnosis]) -> None:
+        """Begin a playbook for what is newly believed."""
+        for diagnosis in believed:
+            self._admit(diagnosis)
+
+    def _admit(self, diagnosis: Diagnosis) -> None:
+        pool, replica = _find(self.ledger.fleet, diagnosis)
+        name = _name(diagnosis)
+        cordon = self.ledger.cordons.get(name)
+        if replica is not None and replica.cordoned and cordon is None:
+            self.ledger.page(name, diagnosis, "somebody else took it out of traffic: left to them")
+            self.left.add(name)
+            return
+        if diagnosis.cause == HANG.code and confirmed(diagnosis):
+            self.ledger.hung.add(name)
+            if cordon is not None:
+                self.ledger.cordons[name] = replace(cordon, confirmed=True)
+        self.present[name] = diagnosis
+        cause, run = cause_of(diagnosis), self.runs.get(name)
+        if run is not None and run.over and self._still_tired(run):
+            return
+        if run is not None and not run.over and CAUSES[run.cause].gravity >= cause.gravity:
+            return
+        if replica is not None and pool.key.model in self.ledger.stopped and cordon is None:
+            return
+        self._begin(diagnosis, cause.name, pool, replica)
+
+    def _still_tired(self, run: RunMemory) -> bool:
+        """Whether a playbook that failed is not tried again yet."""
+        return self.ledger.fleet.at - (run.ended_at or 0.0) < self.settings.again_after_s
+
+    def _begin(self, why: Diagnosis, cause: str, pool: PoolState, replica: ReplicaState | None) -> None:
+        name = self.settings.playbook_for(cause)
+        if name:
+            life = replica.life if replica is not None else pool.revision
+            self.runs[_name(why)] = self._run_of(name, why, cause, life)
+
+    def _run_of(self, playbook: str, why: Diagnosis, cause: str, life: str) -> RunMemory:
+        at, known = self.ledger.fleet.at, self.settings.all_playbooks[playbook]
+        return RunMemory(
+            playbook,
+            digest(known),
+            cause,
+            why.cause,
+            str(why.pool),
+            why.subject,
+            life,
+            at,
+            at + known.deadline.over(self.ledger.lead_times[str(why.pool)].p90_s),
+            why.sentence,
+        )
+
+    def take_over(self, pool: PoolState) -> None:
+        """See to replicas that are out of traffic and that no playbook is about."""
+        for place in pool.roster.cordoned:
+            self._take_over(pool, pool.replicas[place])
+
+    def _take_over(self, pool: PoolState, replica: ReplicaState) -> None:
+        name, at = pool.key.replica(replica.id), self.ledger.fleet.at
+        if name in self.runs or replica.phase is not Phase.READY:
+            return
+        cordon = self.ledger.cordons.get(name)
+        if cordon is None:
+            if name not in self.left:
+                nobody = Diagnosis("cordon", replica.id, pool.key, at, (), "it is out of traffic")
+                self.ledger.page(name, nobody, "not by us as far as we remember: uncordon or remove it")
+            return
+        cause = cause_of_cordon(cordon.cause)
+        why = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, (), f"{cause.title}, as far as is on record")
+        self._begin(why, cause.name, pool, replica)
+
+    def discharge(self, pool: PoolState) -> None:
+        """Lift our own cordons in a pool that is not ours any more, and forget its playbooks."""
+        for place in pool.roster.cordoned:
+            replica = pool.replicas[place]
+            if pool.key.replica(replica.id) in self.ledger.cordons:
+                self.ledger.uncordon(pool, replica, "not ours", "its pool is not in the settings any more")
+        for name in [name for name, run in self.runs.items() if run.pool == str(pool.key)]:
+            del self.runs[name]
+
+    def treat(self, model: str, believed: Sequence[Diagnosis], least: Mapping[str, int]) -> None:
+        """Carry on every playbook of the model: of what is believed now first, in that order."""
+        first = [name for name in map(_name, believed) if name in self.runs]
+        others = [
+            name
+            for name, run in self.runs.items()
+            if name not in first and run.pool in least and PoolKey.parse(run.pool).model == model
+        ]
+        for name in (*first, *others):
+            self._treat(name)
+
+    def _treat(self, name: str) -> None:
+        run, ledger = self.runs[name], self.ledger
+        pool = next((p for p in ledger.fleet.pools if str(p.key) == run.pool), None)
+        if pool is None:
+            return  # not listed just now
+        playbook = self.settings.all_playbooks.get(run.playbook)
+        diagnosis = self.present.get(name)
+        why = diagnosis or _as_it_began(run, ledger.cordons.get(name), ledger.fleet.at)
+        if run.over:
+            if diagnosis is not None:
+                ledger.page(str(pool.key), why, f"{run.playbook} failed: {run.why}")
+            return
+        if playbook is None or digest(playbook) != run.digest:
+            # Its steps are others now: what was done stands in the books, and the new ones begin at the first.
+            self._begin_anew(name, why, pool)
+            return
+        replica = next((r for r in pool.replicas if r.id == run.subject), None) if run.subject else None
+        if run.subject and replica is None and not _asked_for_more(run):
+            return
+        subject = Subject(
+            ledger, pool, replica, diagnosis, why, run,
+            self.outside.elsewhere.get(pool.key, False), pool.key.model in self.outside.burning,
+        )  # fmt: skip
+        after = advance(playbook, subject)
+        self.runs[name] = after.run
+        if after.holding:
+            self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | after.holding
+        if after.run.state == "failed":
+            self._escalate(name, after.run, why, pool, replica)
+
+    def _begin_anew(self, name: str, why: Diagnosis, pool: PoolState) -> None:
+        run = self.runs.pop(name)
+        replica = next((r for r in pool.replicas if r.id == run.subject), None)
+        if run.subject and replica is None:
+            return
+        self._begin(why, run.cause, pool, replica)
+
+    def _escalate(
+        self, name: str, run: RunMemory, why: Diagnosis, pool: PoolState, replica: ReplicaState | None
+    ) -> None:
+        """Take the next rung: another playbook, or a human."""
+        further = self.settings.all_playbooks[run.playbook].escalates_to
+        if further is None or (run.subject and replica is None):
+            self.ledger.page(str(pool.key), why, f"{run.playbook} failed: {run.why}")
+            return
+        self.ledger.note("escalation", why, f"{run.playbook} failed: {run.why}; {further} takes over")
+        self.runs[name] = self._run_of(further, why, run.cause, run.life)
+
+    def kept(self) -> Mapping[str, RunMemory]:
+        """Return what is to be remembered: not what is over and done with, nor what has become of nothing."""
+        there = {p.key.replica(r.id) for p in self.ledger.fleet.pools for r in p.roster.replicas}
+        return {name: run for name, run in self.runs.items() if self._matters(name, run, there)}
+
+    def _matters(self, name: str, run: RunMemory, there: Collection[str]) -> bool:
+        sick, out = name in self.present, name in self.ledger.cordons
+        if run.state == "resolved":
+            return False
+        if run.state == "failed":
+            return sick or out
+        if run.subject and name not in there:
+            # Not listed just now: its restart may be under way, or the platform's answer is incomplete.
+            return _asked_for_more(run) or name in self.ledger.seen.memory
+        return not run.subject or sick or out or _asked_for_more(run)
 
 
 def unlearn(
@@ -112,11 +291,12 @@ def unlearn(
     """Return ``memory`` without what a mode, the kill switch or staleness kept from being done.
 
     Only what was *held* surely did not happen. A write that failed may have taken effect: it stays on record, counts
-    as an attempt, and a cordon that came to nothing is not seen in the next observation.
+    as an attempt, and a cordon that came to nothing is not seen in the next observation. Playbooks need not be told:
+    their steps look at the books and at the platform before they ask.
 
     Args:
         memory: Of the decision.
-        held: ``(act, replica name)`` that were not attempted.
+        held: ``(act, subject)`` that were not attempted.
         not_paged: ``(subject, cause)`` of pages that reached nobody.
     """
     if not held and not not_paged:
@@ -124,10 +304,36 @@ def unlearn(
     undone = {page_key(subject, cause) for subject, cause in not_paged}
     return replace(
         memory,
-        actions=tuple(a for a in memory.actions if not (a.open and (a.kind, f"{a.pool}/{a.target}") in held)),
+        actions=tuple(a for a in memory.actions if not (a.open and (a.kind, _subject_of(a)) in held)),
         cordons={name: cordon for name, cordon in memory.cordons.items() if ("cordon", name) not in held},
         pages={key: at for key, at in memory.pages.items() if key not in undone},
     )
+
+
+def _subject_of(action: ActionMemory) -> str:
+    """Return what the result of an act calls its subject."""
+    return action.pool if action.kind == ROLL_BACK else f"{action.pool}/{action.target}"
+
+
+def _name(diagnosis: Diagnosis) -> str:
+    return diagnosis.pool.replica(diagnosis.subject) if diagnosis.subject else str(diagnosis.pool)
+
+
+def _find(fleet: FleetState, diagnosis: Diagnosis) -> tuple[PoolState, ReplicaState | None]:
+    pool = next(p for p in fleet.pools if p.key == diagnosis.pool)
+    return pool, next((r for r in pool.replicas if r.id == diagnosis.subject), None)
+
+
+def _as_it_began(run: RunMemory, cordon: CordonMemory | None, at: float) -> Diagnosis:
+    """Return why a playbook runs whose diagnosis does not stand any more."""
+    since_at = run.began_at if cordon is None else cordon.at
+    sentence = f"{run.sentence} (begun {at - run.began_at:.0f} s ago)" if at > run.began_at else run.sentence
+    return Diagnosis(run.code, run.subject, PoolKey.parse(run.pool), since_at, (), sentence, name=run.cause)
+
+
+def _asked_for_more(run: RunMemory) -> bool:
+    """Whether it did anything that goes on by itself, so that it is not over with its subject."""
+    return any(step.asked_at is not None for step in run.steps.values())
 
 
 def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory]) -> dict[str, CordonMemory]:
@@ -142,55 +348,75 @@ def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory])
     }
 
 
-def _stopped_models(diagnoses: Sequence[Diagnosis], ladder: Ladder) -> set[str]:
+def _left_revisions(fleet: FleetState, memory: PolicyMemory) -> dict[str, PoolMemory]:
+    """Return memory of the pools that left a revision because we rolled it back."""
+    found: dict[str, PoolMemory] = {}
+    for act in memory.actions:
+        if act.kind != ROLL_BACK:
+            continue
+        pool = next((p for p in fleet.pools if str(p.key) == act.pool), None)
+        if pool is None or pool.revision == act.target or act.pool not in memory.pools:
+            continue
+        known = found.get(act.pool, memory.pools[act.pool])
+        before = known.revisions.get(act.target)
+        if before is None or before.rolled_back_at is None:
+            found[act.pool] = left_by_roll_back(known, act.target, fleet.at)
+    return found
+
+
+def _stopped_models(diagnoses: Sequence[Diagnosis], ledger: Ledger) -> set[str]:
     """Return the models in a stage of which too much looks sick at once to heal single replicas (invariant I3).
 
     What has no node yet is no engine that could be sick: it waits for GPUs. The fleet's breaker looks at the other
     models only: one that is stopped already must not stop those with it.
     """
-    frozen = {(a.pool, a.replica) for a in ladder.seen.anomalies if a.family == "progress"}
+    frozen = {(a.pool, a.replica) for a in ledger.seen.anomalies if a.family == "progress"}
     harmless = (UNKNOWN.code, EXPORTER.code)
-    fleet = ladder.fleet
+    fleet = ledger.fleet
     waiting = {(p.key, r.id) for p in fleet.pools for r in p.roster.unplaced}
     sick = [
         d
         for d in diagnoses
-        if (d.cause not in harmless or (d.pool, d.subject) in frozen) and (d.pool, d.subject) not in waiting
+        if d.subject
+        and (d.cause not in harmless or (d.pool, d.subject) in frozen)
+        and (d.pool, d.subject) not in waiting
     ]
     present = {
         stage: sum(len(p.roster) - len(p.roster.unplaced) for p in fleet.pools_in(stage)) for stage in fleet.stages
     }
     sick_of = {stage: sum(d.pool.stage == stage for d in sick) for stage in present}
-    broken = [stage for stage in present if ladder.settings.breaker_open(sick_of[stage], present[stage])]
+    broken = [stage for stage in present if ledger.settings.breaker_open(sick_of[stage], present[stage])]
     for stage in sorted(broken):
-        _break(ladder, str(stage), sick_of[stage], present[stage])
+        _break(ledger, str(stage), sick_of[stage], present[stage])
     stopped = {stage.model for stage in broken}
     others = [stage for stage in present if stage.model not in stopped]
     sick_others, present_others = sum(sick_of[s] for s in others), sum(present[s] for s in others)
-    if len({s.model for s in others}) > 1 and ladder.settings.breaker_open(sick_others, present_others):
-        _break(ladder, "fleet", sick_others, present_others)
+    if len({s.model for s in others}) > 1 and ledger.settings.breaker_open(sick_others, present_others):
+        _break(ledger, "fleet", sick_others, present_others)
         return set(fleet.models)
     return stopped
 
 
-def _break(ladder: Ladder, subject: str, sick: int, present: int) -> None:
+def _break(ledger: Ledger, subject: str, sick: int, present: int) -> None:
     message = f"{sick} of {present} replicas look sick at once: healing stops"
-    ladder.reasons.append(Reason("breaker", subject, sick, 0, message))
-    ladder.pages.append(Page(subject, "breaker", message))
+    ledger.reasons.append(Reason("breaker", subject, sick, 0, message))
+    ledger.pages.append(Page(subject, "breaker", message))
 
 
-def _lost(ladder: Ladder, stopped: set[str]) -> Mapping[str, int]:
+def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[str, int]:
     """Replicas per pool that the platform counts but that will not serve soon: the planner must not count on them.
 
     What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody.
+    A playbook may ask for one more than the load needs.
     """
-    back = {r.pool.replica(r.replica) for r in ladder.remedies if isinstance(r, UncordonReplica)}
-    out = {r.pool.replica(r.replica) for r in ladder.remedies if isinstance(r, CordonReplica)} | ladder.waiting
-    lost = dict.fromkeys((str(pool.key) for pool in ladder.fleet.pools), 0)
-    for pool in ladder.fleet.pools:
+    back = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, UncordonReplica)}
+    out = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, CordonReplica)} | ledger.waiting
+    lost = dict.fromkeys((str(pool.key) for pool in ledger.fleet.pools), 0)
+    for pool in ledger.fleet.pools:
         for r in pool.roster.replicas if out else pool.roster.troubled:
             name = pool.key.replica(r.id)
             away = r.phase is Phase.READY and (r.cordoned or name in out) and name not in back
-            looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in stopped
+            looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in ledger.stopped
             lost[str(pool.key)] += away or looping
+        lost[str(pool.key)] += "one more" in holding.get(pool.key, ())
     return lost

@@ -35,6 +35,25 @@ class UnknownVersion(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionMemory:
+    """What is known of a revision of a pool.
+
+    Attributes:
+        seen_at: When a replica of it was first seen.
+        healthy_s: How long replicas of it served and none was sick, in seconds of the clock.
+        looked_at: Until when that was counted.
+        rolled_back_at: When the pool left it by our roll-back; None when it never did.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    seen_at: float
+    healthy_s: Total = 0.0
+    looked_at: float = 0.0
+    rolled_back_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolMemory:
     """What is remembered of one pool.
 
@@ -49,6 +68,7 @@ class PoolMemory:
             is its own.
         listed_at: Last instant at which the platform listed the pool.
         placement_waits_s: Latest measured times from request to placement, those of shortages aside; oldest first.
+        revisions: What is known of its revisions, by name; those of late.
     """
 
     __pydantic_config__ = _STRICT
@@ -60,6 +80,7 @@ class PoolMemory:
     unsound_at: float | None = None
     listed_at: float | None = None
     placement_waits_s: tuple[Total, ...] = ()
+    revisions: Mapping[str, RevisionMemory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +182,8 @@ class CordonMemory:
 class ActionMemory:
     """A disruptive act: it counts against the budget until verified or past its deadline, then as a cooldown.
 
-    ``target`` is the id of the replica of ``pool`` that it was done to; the replacement may have another or the same.
+    ``target`` is the id of the replica of ``pool`` that it was done to, on ``node`` where that is known; the
+    replacement may have another or the same. Of a roll-back it is the revision that the pool is to leave.
     """
 
     __pydantic_config__ = _STRICT
@@ -174,6 +196,69 @@ class ActionMemory:
     deadline_at: float
     open: bool = True
     verified: bool = False
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """How far one step of a playbook has come.
+
+    Attributes:
+        began_at: When it was reached.
+        asked_at: When its act was last asked for; None when it was not.
+        attempts: How often it was asked for, or begun.
+        outcome: How it ended; empty while it has not.
+        choice: Of a branch, the way that was chosen.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    began_at: float
+    asked_at: float | None = None
+    attempts: Count = 0
+    outcome: Literal["", "done", "failed"] = ""
+    choice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """A playbook that is, or was, carried out for one subject.
+
+    Attributes:
+        playbook: Its name; ``digest`` is that of its steps when the run began.
+        cause: What it treats, by the name of the cause; ``code`` is that of the failure catalogue.
+        pool: Where.
+        subject: Id of the replica; empty when it is about the pool.
+        life: Of the replica, or the revision of the pool, when it began.
+        began_at, deadline_at: When it began, and when it fails if it is not over.
+        sentence: Why it began.
+        state: ``running`` its steps, ``closing`` those at the end, ``undoing`` what it did; or over.
+        ended_at: When it was over; None while it is not.
+        why: Why it failed.
+        steps: By the path of the step; those that were reached.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    playbook: str
+    digest: str
+    cause: str
+    code: str
+    pool: PoolText
+    subject: str
+    life: str
+    began_at: float
+    deadline_at: float
+    sentence: str = ""
+    state: Literal["running", "closing", "undoing", "resolved", "failed"] = "running"
+    ended_at: float | None = None
+    why: str = ""
+    steps: Mapping[str, StepMemory] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state in ("resolved", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +276,9 @@ class PolicyMemory:
     """All that survives from one tick to the next, and across a restart.
 
     Keys are text so that the JSON form is plain: of a pool its key, of a replica its name (``PoolKey.replica``), of a
-    page what ``paging.page_key`` says. ``pages`` holds the instant at which each page was last wanted, so that it goes
-    out once per episode; ``decided_at`` is the instant of the last decision.
+    run the one or the other that it is about, of a page what ``paging.page_key`` says. ``pages`` holds the instant at
+    which each page was last wanted, so that it goes out once per episode; ``decided_at`` is the instant of the last
+    decision.
     """
 
     __pydantic_config__ = _STRICT
@@ -203,6 +289,7 @@ class PolicyMemory:
     replicas: Mapping[str, ReplicaMemory] = field(default_factory=dict)
     actions: tuple[ActionMemory, ...] = ()
     cordons: Mapping[str, CordonMemory] = field(default_factory=dict)
+    runs: Mapping[str, RunMemory] = field(default_factory=dict)
     pages: Mapping[str, float] = field(default_factory=dict)
     decided_at: float | None = None
     version: Literal[1] = VERSION

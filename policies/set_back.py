@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from policies.decisions import Reason
-from policies.memory import ActionMemory, AnswerMemory, PolicyMemory, PoolMemory, ReplicaMemory
+from policies.memory import (
+    ActionMemory,
+    AnswerMemory,
+    PolicyMemory,
+    PoolMemory,
+    ReplicaMemory,
+    RevisionMemory,
+    RunMemory,
+    StepMemory,
+)
 
 Counts = tuple[tuple[float, int], ...]
 
@@ -26,6 +35,7 @@ def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[R
         replicas={name: _replica(known, by_s) for name, known in memory.replicas.items()},
         actions=tuple(_action(act, by_s) for act in memory.actions),
         cordons={name: replace(cordon, at=cordon.at - by_s) for name, cordon in memory.cordons.items()},
+        runs={name: _run(run, by_s) for name, run in memory.runs.items()},
         pages={key: wanted_at - by_s for key, wanted_at in memory.pages.items()},
         decided_at=at,
     )
@@ -40,7 +50,31 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         desired=_counts(known.desired, by_s),
         unsound_at=_back(known.unsound_at, by_s),
         listed_at=_back(known.listed_at, by_s),
+        revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
     )
+
+
+def _revision(known: RevisionMemory, by_s: float) -> RevisionMemory:
+    return replace(
+        known,
+        seen_at=known.seen_at - by_s,
+        looked_at=known.looked_at - by_s,
+        rolled_back_at=_back(known.rolled_back_at, by_s),
+    )
+
+
+def _run(run: RunMemory, by_s: float) -> RunMemory:
+    return replace(
+        run,
+        began_at=run.began_at - by_s,
+        deadline_at=run.deadline_at - by_s,
+        ended_at=_back(run.ended_at, by_s),
+        steps={path: _step(step, by_s) for path, step in run.steps.items()},
+    )
+
+
+def _step(step: StepMemory, by_s: float) -> StepMemory:
+    return replace(step, began_at=step.began_at - by_s, asked_at=_back(step.asked_at, by_s))
 
 
 def _replica(known: ReplicaMemory, by_s: float) -> ReplicaMemory:

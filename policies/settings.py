@@ -11,7 +11,7 @@ from policies.capacity import CapacitySettings
 from policies.failover import FailoverSettings
 from policies.fleet import PoolKey, Role
 from policies.guardrails import GuardrailSettings
-from policies.healing import HealingSettings
+from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTimeSettings
 from policies.placement import PoolSettings
 from policies.scaling import ScalingSettings

@@ -11,7 +11,9 @@ from policies.decisions import (
     Decision,
     FailOver,
     Page,
+    PauseRollout,
     RestartReplica,
+    RollBack,
     ScalingPlan,
     TrafficPlan,
     UncordonReplica,
@@ -180,6 +182,12 @@ def _remedies(decision: Decision, results: Sequence[ActResult]) -> list[_Remedy]
             case RestartReplica(replica=subject, pool=pool, cause=cause):
                 words = _told("restart", "restarted", pool.replica(subject), outcomes)
                 found.append(_Remedy(subject, cause, pool.pool, cause, words))
+            case RollBack(pool=pool, revision=good, bad=bad, cause=cause):
+                words = _told("roll back", f"rolled back from revision {bad} to {good}", str(pool), outcomes)
+                found.append(_Remedy(f"pool {pool.pool}", "roll back", pool.pool, cause, words))
+            case PauseRollout(pool=pool, cause=cause):
+                words = _told("pause", "its rollout is paused", str(pool), outcomes)
+                found.append(_Remedy(f"pool {pool.pool}", "pause", pool.pool, cause, words))
             case FailOver(origin=origin, destination=destination, cause=cause):
                 words = f"traffic moves to {destination.pool}"
                 found.append(_Remedy(f"pool {origin.pool}", "failover", origin.pool, cause, words))

@@ -1,0 +1,155 @@
+"""What may a playbook ask of its subject? The vocabulary of conditions, and how they are written.
+
+A condition is the name of a fact, ``{fact: number}`` for one that is a quantity (true from that number on),
+``{not: condition}``, ``{all: [conditions]}`` or ``{any: [conditions]}``. What a fact looks at is in ``conditions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+Scope: TypeAlias = Literal["replica", "pool"]
+
+MOST_DEPTH = 8
+_JOINED = ("all", "any")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that is so or not (``unit`` empty), or that is so from a quantity of ``unit`` on."""
+
+    scopes: tuple[Scope, ...]
+    meaning: str
+    unit: str = ""
+
+
+_REPLICA: tuple[Scope, ...] = ("replica",)
+_POOL: tuple[Scope, ...] = ("pool",)
+_BOTH: tuple[Scope, ...] = ("replica", "pool")
+
+FACTS: Mapping[str, Fact] = {
+    "sick": Fact(_BOTH, "the diagnosis that the run began with stands"),
+    "sick_s": Fact(_BOTH, "since the first evidence of it, as long as the diagnosis stands", "seconds"),
+    "running_s": Fact(_BOTH, "since the playbook began", "seconds"),
+    "confirmed": Fact(_BOTH, "another witness than the engine's own metrics speaks for the diagnosis"),
+    "in_doubt": Fact(_REPLICA, "it was cordoned as hung, and something may have ended inside since"),
+    "recovered": Fact(_REPLICA, "it is READY, and a new life, or works again as it did not when it was cordoned"),
+    "cordoned": Fact(_REPLICA, "the platform shows it out of traffic"),
+    "ready": Fact(_REPLICA, "it is READY"),
+    "failed_lead_times": Fact(_REPLICA, "it exited, and that long ago, in p90 lead times", "lead times"),
+    "empty": Fact(_REPLICA, "nothing is inside, by the gateway's word or, without one, by its own"),
+    "silent_s": Fact(
+        _REPLICA, "no sign of life, since the evidence or, where nothing is left inside, since its cordon", "seconds"
+    ),
+    "out_of_traffic_s": Fact(_REPLICA, "since it was taken out of traffic", "seconds"),
+    "errors_seen": Fact(_REPLICA, "the gateway itself saw it fail requests"),
+    "placed": Fact(_REPLICA, "it has its GPUs"),
+    "node_suspect": Fact(_REPLICA, "its node is not in order, or another replica was restarted there lately"),
+    "nodes_may_be_avoided": Fact(_REPLICA, "the settings allow to keep replicas off a node"),
+    "lead_time_known": Fact(_BOTH, "enough starts of its pool were seen to know how long one takes"),
+    "good_revision": Fact(_POOL, "a revision is on record as good, can still be restored, and is not the present one"),
+    "rolled_back": Fact(_POOL, "the pool is at its good revision"),
+    "rolled_back_before": Fact(_POOL, "the present revision was rolled back once already"),
+    "paused": Fact(_POOL, "its rollout goes no further"),
+    "sound": Fact(_POOL, "all that it was asked for serves"),
+    "room_elsewhere": Fact(_POOL, "other pools of the stage can take what it carries"),
+    "out_of_use": Fact(_POOL, "it gets no traffic"),
+    "burning": Fact(_POOL, "its model's error budget is being spent too fast over a long and a short window"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold, as it is written: see the module. Raises ValueError where it means nothing."""
+
+    written: Any
+
+    def __post_init__(self) -> None:
+        _check(self.written, 0)
+
+    def facts(self) -> Iterator[str]:
+        """Yield every fact that it asks for."""
+        yield from _facts_in(self.written)
+
+    def __str__(self) -> str:
+        return _told(self.written)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read it from text or a mapping, write it as it was read."""
+        text = core_schema.union_schema([core_schema.str_schema(), core_schema.dict_schema()])
+        return core_schema.no_info_before_validator_function(
+            lambda written: written if isinstance(written, Condition) else cls(written),
+            core_schema.is_instance_schema(cls),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda condition: condition.written),
+            json_schema_input_schema=text,
+        )
+
+
+def _check(written: object, depth: int) -> None:
+    if depth > MOST_DEPTH:
+        raise ValueError(f"conditions are nested more than {MOST_DEPTH} deep")
+    if isinstance(written, str):
+        _known(written, numeric=False)
+        return
+    if not isinstance(written, dict) or len(written) != 1:
+        raise ValueError("a condition is a fact, {fact: number}, {not: ...}, {all: [...]} or {any: [...]}")
+    ((word, inner),) = written.items()
+    if word == "not":
+        _check(inner, depth + 1)
+    elif word in _JOINED:
+        if not isinstance(inner, list) or not inner:
+            raise ValueError(f"{word} takes a list of conditions")
+        for each in inner:
+            _check(each, depth + 1)
+    else:
+        _known(word, numeric=True)
+        if isinstance(inner, bool) or not isinstance(inner, int | float) or not 0 <= inner < float("inf"):
+            raise ValueError(f"{word} takes a number of {FACTS[word].unit}, not {inner!r}")
+
+
+def _known(name: str, *, numeric: bool) -> None:
+    if name not in FACTS:
+        raise ValueError(f"there is no fact {name!r}; known: {', '.join(FACTS)}")
+    if numeric and not FACTS[name].unit:
+        raise ValueError(f"{name} takes no number: write it alone")
+    if not numeric and FACTS[name].unit:
+        raise ValueError(f"{name} needs a number of {FACTS[name].unit}: write {{{name}: 120}}")
+
+
+def _facts_in(written: object) -> Iterator[str]:
+    if isinstance(written, str):
+        yield written
+    elif isinstance(written, dict):
+        ((word, inner),) = written.items()
+        if word == "not":
+            yield from _facts_in(inner)
+        elif word in _JOINED:
+            for each in inner:
+                yield from _facts_in(each)
+        else:
+            yield word
+
+
+def _told(written: Any) -> str:
+    """Return a condition as people say it.
+
+    >>> str(Condition({"any": ["recovered", {"not": "sick"}, {"silent_s": 120}]}))
+    'recovered or not sick or silent_s >= 120'
+    """
+    if isinstance(written, str):
+        return written
+    ((word, inner),) = written.items()
+    if word == "not":
+        return f"not {_told(inner)}" if isinstance(inner, str) else f"not ({_told(inner)})"
+    if word in _JOINED:
+        parts = [_told(each) for each in inner]
+        if word == "all":
+            parts = [f"({part})" if " or " in part else part for part in parts]
+        return (" and " if word == "all" else " or ").join(parts)
+    return f"{word} >= {inner:g}"

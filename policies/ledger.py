@@ -1,0 +1,222 @@
+"""May this be done now, and is it on the books? Every act of healing is asked for here, and nowhere else.
+
+Who asks is a playbook (``treatment``); what it may have is decided here, whatever the playbook says: floors, budgets,
+cooldowns, load times and the breaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from policies.anomaly import Watch
+from policies.causes import HANG, STILL_SERVING
+from policies.decisions import (
+    AvoidNode,
+    CordonReplica,
+    Diagnosis,
+    Page,
+    PauseRollout,
+    Reason,
+    Remediation,
+    RestartReplica,
+    ResumeRollout,
+    RollBack,
+    UncordonReplica,
+)
+from policies.diagnosis import confirmed
+from policies.disruption import DisruptionSettings, Refusal, last_healthy, why_no_restart, why_not_now
+from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
+from policies.lead_time import LeadTime
+from policies.memory import ActionMemory, CordonMemory, PoolMemory
+from policies.revisions import good_revision
+
+ROLL_BACK = "roll back"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What healing asks for in one tick: made by ``healing.heal``, read by it, and thrown away.
+
+    It alone adds to ``actions`` and ``cordons``. Replicas are told apart by their name in the whole fleet. What is
+    asked for and not allowed is answered with the ``Refusal``; what is granted, with None.
+
+    Attributes:
+        min_replicas: Replicas that must go on serving, by stage.
+        known: What is remembered of each pool.
+        stopped: Models in which too much looks sick for anything to be given up.
+        actions, cordons: What is on record, this tick's included.
+        told: Pages of this episode, by ``paging.page_key``.
+        pages: What a human should know, told already or not.
+        waiting: Replicas that stay in traffic until there are enough others.
+        hung: Replicas that serve nothing although the platform calls them READY.
+        failing: Replicas that answer with errors: no help to whatever is taken out of traffic beside them.
+    """
+
+    fleet: FleetState
+    seen: Watch
+    lead_times: Mapping[str, LeadTime]
+    min_replicas: Mapping[Stage, int]
+    known: Mapping[str, PoolMemory]
+    settings: DisruptionSettings
+    actions: list[ActionMemory]
+    cordons: dict[str, CordonMemory]
+    told: Mapping[str, float]
+    stopped: frozenset[str] = frozenset()
+    remedies: list[Remediation] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
+    waiting: set[str] = field(default_factory=set)
+    hung: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
+
+    # Traffic of one replica
+
+    def cordon(self, pool: PoolState, replica: ReplicaState, why: Diagnosis) -> Refusal | None:
+        """Take a replica out of traffic.
+
+        One that hangs goes at once: it serves nothing, so that this costs no capacity. Any other may still serve, and
+        goes only when enough others do and nothing else is under repair.
+        """
+        name = pool.key.replica(replica.id)
+        if replica.phase is not Phase.READY:
+            return Refusal("not ready", "only what is READY gets traffic")
+        if why.cause != HANG.code or not confirmed(why):
+            if pool.key.model in self.stopped:
+                return _STOPPED
+            if (refusal := self._too_few_left(pool, name)) is not None:
+                self.waiting.add(name)
+                return refusal
+            if (refusal := why_not_now(pool.key.model, self._under_repair(name), self.settings)) is not None:
+                return refusal
+        elif pool.key.model in self.stopped:
+            return _STOPPED
+        self.remedies.append(CordonReplica(replica.id, pool.key, why.cause))
+        self.reasons.append(Reason("cordon", replica.id, 1, 0, f"{why.cause} {why.sentence}"))
+        seen = self.seen.memory[name]
+        self.cordons[name] = CordonMemory(
+            self.fleet.at, why.cause, seen.life, seen.steps_total, seen.output_tokens_total, confirmed(why)
+        )
+        return None
+
+    def uncordon(self, pool: PoolState, replica: ReplicaState, rule: str, detail: str) -> None:
+        """Give a replica its traffic back."""
+        self.remedies.append(UncordonReplica(replica.id, pool.key, rule))
+        self.reasons.append(Reason(rule, replica.id, 0, 1, detail))
+
+    def _too_few_left(self, pool: PoolState, name: str) -> Refusal | None:
+        stage = pool.key.stage
+        replicas = [(p.key.replica(r.id), r) for p in self.fleet.pools_in(stage) for r in p.roster.replicas]
+        out = (
+            self.hung
+            | self.failing - {name}
+            | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica)}
+        )
+        left = sum(r.serving and other not in out for other, r in replicas) - 1
+        healthy = last_healthy(self.fleet, stage, self.seen.memory.keys())
+        floor = self.settings.serving_floor(healthy, self.min_replicas.get(stage, 0))
+        if left >= floor:
+            return None
+        return Refusal("serving floor", f"{left} would be left serving, {floor} must; one more is asked for")
+
+    # What is destroyed and made anew
+
+    def restart(self, pool: PoolState, replica: ReplicaState, why: Diagnosis, deadline_s: float) -> Refusal | None:
+        """Have a replica deleted; ``deadline_s`` is how long its replacement may take to serve."""
+        at, key = self.fleet.at, str(pool.key)
+        if self.open_restart(key, replica.id) is not None:
+            return Refusal("restart under way", "asked for, and not seen to have worked yet")
+        if pool.key.model in self.stopped:
+            return _STOPPED
+        refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
+        refusal = refusal or why_not_now(
+            pool.key.model, self._under_repair(pool.key.replica(replica.id)), self.settings
+        )
+        if refusal is not None:
+            return refusal
+        self.remedies.append(RestartReplica(replica.id, pool.key, why.cause))
+        self.reasons.append(Reason("restart", replica.id, 1, 0, f"{why.cause} {why.sentence}"))
+        self.actions.append(
+            ActionMemory(replica.id, "restart", pool.key.model, key, at, at + deadline_s, node=replica.node)
+        )
+        return None
+
+    def open_restart(self, pool: str, replica: str) -> ActionMemory | None:
+        """Return the restart of a replica that is under way."""
+        return next(
+            (a for a in self.actions if a.open and (a.pool, a.target, a.kind) == (pool, replica, "restart")), None
+        )
+
+    def roll_back(self, pool: PoolState, why: Diagnosis, deadline_s: float) -> Refusal | None:
+        """Restore the recorded good revision of a pool: once per revision, and only what can still be restored (I9)."""
+        at, key, known = self.fleet.at, str(pool.key), self.known[str(pool.key)]
+        good = good_revision(pool, known, self.settings)
+        if not good:
+            return Refusal(
+                "no good revision", "none served healthy for long enough, or none can be restored", final=True
+            )
+        if any(a.open and (a.pool, a.kind) == (key, ROLL_BACK) for a in self.actions):
+            return Refusal("roll-back under way", "asked for, and not seen to have worked yet")
+        tried = [a for a in self.actions if (a.pool, a.kind, a.target) == (key, ROLL_BACK, pool.revision)]
+        before = known.revisions.get(pool.revision)
+        if tried or (before is not None and before.rolled_back_at is not None):
+            return Refusal("rolled back before", f"revision {pool.revision} was rolled back once already", final=True)
+        if refusal := why_not_now(pool.key.model, self._under_repair(""), self.settings):
+            return refusal
+        self.remedies.append(RollBack(pool.key, good, pool.revision, why.cause))
+        detail = f"{why.cause} {why.sentence}; from revision {pool.revision} to {good}"
+        self.reasons.append(Reason(ROLL_BACK, key, 0, 1, detail))
+        self.actions.append(ActionMemory(pool.revision, ROLL_BACK, pool.key.model, key, at, at + deadline_s))
+        return None
+
+    # What can be taken back
+
+    def pause(self, pool: PoolState, why: Diagnosis) -> Refusal | None:
+        """Let a rollout go no further."""
+        self.remedies.append(PauseRollout(pool.key, why.cause))
+        self.reasons.append(Reason("pause", str(pool.key), 0, 1, f"{why.cause} {why.sentence}"))
+        return None
+
+    def resume(self, pool: PoolState, why: Diagnosis) -> Refusal | None:
+        """Let a rollout go on."""
+        self.remedies.append(ResumeRollout(pool.key, why.cause))
+        self.reasons.append(Reason("resume", str(pool.key), 1, 0, f"{why.cause} {why.sentence}"))
+        return None
+
+    def avoid_node(self, replica: ReplicaState, why: Diagnosis) -> Refusal | None:
+        """Keep replicas off the node of this one: never off more than a share of all nodes."""
+        if not self.settings.may_avoid_nodes:
+            return Refusal("not enabled", "healing.may_avoid_nodes is false", final=True)
+        nodes = self.fleet.nodes
+        if replica.node not in nodes:
+            return Refusal("unknown node", f"the platform knows no node {replica.node!r}", final=True)
+        avoided = sum(node.avoided for node in nodes.values())
+        if avoided + 1 > max(1, int(self.settings.avoided_nodes_ratio * len(nodes))):
+            return Refusal("node budget", f"{avoided} of {len(nodes)} nodes are avoided already", final=True)
+        self.remedies.append(AvoidNode(replica.node, why.cause))
+        self.reasons.append(Reason("avoid node", replica.node, 0, 1, f"{why.cause} {why.sentence}"))
+        return None
+
+    # What is said
+
+    def page(self, subject: str, why: Diagnosis, detail: str, rule: str = "needs a human") -> None:
+        """Tell a human, and leave a reason."""
+        self.note(rule, why, detail)
+        about = f"{why.subject}: " if why.subject else ""
+        self.pages.append(Page(subject, why.cause, f"{about}{why.sentence}; {detail}"))
+
+    def note(self, rule: str, why: Diagnosis, detail: str) -> None:
+        """Leave a reason for what is not done, or not yet."""
+        subject = why.subject or str(why.pool)
+        self.reasons.append(Reason(rule, subject, 0, 0, f"{why.cause} {why.sentence}; {detail}"))
+
+    def _under_repair(self, besides: str) -> set[tuple[str, str]]:
+        """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2)."""
+        repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
+        out = {name for name, cordon in self.cordons.items() if cordon.cause in STILL_SERVING}
+        there = {(p.key.model, p.key.replica(r.id)) for p in self.fleet.pools for r in p.roster.replicas}
+        repairs |= {(model, name) for model, name in there if name in out}
+        return {repair for repair in repairs if repair[1] != besides}
+
+
+_STOPPED = Refusal("breaker", "too many replicas look sick at once")
