@@ -36,11 +36,32 @@ ERRORS = Cause("errors", "F2", "engine answers with errors, process alive", play
 START_OVERDUE = Cause("start-overdue", "F4", "start does not finish", playbook="restart-overdue", gravity=6)
 STRAGGLER = Cause("straggler", "F8", "one slow replica", playbook="replace-slow", gravity=5)
 EXPORTER = Cause("exporter-frozen", "F13", "its metrics stand still, it does not", playbook="repair-metrics", gravity=2)
+HARDWARE = Cause("hardware", "F9", "its GPU is at fault", playbook="replace-elsewhere", gravity=10)
+COLD_START = Cause("cold-start", "F19", "slow because it has just started", gravity=4)
+COUNTER_RESET = Cause("counter-reset", "F14", "its counters began anew, it did not", gravity=1)
 UNKNOWN = Cause("unknown", "unknown", "evidence of one kind only")
 
+BAD_REVISION = Cause("bad-revision", "F3", "a new revision fails", "pool", "freeze-and-roll-back", 10)
+STARTS_FAIL = Cause("starts-fail", "F4", "replicas of every revision fail to start", "pool", "hold-and-page", 9)
+POISON = Cause(
+    "poison", "F20", "one replica after the other exits: a request may kill them", "pool", "hold-and-page", 8
+)
+OUT_OF_MEMORY = Cause("out-of-memory", "F5", "engines run out of memory", "pool", "add-capacity", 7)
+NODE_TROUBLE = Cause("node-trouble", "F11", "a node is lost or leaves", "pool", "make-good", 6)
+UNREACHABLE = Cause("unreachable", "F12", "the gateway does not reach engines that are well", "pool", "fail-over", 6)
+METRICS_LOST = Cause("metrics-lost", "F13", "metrics are missing, not engines", "pool", "wait-for-metrics", 5)
+RETRY_STORM = Cause("retry-storm", "F17", "clients ask again for what failed", "pool", "ride-out-retries", 4)
+PREEMPTIONS = Cause("preemption-storm", "F6", "requests push each other out of the KV cache", "pool", "add-capacity", 3)
+OVERLOAD = Cause("overload", "F7", "more load than all replicas together can carry", "pool", "leave-to-scaling", 2)
+
 CAUSES: Mapping[str, Cause] = {
-    cause.name: cause for cause in (HANG, EXITED, ERRORS, START_OVERDUE, STRAGGLER, EXPORTER, UNKNOWN)
-}
+    cause.name: cause
+    for cause in (
+        HANG, EXITED, ERRORS, START_OVERDUE, STRAGGLER, EXPORTER, HARDWARE, COLD_START, COUNTER_RESET, UNKNOWN,
+        BAD_REVISION, STARTS_FAIL, POISON, OUT_OF_MEMORY, NODE_TROUBLE, UNREACHABLE, METRICS_LOST, RETRY_STORM,
+        PREEMPTIONS, OVERLOAD,
+    )
+}  # fmt: skip
 
 STILL_SERVING = (STRAGGLER.code, ERRORS.code)
 """Causes for which a replica is taken out of traffic although it serves."""
@@ -54,7 +75,8 @@ def cause_of(diagnosis: Diagnosis) -> Cause:
         return CAUSES[diagnosis.name]
     if diagnosis.cause == EXITED.code:
         return ERRORS if "cohort" in diagnosis.families else EXITED
-    return next((cause for cause in CAUSES.values() if cause.code == diagnosis.cause), UNKNOWN)
+    scope = "replica" if diagnosis.subject else "pool"
+    return next((c for c in CAUSES.values() if (c.code, c.scope) == (diagnosis.cause, scope)), UNKNOWN)
 
 
 def cause_of_cordon(code: str) -> Cause:
