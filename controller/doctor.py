@@ -170,7 +170,8 @@ def _examine_gpus(source: PrometheusSource, metrics: FleetMetrics, findings: Fin
     if not any(found.names.scope == "gpu" for found in source.sources):
         return
     known = sum(told.gpu_xid == told.gpu_xid for told in metrics.replicas.values())
-    others = f"; {source.gpus.others} other pods have one, which are ignored" if source.gpus.others else ""
+    count = source.gpus.others
+    others = f"; those of {count} other pod{'s' if count > 1 else ''} are ignored" if count else ""
     findings.sources.append(f"GPUs of {known} of {len(metrics.replicas)} replicas{others}")
 
 

@@ -91,7 +91,7 @@ class Platform:
         self._pools = {template.key: LivePool(template, rules.gpus_per_node, at) for template in templates}
         self._shares = first_shares(templates)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rollouts = Rollouts(self)
+        self._rollouts = Rollouts(self, machine.clock)
 
     async def __aenter__(self) -> Self:
         for pool in self._pools.values():

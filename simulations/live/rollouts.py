@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from controller.ports import Clock
 from policies.fleet import Phase, PoolKey
 from simulations.live.live_pool import LivePool, LiveReplica
+
+_LOOK_S = 0.05
 
 
 class Replacing(Protocol):
@@ -28,8 +31,8 @@ class Replacing(Protocol):
 class Rollouts:
     """The rollouts under way, at most one per pool."""
 
-    def __init__(self, platform: Replacing) -> None:
-        self._platform = platform
+    def __init__(self, platform: Replacing, clock: Clock) -> None:
+        self._platform, self._clock = platform, clock
         self._tasks: dict[PoolKey, asyncio.Task[None]] = {}
 
     def begin(self, pool: LivePool, step_s: float = 0.0) -> None:
@@ -37,7 +40,7 @@ class Rollouts:
 
         Args:
             pool: Its revision is the new one already.
-            step_s: Seconds that a successor serves before its predecessor is given up.
+            step_s: Seconds that a successor is READY before its predecessor is given up.
         """
         if (before := self._tasks.get(pool.key)) is not None:
             before.cancel()
@@ -51,24 +54,34 @@ class Rollouts:
 
     async def _roll(self, pool: LivePool, step_s: float) -> None:
         """Replace one replica after the other, with one more than desired at a time."""
-        while stale := [r for r in pool.standing if r.revision != pool.revision]:
+        while True:
             await pool.going.wait()
+            stale = [r for r in pool.standing if r.revision != pool.revision]
+            if not stale:
+                return
             old = stale[0]
             successor = self._platform.begin(pool)
             if old.phase is not Phase.READY:  # nothing to lose
                 self._platform.leave(pool, old, drains=False)
                 continue
             old.superseded, successor.replaces = True, old
-            waits = [asyncio.ensure_future(event.wait()) for event in (successor.ready, successor.gone)]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-            await asyncio.sleep(step_s)
-            await pool.going.wait()
-            self._platform.leave(pool, old, drains=True)
+            if await self._succeeded(pool, old, step_s) or len(pool.standing) >= pool.desired:
+                self._platform.leave(pool, old, drains=True)
+            else:
+                old.superseded = False
             await self._platform.publish()
+
+    async def _succeeded(self, pool: LivePool, old: LiveReplica, step_s: float) -> bool:
+        """Wait until a successor has been READY for ``step_s`` and nothing is paused; False once there is none.
+
+        A successor that is restarted, or exits and comes back, is waited for anew.
+        """
+        while heirs := [r for r in pool.standing if r.replaces is old]:
+            until = self._clock.now() - step_s
+            if not pool.paused and any(r.phase is Phase.READY and r.since_at <= until for r in heirs):
+                return True
+            await asyncio.sleep(_LOOK_S)
+        return False
 
     def _call_off_successors(self, pool: LivePool) -> None:
         """Let those stay again whose successors are not READY yet, and end these."""

@@ -12,6 +12,7 @@ import pytest
 from controller.adapters.prometheus import PrometheusSource
 from controller.adapters.prometheus_http import PrometheusHttp, Row
 from controller.adapters.prometheus_settings import PrometheusSettings
+from controller.doctor import Findings, _examine_gpus, _examine_signals
 from controller.errors import ObservationError, QueryRefused
 from controller.ports import FleetMetrics
 from policies.settings import PolicySettings
@@ -377,6 +378,12 @@ def test_gpus_are_those_of_the_replica_that_holds_them_and_the_worst_of_several_
     assert math.isnan(metrics.replicas["r1"].gpu_xid)  # nobody exports its GPUs
     assert set(metrics.replicas) == {"r0", "r1"}
     assert not [told for told in metrics.missing if "gpu" in told]
+    findings = Findings("")
+    _examine_signals(source.sources, findings)
+    _examine_gpus(source, metrics, findings)
+    assert "DCGM exporter: 3 GPUs" in findings.sources
+    assert "GPUs of 1 of 2 replicas; those of 1 other pod are ignored" in findings.sources
+    assert "DCGM_FI_DEV_XID_ERRORS" in next(f.metrics for f in findings.signals if f.signal == "gpu_xid")
 
 
 def test_an_xid_is_told_once_it_occurs_for_some_time_and_not_of_whoever_gets_the_gpu_next(store: Store) -> None:

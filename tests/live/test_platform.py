@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import foresail
 from controller.errors import ActuationError, BadInput, StalePlan
 from policies.fleet import Phase, PoolKey, ReplicaState
 from simulations.live.envoy_config import HEADER
@@ -232,12 +233,50 @@ def test_a_pipeline_brings_a_revision_that_the_platform_did_not_know(world: Runn
     assert world.platform.pools()[1].revisions == ("1",)
 
 
+def test_faults_and_rollouts_are_asked_for_on_the_command_line(
+    world: RunningPlatform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world.folder / "live.json").write_text(json.dumps({"platform": f"http://127.0.0.1:{world.port}"}))
+    out = ["--out", str(world.folder)]
+    assert foresail.main(["live", "fault", "west/*", "kill", *out]) == 0
+    world.until(lambda: the_replica(world, "west-0", WEST).restarts == 1)
+    assert foresail.main(["live", "rollout", "west", "2", "slow", "factor=3", "--step-s", "0.1", *out]) == 0
+    assert "west goes to revision 2" in capsys.readouterr().out
+    world.settle()
+    assert [r.revision for r in world.platform.pools()[1].replicas] == ["2"]
+    assert world.platform._pools[WEST].revisions["2"] == ({"kind": "slow", "factor": 3},)
+    assert foresail.main(["live", "rollout", "west", "3", "slow", "factor=0", *out]) == 2
+    assert "factor" in capsys.readouterr().err
+
+
 def test_a_rollout_that_takes_its_time_can_be_rolled_back_before_the_old_is_gone(world: RunningPlatform) -> None:
     world.do(world.platform.roll_out(EAST, "2", step_s=60.0))
     world.until(lambda: world.serving_at_gateway(EAST) == {"east-0", "east-1", "east-2"})
     world.do(world.platform.roll_back(EAST, "1"))
     world.settle()
     assert [(r.id, r.revision) for r in world.platform.pools()[0].replicas] == [("east-0", "1"), ("east-1", "1")]
+
+
+def test_whoever_restarts_a_successor_that_does_not_start_costs_no_old_replica(tmp_path: Path) -> None:
+    template = a_template(2, command=good_from_revision_2, revisions=("1", "2"), stable_revision="2")
+    with RunningPlatform(tmp_path, [template]) as world:
+        world.do(world.platform.roll_back(EAST, "1"))
+        for name in ("east-2", "east-3"):
+            world.until(lambda name=name: the_replica(world, name).restarts >= 1)  # type: ignore[misc]  # bound on purpose
+            world.do(world.platform.restart(EAST, name))
+        world.until(lambda: the_replica(world, "east-4").restarts >= 1)
+        assert world.serving_at_gateway(EAST) == {"east-0", "east-1"}
+        world.do(world.platform.roll_back(EAST, "2"))
+        world.settle()
+        assert [r.id for r in world.platform.pools()[0].replicas] == ["east-0", "east-1"]
+
+
+def test_scaling_down_in_the_middle_of_a_rollout_leaves_what_was_asked_for(world: RunningPlatform) -> None:
+    world.do(world.platform.roll_out(EAST, "2", step_s=1.0))
+    world.until(lambda: len(world.platform.pools()[0].replicas) == 3)
+    world.do(world.platform.scale(EAST, 1, world.platform.pools()[0].version))
+    world.settle()
+    assert [r.revision for r in world.platform.pools()[0].replicas] == ["2"]
 
 
 def test_only_replicas_asked_for_later_tell_a_lead_time(world: RunningPlatform) -> None:
