@@ -55,10 +55,10 @@ def test_the_default_does_nothing_but_look() -> None:
 
 
 @pytest.mark.parametrize("action_class", ["scaling", "traffic", "healing"])
-def test_a_mode_that_does_not_exist_yet_is_refused_with_what_does(file: Path, action_class: str) -> None:
+def test_a_mode_that_waits_for_approvals_needs_somebody_who_can_approve(file: Path, action_class: str) -> None:
     problem = only_problem(file, f"modes:\n  {action_class}: approve\n")
     assert (problem.where, problem.key) == (f"{file}:2:3", f"modes.{action_class}")
-    assert "approve is not there yet" in problem.what
+    assert "approvals.approvers names nobody" in problem.what
     assert "observe, recommend" in problem.remedy
 
 
@@ -120,8 +120,8 @@ def test_a_value_out_of_bounds_is_answered_with_the_bounds_unit_and_default(file
         ("policy: {tick_s: [15]}", "policy.tick_s", "must be a valid number"),
         ("policy: {tick_s: .nan}", "policy.tick_s", "must be a valid number"),
         ("policy: 5", "policy", "must be an object"),
-        ("modes: {scaling: autoo}", "modes.scaling", "'observe', 'recommend' or 'auto'"),
-        ("modes: {scaling: true}", "modes.scaling", "'observe', 'recommend' or 'auto'"),
+        ("modes: {scaling: autoo}", "modes.scaling", "'observe', 'recommend', 'approve' or 'auto'"),
+        ("modes: {scaling: true}", "modes.scaling", "'observe', 'recommend', 'approve' or 'auto'"),
         ("policy: {pools: {m/a/unified: {min_replicas: 1}}}", "policy.pools.m/a/unified.profile", "needed"),
         (
             "policy: {pools: {m/a/unified: {profile: none}}}",
