@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from controller.errors import BadInput
 from controller.plans import digest_of
 
 MOST_FILES = 64
+MOST_LISTED = 4096
 MOST_USED = 4096
 MOST_PROPOSALS_BYTES = 4 * 1024 * 1024
 MOST_MEMORY_BYTES = 1024 * 1024
@@ -101,8 +103,9 @@ class ApprovalFolder:
     def dropped(self) -> tuple[Dropped, ...]:
         """Return the approvals in the inbox, of which a bounded number and size is looked at; raises OSError."""
         with os.scandir(self._inbox) as entries:
-            names = [name for entry in entries if not (name := entry.name).startswith(".") and name.endswith(".json")]
-        return tuple(self._read(name) for name in sorted(names)[:MOST_FILES])
+            looked_at = [entry for entry in islice(entries, MOST_LISTED) if _is_approval(entry.name)]
+        looked_at.sort(key=lambda entry: (not entry.is_file(follow_symlinks=False), entry.name))
+        return tuple(self._read(entry.name) for entry in looked_at[:MOST_FILES])
 
     def discard(self, name: str) -> None:
         """Take a file out of the inbox, if it can be."""
@@ -132,10 +135,11 @@ class ApprovalFolder:
             descriptor = os.open(self._inbox / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             return Dropped(name, b"", "it is a link" if (self._inbox / name).is_symlink() else _reason(error))
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            return Dropped(name, b"", "it is no file")
         with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                return Dropped(name, b"", "it is no file")
             if found.st_mode & _OTHERS_WRITE:
                 return Dropped(name, b"", "others than its owner may write it")
             if found.st_size > MOST_BYTES:
@@ -213,6 +217,11 @@ def drop(folder: Path, name: str, content: bytes) -> None:
     except OSError as error:
         remedy = "run this as a user who may write the inbox"
         raise BadInput(f"the approval cannot be written: {_reason(error)}", str(inbox), remedy) from None
+
+
+def _is_approval(name: str) -> bool:
+    """Whether a file is meant for the daemon: drafts begin with a dot."""
+    return name.endswith(".json") and not name.startswith(".")
 
 
 def _laid_out(found: Any) -> LaidOut:
