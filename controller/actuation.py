@@ -67,6 +67,8 @@ class Actuator:
                 yield ActResult(target.act, target.subject, "failed", _joined(what, words))
             else:
                 yield ActResult(target.act, target.subject, "done", words)
+        if self._approvals is not None and not withheld:
+            self._approvals.settle()
         if unforeseen is not None:
             raise unforeseen
 

@@ -159,8 +159,16 @@ class Approvals:
             self._statements[digest].remove((name, statement))
             self._box.discard(name)
             if fresh:
+                self.pending = tuple(proposal for proposal in self.pending if proposal.digest != digest)
+                self._laid_out_for = ""
                 return Answer(True, f"approved by {statement.approver}, approval {statement.id[:ID_CHARS]}")
         return Answer(False, self._waits(digest))
+
+    def settle(self) -> None:
+        """Lay out what still waits once the acts are done; what goes wrong with that is told at the next look."""
+        if not self._laid_out_for:
+            for _ in self._lay_out(self.pending):
+                pass
 
     def _waits(self, digest: str) -> str:
         for proposal in self.pending:

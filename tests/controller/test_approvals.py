@@ -56,6 +56,7 @@ def test_a_plan_waits_until_it_is_approved_and_is_then_done_once(desk: Desk, par
     assert (done.outcome, done.detail.startswith("approved by alice, approval ")) == ("done", True)
     assert len(desk.written) == 1
     assert desk.inbox == []
+    assert desk.approvals.pending == ()
     assert only(desk.tick(part)).detail.startswith("waits for approval")
     assert len(desk.written) == 1
 
@@ -342,6 +343,13 @@ def test_only_so_much_is_proposed_and_what_waits_keeps_its_place(desk: Desk) -> 
     assert len(desk.approvals.pending) == MOST_PENDING
     assert results[0].detail.startswith("waits for approval ")
     assert results[-1].detail == "waits for approval, and is not proposed: 200 others wait"
+
+
+def test_what_is_done_is_no_longer_laid_out(desk: Desk) -> None:
+    desk.tick(RESTART, GROW)
+    desk.answer(RESTART)
+    desk.tick(RESTART, GROW)
+    assert [p.act for p in ApprovalFolder.open(desk.folder).proposals()] == ["scale"]
 
 
 # precedence: whatever holds an act today still does

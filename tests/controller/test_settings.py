@@ -62,6 +62,42 @@ def test_a_mode_that_waits_for_approvals_needs_somebody_who_can_approve(file: Pa
     assert "observe, recommend" in problem.remedy
 
 
+POOL = "policy: {pools: {m/a/unified: {profile: llama-3.1-8b-l40s-tp1}}}\n"
+WINDOW = "modes:\n  maintenance:\n    - why: a move\n      from: 2027-01-15T22:00:00Z\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "what"),
+    [
+        (WINDOW, 3, "modes.maintenance.0", "both from and until"),
+        (WINDOW + "      until: 2027-01-15T21:00:00Z\n", 3, "modes.maintenance.0", "not after its beginning"),
+        (WINDOW + "      until: 2027-01-16T00:00:00\n", 5, "modes.maintenance.0.until", "timezone"),
+        (WINDOW + "      until: soon\n", 5, "modes.maintenance.0.until", "datetime"),
+        (WINDOW + "      till: x\n", 5, "modes.maintenance.0.till", "no such setting"),
+        (WINDOW + "      until: 2027-01-16T00:00:00Z\n      workloads: [n]\n", 6, None, "no pool of n"),
+        ("modes:\n  workloads:\n    n: {healing: auto}\n", 3, "modes.workloads.n", "no pool of n"),
+        ("modes:\n  workloads:\n    m: {healing: often}\n", 3, "modes.workloads.m.healing", "'approve' or 'auto'"),
+        ("modes:\n  workloads:\n    m: {healing: approve}\n", 3, "modes.workloads.m.healing", "names nobody"),
+        ("approvals:\n  approvers:\n    a: ed25519:AAAA\n", 2, "approvals.approvers", "not a public key"),
+        ("approvals:\n  approvers:\n    a b: key\n", 2, "approvals.approvers", "no name for an approver"),
+        ("approvals:\n  max_lifetime_s: 60\n", 1, "approvals", "more than max_lifetime_s 60"),
+        ("approvals:\n  max_lifetime_s: 90000\n", 2, "approvals.max_lifetime_s", "86400"),
+    ],
+)
+def test_a_bad_window_mode_or_approver_is_refused_with_its_line(
+    file: Path, text: str, line: int, key: str | None, what: str
+) -> None:
+    problem = only_problem(file, text + POOL)
+    assert problem.where.startswith(f"{file}:{line}:")
+    assert key in (None, problem.key)
+    assert what in problem.what
+
+
+def test_a_window_is_known_by_the_names_that_are_written(file: Path) -> None:
+    problem = only_problem(file, WINDOW + "      form: 2027-01-16\n" + POOL)
+    assert problem.remedy.startswith("did you mean from? known here: from, until, weekly, classes, workloads, why")
+
+
 @pytest.mark.parametrize(
     ("pool", "what"),
     [
