@@ -50,6 +50,9 @@ SUB_COMMANDS = {
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
     "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
     "bench": SubCommand("foresail:bench", "Measure how fast Foresail is on this machine."),
+    "approvals": SubCommand("controller.approvals_cli:approvals", "List what waits for an approval; make a key."),
+    "approve": SubCommand("controller.approvals_cli:approve", "Let the daemon carry out what waits, once."),
+    "reject": SubCommand("controller.approvals_cli:reject", "Keep what waits from being done for a while."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
     "profile": SubCommand("training.profile_cli:profile", "Make engine profiles from measurements, and check them."),
 }
