@@ -51,6 +51,9 @@ SUB_COMMANDS = {
     "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
     "bench": SubCommand("foresail:bench", "Measure how fast Foresail is on this machine."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
+    "incidents": SubCommand(
+        "controller.incidents.cli:incidents", "Tell what went wrong, what was done, and how it ended."
+    ),
     "profile": SubCommand("training.profile_cli:profile", "Make engine profiles from measurements, and check them."),
 }
 
