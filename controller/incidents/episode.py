@@ -129,7 +129,9 @@ class Episode:
         if act.verb == "page":
             if act.cause == "breaker":
                 return act.name in ("fleet", me.model) or act.name.startswith(f"{me.model} ")
-            return act.name == me.full_name or (act.name == me.pool and act.message.startswith(f"{me.name}:"))
+            return act.name in (me.full_name, me.name) or (
+                act.name == me.pool and act.message.startswith(f"{me.name}:")
+            )
         if act.replica:
             return me.scope == "replica" and act.replica == me.name and act.pool in ("", me.pool)
         if me.scope == "replica":
@@ -144,10 +146,11 @@ class Episode:
         if act.state == "held":
             self._hold(tick, before, act, text)
             return rules
-        if act.state == "done" and act.verb != "page" and self._first_act_at is None:
-            self._first_act_at = tick.at
+        if act.state == "done" and act.verb != "page":
+            self._first_act_at = tick.at if self._first_act_at is None else self._first_act_at
+            self._wanted.pop((act.verb, life_of(tick, self.subject)), None)
         why = f" ({act.detail})" if act.detail else ""
-        self._tell(tick, act.state, f"{text}{why}", act.verb)
+        self._tell(tick, act.state, f"{text}{why}".strip(), act.verb)
         return rules
 
     def _hold(self, tick: Tick, before: Tick | None, act: WantedAct, text: str) -> None:
@@ -254,7 +257,9 @@ class Episode:
 
     def _move(self, tick: Tick, last: Span | None, span: Span) -> None:
         """Say how the subject came from one condition into the next."""
-        if last is not None and last.life and last.life != span.life:
+        if last is not None and last.life and last.life != span.life and self.subject.scope != "replica":
+            self._tell(tick, "state", f"now {span.life}")
+        elif last is not None and last.life and last.life != span.life:
             if self._inside is not None:
                 self._lost = (self._lost or 0.0) + self._inside
             left = f", with {self._inside:.0f} requests inside" if self._inside is not None else ""

@@ -23,7 +23,8 @@ class Span:
     """A time, both ends seen, in which nothing changed.
 
     Attributes:
-        life: What tells one life of the subject from the next; empty for what has none, or is not there.
+        life: What tells one life of the subject from the next: of a pool or model its revision. Empty for what has
+            none, or is not there.
         cause: What was believed to be wrong; empty when nothing was.
         cordon_is_ours: Whether it was we who took it out of traffic.
         under_way: Whether an act of ours was not verified yet.

@@ -51,7 +51,13 @@ def condition_of(tick: Tick, subject: Subject, since_at: float) -> Condition:
 
 
 def life_of(tick: Tick, subject: Subject) -> str:
-    """Return what tells one life of a replica from the next, also where a new one has the name of the old."""
+    """Return what tells one life of a replica from the next, also where a new one has the name of the old.
+
+    Of a pool and of a model it is the revision that new replicas get.
+    """
+    if subject.scope in ("pool", "model"):
+        inside_it = (pool for key, pool in tick.pools.items() if subject.name in (key, key.rsplit("/", 2)[0]))
+        return "revision " + ", ".join(str(pool.get("revision", "")) for pool in inside_it)
     replica = tick.replicas.get((subject.pool, subject.name)) if subject.scope == "replica" else None
     return "" if replica is None else f"{subject.name}#{replica.get('restarts', 0)}@{replica.get('requested_at', 0)}"
 

@@ -51,7 +51,7 @@ def write_plot(path: Path, incidents: Sequence[Incident]) -> None:
     _scale(axes, lengths_s)
     for place, incident in enumerate(shown):
         _draw_bar(axes, place, incident)
-        _draw_acts(axes, place, incident)
+        _draw_acts(figure, axes, place, incident)
         _say_end(axes, place, incident)
     axes.set_yticks(range(len(shown)), [_label(incident) for incident in shown], fontsize="small")
     axes.set_ylim(len(shown) - 0.4, -0.8)
@@ -94,7 +94,7 @@ def _draw_bar(axes: Axes, place: int, incident: Incident) -> None:
             axes.barh(place, until_s - from_s, 0.44, from_s, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
 
 
-def _draw_acts(axes: Axes, place: int, incident: Incident) -> None:
+def _draw_acts(figure: Figure, axes: Axes, place: int, incident: Incident) -> None:
     """Mark each act that was done, filled, and the first of each kind that was not, hollow."""
     told: set[tuple[str, str]] = set()
     beside: Counter[float] = Counter()
@@ -112,7 +112,7 @@ def _draw_acts(axes: Axes, place: int, incident: Incident) -> None:
             markerfacecolor=_INK if done else "white",
             linestyle="none",
             clip_on=False,
-            transform=offset_copy(axes.transData, axes.figure, x=9.0 * beside[event.at], units="points"),
+            transform=offset_copy(axes.transData, figure, x=9.0 * beside[event.at], units="points"),
         )
         beside[event.at] += 1
 

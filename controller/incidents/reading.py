@@ -37,7 +37,7 @@ def instant_of(text: str | None, option: str, newest_at: float) -> float | None:
     if back := _BACK.fullmatch(text):
         return newest_at - float(back[1]) * _UNIT_S[back[2]]
     try:
-        return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else _in_calendar(text)
+        return float(text) if re.fullmatch(r"\d{1,12}(\.\d+)?", text) else _in_calendar(text)
     except ValueError:
         remedy = (
             "write an instant such as 2026-03-01T08:00, Unix seconds, or a time back from the newest row such as 6h"

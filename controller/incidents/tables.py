@@ -47,7 +47,7 @@ def story_of(incident: Incident, related: Related | None) -> tuple[Section, ...]
         ("time to first act", seconds(incident.first_act_s)),
         ("time to recover", seconds(incident.recover_s)),
         ("requests failed", count(incident.failed_requests)),
-        ("requests lost inside", count(incident.lost_inside)),
+        ("requests inside at its end", count(incident.lost_inside)),
     ]
     where = [text for text in (incident.node, incident.revision and f"revision {incident.revision}") if text]
     facts += [("on", ", ".join(where))] if where else []

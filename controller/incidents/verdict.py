@@ -73,6 +73,8 @@ def _meddled(held: HeldAct, span: Span) -> str:
         return "we took it out of traffic" if span.cordon_is_ours else "somebody took it out of traffic"
     if span.life == held.life:
         return "it was drained" if span.condition == "draining" and held.condition != "draining" else ""
+    if span.life.startswith("revision"):
+        return "its revision was changed"
     return "its process exited" if span.condition == "failed" else "its life ended"
 
 
