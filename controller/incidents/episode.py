@@ -275,7 +275,7 @@ class Episode:
             "starting": "it is starting",
             "failed": "its process has exited",
             "draining": "it is draining",
-            "missing": "it is gone, and nobody is in its place yet",
+            "missing": "it is gone, and none serves in its place yet",
         }
         self._tell(tick, "state", words[span.condition])
 

@@ -144,12 +144,12 @@ def _look(span: Span) -> str:
     match span.condition:
         case "out" | "draining":
             return "out of traffic"
-        case "failed" | "missing":
-            return "exited or gone"
         case "starting":
             return "restarting"
-    if span.under_way and not span.cause:
-        return "restarting"
+        case "missing" | "replaced" | "serving" if span.under_way and not span.cause:
+            return "restarting"
+        case "failed" | "missing":
+            return "exited or gone"
     return "recovered" if span.well else "suspected" if span.cause == "unknown" else "diagnosed"
 
 

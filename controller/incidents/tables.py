@@ -42,7 +42,7 @@ def story_of(incident: Incident, related: Related | None) -> tuple[Section, ...]
     facts = [
         ("began", instant(incident.began_at)),
         ("cause", "+".join(incident.causes)),
-        ("state", f"{incident.state}{'' if incident.over else ', not quiet for ' + seconds(QUIET_S) + ' yet'}"),
+        ("state", incident.state if incident.over or incident.state != "recovered" else _young(incident)),
         ("time to detect", seconds(incident.detect_s)),
         ("time to first act", seconds(incident.first_act_s)),
         ("time to recover", seconds(incident.recover_s)),
@@ -202,6 +202,11 @@ def seconds(value: float | None) -> str:
 def count(value: float | None) -> str:
     """Return a number of requests as text; ``-`` where the records do not tell."""
     return NOT_KNOWN if value is None else f"{value:,.0f}"
+
+
+def _young(incident: Incident) -> str:
+    quiet_s = incident.seen_until_at - (incident.recovered_at or incident.seen_until_at)
+    return f"recovered, well for {seconds(quiet_s)}; over after {seconds(QUIET_S)}"
 
 
 def _line(incident: Incident, event: Event) -> tuple[str, ...]:
