@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controller.adapters.sql_audit import AuditEntry
-from controller.incidents.ticks import verb_of
 
 Json = Mapping[str, Any]
 
@@ -155,7 +154,7 @@ def _plans(decision: Json) -> Section:
         rows.append(("weights", plan["model"], shares))
     for remedy in decision.get("remediations") or ():
         subject = remedy.get("replica") or remedy.get("model") or remedy.get("subject") or ""
-        rows.append((verb_of(remedy["type"]), subject, remedy["cause"]))
+        rows.append((_verb(remedy["type"]), subject, remedy["cause"]))
     return Section("Decided", ("act", "subject", "what"), tuple(rows), "" if rows else "nothing to do")
 
 
@@ -209,6 +208,15 @@ def _pruned(record: Json) -> str:
     where = f"kept in {record['archive']}" if record.get("archive") else "kept nowhere"
     ages = f"{instant(record['oldest_at'])} to {instant(record['newest_at'])}"
     return f"rows {record['first']} to {record['last']} ({ages}) pruned for their {record['why']}, {where}"
+
+
+def _verb(type_name: str) -> str:
+    """Return the verb in a remediation's class name.
+
+    >>> _verb("CordonReplica"), _verb("FailOver")
+    ('cordon', 'fail over')
+    """
+    return {"FailOver": "fail over"}.get(type_name, type_name.removesuffix("Replica").lower())
 
 
 def _total(metrics: Sequence[Json], name: str) -> float | None:

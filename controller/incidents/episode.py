@@ -53,6 +53,7 @@ class Episode:
         self._spans: list[Span] = []
         self._wanted: dict[tuple[str, str], _Wanted] = {}
         self._rules: set[str] = set()
+        self._playbook = ("", "")
         self._held_for: dict[tuple[str, str], str] = {}
         self._checked: dict[tuple[str, float], tuple[bool, bool]] = {}
         self._ill = self._blind = self._flows = False
@@ -75,6 +76,7 @@ class Episode:
         spoken = [self._act(tick, before, act) for act in tick.acts if self._mine(act)]
         self._hear(tick, {rule for rules in spoken for rule in rules}, ambiguous=ambiguous)
         self._check(tick)
+        self._follow(tick)
         self._look(tick, before)
 
     def over(self, quiet_s: float) -> bool:
@@ -132,6 +134,8 @@ class Episode:
             return act.name in (me.full_name, me.name) or (
                 act.name == me.pool and act.message.startswith(f"{me.name}:")
             )
+        if act.verb == "avoid":
+            return bool(act.name) and act.name in (self._node, me.name)
         if act.replica:
             return me.scope == "replica" and act.replica == me.name and act.pool in ("", me.pool)
         if me.scope == "replica":
@@ -213,9 +217,7 @@ class Episode:
 
     def _check(self, tick: Tick) -> None:
         """Note acts of ours that were verified, or not before their deadline."""
-        for act in tick.memory_after.get("actions") or ():
-            if (act.get("target"), act.get("pool")) != (self.subject.name, self.subject.pool):
-                continue
+        for act in filter(self._about, tick.memory_after.get("actions") or ()):
             key = (str(act.get("kind")), act.get("started_at") or 0.0)
             closed = not act.get("open"), bool(act.get("verified"))
             if self._checked.get(key, (False, False)) != closed and self._checked.get(key) is not None:
@@ -223,6 +225,21 @@ class Episode:
                 self._tell(tick, "checked", good, key[0])
             if key in self._checked or key[1] >= tick.at:
                 self._checked[key] = closed
+
+    def _follow(self, tick: Tick) -> None:
+        """Note how the playbook for the subject goes on: begun, failed, taken over by another, or over."""
+        run: Json = (tick.memory_after.get("runs") or {}).get(self.subject.full_name) or {}
+        found = (str(run.get("playbook") or ""), str(run.get("state") or ""))
+        if found == self._playbook:
+            return
+        why = f": {run['why']}" if run.get("why") else ""
+        if not found[0]:
+            self._tell(tick, "playbook", "over", self._playbook[0])
+        elif found[0] != self._playbook[0]:
+            self._tell(tick, "playbook", f"begins{why}", found[0])
+        else:
+            self._tell(tick, "playbook", f"{found[1]}{why}", found[0])
+        self._playbook = found
 
     def _look(self, tick: Tick, before: Tick | None) -> None:
         """Note where the subject is, and whether it is well."""
@@ -249,11 +266,15 @@ class Episode:
     def _under_way(self, tick: Tick) -> bool:
         """Whether an act of an earlier tick is not verified yet: one of this very tick may have been held."""
         return any(
-            act.get("open")
-            and (act.get("target"), act.get("pool")) == (self.subject.name, self.subject.pool)
-            and (act.get("started_at") or 0.0) < tick.at
+            act.get("open") and self._about(act) and (act.get("started_at") or 0.0) < tick.at
             for act in tick.memory_after.get("actions") or ()
         )
+
+    def _about(self, act: Json) -> bool:
+        """Whether an act on record was done to the subject: what was done to a pool names it, and no replica."""
+        if self.subject.scope == "replica":
+            return (act.get("target"), act.get("pool")) == (self.subject.name, self.subject.pool)
+        return act.get("pool") == self.subject.name and act.get("kind") != "restart"
 
     def _move(self, tick: Tick, last: Span | None, span: Span) -> None:
         """Say how the subject came from one condition into the next."""

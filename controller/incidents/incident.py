@@ -12,7 +12,9 @@ Condition: TypeAlias = Literal["serving", "replaced", "gone", "out", "starting",
 somebody, ``gone`` with a pool that is not there any more. What is no replica is always ``serving``."""
 
 State: TypeAlias = Literal["ill", "recovering", "recovered", "unresolved"]
-What: TypeAlias = Literal["believed", "rule", "done", "held", "failed", "unknown", "state", "checked", "blind"]
+What: TypeAlias = Literal[
+    "believed", "rule", "done", "held", "failed", "unknown", "state", "checked", "playbook", "blind"
+]
 
 WELL: frozenset[Condition] = frozenset(("serving", "replaced", "gone"))
 """Conditions that need nobody's help."""

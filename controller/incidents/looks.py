@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from statistics import median
 
 from controller.incidents.incident import Condition
@@ -18,7 +19,7 @@ AS_FAST_RATIO = 1.1
 """Up to this many times its peers' median time per token, a replica that was called slow keeps up with them."""
 
 _COUNTERS = ("steps_total", "output_tokens_total", "prompt_tokens_total")
-_AT_ONCE = ("cordon", "uncordon", "fail over", "pause rollout")
+_AT_ONCE = ("cordon", "uncordon", "fail over", "pause", "resume", "avoid")
 _BY_PHASE: Mapping[str, Condition] = {
     "pending": "starting",
     "loading": "starting",
@@ -91,8 +92,8 @@ def works(tick: Tick, before: Tick | None, subject: Subject, families: Collectio
     if {"answers", "errors", "cohort"} & set(families):
         failed, answered = _grown(then, now, _failed), _grown(then, now, _answered)
         return failed == 0.0 and (answered or 0.0) > 0.0
-    told = [_grown(then, now, lambda r, name=name: (r.get("metrics") or {}).get(name)) for name in _COUNTERS]
-    return any((grown or 0.0) > 0.0 for grown in (*told, _grown(then, now, lambda r: r.get("answered_requests_total"))))
+    counts = (*(partial(_metric, name) for name in _COUNTERS), _answered)
+    return any((_grown(then, now, counter) or 0.0) > 0.0 for counter in counts)
 
 
 def failed_totals(tick: Tick, subject: Subject) -> Mapping[str, float]:
@@ -135,11 +136,16 @@ def _failed(replica: Json) -> float | None:
     return (replica.get("metrics") or {}).get("failed_requests_total") if told is None else told
 
 
+def _metric(name: str, replica: Json) -> float | None:
+    found: float | None = (replica.get("metrics") or {}).get(name)
+    return found
+
+
 def _answered(replica: Json) -> float | None:
     told = replica.get("answered_requests_total")
     return (replica.get("metrics") or {}).get("finished_requests_total") if told is None else told
 
 
-def _grown(then: Json, now: Json, count: object) -> float | None:
-    before, after = count(then), count(now)  # type: ignore[operator]
+def _grown(then: Json, now: Json, count: Callable[[Json], float | None]) -> float | None:
+    before, after = count(then), count(now)
     return None if before is None or after is None else after - before

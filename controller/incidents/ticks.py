@@ -89,13 +89,12 @@ class WantedAct:
     detail: str
 
 
-@dataclass(frozen=True)
 class Tick:
-    """One tick, with what became of its acts where that is on record."""
+    """One tick, with what became of its acts where that is on record; what is asked for often is read once."""
 
-    row: str
-    at: float
-    record: Json
+    def __init__(self, row: str, at: float, record: Json) -> None:
+        """Take the number of its row, its instant, and its record."""
+        self.row, self.at, self.record = row, at, record
 
     @property
     def decision(self) -> Json:
@@ -143,15 +142,16 @@ class Tick:
 def verb_of(type_name: str) -> str:
     """Return the verb in a remediation's class name, also in one that this program does not know.
 
-    >>> verb_of("CordonReplica"), verb_of("FailOver"), verb_of("PauseRollout")
-    ('cordon', 'fail over', 'pause rollout')
+    >>> verb_of("CordonReplica"), verb_of("FailOver"), verb_of("PauseRollout"), verb_of("MoveElsewhere")
+    ('cordon', 'fail over', 'pause', 'move elsewhere')
     """
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type_name.removesuffix("Replica")).lower()
+    words = re.findall("[A-Z][a-z]*", type_name)
+    return " ".join(words[:-1] if words[-1:] in (["Replica"], ["Rollout"], ["Node"]) else words).lower()
 
 
 def _belief(at: float, written: Json) -> Belief:
     scope, pool = written.get("scope") or "replica", written.get("pool") or ""
-    subject = Subject(scope, pool if scope in ("replica", "pool") else "", written["subject"])
+    subject = Subject(scope, pool if scope in ("replica", "pool") else "", written.get("subject") or pool)
     return Belief(
         at,
         subject,
@@ -165,8 +165,9 @@ def _belief(at: float, written: Json) -> Belief:
 def _act(remedy: Json, results: Sequence[Json] | None) -> WantedAct:
     verb, pool, replica = verb_of(remedy["type"]), str(remedy.get("pool") or ""), str(remedy.get("replica") or "")
     pool = pool or str(remedy.get("origin") or "")
-    name = f"{pool}/{replica}" if replica else str(remedy.get("subject") or pool or remedy.get("model") or "")
-    called = {name, replica, pool, str(remedy.get("model") or "")} - {""}
+    others = [str(remedy.get(key) or "") for key in ("subject", "node", "model")]
+    name = f"{pool}/{replica}" if replica else next(filter(None, (others[0], pool, *others[1:])), "")
+    called = {name, replica, pool, *others} - {""}
     kind = "weights" if verb == "fail over" else verb
     state: ActState = "unknown"
     detail = "what became of it is not on record" if results is None else ""

@@ -95,14 +95,14 @@ def test_an_act_that_failed_is_no_first_act() -> None:
 def test_a_remedy_that_this_program_does_not_know_is_called_by_its_name() -> None:
     pause = {"type": "PauseRollout", "pool": POOL, "cause": "F14", "plan": "x"}
     rows = (
-        row(1, diagnosis(POOL, "F14", scope="pool"), acts=[pause], kind="intended"),
-        outcome(2, 1, "pause_rollout", POOL, "held", "mode observe"),
-        row(3, diagnosis(POOL, "F14", scope="pool")),
+        row(1, diagnosis("", "F14", scope="pool"), acts=[pause], kind="intended"),
+        outcome(2, 1, "pause", POOL, "held", "mode observe"),
+        row(3, diagnosis("", "F14", scope="pool")),
     )
     incident = the_one(found_in(*rows))
     assert (incident.subject.scope, incident.subject.model) == ("pool", "m")
-    assert [(e.what, e.name, e.text) for e in incident.events[1:]] == [("held", "pause rollout", "mode observe")]
-    assert [(held.verb, verdict.word) for held, verdict in verdicts_of(incident)] == [("pause rollout", "open")]
+    assert [(e.what, e.name, e.text) for e in incident.events[1:]] == [("held", "pause", "mode observe")]
+    assert [(held.verb, verdict.word) for held, verdict in verdicts_of(incident)] == [("pause", "open")]
 
 
 @pytest.mark.parametrize(
