@@ -13,7 +13,7 @@ from controller.incidents.reading import incidents_between
 from controller.modes import ModeSettings
 from forecasting.forecast import LoadForecast
 from policies.decide import Foresail
-from policies.decisions import CordonReplica, Decision, Diagnosis, Policy, RestartReplica
+from policies.decisions import CordonReplica, Decision, Diagnosis, Policy, Remediation, RestartReplica
 from policies.fleet import FleetState
 from policies.memory import PolicyMemory
 from tests.builders import KEY, settings
@@ -48,6 +48,15 @@ class Run:
 
     def run(self, seconds: float) -> None:
         self.control.run(seconds)
+
+    def run_until_wanted(self, remedy: type[Remediation], at_most_s: float = 900.0) -> None:
+        """Go on until ``remedy`` is decided, whether or not it is done."""
+        for _ in range(round(at_most_s / self.control.tick_s)):
+            self.run(self.control.tick_s)
+            newest = self._log.newest_decision()
+            if newest and any(r["type"] == remedy.__name__ for r in newest.record["decision"]["remediations"]):
+                return
+        raise AssertionError(f"no {remedy.__name__} within {at_most_s:.0f} s")
 
     def incidents(self, since_at: float | None = None, until_at: float | None = None) -> list[Incident]:
         return incidents_between(AuditWindow(self._log.engine), since_at, until_at)

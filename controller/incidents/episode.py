@@ -174,6 +174,8 @@ class Episode:
             still = not {"latency", "answers", "errors", "cohort"} & set(families)
             wanted = self._wanted[key] = _Wanted(made, once_is_enough=still)
         wanted.act = replace(wanted.act, last_at=tick.at)
+        if wanted.looks and not self._ill:
+            return  # it has recovered, and the act is about to be given up
         wanted.looks += 1
         if works(tick, before, self.subject, families):
             wanted.worked += 1

@@ -70,7 +70,8 @@ class HeldAct:
         life: Of the subject, at ``first_at``.
         condition: Of the subject, at ``first_at``.
         remedy_s: How long it would have taken to help, in seconds.
-        worked_at: First tick, up to ``last_at``, at which the subject was seen to work; None when it was not.
+        worked_at: First tick at which the subject was seen to work while it was wanted and the diagnosis stood; None
+            when it was not.
     """
 
     verb: str

@@ -92,8 +92,8 @@ def works(tick: Tick, before: Tick | None, subject: Subject, families: Collectio
     if {"answers", "errors", "cohort"} & set(families):
         failed, answered = _grown(then, now, _failed), _grown(then, now, _answered)
         return failed == 0.0 and (answered or 0.0) > 0.0
-    counts = (*(partial(_metric, name) for name in _COUNTERS), _answered)
-    return any((_grown(then, now, counter) or 0.0) > 0.0 for counter in counts)
+    counts: list[Callable[[Json], float | None]] = [partial(_metric, name) for name in _COUNTERS]
+    return any((_grown(then, now, counter) or 0.0) > 0.0 for counter in (*counts, _answered))
 
 
 def failed_totals(tick: Tick, subject: Subject) -> Mapping[str, float]:

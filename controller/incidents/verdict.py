@@ -33,7 +33,7 @@ def verdicts_of(incident: Incident) -> tuple[tuple[HeldAct, Verdict], ...]:
 def verdict(held: HeldAct, spans: Sequence[Span], until_at: float) -> Verdict:
     """Return whether ``held`` would have been right.
 
-    ``wrong``     it worked while the act was wanted
+    ``wrong``     it worked while it was believed to be ill and the act was wanted
     ``needless``  it recovered by itself, in the same life, no later than the act would have helped
     ``right``     it stayed ill until somebody ended that life or took it out of traffic, or for longer than that
     ``open``      none of it yet
@@ -46,7 +46,7 @@ def verdict(held: HeldAct, spans: Sequence[Span], until_at: float) -> Verdict:
         until_at: Up to when the log was read.
     """
     if held.worked_at is not None:
-        return Verdict("wrong", f"it worked {_after(held, held.worked_at)}, while it was still wanted")
+        return Verdict("wrong", f"it worked {_after(held, held.worked_at)}, while it was still believed to be ill")
     any_life = held.condition == "failed"
     later = [span for span in spans if span.until_at > held.first_at or span.from_at >= held.first_at]
     for place, span in enumerate(later):

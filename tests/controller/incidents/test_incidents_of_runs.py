@@ -11,6 +11,7 @@ from controller.incidents.related import related_in
 from controller.incidents.tables import dry_run_line, summary_line
 from controller.incidents.verdict import verdicts_of
 from controller.modes import Mode, ModeSettings
+from policies.decisions import CordonReplica, RestartReplica
 from policies.fleet import PoolKey
 from tests.builders import AT
 from tests.builders_incidents import WATCHED, Run, TriggerHappy, the_one
@@ -135,7 +136,8 @@ def test_what_stays_ill_would_rightly_have_been_cordoned_and_restarted(db: Path)
     run.run(600.0)
     incident = the_one(run.incidents())
     assert verdicts(incident) == {"cordon": "right", "restart": "right"}
-    assert told(incident, "held") == [(45.0, "cordon"), (45.0, "scale"), (120.0, "restart")]
+    held = [name for _, name in told(incident, "held")]
+    assert held.index("cordon") < held.index("restart")
     assert run.world.acts == []
 
 
@@ -143,7 +145,7 @@ def test_a_stall_that_ends_before_a_restart_would_have_helped_needed_none(db: Pa
     run = Run(db, WATCHED)
     sick = run.engine
     sick.hung = True
-    run.run(150.0)  # beyond restart_frozen_after_s, so that the restart was wanted
+    run.run_until_wanted(RestartReplica)
     sick.hung = False
     run.run(600.0)
     incident = the_one(run.incidents())
@@ -156,7 +158,7 @@ def test_a_slow_replica_that_recovers_at_once_needed_no_cordon(db: Path) -> None
     run = Run(db, WATCHED)
     sick = run.engine
     sick.slowdown = 4.0
-    run.run(75.0)  # a tick after it is believed to be slow
+    run.run_until_wanted(CordonReplica)
     sick.slowdown = 1.0
     run.run(600.0)
     incident = the_one(run.incidents())
@@ -175,7 +177,7 @@ def test_somebody_else_who_restarts_it_proves_the_restart_right(db: Path) -> Non
     run = Run(db, WATCHED)
     sick = run.engine
     sick.hung = True
-    run.run(150.0)
+    run.run_until_wanted(RestartReplica)
     run.world.restart(sick.key, sick.id)
     run.run(600.0)
     incident = the_one(run.incidents())
@@ -197,7 +199,7 @@ def test_an_act_against_what_works_would_have_been_wrong(db: Path, families: tup
 def test_an_open_verdict_says_when_it_will_be_known(db: Path) -> None:
     run = Run(db, WATCHED)
     run.engine.hung = True
-    run.run(150.0)
+    run.run_until_wanted(RestartReplica)
     incident = the_one(run.incidents())
     open_ones = {held.verb: (held, verdict) for held, verdict in verdicts_of(incident) if verdict.word == "open"}
     held, verdict = open_ones["restart"]
