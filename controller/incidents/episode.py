@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from controller.incidents.incident import Event, HeldAct, Incident, Span, What
-from controller.incidents.looks import condition_of, failed_totals, inside, life_of, remedy_s, works
+from controller.incidents.held import HeldActs
+from controller.incidents.incident import Event, Incident, Span, What
+from controller.incidents.looks import condition_of, failed_totals, inside, life_of, works
 from controller.incidents.ticks import Belief, Json, Tick, WantedAct
 
 GIVE_UP_S = 3600.0
@@ -15,24 +16,7 @@ GIVE_UP_S = 3600.0
 MOST_EVENTS = 500
 MOST_SPANS = 2_000
 
-_NO_DRY_RUN = ("the plan is stale", "not on record", "an error that nobody foresaw")
-_NOT_JUDGED = ("page", "uncordon")
 _RULE_OF = {"uncordon": ("recovered", "not ours")}
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """A held act while it is wanted: how often it was looked at, and how often its subject was seen to work."""
-
-    act: HeldAct
-    once_is_enough: bool
-    looks: int = 0
-    worked: int = 0
-    worked_at: float | None = None
-
-    def told(self) -> HeldAct:
-        works_on = self.worked > 0 if self.once_is_enough else 2 * self.worked > self.looks
-        return replace(self.act, worked_at=self.worked_at if works_on else None)
 
 
 class Episode:
@@ -51,7 +35,7 @@ class Episode:
         self._events: list[Event] = []
         self._left_out = 0
         self._spans: list[Span] = []
-        self._wanted: dict[tuple[str, str], _Wanted] = {}
+        self._held = HeldActs(self.subject, tick.at)
         self._rules: set[str] = set()
         self._playbook = ("", "")
         self._held_for: dict[tuple[str, str], str] = {}
@@ -73,10 +57,10 @@ class Episode:
             return
         self._blind, self._last_at = False, tick.at
         self._believe(tick, belief)
+        self._follow(tick)
         spoken = [self._act(tick, before, act) for act in tick.acts if self._mine(act)]
         self._hear(tick, {rule for rules in spoken for rule in rules}, ambiguous=ambiguous)
         self._check(tick)
-        self._follow(tick)
         self._look(tick, before)
 
     def over(self, quiet_s: float) -> bool:
@@ -101,7 +85,7 @@ class Episode:
             over,
             tuple(self._beliefs),
             tuple(self._events),
-            tuple(wanted.told() for wanted in self._wanted.values()),
+            self._held.told(),
             tuple(self._spans),
             self._failed,
             self._lost,
@@ -152,34 +136,17 @@ class Episode:
             return rules
         if act.state == "done" and act.verb != "page":
             self._first_act_at = tick.at if self._first_act_at is None else self._first_act_at
-            self._wanted.pop((act.verb, life_of(tick, self.subject)), None)
+            self._held.forget(tick, act.verb)
         why = f" ({act.detail})" if act.detail else ""
         self._tell(tick, act.state, f"{text}{why}".strip(), act.verb)
         return rules
 
     def _hold(self, tick: Tick, before: Tick | None, act: WantedAct, text: str) -> None:
-        life = life_of(tick, self.subject)
-        key = (act.verb, life)
+        key = (act.verb, life_of(tick, self.subject))
         if self._held_for.get(key) != act.detail:
             self._tell(tick, "held", f"{act.detail}{'; ' * bool(text)}{text}", act.verb)
             self._held_for[key] = act.detail
-        if act.verb in _NOT_JUDGED or act.detail.startswith(_NO_DRY_RUN):
-            return
-        families = self._beliefs[-1].families
-        wanted = self._wanted.get(key)
-        if wanted is None:
-            helps_s = remedy_s(tick, act.verb, act.pool or self.subject.pool)
-            where = condition_of(tick, self.subject, self.suspected_at)
-            made = HeldAct(act.verb, tick.at, tick.at, act.detail, life, where, helps_s)
-            still = not {"latency", "answers", "errors", "cohort"} & set(families)
-            wanted = self._wanted[key] = _Wanted(made, once_is_enough=still)
-        wanted.act = replace(wanted.act, last_at=tick.at)
-        if wanted.looks and not self._ill:
-            return  # it has recovered, and the act is about to be given up
-        wanted.looks += 1
-        if works(tick, before, self.subject, families):
-            wanted.worked += 1
-            wanted.worked_at = tick.at if wanted.worked_at is None else wanted.worked_at
+        self._held.take(tick, before, act, self._beliefs[-1].families, ill=self._ill)
 
     def _hear(self, tick: Tick, told: set[str], *, ambiguous: bool) -> None:
         """Note what the rules said of it when they did not say it in the tick before."""
@@ -339,7 +306,7 @@ class Episode:
         """Return what a rule said, without the sentence of the diagnosis where that was told or more is."""
         for belief in (self._beliefs[-1], self._latest):
             for said in (f"{self.subject.name}: {belief.sentence}", f"{belief.cause} {belief.sentence}"):
-                rest = detail[len(said) :].removeprefix("; ") if detail.startswith(said) else None
+                rest = detail[len(said) :].removeprefix("; ").strip() if detail.startswith(said) else None
                 if rest is not None and (rest or belief is self._beliefs[-1]):
                     return rest
         return detail
