@@ -110,14 +110,14 @@ def inside(tick: Tick, subject: Subject) -> float | None:
 
 
 def _members(tick: Tick, subject: Subject) -> Iterator[tuple[str, Json]]:
-    for (key, name), replica in tick.replicas.items():
-        of_it = {
-            "replica": (key, name) == (subject.pool, subject.name),
-            "pool": key == subject.name,
-            "node": replica.get("node") == subject.name,
-            "model": key.rsplit("/", 2)[0] == subject.name,
-        }
-        if of_it.get(subject.scope, True):
+    """Yield the replicas that ``subject`` is or has, each with its pool's key."""
+    if subject.scope == "replica":
+        found = tick.replicas.get((subject.pool, subject.name))
+        yield from () if found is None else ((subject.pool, found),)
+        return
+    for (key, _), replica in tick.replicas.items():
+        called = {"pool": key, "model": key.rsplit("/", 2)[0], "node": replica.get("node")}
+        if called.get(subject.scope, subject.name) == subject.name:
             yield key, replica
 
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sql
 
+from controller.adapters.audit_retention import Retention
+from controller.adapters.audit_settings import AuditSettings
 from controller.adapters.audit_store import insert_row
 from controller.adapters.audit_window import AuditWindow
+from controller.adapters.record_text import packed
 from controller.adapters.sql_audit import SqlAudit
 from controller.errors import BadInput, ForesailError
 from controller.incidents.episode import GIVE_UP_S, MOST_EVENTS
@@ -254,6 +257,31 @@ def test_a_record_of_an_impossible_shape_is_told_as_that(tmp_path: Path) -> None
         incidents_between(AuditWindow(log.engine), None, None)
 
 
+def test_a_row_so_large_that_it_is_packed_is_read_as_any_other(tmp_path: Path) -> None:
+    log = SqlAudit.open(f"sqlite:///{tmp_path / 'a.db'}")
+    large = row(1, diagnosis(), replicas=[replica(f"a{n}") for n in range(9000)])
+    stored = packed(large.text)
+    assert len(stored) < len(large.text)
+    with log.engine.begin() as connection:
+        insert_row(connection, large.at, large.kind, stored)
+    incident = the_one(incidents_between(AuditWindow(log.engine), None, None))
+    assert (incident.id, incident.cause, incident.state) == ("1.1", "F1", "ill")
+
+
+def test_what_is_left_of_a_pruned_log_is_read(run: Run) -> None:
+    whole = the_one(run.incidents())
+    log, settings = SqlAudit.open(f"sqlite:///{run.path}"), AuditSettings()
+    assert Retention(log.engine, settings, 5).prune(whole.seen_until_at - 60.0 + settings.keep_s)
+    ends = run.window().ends()
+    assert ends is not None
+    assert ends[0] > int(whole.id.split(".")[0])
+    incident = the_one(run.incidents())
+    assert (incident.subject, incident.cause, incident.began_at) == (whole.subject, whole.cause, whole.began_at)
+    assert incident.suspected_at > whole.suspected_at  # what was first is not there any more
+    with pytest.raises(BadInput, match=f"rows {ends[0]} to {ends[1]} are kept"):
+        incident_named(run.window(), whole.id, "")
+
+
 @pytest.mark.parametrize(
     ("text", "at"),
     [
@@ -275,3 +303,21 @@ def test_an_instant_may_be_written_in_several_ways(text: str, at: float) -> None
 def test_what_is_no_instant_is_bad_input(text: str) -> None:
     with pytest.raises(BadInput, match="is no instant"):
         instant_of(text, "--since", 1e6)
+
+
+@pytest.mark.parametrize(
+    ("scope", "name", "failed"),
+    [("pool", POOL, 7.0), ("model", "m", 7.0), ("node", "n1", 5.0), ("fleet", "fleet", 9.0)],
+)
+def test_failed_requests_are_those_of_all_replicas_that_the_subject_has(scope: str, name: str, failed: float) -> None:
+    def seen(number: int, *totals: float, ill: bool = True) -> StoredRow:
+        mine = [
+            replica(f"a{place}", node=f"n{place}", failed_answers_total=total) for place, total in enumerate(totals)
+        ]
+        rows = row(number, *([diagnosis(name, "F12", scope=scope)] if ill else []), replicas=mine[:2])
+        record = json.loads(rows.text)
+        record["fleet"]["pools"].append({"key": "other/b/unified", "desired": 1, "replicas": mine[2:]})
+        return StoredRow(number, rows.at, "quiet", json.dumps(record, separators=(",", ":")))
+
+    rows = (seen(1, 10.0, 20.0, 30.0, ill=False), seen(2, 11.0, 22.0, 31.0), seen(3, 12.0, 25.0, 32.0))
+    assert the_one(found_in(*rows)).failed_requests == failed

@@ -144,6 +144,11 @@ def test_an_id_does_not_go_with_what_chooses_from_the_list(capsys: pytest.Captur
     assert (code, "leave them out with an ID" in err) == (2, True)
 
 
+def test_it_must_be_told_where_the_log_is(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys)
+    assert (code, "Give --audit FILE" in err) == (2, True)
+
+
 def test_a_file_that_is_no_log_and_an_empty_log_are_bad_input(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
