@@ -58,7 +58,7 @@ class Episode:
         self._blind, self._last_at = False, tick.at
         self._believe(tick, belief)
         self._follow(tick)
-        spoken = [self._act(tick, before, act) for act in tick.acts if self._mine(act)]
+        spoken = [self._act(tick, before, act) for act in tick.acts_near(self.subject) if self._mine(act)]
         self._hear(tick, {rule for rules in spoken for rule in rules}, ambiguous=ambiguous)
         self._check(tick)
         self._look(tick, before)
@@ -159,8 +159,8 @@ class Episode:
             spoke.add(rule)
             if rule not in self._rules:
                 self._tell(tick, "rule", self._short(detail), rule)
-        for reason in tick.reasons:
-            if reason["rule"] == "lost capacity" and reason["subject"] in (self.subject.pool, self.subject.model):
+        for reason in tick.reasons_about(self.subject.pool, self.subject.model):
+            if reason["rule"] == "lost capacity":
                 spoke.add("lost capacity")
                 if "lost capacity" not in self._rules:
                     self._tell(tick, "rule", reason["detail"], "lost capacity")
@@ -298,9 +298,8 @@ class Episode:
             self._totals[life] = total
 
     def _about_me(self, tick: Tick) -> Iterator[Json]:
-        names = {self.subject.name, self.subject.full_name}
-        return (reason for reason in tick.reasons if reason["subject"] in names or
-                (reason["rule"] == "breaker" and reason["subject"] in ("fleet", self.subject.model)))  # fmt: skip
+        yield from tick.reasons_about(self.subject.name, self.subject.full_name)
+        yield from (r for r in tick.reasons_about("fleet", self.subject.model) if r["rule"] == "breaker")
 
     def _short(self, detail: str) -> str:
         """Return what a rule said, without the sentence of the diagnosis where that was told or more is."""

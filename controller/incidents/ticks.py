@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -121,12 +121,36 @@ class Tick:
     def acts(self) -> tuple[WantedAct, ...]:
         """What was to be done against an illness, and what became of that."""
         results = self.record.get("results")
-        return tuple(_act(remedy, results) for remedy in self.decision.get("remediations") or ())
+        known: dict[tuple[str, str], Json] = {}
+        for result in results or ():
+            known.setdefault((str(result.get("act")).replace("_", " "), result.get("subject")), result)
+        known_at_all = results is not None
+        return tuple(_act(r, known, known_at_all=known_at_all) for r in self.decision.get("remediations") or ())
 
-    @property
-    def reasons(self) -> Sequence[Json]:
-        """What the rules said."""
-        return self.decision.get("reasons") or ()
+    @cached_property
+    def _acts_by_replica(self) -> Mapping[str, Sequence[WantedAct]]:
+        found: dict[str, list[WantedAct]] = {}
+        for act in self.acts:
+            found.setdefault(act.replica, []).append(act)
+        return found
+
+    @cached_property
+    def _reasons_by_subject(self) -> Mapping[str, Sequence[Json]]:
+        found: dict[str, list[Json]] = {}
+        for reason in self.decision.get("reasons") or ():
+            found.setdefault(reason["subject"], []).append(reason)
+        return found
+
+    def acts_near(self, subject: Subject) -> Iterator[WantedAct]:
+        """Yield the acts that may be about ``subject``: those on a replica of its name, and those on no replica."""
+        if subject.scope == "replica":
+            yield from self._acts_by_replica.get(subject.name, ())
+        yield from self._acts_by_replica.get("", ())
+
+    def reasons_about(self, *subjects: str) -> Iterator[Json]:
+        """Yield what the rules said about any of ``subjects``."""
+        for subject in dict.fromkeys(subjects):
+            yield from self._reasons_by_subject.get(subject, ())
 
     @property
     def memory_before(self) -> Json:
@@ -162,18 +186,16 @@ def _belief(at: float, written: Json) -> Belief:
     )
 
 
-def _act(remedy: Json, results: Sequence[Json] | None) -> WantedAct:
+def _act(remedy: Json, results: Mapping[tuple[str, str], Json], *, known_at_all: bool) -> WantedAct:
     verb, pool, replica = verb_of(remedy["type"]), str(remedy.get("pool") or ""), str(remedy.get("replica") or "")
     pool = pool or str(remedy.get("origin") or "")
     others = [str(remedy.get(key) or "") for key in ("subject", "node", "model")]
     name = f"{pool}/{replica}" if replica else next(filter(None, (others[0], pool, *others[1:])), "")
     called = {name, replica, pool, *others} - {""}
     kind = "weights" if verb == "fail over" else verb
-    state: ActState = "unknown"
-    detail = "what became of it is not on record" if results is None else ""
-    for result in results or ():
-        if str(result.get("act")).replace("_", " ") == kind and result.get("subject") in called:
-            state, detail = result.get("outcome", "unknown"), result.get("detail") or ""
-            break
+    found = next((results[kind, subject] for subject in sorted(called) if (kind, subject) in results), None)
+    state: ActState = "unknown" if found is None else found.get("outcome", "unknown")
+    detail = "" if known_at_all else "what became of it is not on record"
+    detail = detail if found is None else found.get("detail") or ""
     return WantedAct(verb, name, pool, replica, str(remedy.get("cause") or ""), str(remedy.get("message") or ""),
                      state, detail)  # fmt: skip
