@@ -54,6 +54,9 @@ SUB_COMMANDS = {
     "approve": SubCommand("controller.approvals_cli:approve", "Let the daemon carry out what waits, once."),
     "reject": SubCommand("controller.approvals_cli:reject", "Keep what waits from being done for a while."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
+    "incidents": SubCommand(
+        "controller.incidents.cli:incidents", "Tell what went wrong, what was done, and how it ended."
+    ),
     "profile": SubCommand("training.profile_cli:profile", "Make engine profiles from measurements, and check them."),
 }
 
