@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import exp, log
+from math import exp, isfinite, log
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -17,6 +17,10 @@ from forecasting.detection.baselines import DayCourse, Level, slot_width_s
 VIEWS = ("level", "season", "season_mean", "season_ratio", "season_ratio_mean", "change", "trend", "jump", "spread")
 SHORT_STEPS, JUMP_STEPS, LONG_STEPS = 12.0, 24.0, 72.0
 """Time constants of means, in usual times between values: an hour, two and six at 5 min."""
+NEXT_STEPS = 3.0
+"""A value that comes later is not the next one: that it is far from the last says nothing."""
+STALE_STEPS = 36.0
+"""After so long without a value nobody knows how the last hours were."""
 GAPS = 16
 """Times between values from which the usual one is learned."""
 _DUST = 1e-9
@@ -80,11 +84,11 @@ class Views:
     def band(self, at: float, deviation: float, ratio: float) -> tuple[float, float]:
         """Return what lies at ``at`` within ``ratio`` usual deviations of the course of the day, the margin added.
 
-        While this time of day is not known: within ``deviation`` of the level.
+        While this time of day or its ``ratio`` is not known: within ``deviation`` of what is expected.
         """
         location, spread = self.usual(at)
         margin = self._margin(location)
-        known = self.course is not None and self.course.expects(at) is not None
+        known = self.course is not None and self.course.expects(at) is not None and isfinite(ratio)
         half = margin + (ratio * self._least(spread, margin) if known else deviation)
         return location - half, location + half
 
@@ -93,9 +97,9 @@ class Views:
         gap_s = self.gap_s = self._gap(at)
         self.seen += 1
         if self.seen == 1:
-            self.short = self.long = self.last = self.level.location = value
-        first = 1.0 / self.seen
-        short, long = _weight(gap_s, SHORT_STEPS * self.step_s, first), _weight(gap_s, LONG_STEPS * self.step_s, first)
+            self.last = self.level.location = value
+        if self.seen == 1 or gap_s > STALE_STEPS * self.step_s:
+            self.short = self.long = value
         course = self.course.expects(at) if self.course else None
         location, spread = (self.level.location, self.level.spread) if course is None else course
         margin = self._margin(location)
@@ -105,16 +109,13 @@ class Views:
             "change": _beyond(abs(value - self.long), margin),
             "trend": _beyond(abs(self.short - self.long), margin),
         }
+        short = self._weight(SHORT_STEPS)
+        self.short += short * (value - self.short)
+        self.long += self._weight(LONG_STEPS) * (value - self.long)
         if course is not None:
             deviations |= self._season(value - location, margin, least, short)
-        self.short += short * (value - self.short)
-        self.long += long * (value - self.long)
-        jump = _beyond(abs(value - self.last), margin)
-        deviations["jump"] = jump
-        self.jumps += _weight(gap_s, JUMP_STEPS * self.step_s, first) * (jump - self.jumps)
-        self.usual_jumps += max(2.0 / self.level.memory, first) * (jump - self.usual_jumps)
-        if self.usual_jumps > 0.0:
-            deviations["spread"] = abs(log(max(self.jumps / self.usual_jumps, _STILL)))
+        if gap_s <= NEXT_STEPS * self.step_s:
+            deviations |= self._jumps(_beyond(abs(value - self.last), margin))
         self.last_at, self.last = at, value
         return Look(location, _beyond(value - location, margin) / least, deviations)
 
@@ -143,8 +144,24 @@ class Views:
             "season_ratio_mean": _beyond(abs(self.season_ratio_mean), margin / least),
         }
 
+    def _jumps(self, jump: float) -> dict[str, float]:
+        """Return how far the value is from the last one, and how unlike the usual ones recent jumps are."""
+        self.jumps += self._weight(JUMP_STEPS) * (jump - self.jumps)
+        self.usual_jumps += max(2.0 / self.level.memory, 1.0 / self.seen) * (jump - self.usual_jumps)
+        if self.usual_jumps <= 0.0:
+            return {"jump": jump}
+        return {"jump": jump, "spread": abs(log(max(self.jumps / self.usual_jumps, _STILL)))}
+
+    def _weight(self, steps: float) -> float:
+        """Return the weight of the newest value in a mean over ``steps``; in the beginning all values weigh the same.
+
+        What comes after a gap must not be the mean alone: a single value strays further than means do.
+        """
+        passed = min(self.gap_s / self.step_s, NEXT_STEPS)
+        return max(1.0 - exp(-passed / steps), 1.0 / self.seen)
+
     def _gap(self, at: float) -> float:
-        """Return the time since the last value: the usual one for the first value, and where time stands or goes back."""
+        """Return the time since the last value; the usual one for the first value, or where time goes back."""
         gap_s = at - self.last_at
         if not self.seen or gap_s <= 0.0:
             return self.step_s
@@ -185,8 +202,3 @@ def _beyond(deviation: float, margin: float) -> float:
     if deviation > margin:
         return deviation - margin
     return min(deviation + margin, 0.0)
-
-
-def _weight(gap_s: float, time_constant_s: float, first: float) -> float:
-    """Return the weight of a value that came ``gap_s`` after the last one, at least ``first``."""
-    return max(1.0 - exp(-gap_s / time_constant_s), first)
