@@ -18,7 +18,7 @@ from typing import Any
 from forecasting.detection.baselines import Level
 from forecasting.detection.onset import Onset
 from forecasting.detection.tail import RAREST, Tail
-from forecasting.detection.views import VIEWS, Views
+from forecasting.detection.views import FROM_USUAL, VIEWS, Views
 
 ALARM_SCORE = 0.5
 LARGEST = 1e150
@@ -180,4 +180,6 @@ class Detector:
         self._anomalous_since = None
         self._onset.clear()
         self._views.doubt()
+        for view in FROM_USUAL:  # how far values strayed from what is no longer usual says nothing
+            self._tails[view] = Tail(self.settings.memory)
         return True

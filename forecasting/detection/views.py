@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from forecasting.detection.baselines import DayCourse, Level, slot_width_s
 
-VIEWS = ("level", "season", "season_mean", "season_ratio", "season_ratio_mean", "change", "trend", "jump", "spread")
+FROM_USUAL = ("level", "season", "season_mean", "season_ratio", "season_ratio_mean")
+VIEWS = (*FROM_USUAL, "change", "trend", "jump", "spread")
 SHORT_STEPS, JUMP_STEPS, LONG_STEPS = 12.0, 24.0, 72.0
 """Time constants of means, in usual times between values: an hour, two and six at 5 min."""
 NEXT_STEPS = 3.0

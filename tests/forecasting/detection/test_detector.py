@@ -49,6 +49,22 @@ def test_a_lasting_change_alarms_once_and_is_then_what_is_usual() -> None:
     assert np.median(later / values[14 * DAY_ROWS :]) == pytest.approx(1.0, abs=0.05)
 
 
+def test_after_a_lasting_change_the_band_is_soon_as_narrow_as_before() -> None:
+    at, values = daily(20)
+    values[10 * DAY_ROWS :] += 100.0
+    values[16 * DAY_ROWS + 50] += 30.0
+    detector = Detector()
+    widths = []
+    found = []
+    for row in zip(at.tolist(), values.tolist(), strict=True):
+        low, high = detector.band(row[0])
+        widths.append(high - low)
+        found.append(detector.step(*row))
+    before, after = np.median(widths[8 * DAY_ROWS : 10 * DAY_ROWS]), np.median(widths[15 * DAY_ROWS : 16 * DAY_ROWS])
+    assert after < 1.5 * before
+    assert 16 * DAY_ROWS + 50 in alarms(found)
+
+
 def test_what_is_usual_is_not_learned_from_an_anomaly() -> None:
     at, clean = daily(12)
     values = clean.copy()
