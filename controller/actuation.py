@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import assert_never
 
 from controller.approvals import Approvals, Wish
 from controller.errors import ActuationError
@@ -85,6 +86,8 @@ class Actuator:
                     yield remedy, partial(self._notifier.page, remedy, decision.at)
                 case FailOver():
                     pass  # carried out by the traffic plan of the same decision
+                case _:
+                    assert_never(remedy)
         for traffic in decision.traffic:
             yield traffic, partial(self._router.set_weights, traffic.model, traffic.weights)
         for plan in decision.scaling:
