@@ -20,7 +20,7 @@ from policies.profile_catalogue import profile_named
 from policies.slo import ServiceObjective
 from simulations.benchmark import OutOfReach
 from simulations.block_hashes import BLOCK_TOKENS
-from simulations.faults import parse_fault
+from simulations.fault_syntax import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.peers.aibrix_apa import AibrixApaSettings
 from simulations.peers.aibrix_kpa import AibrixKpaSettings

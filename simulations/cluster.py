@@ -9,13 +9,15 @@ from policies.fleet import NodeState, PoolKey, PoolState
 from simulations.clock import VirtualClock
 from simulations.fleet_replica import FleetReplica
 from simulations.pool import SimulatedPool
+from simulations.scheduling import Scheduler
 
 
 class SimulatedCluster:
     """The ``Cluster`` port of a simulated fleet. Every verb takes effect at the clock's instant."""
 
-    def __init__(self, pools: Sequence[SimulatedPool], clock: VirtualClock) -> None:
+    def __init__(self, pools: Sequence[SimulatedPool], scheduler: Scheduler, clock: VirtualClock) -> None:
         self._pools = {pool.spec.key: pool for pool in pools}
+        self._scheduler = scheduler
         self._clock = clock
 
     def pools(self) -> tuple[PoolState, ...]:
@@ -23,8 +25,8 @@ class SimulatedCluster:
         return tuple(pool.state() for pool in self._pools.values())
 
     def nodes(self) -> Mapping[str, NodeState]:
-        """Return the nodes that are known, by name."""
-        return {}
+        """Return the nodes that are there, by name."""
+        return self._scheduler.nodes()
 
     def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
         """Ask for ``replicas``; asking for what was last asked for changes nothing, whatever the version.
@@ -60,7 +62,7 @@ class SimulatedCluster:
         self._pool(pool).restart(self._replica(pool, replica), self._clock.now())
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
-        """Give the pool's replicas the template of ``revision``.
+        """Let the pool's replicas get the template of ``revision`` one after the other, and end a pause.
 
         Raises:
             ActuationError: If the pool or the revision is unknown.
@@ -68,20 +70,36 @@ class SimulatedCluster:
         self._pool(pool).roll_back(revision, self._clock.now())
 
     def pause(self, pool: PoolKey) -> None:
-        """Let a rollout of the pool go no further; raises ActuationError."""
-        raise ActuationError(f"{pool}: rollouts cannot be paused here yet", "simulated cluster")
+        """Let a rollout of the pool go no further.
+
+        Raises:
+            ActuationError: If the pool is unknown.
+        """
+        self._pool(pool).pause()
 
     def resume(self, pool: PoolKey) -> None:
-        """Let the rollout of the pool go on; raises ActuationError."""
-        raise ActuationError(f"{pool}: rollouts cannot be paused here yet", "simulated cluster")
+        """Let the rollout of the pool go on.
+
+        Raises:
+            ActuationError: If the pool is unknown.
+        """
+        self._pool(pool).resume(self._clock.now())
 
     def avoid(self, node: str) -> None:
-        """Place no replica on that node any more; raises ActuationError."""
-        raise ActuationError(f"{node}: nodes cannot be avoided here yet", "simulated cluster")
+        """Place no replica on that node any more; those that are there stay.
+
+        Raises:
+            ActuationError: If there is no such node.
+        """
+        self._scheduler.avoid(node, self._clock.now(), avoided=True)
 
     def stop_avoiding(self, node: str) -> None:
-        """Place replicas there again; raises ActuationError."""
-        raise ActuationError(f"{node}: nodes cannot be avoided here yet", "simulated cluster")
+        """Place replicas there again.
+
+        Raises:
+            ActuationError: If there is no such node.
+        """
+        self._scheduler.avoid(node, self._clock.now(), avoided=False)
 
     def _pool(self, key: PoolKey) -> SimulatedPool:
         try:

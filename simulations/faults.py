@@ -1,41 +1,28 @@
-"""What can go wrong in a simulated fleet, and how is it written on the command line?"""
+"""What can go wrong in a simulated fleet? How it is written is in ``fault_syntax``, what it does in ``strikes``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from controller.errors import BadInput
-
-SYNTAX = """\
-KIND@SECONDS[:KEY=VALUE,...], seconds after the start; kinds and their keys:
-     crash          pool, replica             the engine exits, the platform starts it again in place
-     hang           pool, replica, running    the engine stops stepping; running=zero empties its running gauge
-     slow           pool, replica, factor (3), duration    steps take factor times as long
-     errors         pool, replica, share (1), duration     that share of its requests is answered with a 500
-     node-loss      pool, replica             the node of that replica is gone with all replicas on it
-     reclaim        pool, replica, notice (120)            that node is drained, and gone after the notice (seconds)
-     reclaim        node, notice (120)        the same of a node by its name, such as a100-tp4-node-0
-     stock-out      pool, duration            no further node comes for that pool, or for any if none is named
-     metrics-loss   duration                  the metrics store does not answer
-     metrics-loss   pool, replica, duration   that replica cannot be scraped
-     metrics-freeze duration                  the metrics store answers with old samples
-     exporter-freeze pool, replica, duration  that replica's metrics stand still while it works and is scraped
-   replica is a position among the pool's READY replicas at that instant, oldest first (default 0);
-   pool defaults to the first; duration is in seconds (default: until the end)"""
+from simulations.revisions import Behaviour, Fine
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaTarget:
     """Which replica is hit: a position among the READY replicas of a pool ("" is the first), oldest first.
 
-    Positions beyond the last wrap around, so that a fault always hits something while anything serves.
+    Positions beyond the last wrap around, so that a fault always hits something while anything serves. None is all of
+    them, and those that become READY while the fault lasts.
     """
 
     pool: str = ""
-    replica: int = 0
+    replica: int | None = 0
+
+
+_ALL = ReplicaTarget(replica=None)
+_FINE = Fine()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +35,29 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """The engine stops stepping while its process stays; ``running_zero`` empties its running gauge (F1)."""
+    """The engine stops stepping while its process stays; ``running_zero`` empties its running gauge (F1).
+
+    A finite ``duration_s`` makes it a stall: the step under way goes on where it stopped.
+    """
 
     at_s: float
     target: ReplicaTarget = ReplicaTarget()
     running_zero: bool = False
+    duration_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class SlowDown:
-    """Steps of one replica take ``factor`` times as long, as on a throttled GPU (F8)."""
+    """Steps of one replica take ``factor`` times as long, its GPUs at ``clock_ratio`` of their clock (F8).
+
+    None leaves the clock where it is, as a slow bus or host does.
+    """
 
     at_s: float
     target: ReplicaTarget = ReplicaTarget()
     factor: float = 3.0
     duration_s: float = math.inf
+    clock_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +72,14 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class NodeLoss:
-    """The node of the target is gone with all replicas on it (F11)."""
+    """The node of the target is gone with all replicas on it (F11).
+
+    For ``grace_s`` it is only not ready: its engines are dead, and its replicas still listed as they were.
+    """
 
     at_s: float
     target: ReplicaTarget = ReplicaTarget()
+    grace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,71 @@ class StockOut:
 
     at_s: float
     target: ReplicaTarget = ReplicaTarget()
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class XidError:
+    """The driver reports an Xid error on the node of the target; with ``exits`` the engines on it exit (F9, F10)."""
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+    code: int = 79
+    exits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Somebody else gives the target's pool a new revision, and the platform rolls it out (F3).
+
+    An empty ``revision`` takes the next number.
+    """
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+    revision: str = ""
+    behaviour: Behaviour = _FINE
+
+
+StartFailure: TypeAlias = Literal["CrashLoopBackOff", "ImagePullBackOff"]
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailures:
+    """No start in the target's pool, or in any when it names none, succeeds, whatever the revision (F4)."""
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+    reason: StartFailure = "CrashLoopBackOff"
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """An engine of the target's pool whose KV cache is full to ``ratio`` exits with OOMKilled (F5)."""
+
+    at_s: float
+    target: ReplicaTarget = _ALL
+    ratio: float = 0.95
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class KvShrink:
+    """Only ``kept_ratio`` of the KV cache is left, so that requests take it from each other (F6)."""
+
+    at_s: float
+    target: ReplicaTarget = _ALL
+    kept_ratio: float = 0.1
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The gateway finds no connection to replicas that are well and are scraped (F12)."""
+
+    at_s: float
+    target: ReplicaTarget = _ALL
     duration_s: float = math.inf
 
 
@@ -128,125 +192,73 @@ class ExporterFreeze:
     duration_s: float = math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class MetricLoss:
+    """No engine exports ``metric``, a field of ``ReplicaMetrics``, any more: it was renamed (F13)."""
+
+    at_s: float
+    metric: str
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class CounterReset:
+    """The counters of one engine begin again at zero while it works on (F14)."""
+
+    at_s: float
+    target: ReplicaTarget = ReplicaTarget()
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Clients send a request that failed or that they gave up again, up to ``times``, ``backoff_s`` later (F17)."""
+
+    at_s: float
+    times: int = 3
+    backoff_s: float = 1.0
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStarts:
+    """Replicas of the target's pool that become READY are slow by ``factor`` for ``lasting_s`` seconds (F19)."""
+
+    at_s: float
+    target: ReplicaTarget = _ALL
+    factor: float = 3.0
+    lasting_s: float = 120.0
+    duration_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A request comes that makes the engine exit that admits it; its client sends it again up to ``times`` (F20)."""
+
+    at_s: float
+    times: int = 3
+    prompt_tokens: int = 1000
+
+
 Fault: TypeAlias = (
-    Crash | Hang | SlowDown | Errors | NodeLoss | Reclaim | StockOut | MetricsLoss | MetricsFreeze | ExporterFreeze
+    Crash
+    | Hang
+    | SlowDown
+    | Errors
+    | NodeLoss
+    | Reclaim
+    | StockOut
+    | XidError
+    | Rollout
+    | StartFailures
+    | OutOfMemory
+    | KvShrink
+    | Partition
+    | MetricsLoss
+    | MetricsFreeze
+    | ExporterFreeze
+    | MetricLoss
+    | CounterReset
+    | Retries
+    | ColdStarts
+    | Poison
 )
-
-
-def parse_fault(spec: str) -> Fault:
-    """Return the fault written as ``spec``.
-
-    >>> parse_fault("slow@1200:factor=2,duration=300")
-    SlowDown(at_s=1200.0, target=ReplicaTarget(pool='', replica=0), factor=2.0, duration_s=300.0)
-
-    Raises:
-        BadInput: If a part cannot be read; it names the part and shows the syntax.
-    """
-    head, _, tail = spec.partition(":")
-    kind, at_sign, at_text = head.partition("@")
-    if kind not in _KINDS:
-        raise _bad(spec, f"unknown kind of fault {kind!r}; known: {', '.join(_KINDS)}")
-    if not at_sign:
-        raise _bad(spec, "no instant: write KIND@SECONDS")
-    allowed, build = _KINDS[kind]
-    options = _Options(spec, _options(spec, tail, allowed))
-    at_s = options.number_of("instant", at_text, least=0.0)
-    return build(at_s, options)
-
-
-class _Options:
-    """The part after the colon, with the spec for error messages."""
-
-    def __init__(self, spec: str, values: Mapping[str, str]) -> None:
-        self.spec, self.values = spec, values
-
-    def target(self) -> ReplicaTarget:
-        position = self.number("replica", 0.0, least=0.0)
-        if position != int(position):
-            raise _bad(self.spec, f"replica must be a whole number, got {self.values['replica']!r}")
-        return ReplicaTarget(self.values.get("pool", ""), int(position))
-
-    def number(self, key: str, default: float, least: float, *, exclusive: bool = False) -> float:
-        return self.number_of(key, self.values[key], least, exclusive=exclusive) if key in self.values else default
-
-    def number_of(self, what: str, text: str, least: float, *, exclusive: bool = False) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise _bad(self.spec, f"{what} must be a number, got {text!r}") from None
-        if not (math.isfinite(value) and value >= least) or (exclusive and value == least):
-            raise _bad(self.spec, f"{what} must be {'more than' if exclusive else 'at least'} {least:g}, got {text!r}")
-        return value
-
-    def duration_s(self) -> float:
-        return self.number("duration", math.inf, least=0.0, exclusive=True)
-
-
-def _hang(at_s: float, options: _Options) -> Hang:
-    running = options.values.get("running", "stuck")
-    if running not in ("stuck", "zero"):
-        raise _bad(options.spec, f"running must be 'stuck' or 'zero', got {running!r}")
-    return Hang(at_s, options.target(), running == "zero")
-
-
-def _slow(at_s: float, options: _Options) -> SlowDown:
-    factor = options.number("factor", 3.0, least=1.0, exclusive=True)
-    return SlowDown(at_s, options.target(), factor, options.duration_s())
-
-
-def _errors(at_s: float, options: _Options) -> Errors:
-    share = options.number("share", 1.0, least=0.0, exclusive=True)
-    if share > 1.0:
-        raise _bad(options.spec, f"share must be at most 1, got {options.values['share']!r}")
-    return Errors(at_s, options.target(), share, options.duration_s())
-
-
-def _reclaim(at_s: float, options: _Options) -> Reclaim:
-    node = options.values.get("node", "")
-    if node and ("pool" in options.values or "replica" in options.values):
-        raise _bad(options.spec, "node is given, and pool or replica too: one of them says which node")
-    return Reclaim(at_s, options.target(), node, options.number("notice", 120.0, least=0.0))
-
-
-def _metrics_loss(at_s: float, options: _Options) -> MetricsLoss:
-    targeted = "replica" in options.values or "pool" in options.values
-    return MetricsLoss(at_s, options.target() if targeted else None, options.duration_s())
-
-
-def _exporter_freeze(at_s: float, options: _Options) -> ExporterFreeze:
-    return ExporterFreeze(at_s, options.target(), options.duration_s())
-
-
-_KINDS: Mapping[str, tuple[frozenset[str], Callable[[float, _Options], Fault]]] = {
-    "crash": (frozenset({"pool", "replica"}), lambda at_s, options: Crash(at_s, options.target())),
-    "hang": (frozenset({"pool", "replica", "running"}), _hang),
-    "slow": (frozenset({"pool", "replica", "factor", "duration"}), _slow),
-    "errors": (frozenset({"pool", "replica", "share", "duration"}), _errors),
-    "node-loss": (frozenset({"pool", "replica"}), lambda at_s, options: NodeLoss(at_s, options.target())),
-    "reclaim": (frozenset({"pool", "replica", "node", "notice"}), _reclaim),
-    "stock-out": (
-        frozenset({"pool", "duration"}),
-        lambda at_s, options: StockOut(at_s, options.target(), options.duration_s()),
-    ),
-    "metrics-loss": (frozenset({"pool", "replica", "duration"}), _metrics_loss),
-    "metrics-freeze": (frozenset({"duration"}), lambda at_s, options: MetricsFreeze(at_s, options.duration_s())),
-    "exporter-freeze": (frozenset({"pool", "replica", "duration"}), _exporter_freeze),
-}
-
-
-def _options(spec: str, text: str, allowed: frozenset[str]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for part in text.split(",") if text else []:
-        key, equals, value = part.partition("=")
-        if not equals or not value:
-            raise _bad(spec, f"{part!r} is not KEY=VALUE")
-        if key not in allowed:
-            raise _bad(spec, f"unknown key {key!r}; known here: {', '.join(sorted(allowed))}")
-        if key in options:
-            raise _bad(spec, f"{key!r} is given twice")
-        options[key] = value
-    return options
-
-
-def _bad(spec: str, what: str) -> BadInput:
-    return BadInput(what, f"fault {spec!r}", SYNTAX)

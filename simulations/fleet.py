@@ -10,27 +10,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from policies.fleet import Phase, PoolKey
+from policies.fleet import PoolKey
 from policies.slo import ServiceObjective
 from simulations.block_hashes import BLOCK_TOKENS, BlockHashes
 from simulations.clock import EventQueue, VirtualClock
 from simulations.cluster import SimulatedCluster
-from simulations.faults import (
-    Crash,
-    Errors,
-    ExporterFreeze,
-    Fault,
-    Hang,
-    MetricsFreeze,
-    MetricsLoss,
-    NodeLoss,
-    Reclaim,
-    ReplicaTarget,
-    SlowDown,
-    StockOut,
-)
+from simulations.faults import Fault
 from simulations.fleet_kernel import FleetKernel
-from simulations.fleet_replica import FleetReplica
 from simulations.fleet_setup import first_shares, one_model, serving, timing
 from simulations.gateway import Gateway
 from simulations.kernel.layout import DONE, DRAINED, NEEDS_ARRIVALS
@@ -41,6 +27,7 @@ from simulations.pool import PoolSpec, SimulatedPool
 from simulations.router import SimulatedRouter
 from simulations.scheduling import Berth, Scheduler
 from simulations.settings import FleetSettings
+from simulations.strikes import Strikes
 from simulations.tallies import Tallies
 
 
@@ -131,7 +118,8 @@ class SimulatedFleet:
                 index, spec, self._gateway, self._events, settings, seed, self.metrics.watch, self._scheduler
             )
             self._pools.append(pool)
-        self.cluster = SimulatedCluster(self._pools, self.clock)
+        self.cluster = SimulatedCluster(self._pools, self._scheduler, self.clock)
+        self._strikes = Strikes(self._pools, self._scheduler, self.metrics, self._events)
         self.router = SimulatedRouter([spec.key for spec in pools], self._gateway, self.clock)
         self._batches = iter(requests)
 
@@ -202,14 +190,9 @@ class SimulatedFleet:
         Raises:
             ValueError: If it names a pool that is not there, or a node that cannot be.
         """
-        target = getattr(fault, "target", None)
-        if target is not None and target.pool and target.pool not in {pool.spec.key.pool for pool in self._pools}:
-            raise ValueError(f"no pool {target.pool!r}; there are {', '.join(p.spec.key.pool for p in self._pools)}")
-        if isinstance(fault, Reclaim) and fault.node and not self._scheduler.could_be(fault.node):
-            known = ", ".join(f"{name}-node-0" for name in self._scheduler.group_names)
-            raise ValueError(f"no node can be called {fault.node!r}; nodes are called {known} and so on")
+        self._strikes.check(fault)
         at = max(self._epoch_at + fault.at_s, self.clock.now())
-        self._events.plan(at, partial(self._strike, fault))
+        self._events.plan(at, partial(self._strikes.strike, fault))
 
     @property
     def arrivals_over(self) -> bool:
@@ -252,54 +235,3 @@ class SimulatedFleet:
         if self._scheduler.paid_by_node:
             return self._scheduler.node_usd(now)
         return math.fsum(pool.gpu_seconds(now) / 3600.0 * pool.spec.price_usd for pool in self._pools)
-
-    def _strike(self, fault: Fault, at: float) -> None:
-        if isinstance(fault, MetricsFreeze):
-            self.metrics.freeze(at + fault.duration_s)
-        elif isinstance(fault, StockOut):
-            names = [pool.spec.key.pool for pool in self._pools]
-            self._scheduler.stock_out(
-                names.index(fault.target.pool) if fault.target.pool else None, at + fault.duration_s
-            )
-        elif isinstance(fault, Reclaim) and fault.node:
-            self._scheduler.reclaim(fault.node, fault.notice_s, at)
-        elif fault.target is None:
-            self.metrics.lose(at + fault.duration_s)
-        elif (replica := self._hit(fault.target)) is not None:
-            self._strike_replica(fault, replica, at)
-
-    def _strike_replica(
-        self,
-        fault: Crash | Hang | SlowDown | Errors | NodeLoss | Reclaim | MetricsLoss | ExporterFreeze,
-        replica: FleetReplica,
-        at: float,
-    ) -> None:
-        match fault:
-            case Crash():
-                self._pools[replica.pool].crash(replica, at)
-            case NodeLoss():
-                self._scheduler.lose_node(replica.node, at)
-            case Reclaim():
-                self._scheduler.reclaim(replica.node, fault.notice_s, at)
-            case Hang():
-                replica.hang(shows_zero=fault.running_zero)
-            case SlowDown():
-                replica.slow_down(fault.factor)
-                if math.isfinite(fault.duration_s):
-                    self._events.plan(at + fault.duration_s, partial(_recover, replica, fault.factor))
-            case Errors():
-                replica.fail_requests(fault.share, at + fault.duration_s)
-            case MetricsLoss():
-                replica.lose_scrapes(at + fault.duration_s)
-            case ExporterFreeze():
-                replica.freeze_exporter(at + fault.duration_s)
-
-    def _hit(self, target: ReplicaTarget) -> FleetReplica | None:
-        """Return the replica at the target's position among the READY ones; None when none is READY."""
-        pool = next((p for p in self._pools if p.spec.key.pool == target.pool), self._pools[0])
-        ready = [replica for replica in pool.replicas.values() if replica.phase is Phase.READY]
-        return ready[target.replica % len(ready)] if ready else None
-
-
-def _recover(replica: FleetReplica, factor: float, _at: float) -> None:
-    replica.recover_from(factor)

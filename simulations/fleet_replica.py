@@ -12,7 +12,12 @@ import numpy as np
 from policies.fleet import Phase, ReplicaState
 from simulations.fleet_kernel import FleetKernel
 
-_TOLD = frozenset(("id", "phase", "requested_at", "since_at", "revision", "node", "restarts", "cordoned", "placed_at"))
+_TOLD = frozenset(
+    (
+        "id", "phase", "requested_at", "since_at", "revision", "node", "restarts", "cordoned", "placed_at",
+        "exit_reason", "waiting_reason",
+    )
+)  # fmt: skip
 """What the platform tells of a replica."""
 
 
@@ -25,7 +30,6 @@ class FleetReplica:
         ready_at: When it last became READY; NaN before.
         alive: Whether an engine runs (READY or DRAINING).
         lives: Grows with each start; planned events of an earlier life are void.
-        replaces: The replica of another revision that drains when this one is READY.
     """
 
     def __init__(
@@ -46,8 +50,8 @@ class FleetReplica:
         self.backoffs = 0
         self.cordoned = False
         self.removed = False
-        self.superseded = False
-        self.replaces: FleetReplica | None = None
+        self.exit_reason = ""
+        self.waiting_reason = ""
         self.alive = False
         self.lives = 0
         self.row = kernel.add_replica(pool, self)
@@ -87,6 +91,12 @@ class FleetReplica:
         if self.alive:
             self._kernel.hang(self.row, shows_zero=shows_zero)
 
+    def go_dark(self) -> None:
+        """Let the engine, or what was about to start, be dead without the platform's knowledge, for good."""
+        self.lives += 1
+        self.hang(shows_zero=False)
+        self.lose_scrapes(math.inf)
+
     def fail_requests(self, share: float, until: float) -> None:
         """Answer that share of what this life gets with an error until then, evenly spread."""
         record = self._kernel.replica(self.row)
@@ -115,7 +125,7 @@ class FleetReplica:
     @property
     def stays(self) -> bool:
         """Whether it counts towards the pool's desired replicas."""
-        return self.phase is not Phase.DRAINING and not self.superseded
+        return self.phase is not Phase.DRAINING
 
     def state(self) -> ReplicaState:
         """Return it as the platform tells it: without metrics and without what the gateway knows.
@@ -133,5 +143,7 @@ class FleetReplica:
                 restarts=self.restarts,
                 cordoned=self.cordoned,
                 placed_at=self.placed_at,
+                exit_reason=self.exit_reason,
+                waiting_reason=self.waiting_reason,
             )
         return self._state

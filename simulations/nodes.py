@@ -51,10 +51,13 @@ class Node:
         ordinal: How many nodes its group had made before it.
         used: GPUs that replicas have.
         leaving: Takes nothing new: it is about to be reclaimed.
+        avoided: Takes nothing new: somebody wants it so.
+        ready, since_at: Whether the platform reaches it, and since when it does or does not.
         image_at, weights_at: When it has the image, and has read the weights; infinity before.
     """
 
     __slots__ = (
+        "avoided",
         "gone",
         "gpus",
         "idle_since",
@@ -62,7 +65,9 @@ class Node:
         "leaving",
         "name",
         "ordinal",
+        "ready",
         "ready_at",
+        "since_at",
         "used",
         "weights_at",
     )
@@ -70,13 +75,14 @@ class Node:
     def __init__(self, name: str, ordinal: int, gpus: int, at: float) -> None:
         self.name, self.ordinal, self.gpus, self.ready_at = name, ordinal, gpus, at
         self.used = 0
-        self.leaving = self.gone = False
-        self.idle_since = at
+        self.leaving = self.gone = self.avoided = False
+        self.ready = True
+        self.since_at = self.idle_since = at
         self.image_at = self.weights_at = math.inf
 
     def room(self) -> int:
         """Return the GPUs that a replica could get."""
-        return 0 if self.leaving or self.gone else self.gpus - self.used
+        return 0 if self.leaving or self.gone or self.avoided or not self.ready else self.gpus - self.used
 
 
 class NodeGroup:

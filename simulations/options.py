@@ -17,7 +17,7 @@ from policies.fleet import PoolKey, Role
 from policies.placement import PoolSettings
 from policies.slo import ServiceObjective
 from simulations.case import DEFAULT_PROFILE, SimulationSettings, pool_name
-from simulations.faults import parse_fault
+from simulations.fault_syntax import parse_fault
 from simulations.job import Job, TraceChoice
 from simulations.peers.names import POLICIES
 from simulations.platform_settings import PlatformSettings

@@ -46,6 +46,10 @@ class Tenant(Protocol):
         """Drain the node: what serves finishes what it has, and all of it is asked for elsewhere."""
         ...
 
+    def node_failed(self, node: str, at: float) -> None:
+        """Let what is on the node be dead, before the platform gives it up."""
+        ...
+
     def lose_node(self, node: str, at: float) -> None:
         """Lose what is on the node."""
         ...
@@ -75,6 +79,18 @@ class Reclaims:
         for tenant in self._tenants(group):
             tenant.evict(node.name, at)
         self._events.plan(at + notice_s, partial(self.take, group, node))
+
+    def fail(self, group: NodeGroup, node: Node, grace_s: float, at: float) -> None:
+        """Let the node be dead, and be gone when the platform has waited for it for ``grace_s``; once per node."""
+        if node.gone or not node.ready:
+            return
+        if grace_s > 0:
+            node.ready, node.since_at = False, at
+            for tenant in self._tenants(group):
+                tenant.node_failed(node.name, at)
+            self._events.plan(at + grace_s, partial(self.take, group, node))
+        else:
+            self.take(group, node, at)
 
     def take(self, group: NodeGroup, node: Node, at: float) -> None:
         """Let the node be gone with all that is left on it."""

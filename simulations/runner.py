@@ -28,7 +28,7 @@ from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
 from policies.decisions import Page, Policy
 from simulations.case import Case, SimulationSettings, prepare
-from simulations.faults import parse_fault
+from simulations.fault_syntax import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.invariants import InvariantChecks
 from simulations.peers.catalogue import policy_of, rhythm_of

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from controller.errors import ActuationError
 from policies.engine_profile import EngineProfile
+from policies.fleet import NodeState
 from simulations.clock import EventQueue
 from simulations.fleet_replica import FleetReplica
 from simulations.nodes import Node, NodeGroup
@@ -157,11 +158,31 @@ class Scheduler:
 
     # Nodes
 
-    def lose_node(self, name: str, at: float) -> None:
-        """Let a node be gone at once with all that is on it; nothing when it is not there."""
+    def nodes(self) -> Mapping[str, NodeState]:
+        """Return the nodes that are there, as the platform tells them."""
+        return {
+            node.name: NodeState(node.ready, node.since_at, leaving=node.leaving, avoided=node.avoided)
+            for group in self._groups
+            for node in group
+        }
+
+    def avoid(self, name: str, at: float, *, avoided: bool) -> None:
+        """Let a node take nothing new, or take it again.
+
+        Raises:
+            ActuationError: If it is not there.
+        """
+        node = next((node for group in self._groups if (node := group.named(name)) is not None), None)
+        if node is None:
+            raise ActuationError(f"no such node: {name}", "simulated cluster")
+        node.avoided = avoided
+        self.serve(at)
+
+    def lose_node(self, name: str, at: float, grace_s: float = 0.0) -> None:
+        """Let a node be dead, and gone after ``grace_s`` with all that is on it; nothing when it is not there."""
         for group in self._groups:
             if (node := group.named(name)) is not None:
-                self._reclaims.take(group, node, at)
+                self._reclaims.fail(group, node, grace_s, at)
 
     def reclaim(self, name: str, notice_s: float, at: float) -> None:
         """Let a node be drained and be gone after ``notice_s``; nothing when it is not there."""
@@ -169,10 +190,9 @@ class Scheduler:
             if (node := group.named(name)) is not None:
                 self._reclaims.give_notice(group, node, notice_s, at)
 
-    def stock_out(self, pool: int | None, until: float) -> None:
-        """Let no further node come for ``pool``, or any, until then."""
-        for group in self._groups if pool is None else [self._group_of[pool]]:
-            group.bar(until)
+    def stock_out(self, pool: int, until: float) -> None:
+        """Let no further node come for ``pool`` until then."""
+        self._group_of[pool].bar(until)
 
     def could_be(self, node: str) -> bool:
         """Return whether a node may ever have that name."""

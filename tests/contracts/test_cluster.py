@@ -188,3 +188,42 @@ def test_what_is_not_there_cannot_be_acted_on(world: ClusterWorld) -> None:
         world.cluster.roll_back(world.key, "no-such-revision")
     with pytest.raises(ActuationError):
         world.cluster.scale(world.key, -1, the_pool(world).version)
+
+
+def test_a_rollback_tells_when_it_came_and_what_else_there_is(world: ClusterWorld) -> None:
+    if isinstance(world, LiveWorld):
+        pytest.skip("the live platform does not tell of revisions yet")
+    assert set(the_pool(world).revisions) == {"1", "2"}
+    world.wait(10.0)
+    world.cluster.roll_back(world.key, "1")
+    pool = the_pool(world)
+    assert pool.revision_at > 0
+    assert set(pool.revisions) == {"1", "2"}
+
+
+def test_a_paused_rollout_stands_still_until_it_is_resumed(world: ClusterWorld) -> None:
+    if isinstance(world, LiveWorld):
+        pytest.skip("the live platform cannot pause yet")
+    world.cluster.roll_back(world.key, "1")
+    world.cluster.pause(world.key)
+    assert the_pool(world).paused
+    world.wait(1200.0)
+    assert {replica.revision for replica in the_pool(world).replicas} == {"1", "2"}
+    world.cluster.resume(world.key)
+    world.wait(1200.0)
+    assert not the_pool(world).paused
+    assert {replica.revision for replica in the_pool(world).replicas} == {"1"}
+
+
+def test_on_an_avoided_node_nothing_more_is_placed(world: ClusterWorld) -> None:
+    if isinstance(world, LiveWorld):
+        pytest.skip("the live platform has one node")
+    node = the_pool(world).replicas[0].node
+    world.cluster.avoid(node)
+    assert world.cluster.nodes()[node].avoided
+    world.cluster.scale(world.key, 4, the_pool(world).version)
+    world.wait(600.0)
+    assert the_pool(world).replicas[3].node not in ("", node)
+    assert the_pool(world).replicas[0].node == node
+    world.cluster.stop_avoiding(node)
+    assert not world.cluster.nodes()[node].avoided

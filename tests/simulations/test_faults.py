@@ -7,6 +7,7 @@ import math
 import pytest
 
 from controller.errors import BadInput
+from simulations.fault_syntax import parse_fault
 from simulations.faults import (
     Crash,
     Errors,
@@ -20,7 +21,6 @@ from simulations.faults import (
     ReplicaTarget,
     SlowDown,
     StockOut,
-    parse_fault,
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from policies.fleet import Phase, PoolKey
 from policies.slo import ServiceObjective
-from simulations.faults import parse_fault
+from simulations.fault_syntax import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.pool import PoolSpec
 from simulations.settings import FleetSettings
