@@ -39,12 +39,17 @@ from simulations.scheduling import Scheduler
 
 
 class Strikes:
-    """Lets faults happen to the parts of a fleet."""
+    """Lets faults happen to the parts of a fleet.
+
+    Attributes:
+        struck: Ids of the replicas that were hit, in order.
+    """
 
     def __init__(
         self, pools: Sequence[SimulatedPool], scheduler: Scheduler, metrics: SimulatedMetrics, events: EventQueue
     ) -> None:
         self._pools, self._scheduler, self._metrics, self._events = pools, scheduler, metrics, events
+        self.struck: list[str] = []
 
     def check(self, fault: Fault) -> None:
         """Make sure that the fault can happen.
@@ -126,9 +131,9 @@ class Strikes:
     def _hit(self, target: ReplicaTarget) -> list[FleetReplica]:
         """Return the replicas at the target's position among the READY ones; none when none is READY."""
         ready = self._pool(target).ready()
-        if target.replica is None:
-            return ready
-        return [ready[target.replica % len(ready)]] if ready else []
+        hit = ready if target.replica is None or not ready else [ready[target.replica % len(ready)]]
+        self.struck += [replica.id for replica in hit]
+        return hit
 
 
 def _recover(replica: FleetReplica, factor: float, _at: float) -> None:
