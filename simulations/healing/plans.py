@@ -9,8 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from policies.slo import ServiceObjective
-from simulations.healing.worlds import STEP_S, Ground, Strike, World, built, capacity_per_s, dice, engines, steady
+from simulations.healing.worlds import STEP_S, Ground, Strike, World, built, dice, engines, steady
 from simulations.trace import Float64
 
 Rng: TypeAlias = np.random.Generator
@@ -54,7 +53,7 @@ def world_of(kind: str, seed: int) -> World:
     Raises:
         KeyError: If there is no such kind.
     """
-    plan, rng = {**PLANS, **CALM}[kind], dice(kind, seed)
+    plan, rng = KINDS[kind], dice(kind, seed)
     pools = int(rng.choice(plan.pools))
     replicas = int(rng.integers(plan.replicas[0], plan.replicas[1] // pools + 1))
     lead_time_s = float(rng.uniform(60.0, 240.0))
@@ -212,10 +211,6 @@ def _nothing(ground: Ground, rng: Rng) -> Strike:
     return Strike()
 
 
-def _long_prefills(ground: Ground, rng: Rng) -> Strike:
-    return Strike(objective=ServiceObjective(ttft_s=120.0, tpot_s=1.0))
-
-
 def _lost_scrapes(ground: Ground, rng: Rng) -> Strike:
     faults = [
         f"metrics-loss@{rng.uniform(300.0, ground.end_s - 300.0):.1f}:pool={rng.choice(ground.pools)},"
@@ -255,7 +250,7 @@ PLANS: Mapping[str, Plan] = {
     "F5": Plan(_out_of_memory, levels=(0.6, 0.8), shapes=("balanced", "rag"), room=3.0),
     "F6": Plan(_kv_shrink, levels=(0.6, 0.8), shapes=("balanced", "chat"), room=3.0),
     "F7": Plan(_overload, levels=(0.4, 0.6, 0.8), room=4.0, after_s=900.0),
-    "F8": Plan(_slow, replicas=(5, 24), pools=(1, 1, 2)),
+    "F8": Plan(_slow, replicas=(5, 24), fixed_ratio=1.0),
     "F9": Plan(_xid(79, "yes")),
     "F10": Plan(_xid(63, "no")),
     "F11": Plan(_node_loss),
@@ -279,10 +274,31 @@ CALM: Mapping[str, Plan] = {
     "saturated": Plan(_nothing, levels=(1.3, 2.0, 3.0), room=1.0),
     "idle": Plan(_idle, levels=(0.05, 0.2)),
     "steady": Plan(_nothing),
-    "long-prefill": Plan(_long_prefills, shapes=("fixed:60000/200", "fixed:90000/200"), levels=(0.3, 0.6, 0.9),
+    "long-prefill": Plan(_nothing, shapes=("fixed:60000/200", "fixed:90000/200"), levels=(0.3, 0.6, 0.9),
                          whole_prompts=True),
     "scrape-loss": Plan(_lost_scrapes),
     "rollout": Plan(_good_rollout),
     "scaling": Plan(_scale_events, levels=(0.6, 0.8), room=2.0, fixed_ratio=0.0),
     "bursts": Plan(_bursts, levels=(0.3, 0.6)),
 }
+"""Worlds in which nothing is wrong, however it looks."""
+
+HOURS = "saturated-hours"
+HOURS_REPLICAS, HOURS_LONG = 64, 20.0
+"""One world of the long run: so many replicas for so many hours."""
+
+LONG: Mapping[str, Plan] = {
+    HOURS: Plan(
+        _nothing,
+        levels=(1.3, 2.0, 3.0),
+        shapes=("balanced",),
+        pools=(1,),
+        replicas=(HOURS_REPLICAS, HOURS_REPLICAS),
+        room=1.0,
+        fixed_ratio=1.0,
+        after_s=HOURS_LONG * 3600.0 - 900.0,
+    )
+}
+"""Big pools at saturation for long: how often is a busy replica restarted that nothing is wrong with?"""
+
+KINDS: Mapping[str, Plan] = {**PLANS, **CALM, **LONG}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from simulations.case import prepare
-from simulations.healing.plans import CALM, world_of
+from simulations.healing.plans import PLANS, world_of
 from simulations.healing.rivals import FORESAIL, policy_for
 from simulations.healing.truths import truth_of
 from simulations.healing.verdict import Scene, Verdict, judge
@@ -66,7 +66,7 @@ def run_world(kind: str, seed: int, policy: str) -> WorldRun:
     card = result.scorecard
     hit = result.fleet.struck
     scene = Scene(
-        struck_s=math.nan if kind in CALM else world.ground.struck_s,
+        struck_s=world.ground.struck_s if kind in PLANS else math.nan,
         over_s=world.over_s,
         pool=world.pool,
         replicas=frozenset(hit),

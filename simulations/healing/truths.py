@@ -31,10 +31,11 @@ class Truth:
         restarts: Ailments that deserve a restart.
         cordons: Ailments that deserve to be taken out of traffic, beside those.
         most_restarts: No more than so many restarts, however deserved: a mass restart is a remedy for nothing.
-        wrong: Acts that are wrong here.
+        wrong: Acts that are wrong here; giving up a pool is not where most of it is down.
         once: Acts that are right once, and wrong the second time.
         blind: Whether not being able to observe is itself how it is noticed.
         exits: Whether the platform notices by itself, since a process exits or a node is gone.
+        spreads: Whether moving traffic away spreads it, however little is left of the pool.
         recovery: What has to be back: as many ``replicas`` that are well, or the ``attainment`` of the objective.
     """
 
@@ -50,6 +51,7 @@ class Truth:
     once: frozenset[str] = frozenset()
     blind: bool = False
     exits: bool = False
+    spreads: bool = False
     recovery: Literal["replicas", "attainment"] = "replicas"
 
 
@@ -188,7 +190,7 @@ TRUTHS: Mapping[str, Truth] = {
         "a request ends every engine that admits it",
         right=_set("poison"), subject="pool", fitting=_set("exited", "overload"),
         # R: stop moving it, which somebody has to be told. W: fail over, which spreads it.
-        remedies=(_set("page"),), wrong=_set("roll back", "fail over", "avoid"), exits=True,
+        remedies=(_set("page"),), wrong=_set("roll back", "fail over", "avoid"), exits=True, spreads=True,
     ),
 }  # fmt: skip
 

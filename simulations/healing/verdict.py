@@ -126,7 +126,7 @@ def wrong_deeds(truth: Truth, scene: Scene, deeds: Iterable[Deed]) -> Iterator[D
             done[deed.act] += 1
             if done[deed.act] > 1 or deed.at_s < scene.begins_s:
                 yield deed
-        elif deed.act in truth.wrong and _in_time(deed, scene):
+        elif deed.act in truth.wrong and _in_time(deed, scene) and not (deed.ailment and not truth.spreads):
             yield deed
 
 

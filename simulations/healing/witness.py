@@ -26,6 +26,9 @@ from policies.memory import PolicyMemory
 from simulations.fleet import SimulatedFleet
 from simulations.runner import Tick
 
+DOWN = "mostly down"
+
+_MOST_OF_IT = 0.5
 _GIVEN_UP = 0.01
 """A pool with a smaller share of the requests than this has been taken out of the route."""
 
@@ -40,7 +43,8 @@ class Deed:
             ``fail over``, ``take back``, ``grow`` or ``shrink``.
         pool: Name of the pool; empty where it is about none.
         replica: Id of the replica; empty where it is about none.
-        ailment: What was wrong with that replica in truth at that moment; empty when nothing was.
+        ailment: What was wrong with that replica, or with a pool that is given up, in truth at that moment; empty when
+            nothing was.
         struck: Whether a fault had hit that replica.
         detail: The revision, the node, the message, or the replicas that are wanted.
     """
@@ -55,7 +59,7 @@ class Deed:
 
     def __str__(self) -> str:
         whom = self.replica or self.pool
-        truth = "" if not self.replica else f", which was {self.ailment or 'healthy'}"
+        truth = f", which was {self.ailment or 'healthy'}" if self.replica or self.ailment else ""
         return f"{self.act} {whom}{truth}, at {self.at_s:.0f} s".replace("  ", " ")
 
 
@@ -135,6 +139,7 @@ class Witness:
                 healthy[names[replica.pool]] += not (replica.cordoned or replica.ailment)
                 self.replica_hours += 15.0 / 3600.0
         decision, tallies = record.decision, fleet.tallies
+        desired = {pool.key.pool: pool.desired for pool in states}
         self.moments.append(
             Moment(
                 at_s=record.at - self._start_at,
@@ -142,14 +147,16 @@ class Witness:
                 beliefs=() if decision is None else tuple(
                     dict.fromkeys(Belief(d.name, d.pool.pool, d.subject) for d in decision.diagnoses)
                 ),
-                deeds=tuple(self._deeds(record)),
+                deeds=tuple(self._deeds(record, healthy, desired)),
                 healthy=healthy,
-                desired={pool.key.pool: pool.desired for pool in states},
+                desired=desired,
                 lost=tallies.ended - tallies.completed,
             )
         )
 
-    def _deeds(self, record: TickRecord) -> Iterator[Deed]:
+    def _deeds(
+        self, record: TickRecord, healthy: Mapping[str, int], desired: Mapping[str, int]
+    ) -> Iterator[Deed]:
         decision, at_s = record.decision, record.at - self._start_at
         if decision is None:
             return
@@ -176,14 +183,17 @@ class Witness:
                 yield Deed(at_s, act, plan.pool.pool, detail=f"{plan.current} -> {plan.desired}")
         for traffic in decision.traffic:
             if ("weights", traffic.model) in done:
-                yield from self._moves(traffic, at_s)
+                yield from self._moves(traffic, at_s, healthy, desired)
 
-    def _moves(self, traffic: TrafficPlan, at_s: float) -> Iterator[Deed]:
+    def _moves(
+        self, traffic: TrafficPlan, at_s: float, healthy: Mapping[str, int], desired: Mapping[str, int]
+    ) -> Iterator[Deed]:
         """Yield pools that lose all of their traffic, and those that get it back."""
         for key, weight in traffic.weights.items():
             if weight < _GIVEN_UP and key.pool not in self._given_up:
                 self._given_up.add(key.pool)
-                yield Deed(at_s, "fail over", key.pool)
+                down = healthy[key.pool] < _MOST_OF_IT * desired[key.pool]
+                yield Deed(at_s, "fail over", key.pool, ailment=DOWN if down else "")
             elif weight >= _GIVEN_UP and key.pool in self._given_up:
                 self._given_up.discard(key.pool)
                 yield Deed(at_s, "take back", key.pool)

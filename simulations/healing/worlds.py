@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from zlib import crc32
@@ -14,12 +13,12 @@ from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
+from policies.settings import PolicySettings
 from policies.slo import ServiceObjective
 from simulations.arrivals import ArrivalProcess
 from simulations.case import SimulationSettings, pool_name, prepare
 from simulations.rate_curve import RateCurve
 from simulations.settings import FleetSettings
-from simulations.sizing import TestedPool
 from simulations.token_shapes import token_shape_named
 from simulations.trace import Float64
 from simulations.workload import Client, DrawnTrace
@@ -105,7 +104,6 @@ class Strike:
         fleet: Settings of the simulated fleet that differ.
         load: ``float64[T]`` requests/s per step instead of a steady load; None keeps that.
         cv: Coefficient of variation of the gaps between arrivals.
-        objective: Instead of the usual one.
     """
 
     faults: tuple[str, ...] = ()
@@ -114,7 +112,6 @@ class Strike:
     fleet: dict[str, float] = field(default_factory=dict)
     load: Float64 | None = None
     cv: float = 1.0
-    objective: ServiceObjective | None = None
 
 
 def dice(kind: str, seed: int) -> np.random.Generator:
@@ -124,13 +121,10 @@ def dice(kind: str, seed: int) -> np.random.Generator:
 
 def built(kind: str, seed: int, ground: Ground, strike: Strike, rng: np.random.Generator) -> World:
     """Return the world that stands on ``ground`` and in which ``strike`` happens."""
-    rates = steady(ground, strike.objective) if strike.load is None else strike.load
+    rates = steady(ground) if strike.load is None else strike.load
     client = Client(RateCurve(STEP_S, rates), ArrivalProcess(strike.cv), token_shape_named(ground.shape))
     trace = DrawnTrace(f"{kind} {seed}", "the fault benchmark", True, [client], int(rng.integers(2**31)))
-    base = SimulationSettings()
-    policy = base.policy
-    if strike.objective is not None:
-        policy = policy.model_copy(update={"objective": strike.objective})
+    policy = PolicySettings(objective=objective_of(ground.shape))
     settings = SimulationSettings(
         pools={
             pool_name(profile): PoolSettings(profile=profile, min_replicas=ground.floor, max_replicas=ground.most)
@@ -150,28 +144,33 @@ def built(kind: str, seed: int, ground: Ground, strike: Strike, rng: np.random.G
     return World(kind, seed, ground, trace, settings, strike.pool, strike.over_s)
 
 
-def steady(ground: Ground, objective: ServiceObjective | None = None) -> Float64:
+def steady(ground: Ground) -> Float64:
     """Return ``float64[T]``: the load of ``ground``, the same in all steps, in requests/s."""
-    return np.full(ground.steps, ground.level * capacity_per_s(ground, objective))
+    return np.full(ground.steps, ground.level * capacity_per_s(ground))
 
 
-def capacity_per_s(ground: Ground, objective: ServiceObjective | None = None) -> float:
+def capacity_per_s(ground: Ground) -> float:
     """Return the requests/s that all replicas of the start were tested to sustain together."""
-    tested = _tested(ground.profiles, ground.shape, objective or ServiceObjective())
-    return sum(pool.requests_per_s for pool in tested) * ground.replicas
+    per_replica = [_sustained_per_s(profile, ground.shape) for profile in ground.profiles]
+    return sum(per_replica) * ground.replicas
+
+
+def objective_of(shape: str) -> ServiceObjective:
+    """Return the objective that requests of a shape can be served within: the usual one, unless prompts are long."""
+    prompt_mean = token_shape_named(shape).prompt_mean
+    if prompt_mean > 20_000:
+        return ServiceObjective(ttft_s=120.0, tpot_s=1.0)
+    return ServiceObjective(ttft_s=4.0) if prompt_mean > 2_500 else ServiceObjective()
 
 
 @lru_cache(maxsize=256)
-def _tested(profiles: Sequence[EngineProfile], shape: str, objective: ServiceObjective) -> tuple[TestedPool, ...]:
+def _sustained_per_s(profile: EngineProfile, shape: str) -> float:
+    """Return the requests/s that one replica sustains in a load test."""
     client = Client(RateCurve(STEP_S, np.full(round(_TEST_S / STEP_S), 2.0)), _EVEN, token_shape_named(shape))
-    base = SimulationSettings()
-    settings = base.model_copy(
-        update={
-            "pools": {pool_name(profile): PoolSettings(profile=profile) for profile in profiles},
-            "policy": base.policy.model_copy(update={"objective": objective}),
-        }
-    )
-    return prepare(DrawnTrace("load test", "the fault benchmark", True, [client], 0), settings).pools
+    pools = {pool_name(profile): PoolSettings(profile=profile)}
+    settings = SimulationSettings(pools=pools, policy=PolicySettings(objective=objective_of(shape)))
+    trace = DrawnTrace("load test", "the fault benchmark", True, [client], 0)
+    return prepare(trace, settings).pools[0].requests_per_s
 
 
 def engines(rng: np.random.Generator, pools: int) -> tuple[EngineProfile, ...]:
