@@ -123,3 +123,6 @@ _MADE: Mapping[str, Callable[[PolicySettings], Policy]] = {
     "naive": Naive,
     "naive-eager": lambda settings: Naive(settings, 1, "naive-eager"),
 }
+
+KNOWN = tuple(_MADE)
+"""Everybody who can play; ``naive-eager`` asks for one interval without a token alone."""

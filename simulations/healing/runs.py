@@ -43,6 +43,11 @@ class WorldRun:
     command: str
     told: str
 
+    @property
+    def expects_diagnosis(self) -> bool:
+        """Whether there is a name for what is wrong."""
+        return bool(truth_of(self.kind).right)
+
     def as_json(self) -> dict[str, Any]:
         """Return it ready for ``json.dumps``: what never came is null, and what is not in the run ``Infinity``."""
         verdict = {

@@ -196,9 +196,9 @@ TRUTHS: Mapping[str, Truth] = {
 
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 
-TARGETED = ("F1", "F1-zero", "F2", "F2-errors", "F8")
-"""Kinds whose recall has a target of its own."""
 HANGS = ("F1", "F1-zero")
+RECALLED: Mapping[str, tuple[str, ...]] = {"F1": HANGS, "F2": ("F2", "F2-errors"), "F8": ("F8",)}
+"""Kinds whose recall has a target of its own, by code."""
 
 
 def truth_of(kind: str) -> Truth:
