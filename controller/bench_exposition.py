@@ -51,6 +51,7 @@ class _Replica:
             _Line(f"vllm:iteration_tokens_total_count{{{labels}}} ", 40),
             _Line(f"vllm:prompt_tokens_total{{{labels}}} ", tokens[0]),
             _Line(f"vllm:generation_tokens_total{{{labels}}} ", tokens[1]),
+            _Line(f"vllm:num_preemptions_total{{{labels}}} "),
             _Line(f"vllm:prefix_cache_queries_total{{{labels}}} ", tokens[0]),
             _Line(f"vllm:prefix_cache_hits_total{{{labels}}} ", tokens[0] // 5),
             _Line(f'vllm:request_success_total{{{labels},finished_reason="stop"}} ', 1),

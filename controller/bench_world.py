@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -118,7 +118,7 @@ class TimedForecasts(LoadForecasts):
         super().__init__(FallbackForecaster((LastValueForecaster(),)), tick_s, settings, before)
         self._timed = timed
 
-    def learn(self, fleet: FleetState) -> Mapping[str, Demand]:
+    def learn(self, fleet: FleetState, hidden: Collection[str] = ()) -> Mapping[str, Demand]:
         """Do it, and note how long it took."""
         with self._timed("forecast"):
             return super().learn(fleet)

@@ -47,6 +47,11 @@ class Figures(Mapping[str, float]):
     def __init__(self, ids: Ids, values: Floats) -> None:
         self._ids, self._values = ids, values
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids that something could be told of."""
+        return self._ids.ids
+
     def __getitem__(self, name: str) -> float:
         return float(self._values[self._ids.place[name]])
 
@@ -69,6 +74,11 @@ class Scrapes(Mapping[str, ReplicaMetrics]):
     def __init__(self, ids: Ids, scraped: Bools, metrics: Floats) -> None:
         self._ids, self._scraped, self._metrics = ids, scraped, metrics
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids that something could be told of."""
+        return self._ids.ids
+
     def __getitem__(self, name: str) -> ReplicaMetrics:
         place = self._ids.place[name]
         if not self._scraped[place]:
@@ -89,6 +99,13 @@ class Scrapes(Mapping[str, ReplicaMetrics]):
         places = self._ids.places_of(ids)
         nothing = np.full((len(self._metrics), 1), np.nan)
         return np.append(self._scraped, False)[places], np.concatenate((self._metrics, nothing), axis=1)[:, places]
+
+
+def strangers(told: Mapping[str, object], ids: tuple[str, ...]) -> set[str]:
+    """Return of whom something is told and who is not among ``ids``."""
+    if isinstance(told, Figures | Scrapes) and told.ids == ids:
+        return set()
+    return set(told).difference(ids)
 
 
 def read_figures(told: Mapping[str, float], ids: tuple[str, ...]) -> Floats:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from controller.settings import Settings
 
 FAILED = 1
+_COUNTED = {"replica": "replicas", "gateway": "series", "gpu": "GPUs"}
+_NAMED = 5
 _LOOKS, _BETWEEN_LOOKS_S = 4, 4.0
 
 
@@ -115,8 +117,10 @@ def examine(settings: Settings) -> Findings:
         _examine_server(client, clock.now, findings)
         metrics = _looked_at(source, clock.now, {PoolKey.parse(name).model for name in settings.policy.pools})
         _examine_signals(source.sources, findings)
+        _examine_gpus(source, metrics, findings)
         _examine_pools(settings, source.targets, metrics, findings)
         _examine_load(settings, metrics, findings)
+        _examine_strangers(settings, metrics, findings)
     except ObservationError as error:
         findings.problems.append(Problem(error.what, error.remedy))
     finally:
@@ -146,7 +150,7 @@ def _examine_signals(sources: Sequence[Source], findings: Findings) -> None:
     from controller.signals.catalogue import catalogue, signals
 
     for source in sources:
-        what = "replicas" if source.names.scope == "replica" else "series"
+        what = _COUNTED[source.names.scope]
         findings.sources.append(f"{source.names.title}: {source.series} {what}")
         for signal in source.names.signals:
             metrics = tuple(candidate.shown for candidate in source.matched.get(signal, ()))
@@ -159,6 +163,40 @@ def _examine_signals(sources: Sequence[Source], findings: Findings) -> None:
     if not any(source.names.scope == "replica" for source in sources):
         known = ", ".join(names.title for names in catalogue().values() if names.scope == "replica")
         findings.problems.append(Problem("no engine reports", f"scrape the engines themselves; known: {known}"))
+
+
+def _examine_gpus(source: PrometheusSource, metrics: FleetMetrics, findings: Findings) -> None:
+    """Say of how many replicas the GPUs are known, where anybody exports them."""
+    if not any(found.names.scope == "gpu" for found in source.sources):
+        return
+    known = sum(told.gpu_xid == told.gpu_xid for told in metrics.replicas.values())
+    count = source.gpus.others
+    others = f"; those of {count} other pod{'s' if count > 1 else ''} are ignored" if count else ""
+    findings.sources.append(f"GPUs of {known} of {len(metrics.replicas)} replicas{others}")
+
+
+def _examine_strangers(settings: Settings, metrics: FleetMetrics, findings: Findings) -> None:
+    """Say which pods have metrics and are none of the platform's, where the settings name a platform."""
+    from controller.adapters.live_platform import LivePlatform
+    from controller.errors import ObservationError
+    from controller.observation import pods_unknown_to
+
+    if settings.platform is None:
+        return
+    platform = LivePlatform(settings.platform)
+    try:
+        unknown = pods_unknown_to(platform.pools(), metrics)
+    except ObservationError as error:
+        findings.problems.append(Problem(f"{_shown(error.where)}: {_shown(error.what)}", error.remedy, fatal=False))
+        return
+    finally:
+        platform.close()
+    if unknown:
+        named = ", ".join(map(_shown, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
+        count = f"{len(unknown)} pod{'s' if len(unknown) > 1 else ''}"
+        what = f"metrics tell of {count} that the platform does not know, and which are ignored: {named}"
+        remedy = "have they just gone? Otherwise let prometheus.match leave out what is not of this fleet"
+        findings.problems.append(Problem(what, remedy, fatal=False))
 
 
 def _examine_pools(settings: Settings, targets: Sequence[Target], metrics: FleetMetrics, findings: Findings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -102,9 +102,12 @@ class LoadHistory:
             self._rows = np.array(before.values[-self._kept :])
             self._count = len(self._rows)
             self._end_at = before.end_at
+        self._hidden = np.zeros(len(self._rows), np.bool_)
 
-    def append(self, at: float, demand: Demand | None) -> None:
+    def append(self, at: float, demand: Demand | None, *, hidden: bool = False) -> None:
         """Add the step that ended at ``at``. Missed ticks before it become gaps; an early tick is ignored.
+
+        A ``hidden`` one is a gap to everybody who asks for a series, and part of what is ``recent``.
 
         After the clock was set back, time goes on from where it is now: the past keeps its order, not its dates.
         """
@@ -117,15 +120,16 @@ class LoadHistory:
             self._end_at = at - self.step_s
         steps = round((at - self._end_at) / self.step_s)
         for _ in range(min(steps - 1, self._kept)):
-            self._push([math.nan] * len(CHANNELS))
+            self._push([math.nan] * len(CHANNELS), hidden=False)
         if steps >= 1:
-            self._push(row)
+            self._push(row, hidden=hidden)
             self._end_at += max(1, steps) * self.step_s
 
-    def _push(self, row: list[float]) -> None:
+    def _push(self, row: list[float], *, hidden: bool) -> None:
         if self._count == len(self._rows):
             self._make_room()
         self._rows[self._count] = row
+        self._hidden[self._count] = hidden
         self._count += 1
 
     def _make_room(self) -> None:
@@ -133,9 +137,11 @@ class LoadHistory:
 
         A fortnight of a thousand models is two gigabytes as it is; room that is not used yet need not be among them.
         """
-        kept = self._rows[max(0, self._count - self._kept) : self._count]
+        newest = slice(max(0, self._count - self._kept), self._count)
+        kept = self._rows[newest]
         room = min(max(len(kept), 256), self._kept + max(self._kept // 16, 16) - len(kept))
         self._rows = np.concatenate([kept, np.full((room, len(CHANNELS)), np.nan)])
+        self._hidden = np.concatenate([self._hidden[newest], np.zeros(room, np.bool_)])
         self._count = len(kept)
 
     def series(self, step_s: float, most_steps: int | None = None) -> LoadSeries:
@@ -143,7 +149,10 @@ class LoadHistory:
 
         With ``most_steps``, not more than the newest so many.
         """
-        rows = self._rows[max(0, self._count - self._kept) : self._count]
+        newest = slice(max(0, self._count - self._kept), self._count)
+        rows = self._rows[newest]
+        if np.count_nonzero(hidden := self._hidden[newest]):
+            rows = np.where(hidden[:, None], np.nan, rows)
         factor = max(1, round(step_s / self.step_s))
         steps = len(rows) // factor if most_steps is None else min(most_steps, len(rows) // factor)
         rows = rows[len(rows) - steps * factor :]
@@ -173,6 +182,7 @@ class LoadHistory:
         whole = LoadSeries(end_at - len(rows) * self.step_s, self.step_s, rows)
         fresh = LoadHistory(self.step_s, self._kept * self.step_s, whole)
         self._rows, self._count, self._end_at = fresh._rows, fresh._count, fresh._end_at
+        self._hidden = fresh._hidden
 
     def recent(self, window_s: float) -> Demand | None:
         """Return present demand (``forecasting.present``); None when the newest step was not observed."""
@@ -213,14 +223,17 @@ class LoadForecasts:
         chain.follow(self._chain)
         self._chain = chain
 
-    def learn(self, fleet: FleetState) -> Mapping[str, Demand]:
-        """Add what was observed, and return present demand per observed model, with noise averaged out."""
+    def learn(self, fleet: FleetState, hidden: Collection[str] = ()) -> Mapping[str, Demand]:
+        """Add what was observed, and return present demand per observed model, with noise averaged out.
+
+        Of the models that are ``hidden`` no forecaster is ever shown the load of this tick.
+        """
         recent: dict[str, Demand] = {}
         for model in fleet.models:
             if model not in self._histories:
                 self._histories[model] = LoadHistory(self._tick_s, self.settings.kept_s)
             history = self._histories[model]
-            history.append(fleet.at, fleet.demand.get(model))
+            history.append(fleet.at, fleet.demand.get(model), hidden=model in hidden)
             demand = history.recent(self.settings.demand_window_s)
             if demand is not None:
                 ratio = fleet.demand.get(model, demand).cached_prompt_ratio

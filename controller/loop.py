@@ -17,7 +17,7 @@ from controller.recording import Recorder
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, Page, Policy
 from policies.fleet import FleetState
-from policies.healing import unlearn
+from policies.healing import not_to_be_learned, unlearn
 from policies.memory import PolicyMemory
 
 
@@ -70,7 +70,7 @@ class ControlLoop:
     def _decided(self, fleet: FleetState, record: TickRecord) -> tuple[Decision, TickRecord]:
         """Return what is to be done about ``fleet``, and ``record`` with that and all that it was made from."""
         with self.time_phase("forecast"):
-            fleet = fleet.with_demand(self.forecasts.learn(fleet))
+            fleet = fleet.with_demand(self.forecasts.learn(fleet, not_to_be_learned(self.memory)))
             forecasts = self._forecast(fleet)
             notes = self.forecasts.notes
         with self.time_phase("decide"):

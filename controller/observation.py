@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from controller.by_replica import read_figures, read_scrapes
+from controller.by_replica import read_figures, read_scrapes, strangers
 from controller.errors import ObservationError
 from controller.ports import Cluster, FleetMetrics, MetricSource, Router
 from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
@@ -25,6 +26,10 @@ MOST_COUNTED = 1e15
 """No engine lives to count as far; beyond 2^53, nine times this, floats no longer tell neighbouring counts apart."""
 
 _COUNTS = [row for row, name in enumerate(FIGURES) if name not in ("observed_at", "kv_cache_ratio")]
+
+_NAMED = 5
+_LONGEST_NAME = 80
+_UNKNOWN = re.compile(r"unknown:(\d+) pods? \(")
 
 MAX_TOKENS_PER_REQUEST = 1e7
 """Ten times the longest context window sold; tokens are never offered faster than this many times the requests."""
@@ -55,9 +60,43 @@ def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) 
         demand=demand,
         service=service,
         gateway_queued=queued,
-        missing=(*seen.missing, *unweighted, *(f"impossible:{what}" for what in impossible)),
+        missing=(
+            *seen.missing,
+            *unweighted,
+            *(f"impossible:{what}" for what in impossible),
+            *_note_of_strangers(seen, pools),
+        ),
         nodes=cluster.nodes(),
     )
+
+
+def unknown_pods(missing: Iterable[str]) -> int:
+    """Return how many pods metrics told of that the cluster did not know, as ``missing`` of a fleet has it."""
+    return sum(int(found[1]) for what in missing if (found := _UNKNOWN.match(what)))
+
+
+def pods_unknown_to(pools: Sequence[PoolState], seen: FleetMetrics) -> list[str]:
+    """Return the pods that metrics tell of and that are in none of the pools."""
+    ids = _ids_of(pools)
+    told = (seen.replicas, seen.in_flight, seen.answered, seen.failed_answers, seen.unreached)
+    return sorted(set[str]().union(*(strangers(by_replica, ids) for by_replica in told)))
+
+
+def _note_of_strangers(seen: FleetMetrics, pools: Sequence[PoolState]) -> list[str]:
+    """Return what is to be said of pods that metrics tell of and the cluster does not know: none, or one line.
+
+    They are ignored: whoever is scraped can claim to be any pod. Those that have just gone are among them for a while.
+    """
+    unknown = pods_unknown_to(pools, seen)
+    if not unknown:
+        return []
+    named = ", ".join(name[:_LONGEST_NAME] for name in unknown[:_NAMED])
+    more = ", ..." if len(unknown) > _NAMED else ""
+    return [f"unknown:{len(unknown)} pod{'s' if len(unknown) > 1 else ''} ({named}{more})"]
+
+
+def _ids_of(pools: Sequence[PoolState]) -> tuple[str, ...]:
+    return pools[0].roster.ids if len(pools) == 1 else tuple([name for pool in pools for name in pool.roster.ids])
 
 
 def _weights(
@@ -150,7 +189,7 @@ def _with_metrics(
 
     With the pools it returns the ids of those whose engine says what no engine could say.
     """
-    ids = pools[0].roster.ids if len(pools) == 1 else tuple([name for pool in pools for name in pool.roster.ids])
+    ids = _ids_of(pools)
     said, metrics = read_scrapes(seen.replicas, ids)
     scraped = said & plausible(metrics, at)
     refused = said & ~scraped

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from controller.fleet_series import FleetSeries
 from controller.forecast_score import ForecastScores
+from controller.observation import unknown_pods
 from controller.ports import TickPhase, TickRecord
 from controller.telemetry_settings import TelemetrySettings
 from forecasting.contest import Standing
@@ -66,6 +67,9 @@ class Telemetry:
         )
         self._reasons = counter("foresail_decision_reasons", "Reasons that rules left.", "rule")
         self._acts = counter("foresail_acts", "Acts by what became of them.", "act", "outcome")
+        self._unknown = counter(
+            "foresail_unknown_pods", "Pods that metrics told of and the cluster did not know, at each tick; ignored."
+        )
         self._gaps = counter("foresail_audit_gaps", "Ticks that could not be recorded; nothing was done in them.")
         self._behind = gauge("foresail_audit_behind", "1 while the audit log refuses records.")
         self._bugs = gauge("foresail_bugs_in_a_row", "Ticks in a row that an error ended which nobody foresaw.")
@@ -116,6 +120,8 @@ class Telemetry:
             self._gaps.inc()
         for result in record.results:
             self._acts.labels(result.act, result.outcome).inc()
+        if record.fleet is not None:
+            self._unknown.inc(unknown_pods(record.fleet.missing))
         if record.decision is None or record.fleet is None:
             return
         for reason in record.decision.reasons:

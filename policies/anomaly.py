@@ -22,12 +22,15 @@ from statistics import median
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.burn import BurnSettings
 from policies.decisions import Anomaly
 from policies.failing import FailingSettings, failing
 from policies.fleet import FleetState, Phase, PoolState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
+from policies.pool_evidence import PoolEvidenceSettings
 from policies.progress import exporter_stuck_s, remembered, stood_s
+from policies.rollouts import RolloutSettings
 from policies.roster import Bools, Floats
 from policies.watched import WatchedReplicas
 
@@ -67,6 +70,18 @@ class AnomalySettings(BaseModel):
         description="Time in seconds for which a replica or pool that the platform no longer lists is remembered: one "
         "incomplete answer must not make us forget what we took out of traffic.",
     )
+    cold_s: float = Field(
+        300.0,
+        ge=0,
+        description="Time in seconds since READY in which a replica may be slow: caches, graphs and kernels are cold.",
+    )
+    pools: PoolEvidenceSettings = Field(
+        default_factory=PoolEvidenceSettings, description="When figures of a whole pool are a sign of trouble."
+    )
+    rollouts: RolloutSettings = Field(
+        default_factory=RolloutSettings, description="When failures are put down to a revision, to starts or requests."
+    )
+    burn: BurnSettings = Field(default_factory=BurnSettings, description="When error budgets burn too fast.")
     failed_after_s: float = Field(
         60.0, ge=0, description="Time in FAILED after which the platform's own restart no longer counts as on its way."
     )
@@ -232,6 +247,9 @@ def _slow(
                 if mine_s > 1.25 * explained_s:
                     detail = f"the work that it does explains a TPOT of {explained_s * 1000:.0f} ms at most"
                     found.append(Anomaly("latency", replica, pool.key, mine_s / explained_s, slow_at[0], detail))
+                if (age_s := at - float(pool.roster.since_at[place])) < settings.cold_s:
+                    detail = f"it is READY for {age_s:.0f} s"
+                    found.append(Anomaly("young", replica, pool.key, 1.0, slow_at[0], detail))
         if slow_at != before.slow_at:
             changed[name] = replace(before, slow_at=slow_at)
     return found, changed

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 
 from forecasting.forecast import LoadForecast
 from policies import guardrails
-from policies.anomaly import watch
 from policies.decisions import Decision, FailOver, Reason, ScalingPlan, TrafficPlan
-from policies.diagnosis import diagnose
+from policies.diagnosis import unexplained
+from policies.examination import examine, room_elsewhere
 from policies.failover import fail_over
 from policies.fleet import FleetState, PoolKey, PoolState, Stage
 from policies.forecast_fitness import fit_for_use
-from policies.healing import Course, heal
+from policies.healing import Course, Outside, heal
 from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolOption, PoolSettings
+from policies.playbook import Hold
 from policies.progress import taking_prompts
-from policies.revisions import watch_revisions
 from policies.scaling import steer_margin
 from policies.set_back import follow_clock
 from policies.settings import PolicySettings
@@ -72,22 +72,21 @@ def decide(
         draft.pools[str(pool.key)] = observe_starts(pool, known, settings.lead_time)
     lead_times = {key: lead_time(known, settings.lead_time) for key, known in draft.pools.items()}
 
-    seen = watch(fleet, memory.replicas, lead_times, settings.anomaly)
+    found = examine(fleet, memory, draft.pools, lead_times, settings)
+    seen, diagnoses = found.watch, found.diagnoses
+    draft.pools.update(found.pools)
     draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
-    diagnoses = diagnose(fleet, seen.anomalies)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
-    for pool in fleet.pools:
-        sick = {d.subject for d in diagnoses if d.pool == pool.key}
-        draft.pools[str(pool.key)] = watch_revisions(pool, draft.pools[str(pool.key)], sick, fleet.at)
+    outside = Outside(room_elsewhere(fleet, diagnoses), found.burning)
     informed = replace(memory, pools={**memory.pools, **draft.pools})
-    course = heal(fleet, diagnoses, seen, informed, lead_times, least, settings.healing)
+    course = heal(fleet, unexplained(fleet, diagnoses), seen, informed, lead_times, least, settings.healing, outside)
     draft.pools.update(course.pools)
     draft.reasons += course.reasons
 
     fit, why = fit_for_use(fleet, forecasts, memory, settings)
     draft.reasons += why
     for model in fleet.models:
-        known_model = memory.models.get(model, ModelMemory())
+        known_model = found.models.get(model, ModelMemory())
         _decide_model(fleet, model, fit.get(model), known_model, course, lead_times, settings, draft)
     in_vain = {
         pool.key: min(not_coming(pool, lead_times[str(pool.key)], fleet.at), max(0, pool.desired - bounds.min_replicas))
@@ -110,7 +109,7 @@ def decide(
         expires_at=fleet.at + settings.plan_expiry_s,
         scaling=scaling,
         traffic=tuple(draft.traffic),
-        anomalies=seen.anomalies,
+        anomalies=found.anomalies,
         diagnoses=diagnoses,
         remediations=(*course.remediations, *draft.failovers),
         reasons=tuple(draft.reasons),
@@ -121,9 +120,9 @@ def decide(
             seen.memory,
             course.actions,
             course.cordons,
-            course.runs,
             course.pages,
             decided_at=fleet.at,
+            runs=course.runs,
         ),
         settings_digest=settings_digest,
     )
@@ -168,7 +167,7 @@ def _decide_model(
     incomplete = "one of its pools is not listed" if model in draft.incomplete else ""
     busy = model in draft.taking_prompts
     blind = incomplete or guardrails.blind_spot(fleet, model, settings.guardrails, taking_prompts=busy)
-    sick = "too many replicas look sick" if model in course.stopped else ""
+    sick = "too many replicas look sick" if model in course.stopped else _held(fleet, model, course, "shrinking")
     current = {p.key: p.weight for p in fleet.pools_of(model)}
     weights = dict(current)
     for part, pools in stages:
@@ -176,11 +175,13 @@ def _decide_model(
         outlook = look_ahead(forecast, fleet.demand.get(model), fleet.at, lead_time_s, settings)
         waiting = {k: not_coming(p, lead_times[k], fleet.at) for p, _ in pools if (k := str(p.key))}
         options = pool_options(pools, objective, outlook.shape, course.lost, settings.capacity, waiting)
-        failover = fail_over(part, model, options, draft.pools, settings.failover, settings.traffic)
+        given_up = {key for key, holding in course.holding.items() if "traffic" in holding}
+        failover = fail_over(part, model, options, draft.pools, settings.failover, settings.traffic, given_up)
         draft.pools.update(failover.memory)
         draft.failovers += failover.moves
         draft.reasons += failover.reasons
         _size_stage(part, model, outlook, failover.options, known, (blind, sick), settings, draft)
+        _hold_growth(pools, course, draft)
         moved, why = weigh(part, model, failover.options, settings.traffic, hold=bool(blind))
         draft.reasons += why
         weights.update(moved)
@@ -209,6 +210,23 @@ def _size_stage(
     draft.desired.update(sized.desired)
     draft.pools.update(sized.memory)
     draft.reasons += sized.reasons
+
+
+def _held(fleet: FleetState, model: str, course: Course, what: Hold) -> str:
+    """Return why a playbook holds something of a model; empty when none does."""
+    names = [str(pool.key) for pool in fleet.pools_of(model) if what in course.holding.get(pool.key, ())]
+    runs = sorted({course.runs[name].playbook for name in names if name in course.runs})
+    return f"{' and '.join(runs) or 'a playbook'} holds it" if names else ""
+
+
+def _hold_growth(pools: Sequence[tuple[PoolState, PoolSettings]], course: Course, draft: _Draft) -> None:
+    """Give no further replica to a pool whose rollout fails: it would be of the revision that does."""
+    for pool, bounds in pools:
+        wanted = draft.desired.get(pool.key, pool.desired)
+        least = min(max(pool.desired, bounds.min_replicas), wanted)
+        if "growth" in course.holding.get(pool.key, ()) and wanted > least:
+            draft.reasons.append(Reason("growth held", str(pool.key), wanted, least, "a playbook holds it"))
+            draft.desired[pool.key] = least
 
 
 def _can_be_set(weights: Mapping[PoolKey, float], stages: Collection[Stage]) -> bool:

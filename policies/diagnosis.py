@@ -1,22 +1,10 @@
-"""What is believed to be wrong: evidence held against the failure catalogue, as a table."""
+"""What is believed to be wrong: evidence held against the failure catalogue, as two tables.
 
-from __future__ import annotations
-
-import math
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-
-from policies.causes import ERRORS, EXITED, EXPORTER, HANG, START_OVERDUE, STRAGGLER, UNKNOWN, Cause
-from policies.decisions import Anomaly, Diagnosis
-from policies.fleet import FleetState, Phase, PoolKey, ReplicaState
-
-
-def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis, ...]:
-    """Return one diagnosis per suspected replica, oldest first.
-
+Evidence of a replica
     ===========================================  ==========================  =======
     evidence                                     cause                       code
     ===========================================  ==========================  =======
+    gpu and one other                            its GPU is at fault         F9
     platform: FAILED                             engine exited               F2
     platform: starting for too long              start does not finish       F4
     answers and cohort                           engine answers with errors  F2
@@ -24,23 +12,120 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis
     progress and gateway                         engine hangs                F1
     progress and peers, where no gateway tells   engine hangs, unconfirmed   F1
     exporter                                     its metrics stand still     F13
+    peers, latency and young                     slow, for it just started   F19
     peers and latency                            one slow replica            F8
+    counters and platform                        counters began anew         F14
     anything else                                unknown                     unknown
     ===========================================  ==========================  =======
 
-    Where a gateway reports, its word is needed for a hang. Where none does, the engine's exporter is the only witness,
-    since peers say nothing of that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it.
-    The same goes for an engine that says of itself that it fails. Errors that all replicas answer with alike are those
-    of clients, of what they all depend on, or of a revision: no cause is named for them here.
-    """
+Evidence of a pool, the first that fits
+    ===========================================  ==========================  =======
+    revision and cohort                          a new revision fails        F3
+    starts and platform                          starts of any revision fail F4
+    memory and platform                          engines out of memory       F5
+    sequence and platform                        a request may kill them     F20
+    node and platform                            a node is lost or leaves    F11
+    gateway and engines                          gateway does not reach them F12
+    store and platform                           metrics are missing         F13
+    aborts and demand                            clients retry               F17
+    preemptions and cache                        KV cache thrashes           F6
+    queue and throughput                         more load than capacity     F7
+    ===========================================  ==========================  =======
+
+An idle pool (F15) shows nothing, and so nothing is said of it. Where a gateway reports, its word is needed for a hang.
+Where none does, the engine's exporter is the only witness, since peers say nothing of that exporter: such a diagnosis
+is not ``confirmed``, and nothing is destroyed for it. The same goes for an engine that says of itself that it fails.
+Errors that all replicas answer with alike are those of clients, of what they all depend on, or of a revision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+from policies.causes import (
+    BAD_REVISION,
+    COLD_START,
+    COUNTER_RESET,
+    ERRORS,
+    EXITED,
+    EXPORTER,
+    HANG,
+    HARDWARE,
+    METRICS_LOST,
+    NODE_TROUBLE,
+    OUT_OF_MEMORY,
+    OVERLOAD,
+    POISON,
+    PREEMPTIONS,
+    RETRY_STORM,
+    START_OVERDUE,
+    STARTS_FAIL,
+    STRAGGLER,
+    UNKNOWN,
+    UNREACHABLE,
+    Cause,
+)
+from policies.decisions import Anomaly, Diagnosis
+from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+
+_OF_POOL: tuple[tuple[Cause, frozenset[str]], ...] = (
+    (BAD_REVISION, frozenset({"revision", "cohort"})),
+    (STARTS_FAIL, frozenset({"starts", "platform"})),
+    (OUT_OF_MEMORY, frozenset({"memory", "platform"})),
+    (POISON, frozenset({"sequence", "platform"})),
+    (NODE_TROUBLE, frozenset({"node", "platform"})),
+    (UNREACHABLE, frozenset({"gateway", "engines"})),
+    (METRICS_LOST, frozenset({"store", "platform"})),
+    (RETRY_STORM, frozenset({"aborts", "demand"})),
+    (PREEMPTIONS, frozenset({"preemptions", "cache"})),
+    (OVERLOAD, frozenset({"queue", "throughput"})),
+)
+
+
+def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis, ...]:
+    """Return one diagnosis per suspected replica and pool, oldest first; the tables are those of the module."""
     if not anomalies:
         return ()
-    by_replica: dict[tuple[PoolKey, str], list[Anomaly]] = {}
+    by_subject: dict[tuple[PoolKey, str], list[Anomaly]] = {}
     for anomaly in anomalies:
-        by_replica.setdefault((anomaly.pool, anomaly.replica), []).append(anomaly)
+        by_subject.setdefault((anomaly.pool, anomaly.replica), []).append(anomaly)
     replicas = {(pool.key, r.id): r for pool in fleet.pools for r in pool.replicas}
-    found = [_diagnose_one(replicas[name], evidence) for name, evidence in by_replica.items()]
+    found = [
+        _diagnosis(_cause_of_replica(replicas[name], _families(evidence)), evidence)
+        if name[1]
+        else _diagnosis(_cause_of_pool(_families(evidence)), evidence)
+        for name, evidence in by_subject.items()
+    ]
     return tuple(sorted(found, key=lambda d: (d.since_at, d.subject, d.pool)))
+
+
+def unexplained(fleet: FleetState, diagnoses: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """Return the diagnoses without those of replicas that what is believed of their pool accounts for.
+
+    A replica of a revision that fails, or that fails to start as all others do, or whose node is not in order, needs no
+    remedy of its own, and is no witness that single replicas fail.
+    """
+    of_pool = {d.pool: d.name for d in diagnoses if not d.subject}
+    if not of_pool:
+        return list(diagnoses)
+    pools = {pool.key: pool for pool in fleet.pools}
+    return [d for d in diagnoses if not (d.subject and _accounted_for(fleet, pools[d.pool], d, of_pool.get(d.pool)))]
+
+
+def _accounted_for(fleet: FleetState, pool: PoolState, diagnosis: Diagnosis, cause: str | None) -> bool:
+    replica = next(r for r in pool.roster.replicas if r.id == diagnosis.subject)
+    node = fleet.nodes.get(replica.node)
+    if node is not None and not node.ready:
+        return True
+    if cause == BAD_REVISION.name:
+        return replica.revision == pool.revision
+    if cause in (STARTS_FAIL.name, OUT_OF_MEMORY.name):
+        return diagnosis.name in (EXITED.name, START_OVERDUE.name)
+    if cause == METRICS_LOST.name:
+        return diagnosis.name == EXPORTER.name or not confirmed(diagnosis)
+    return cause == UNREACHABLE.name and diagnosis.name == ERRORS.name
 
 
 def confirmed(diagnosis: Diagnosis) -> bool:
@@ -55,35 +140,40 @@ def answers_with_errors(diagnosis: Diagnosis) -> bool:
     return diagnosis.cause == ERRORS.code and "cohort" in diagnosis.families
 
 
-def _diagnose_one(replica: ReplicaState, evidence: Sequence[Anomaly]) -> Diagnosis:
-    families = {a.family for a in evidence}
-    cause = _cause(replica, families)
-    since = min(a.since_at for a in evidence)
-    told = "; ".join(a.detail for a in evidence)
+def _families(evidence: Sequence[Anomaly]) -> set[str]:
+    return {anomaly.family for anomaly in evidence}
+
+
+def _diagnosis(cause: Cause, evidence: Sequence[Anomaly]) -> Diagnosis:
+    told = "; ".join(anomaly.detail for anomaly in evidence)
     return Diagnosis(
         cause=cause.code,
-        subject=replica.id,
+        subject=evidence[0].replica,
         pool=evidence[0].pool,
-        since_at=since,
-        families=tuple(sorted(families)),
+        since_at=min(anomaly.since_at for anomaly in evidence),
+        families=tuple(sorted(_families(evidence))),
         sentence=f"{cause.title}: {told}",
+        scope="replica" if evidence[0].replica else "pool",
         name=cause.name,
     )
 
 
-def _cause(replica: ReplicaState, families: AbstractSet[str]) -> Cause:
-    if replica.phase is Phase.FAILED:
-        return EXITED
-    if "platform" in families and replica.starting:
-        return START_OVERDUE
+def _cause_of_pool(families: AbstractSet[str]) -> Cause:
+    return next((cause for cause, needed in _OF_POOL if needed <= families), UNKNOWN)
+
+
+def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Cause:
     witness = "peers" if math.isnan(replica.in_flight_requests) else "gateway"
-    if {"progress", witness} <= families:
-        return HANG
     counts_errors = "errors" if math.isnan(replica.failed_answers_total) else "answers"
-    if {"cohort", counts_errors} <= families:
-        return ERRORS
-    if "exporter" in families:
-        return EXPORTER
-    if {"latency", "peers"} <= families:
-        return STRAGGLER
-    return UNKNOWN
+    table: tuple[tuple[Cause, bool], ...] = (
+        (HARDWARE, "gpu" in families and len(families) > 1),
+        (EXITED, replica.phase is Phase.FAILED),
+        (START_OVERDUE, "platform" in families and replica.starting),
+        (HANG, {"progress", witness} <= families),
+        (ERRORS, {"cohort", counts_errors} <= families),
+        (EXPORTER, "exporter" in families),
+        (COLD_START, {"latency", "peers", "young"} <= families),
+        (STRAGGLER, {"latency", "peers"} <= families),
+        (COUNTER_RESET, {"counters", "platform"} <= families),
+    )
+    return next((cause for cause, so in table if so), UNKNOWN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,35 +44,39 @@ def fail_over(
     memory: Mapping[str, PoolMemory],
     settings: FailoverSettings,
     traffic: TrafficSettings,
+    given_up: Collection[PoolKey] = (),
 ) -> Failover:
     """Return which pools of ``model`` are given up for now, and what to remember of it.
 
     A pool that lost all its replicas fails over wherever another serves. One that lost many fails over only when the
     others can carry the whole demand: half a pool is better than an overloaded one. What is new and growing has not
     failed. It stays given up until it has been sound for ``return_after_s``, or the others cannot carry the load.
+    Those that a playbook has ``given_up`` are not sound as long as it does.
     """
     marked: list[PoolOption] = []
     moves: list[FailOver] = []
     reasons: list[Reason] = []
     remembered = dict(memory)
-    given_up: set[PoolKey] = set()
+    out: set[PoolKey] = set()
     for option in options:
         pool, name, before = option.state, str(option.state.key), memory[str(option.state.key)]
-        others = [o for o in options if o.state.key not in given_up | {pool.key} and o.state.roster.serving_count]
+        others = [o for o in options if o.state.key not in out | {pool.key} and o.state.roster.serving_count]
         possible = _possible(fleet, pool, before, others, traffic)
-        remembered[name] = after = _judged(pool, before, possible, fleet.at, settings)
+        sound = _sound(pool, settings) and pool.key not in given_up
+        remembered[name] = after = _judged(pool, before, possible, fleet.at, settings, sound=sound)
         failing = after.unsound_at is not None
         marked.append(option if option.failing == failing else replace(option, failing=failing))
         detail = f"serves with {pool.roster.serving_count} of {_expected(pool)} replicas"
+        detail = "a playbook gives it up for now" if pool.key in given_up else detail
         if failing:
-            given_up.add(pool.key)
+            out.add(pool.key)
         if failing and pool.weight > 0:
             best = max(others, key=lambda o: (ready_headroom(o, fleet.at, traffic), o.state.key)).state.key
             moves.append(FailOver(model, pool.key, best, detail))
             reasons.append(Reason("fail over", name, pool.weight, 0.0, f"{detail}; to {best}"))
         elif not failing and before.unsound_at is not None:
             reasons.append(Reason("fail back", name, pool.weight, pool.weight, detail))
-        elif not _sound(pool, settings) and pool.weight > 0 and len(options) > 1:
+        elif not sound and pool.weight > 0 and len(options) > 1:
             reasons.append(Reason("no failover", name, pool.weight, pool.weight, f"{detail}; no room elsewhere"))
     return Failover(tuple(marked), tuple(moves), tuple(reasons), remembered)
 
@@ -92,11 +96,13 @@ def _possible(
     return sum(ready_headroom(o, fleet.at, traffic) for o in others) >= demand.requests_per_s
 
 
-def _judged(pool: PoolState, known: PoolMemory, possible: bool, at: float, settings: FailoverSettings) -> PoolMemory:
+def _judged(
+    pool: PoolState, known: PoolMemory, possible: bool, at: float, settings: FailoverSettings, *, sound: bool
+) -> PoolMemory:
     """Return the pool's memory, with ``unsound_at`` set while it is given up."""
     if not possible:
         return known if known.unsound_at is None else replace(known, unsound_at=None)
-    if not _sound(pool, settings):
+    if not sound:
         begins = known.unsound_at is not None or pool.weight > 0
         return replace(known, unsound_at=at if begins else None)
     if known.unsound_at is not None and at - known.unsound_at >= settings.return_after_s:

@@ -239,6 +239,8 @@ class _Ward:
         replica = next((r for r in pool.replicas if r.id == run.subject), None) if run.subject else None
         if run.subject and replica is None and not _asked_for_more(run):
             return
+        if replica is not None and replica.phase is Phase.DRAINING:
+            return  # it leaves, well or not
         subject = Subject(
             ledger, pool, replica, diagnosis, why, run,
             self.outside.elsewhere.get(pool.key, False), pool.key.model in self.outside.burning,
@@ -285,14 +287,19 @@ class _Ward:
         return not run.subject or sick or out or _asked_for_more(run)
 
 
+def not_to_be_learned(memory: PolicyMemory) -> frozenset[str]:
+    """Return the models whose load is not what clients want, so that no forecast should learn it."""
+    return frozenset(PoolKey.parse(run.pool).model for run in memory.runs.values() if "learning" in run.holding)
+
+
 def unlearn(
     memory: PolicyMemory, held: Collection[tuple[str, str]], not_paged: Collection[tuple[str, str]]
 ) -> PolicyMemory:
     """Return ``memory`` without what a mode, the kill switch or staleness kept from being done.
 
     Only what was *held* surely did not happen. A write that failed may have taken effect: it stays on record, counts
-    as an attempt, and a cordon that came to nothing is not seen in the next observation. Playbooks need not be told:
-    their steps look at the books and at the platform before they ask.
+    as an attempt, and a cordon that came to nothing is not seen in the next observation. A step of a playbook whose act
+    was held has not been taken; that another one asks twice does no harm, for it looks at the books before.
 
     Args:
         memory: Of the decision.
@@ -302,12 +309,30 @@ def unlearn(
     if not held and not not_paged:
         return memory
     undone = {page_key(subject, cause) for subject, cause in not_paged}
+    runs = memory.runs.items()
     return replace(
         memory,
         actions=tuple(a for a in memory.actions if not (a.open and (a.kind, _subject_of(a)) in held)),
         cordons={name: cordon for name, cordon in memory.cordons.items() if ("cordon", name) not in held},
+        runs={name: _not_asked(run, memory.decided_at) if _concerns(name, held) else run for name, run in runs},
         pages={key: at for key, at in memory.pages.items() if key not in undone},
     )
+
+
+def _concerns(name: str, held: Collection[tuple[str, str]]) -> bool:
+    """Return whether one of the acts may be that of the playbook about ``name``."""
+    return any(act != "page" and (subject == name or act == "avoid") for act, subject in held)
+
+
+def _not_asked(run: RunMemory, decided_at: float | None) -> RunMemory:
+    """Return the run as if it had asked for nothing at the last decision."""
+    steps = {
+        path: replace(step, asked_at=None, attempts=max(0, step.attempts - 1))
+        if step.asked_at is not None and step.asked_at == decided_at
+        else step
+        for path, step in run.steps.items()
+    }
+    return replace(run, steps=steps)
 
 
 def _subject_of(action: ActionMemory) -> str:

@@ -126,6 +126,8 @@ class Ledger:
         at, key = self.fleet.at, str(pool.key)
         if self.open_restart(key, replica.id) is not None:
             return Refusal("restart under way", "asked for, and not seen to have worked yet")
+        if replica.phase is Phase.DRAINING:
+            return Refusal("leaving", "it is on its way out")
         if pool.key.model in self.stopped:
             return _STOPPED
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)

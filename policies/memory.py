@@ -54,6 +54,29 @@ class RevisionMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureMemory:
+    """Something that went wrong with one life of a replica.
+
+    Attributes:
+        at: When it was seen.
+        life: Of the replica; ``node`` and ``revision`` are its own.
+        kind: ``exit``, or the name of what was believed to be wrong.
+        reason: In the platform's words, of an exit.
+        serving: Whether it had served before.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    at: float
+    life: str
+    revision: str
+    node: str
+    kind: str
+    reason: str = ""
+    serving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PoolMemory:
     """What is remembered of one pool.
 
@@ -69,6 +92,10 @@ class PoolMemory:
         listed_at: Last instant at which the platform listed the pool.
         placement_waits_s: Latest measured times from request to placement, those of shortages aside; oldest first.
         revisions: What is known of its revisions, by name; those of late.
+        failures: What went wrong with its replicas of late, oldest first.
+        restarts: How often replicas had been restarted in place at the last look, of those that were.
+        signs: Instants of late at which something was seen of the pool as a whole, by the name of the sign.
+        served_at: When a replica of it last became READY after a start that was seen; None when none did.
     """
 
     __pydantic_config__ = _STRICT
@@ -81,6 +108,10 @@ class PoolMemory:
     listed_at: float | None = None
     placement_waits_s: tuple[Total, ...] = ()
     revisions: Mapping[str, RevisionMemory] = field(default_factory=dict)
+    failures: tuple[FailureMemory, ...] = ()
+    restarts: Mapping[str, Count] = field(default_factory=dict)
+    signs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    served_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +165,8 @@ class ReplicaMemory:
         fell_at: When ``in_flight`` was last seen to fall while no answers were counted, so that something ended,
             answered or given up; None when never.
         by_gateway, by_itself: Its answers as the gateway and as its engine counted them; None when never.
+        preemptions_total, aborted_total, unreached_total: As last told, the last by the gateway; None when never.
+        preempted, aborted, unreached: By how much these grew at the last look; None while unknown.
     """
 
     __pydantic_config__ = _STRICT
@@ -154,6 +187,12 @@ class ReplicaMemory:
     fell_at: float | None = None
     by_gateway: AnswerMemory | None = None
     by_itself: AnswerMemory | None = None
+    preemptions_total: Total | None = None
+    aborted_total: Total | None = None
+    unreached_total: Total | None = None
+    preempted: Total | None = None
+    aborted: Total | None = None
+    unreached: Total | None = None
 
     @property
     def progress_at(self) -> float:
@@ -236,6 +275,7 @@ class RunMemory:
         ended_at: When it was over; None while it is not.
         why: Why it failed.
         steps: By the path of the step; those that were reached.
+        holding: What it holds until the next tick (``playbook.Hold``).
     """
 
     __pydantic_config__ = _STRICT
@@ -254,6 +294,7 @@ class RunMemory:
     ended_at: float | None = None
     why: str = ""
     steps: Mapping[str, StepMemory] = field(default_factory=dict)
+    holding: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -263,12 +304,22 @@ class RunMemory:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What is remembered of one workload: ``margin_ratio`` is the extra capacity that attainment has asked for."""
+    """What is remembered of one workload.
+
+    Attributes:
+        margin_ratio: The extra capacity that attainment has asked for, last steered at ``margin_at``.
+        usual_per_s: Requests per second as they usually are, as of ``usual_at``: what is learned slowly, and not while
+            something is wrong.
+        levels: ``(at, finished, within)`` of windows of the objective that do not overlap, oldest first.
+    """
 
     __pydantic_config__ = _STRICT
 
     margin_ratio: Annotated[float, Field(gt=-1)] = 0.0
     margin_at: float | None = None
+    usual_per_s: Total | None = None
+    usual_at: float | None = None
+    levels: tuple[tuple[float, Total, Total], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +340,10 @@ class PolicyMemory:
     replicas: Mapping[str, ReplicaMemory] = field(default_factory=dict)
     actions: tuple[ActionMemory, ...] = ()
     cordons: Mapping[str, CordonMemory] = field(default_factory=dict)
-    runs: Mapping[str, RunMemory] = field(default_factory=dict)
     pages: Mapping[str, float] = field(default_factory=dict)
     decided_at: float | None = None
     version: Literal[1] = VERSION
+    runs: Mapping[str, RunMemory] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return a JSON text that ``from_json`` turns back into an equal memory.

@@ -113,6 +113,9 @@ class Do(_Step):
     attempts: int = Field(1, ge=1, le=10, description="How often it is asked for, each time with a deadline.")
     back_off_s: float = Field(60.0, ge=0, le=86400, description="Seconds to the next attempt; doubles each time.")
     undo: Action | None = Field(None, description="What takes it back if the playbook fails after it.")
+    holds_up: bool = Field(
+        True, description="Whether later steps wait for its effect; if not, it is asked for beside them until it shows."
+    )
     page: str = Field("", max_length=300, description="What a human is told while the precondition does not hold.")
 
 

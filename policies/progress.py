@@ -11,7 +11,7 @@ from policies.fleet import FleetState
 from policies.memory import ReplicaMemory
 from policies.roster import ROW as FIGURE
 from policies.roster import Bools, Floats, Told, joined
-from policies.watched import COUNTS, RATES, ROW, ROWS, Instants, WatchedReplicas, answers_of
+from policies.watched import COUNTS, GROWTHS, LOSSES, RATES, ROW, ROWS, Instants, WatchedReplicas, answers_of
 
 PROBE_TOKENS_PER_S = 10.0
 """Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
@@ -36,9 +36,12 @@ def remembered(
     had = before.known
     anew = told.scraped & (~had | _fell(counts, before.columns[COUNTS]))
     stays, known = had & ~anew, had | anew
+    losses = _known(np.array((told.of("preemptions_total"), told.of("aborted_requests_total"), told.unreached)))
     columns = _gone_on(before, counts, told, fleet.at)
+    _lose(columns, before, losses)
     if np.count_nonzero(anew):
         columns[:, anew] = _begun(counts, told)[:, anew]
+        columns[LOSSES, anew] = losses[:, anew]
     at = np.array((np.full(len(known), fleet.at), told.of("observed_at")))
     totals = _known(np.array(((told.answered, told.failed), told.metrics[_ANSWERED])))
     answers = before.answers if stays.all() else np.where(stays, before.answers, np.nan)
@@ -147,6 +150,19 @@ def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float) -> 
     given[:_IN_FLIGHT] &= looked
     np.copyto(columns[COUNTS], counts, where=given)
     return columns
+
+
+def _lose(columns: Floats, before: WatchedReplicas, losses: Floats) -> None:
+    """Note what was lost since the last look, in ``columns``; a counter that is not given stays as it was.
+
+    Args:
+        columns: ``float64[ROWS, N]``.
+        before: What was known.
+        losses: ``float64[3, N]``, totals as the rows ``LOSSES``.
+    """
+    growth = losses - before.columns[LOSSES]
+    columns[GROWTHS] = np.where(growth >= 0, growth, np.nan)
+    np.copyto(columns[LOSSES], losses, where=~np.isnan(losses))
 
 
 def _busy(told: Told) -> Bools:

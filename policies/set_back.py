@@ -8,6 +8,7 @@ from policies.decisions import Reason
 from policies.memory import (
     ActionMemory,
     AnswerMemory,
+    ModelMemory,
     PolicyMemory,
     PoolMemory,
     ReplicaMemory,
@@ -31,7 +32,7 @@ def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[R
     moved = replace(
         memory,
         pools={key: _pool(known, by_s) for key, known in memory.pools.items()},
-        models={m: replace(known, margin_at=_back(known.margin_at, by_s)) for m, known in memory.models.items()},
+        models={name: _model(known, by_s) for name, known in memory.models.items()},
         replicas={name: _replica(known, by_s) for name, known in memory.replicas.items()},
         actions=tuple(_action(act, by_s) for act in memory.actions),
         cordons={name: replace(cordon, at=cordon.at - by_s) for name, cordon in memory.cordons.items()},
@@ -43,6 +44,15 @@ def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[R
     return moved, (Reason("clock set back", "clock", memory.decided_at, at, detail),)
 
 
+def _model(known: ModelMemory, by_s: float) -> ModelMemory:
+    return replace(
+        known,
+        margin_at=_back(known.margin_at, by_s),
+        usual_at=_back(known.usual_at, by_s),
+        levels=tuple((at - by_s, finished, within) for at, finished, within in known.levels),
+    )
+
+
 def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
     return replace(
         known,
@@ -50,6 +60,9 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         desired=_counts(known.desired, by_s),
         unsound_at=_back(known.unsound_at, by_s),
         listed_at=_back(known.listed_at, by_s),
+        failures=tuple(replace(failure, at=failure.at - by_s) for failure in known.failures),
+        signs={name: tuple(at - by_s for at in seen_at) for name, seen_at in known.signs.items()},
+        served_at=_back(known.served_at, by_s),
         revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
     )
 

@@ -80,8 +80,10 @@ def advance(playbook: Playbook, subject: Subject) -> Advance:
     if state == "undoing" and walk.undo(playbook):
         state = "failed"
     over = state in ("resolved", "failed")
-    after = replace(run, state=state, why=why, steps=walk.steps, ended_at=subject.at if over else None)
-    return Advance(after, frozenset() if over else frozenset((*playbook.holding, *walk.holding)))
+    holding: frozenset[Hold] = frozenset() if over else frozenset((*playbook.holding, *walk.holding))
+    ended_at = subject.at if over else None
+    after = replace(run, state=state, why=why, steps=walk.steps, ended_at=ended_at, holding=tuple(sorted(holding)))
+    return Advance(after, holding)
 
 
 @dataclass(slots=True)
@@ -105,6 +107,8 @@ class _Walk:
             if status is _Status.FAILED:
                 self._change(path, outcome="failed")
                 self.why = self.why or f"{_named(step)} failed"
+            elif isinstance(step, Do) and not step.holds_up:
+                continue
             return status
         return _Status.DONE
 
@@ -214,7 +218,7 @@ class _Walk:
         else:
             late = known.asked_at is not None and at - known.asked_at > deadline_s
         gone = step.do == "restart" and self.subject.replica is None
-        if late and (gone or known.attempts >= step.attempts):
+        if late and step.holds_up and (gone or known.attempts >= step.attempts):
             self.why = f"{step.do} did not work within {step.deadline}"
             return _Status.FAILED
         if late and known.asked_at is not None:

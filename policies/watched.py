@@ -24,12 +24,19 @@ _OWN = (
     "output_tokens_per_s",
     "answered_at",
     "fell_at",
+    "preemptions_total",
+    "aborted_total",
+    "unreached_total",
+    "preempted",
+    "aborted",
+    "unreached",
 )
 _ANSWERS = ("answered_total", "failed_total", "told_at", "ended_at", "answered", "failed")
 
 ROW = {name: row for row, name in enumerate(_OWN)}
 ANSWER_ROW = {name: row for row, name in enumerate(_ANSWERS)}
 COUNTS, RATES = slice(0, 5), slice(ROW["prompt_tokens_per_s"], ROW["output_tokens_per_s"] + 1)
+LOSSES, GROWTHS = slice(ROW["preemptions_total"], ROW["preempted"]), slice(ROW["preempted"], len(_OWN))
 _BY_GATEWAY = slice(len(_OWN), len(_OWN) + len(_ANSWERS))
 _BY_ITSELF = slice(_BY_GATEWAY.stop, _BY_GATEWAY.stop + len(_ANSWERS))
 ROWS = _BY_ITSELF.stop
@@ -185,7 +192,7 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
     def _made(self, name: str, life: str, column: list[float]) -> ReplicaMemory:
         told: list[Any] = [None if value != value else value for value in column]  # noqa: PLR0124 - true of NaN alone
         steps, prompt, output, in_flight, answered, observed_at, stepped_at = told[: ROW["busy"]]
-        busy, prompt_s, output_s, answered_at, fell_at = told[ROW["busy"] : len(_OWN)]
+        busy, prompt_s, output_s, answered_at, fell_at = told[ROW["busy"] : LOSSES.start]
         return ReplicaMemory(
             life,
             steps,
@@ -203,6 +210,8 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
             fell_at,
             _answers(told[_BY_GATEWAY], self.worse_by_gateway.get(name, ())),
             _answers(told[_BY_ITSELF], self.worse_by_itself.get(name, ())),
+            *told[LOSSES],
+            *told[GROWTHS],
         )
 
 

@@ -139,8 +139,7 @@ class _Options:
 
 
 def _slow(at_s: float, options: _Options) -> SlowDown:
-    clock = options.share("clock", 1.0) if "clock" in options.values else None
-    return SlowDown(at_s, options.target(), options.factor(), options.duration_s(), clock)
+    return SlowDown(at_s, options.target(), options.factor(), options.duration_s(), options.share("clock", 1.0))
 
 
 def _reclaim(at_s: float, options: _Options) -> Reclaim:

@@ -48,16 +48,16 @@ class Hang:
 
 @dataclass(frozen=True, slots=True)
 class SlowDown:
-    """Steps of one replica take ``factor`` times as long, its GPUs at ``clock_ratio`` of their clock (F8).
+    """Steps of one replica take ``factor`` times as long (F8).
 
-    None leaves the clock where it is, as a slow bus or host does.
+    ``clock_ratio`` is what its GPUs tell of their clock: one for a slow bus or host, less for a throttled GPU.
     """
 
     at_s: float
     target: ReplicaTarget = ReplicaTarget()
     factor: float = 3.0
     duration_s: float = math.inf
-    clock_ratio: float | None = None
+    clock_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class SimulatedFleet:
             )
             self._pools.append(pool)
         self.cluster = SimulatedCluster(self._pools, self._scheduler, self.clock)
-        self._strikes = Strikes(self._pools, self._scheduler, self.metrics, self._events)
+        self._strikes = Strikes(self._pools, self._scheduler, self.metrics, self._kernel, self._events)
         self.router = SimulatedRouter([spec.key for spec in pools], self._gateway, self.clock)
         self._batches = iter(requests)
 
@@ -160,7 +160,7 @@ class SimulatedFleet:
 
     def _go_on(self, until_at: float, *, until_empty: bool = False) -> None:
         """Let kernel and planned events take turns up to ``until_at``, or until no request is left."""
-        while not (until_empty and self.unfinished_requests == 0):
+        while not (until_empty and self.unfinished_requests == 0 and self._kernel.returning == 0):
             planned = self._events.next_at <= until_at
             at = self._events.next_at if planned else until_at
             why = self._kernel.run(at - self._epoch_at, arrivals_too=not planned, until_empty=until_empty)

@@ -22,15 +22,20 @@ from simulations.kernel.arrays import (
     with_more_replicas,
     with_more_room,
     with_prefixes,
+    with_room_for_returns,
 )
 from simulations.kernel.compiled import announce
 from simulations.kernel.layout import (
     DECODE,
     HASHED,
+    HELD,
+    MOVING,
     NEEDS_ROOM,
     NEVER,
     NOBODY,
     PAUSED,
+    PREFILLED,
+    RUNNING,
     WAITING,
     State,
 )
@@ -151,6 +156,11 @@ class FleetKernel:
 
     # Time
 
+    @property
+    def returning(self) -> int:
+        """How many requests are going to be sent again."""
+        return int(self.world["returning"])
+
     def run(self, until: float, *, arrivals_too: bool, until_empty: bool = False) -> int:
         """Go on to ``until``; return why it stopped: done, empty, drained (see ``world``) or needing arrivals."""
         while True:
@@ -222,12 +232,68 @@ class FleetKernel:
         self._act(platform.LOSE_WITH_RETRY if retry else platform.LOSE, r, had)
 
     def hang(self, r: int, *, shows_zero: bool) -> None:
-        """Let the engine stop for good in the middle of its step."""
+        """Let the engine stop in the middle of its step."""
         self._act(platform.HANG_SHOWING_ZERO if shows_zero else platform.HANG, r)
+
+    def go_on(self, r: int) -> None:
+        """Let a hung engine go on where it stopped."""
+        self._act(platform.GO_ON, r)
+
+    def keep_blocks(self, r: int, kept_ratio: float) -> None:
+        """Let the engine, in this life and others, have that share of its KV cache; who no longer fits is refused."""
+        state = self.state
+        requests, profile = state.requests, state.profiles[state.replicas["pool"][r]]
+        most = max(1, int(profile["blocks"] * kept_ratio))
+        size = profile["block_tokens"]
+        inside = np.isin(requests["place"], (WAITING, RUNNING, PREFILLED)) & (requests["ended"] == 0)
+        blocks = -(-(requests["prompt"] + requests["output"] - 1) // size)
+        too_long = np.flatnonzero((requests["replica"] == r) & inside & (blocks > most))
+        in_order = too_long[np.argsort(requests["row"][too_long])].tolist()
+        self._act(platform.KEEP_BLOCKS, r, in_order, kept_ratio)
+
+    def kv_cache_ratio(self, r: int) -> float:
+        """Return how full the KV cache of a living engine is, in [0, 1]."""
+        self._act(platform.LOOK, r)
+        return float(self.world["looked_at"])
+
+    def reset_counters(self, r: int) -> None:
+        """Let the counters that the engine shows begin again at zero."""
+        self._act(platform.RESET_COUNTERS, r)
 
     def change_speed(self, r: int, slowdown: float) -> None:
         """Let steps that begin from now on take ``slowdown`` times as long."""
         self._act(platform.CHANGE_SPEED, r, number=slowdown)
+
+    # Clients that come again
+
+    def let_clients_return(self, until: float, times: int, after_s: float) -> None:
+        """Let what fails before ``until`` be sent again, up to ``times`` each, so many seconds later."""
+        self.state = with_room_for_returns(self.state)
+        world = self.world
+        world["return_until"], world["return_most"], world["return_after_s"] = until, times, after_s
+
+    def send_poison(self, number: int, prompt: int, output: int, attempt: int) -> None:
+        """Let a request come now that ``poisoned`` tells of by its number, from 1 on."""
+        self.state = with_room_for_returns(self.state)
+        world, returns = self.world, self.state.returns
+        first = world["return_first"] = (int(world["return_first"]) - 1) % len(returns)
+        returns[first] = (self.now, prompt, output, attempt, number)
+        world["returning"] += 1
+
+    def poisoned(self, number: int) -> tuple[bool, Any]:
+        """Return whether the poison of that number is anywhere, and the owner of the replica that has admitted it."""
+        state = self.state
+        ring = (int(self.world["return_first"]) + np.arange(self.returning)) % max(len(state.returns), 1)
+        if (state.returns["poison"][ring] == number).any():
+            return True, None
+        requests = state.requests
+        there = (state.extras["poison"] == number) & (requests["place"] > 0) & (requests["ended"] == 0)
+        for i in np.flatnonzero(there).tolist():
+            r = int(requests["replica"][i])
+            if requests["place"][i] != HELD:
+                self._act(platform.PLAN, r)  # which lets its engine come up to now
+            return True, self.owners[r] if requests["place"][i] in (RUNNING, MOVING) else None
+        return False, None
 
     def watch(self, r: int, first_at: float) -> None:
         """Scrape the replica at ``first_at``, which is at most an interval ahead, and each interval from then on."""

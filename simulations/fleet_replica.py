@@ -56,7 +56,8 @@ class FleetReplica:
         self.lives = 0
         self.row = kernel.add_replica(pool, self)
         self._kernel = kernel
-        self._slowed_by: list[float] = []
+        self._slowed_by: list[tuple[float, float]] = []
+        self._hung_until = -math.inf
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set it, and forget how the platform told of the replica before."""
@@ -79,6 +80,7 @@ class FleetReplica:
         """Let the engine, if there is one, be gone, and void what was planned for this life."""
         self.lives += 1
         self.alive = False
+        self._hung_until = -math.inf
         self._kernel.end_life(self.row)
 
     @property
@@ -86,16 +88,62 @@ class FleetReplica:
         """Requests that it was sent and that have not ended."""
         return int(self._kernel.traffic(self.row)["in_flight"])
 
-    def hang(self, *, shows_zero: bool) -> None:
-        """Let the engine stop stepping, the step under way included; ``shows_zero`` empties its running gauge."""
+    def hang(self, *, shows_zero: bool, until: float = math.inf) -> None:
+        """Let the engine stop stepping, the step under way included; ``shows_zero`` empties its running gauge.
+
+        It is for ``go_on`` to end it.
+        """
         if self.alive:
+            self._hung_until = max(self._hung_until, until)
             self._kernel.hang(self.row, shows_zero=shows_zero)
+
+    def go_on(self, lives: int, at: float) -> None:
+        """Let the engine step again, if it is in the same life and nothing makes it hang for longer."""
+        if self.lives == lives and at >= self._hung_until:
+            self._kernel.go_on(self.row)
 
     def go_dark(self) -> None:
         """Let the engine, or what was about to start, be dead without the platform's knowledge, for good."""
         self.lives += 1
         self.hang(shows_zero=False)
         self.lose_scrapes(math.inf)
+        self.be_unreachable(math.inf)
+
+    def be_unreachable(self, until: float) -> None:
+        """Let the gateway find no connection to it until then."""
+        until_s = until - self._kernel.epoch_at
+        record = self._kernel.replica(self.row)
+        record["unreached_until"] = max(float(record["unreached_until"]), until_s)
+
+    def keep_kv_cache(self, ratio: float) -> None:
+        """Let it have that share of its KV cache, in this life and others."""
+        self._kernel.keep_blocks(self.row, ratio)
+
+    def get_kv_cache_back(self, _at: float) -> None:
+        """Let it have all of its KV cache again, unless it is gone."""
+        if not self.removed:
+            self._kernel.keep_blocks(self.row, 1.0)
+
+    @property
+    def kv_cache_ratio(self) -> float:
+        """How full the KV cache of a living engine is."""
+        return self._kernel.kv_cache_ratio(self.row)
+
+    def reset_counters(self) -> None:
+        """Let the counters of this life begin again at zero, but for those of the gateway."""
+        if self.alive:
+            self._kernel.reset_counters(self.row)
+
+    def export_gpus(self, power_scale: float) -> None:
+        """Let its GPUs be exported from now on, whose power is so many times that of others."""
+        record = self._kernel.replica(self.row)
+        record["gpu_scale"], record["gpu_clock"], record["gpu_xid"] = power_scale, 1.0, 0.0
+
+    def report_xid(self, code: int) -> None:
+        """Let its GPUs, if they are exported, tell of an Xid error."""
+        record = self._kernel.replica(self.row)
+        if not math.isnan(record["gpu_xid"]):
+            record["gpu_xid"] = code
 
     def fail_requests(self, share: float, until: float) -> None:
         """Answer that share of what this life gets with an error until then, evenly spread."""
@@ -111,16 +159,22 @@ class FleetReplica:
         """Let each scrape of this life say what the one before said, until then."""
         self._kernel.replica(self.row)["exporter_stuck_until"] = until - self._kernel.epoch_at
 
-    def slow_down(self, factor: float) -> None:
-        """Let every step take ``factor`` times as long, on top of what slows it already."""
-        self._slowed_by.append(factor)
-        self._kernel.change_speed(self.row, math.prod(self._slowed_by))
+    def slow_down(self, factor: float, clock_ratio: float = 1.0) -> None:
+        """Let every step take ``factor`` times as long, on top of what slows it already, at that share of the clock."""
+        self._slowed_by.append((factor, clock_ratio))
+        self._change_speed()
 
-    def recover_from(self, factor: float) -> None:
-        """End one slow-down of that factor, unless the replica is gone."""
+    def recover_from(self, factor: float, clock_ratio: float = 1.0) -> None:
+        """End one such slow-down, unless the replica is gone."""
         if not self.removed:
-            self._slowed_by.remove(factor)
-            self._kernel.change_speed(self.row, math.prod(self._slowed_by))
+            self._slowed_by.remove((factor, clock_ratio))
+            self._change_speed()
+
+    def _change_speed(self) -> None:
+        record = self._kernel.replica(self.row)
+        if not math.isnan(record["gpu_clock"]):
+            record["gpu_clock"] = min((clock for _, clock in self._slowed_by), default=1.0)
+        self._kernel.change_speed(self.row, math.prod(factor for factor, _ in self._slowed_by))
 
     @property
     def stays(self) -> bool:

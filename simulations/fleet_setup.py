@@ -74,4 +74,5 @@ def timing(settings: FleetSettings, objective: ServiceObjective) -> Timing:
         scrape_interval_s=settings.scrape_interval_s,
         ttft_s=objective.ttft_s,
         tpot_s=objective.tpot_s,
+        connect_s=settings.connect_timeout_s,
     )

@@ -14,7 +14,7 @@ from controller.by_replica import Figures, Ids, Scrapes
 from controller.errors import ObservationError
 from controller.ports import FleetMetrics
 from policies.fleet import Demand, Phase, ServiceLevel
-from policies.roster import FIGURES
+from policies.roster import ROW
 from policies.slo import ServiceObjective
 from simulations.clock import EventQueue
 from simulations.fleet_kernel import FleetKernel
@@ -25,9 +25,10 @@ from simulations.settings import FleetSettings
 
 _SAMPLED = (
     "at", "running", "queued", "kv_cache_ratio", "steps_total", "prompt_tokens_total", "output_tokens_total",
-    "finished_total", "failed_total", "ttft_p95_s", "tpot_mean_s",
+    "finished_total", "failed_total", "ttft_p95_s", "tpot_mean_s", "preemptions_total", "aborted_total", "gpu_xid",
+    "gpu_power_ratio", "gpu_clock_ratio",
 )  # fmt: skip
-"""Columns of a sample, in the order of the fields of ``ReplicaMetrics``; of the last of those it has none."""
+"""Columns of a sample, in the order of the fields of ``ReplicaMetrics``."""
 
 _COLUMNS = SAMPLE.names or ()
 _FIGURES = [_COLUMNS.index(name) for name in _SAMPLED]
@@ -54,9 +55,10 @@ class _GatewayScrape:
     in_flight: npt.NDArray[np.int32]
     answered: npt.NDArray[np.int64]
     failed: npt.NDArray[np.int64]
+    unreached: npt.NDArray[np.int64]
 
     def by_replica(self, figures: npt.NDArray[np.integer]) -> Figures:
-        """Return one of the last three by the replica's id."""
+        """Return one of the last four by the replica's id."""
         return Figures(self.alive, figures.astype(np.float64))
 
 
@@ -104,6 +106,7 @@ class SimulatedMetrics:
         self._settings = settings
         self._lost_until = -math.inf
         self._frozen_until = -math.inf
+        self._unexported: list[tuple[int, float, float]] = []
         self._scrapes: deque[_GatewayScrape] = deque()
         self._alive, self._watched = _Looked(), _Looked()
         self._scrape_gateway(settings.epoch_at, again=False)
@@ -122,6 +125,10 @@ class SimulatedMetrics:
         """Let the store answer with what it has, and record nothing new, until then."""
         self._frozen_until = max(self._frozen_until, until)
         self._tell_kernel()
+
+    def lose_metric(self, figure: str, since: float, until: float) -> None:
+        """Let no engine export a figure, a field of ``ReplicaMetrics``, in that time."""
+        self._unexported.append((ROW[figure], since, until))
 
     def _tell_kernel(self) -> None:
         self._kernel.world["recording_from"] = max(self._lost_until, self._frozen_until) - self._kernel.epoch_at
@@ -159,6 +166,7 @@ class SimulatedMetrics:
             in_flight=state.traffic["in_flight"][rows],
             answered=state.replicas["finished"][rows],
             failed=state.replicas["failed"][rows],
+            unreached=state.replicas["unreached"][rows],
         )
         self._scrapes.append(scrape)
         windows_s = max(self._settings.output_tokens_window_s, self._objective.window_s)
@@ -180,7 +188,7 @@ class SimulatedMetrics:
         visible = [scrape for scrape in self._scrapes if scrape.at + self._settings.scrape_delay_s <= at]
         oldest_useful = at - self._settings.scrape_delay_s - 2 * self._settings.scrape_interval_s
         if not visible or visible[-1].at < oldest_useful:
-            signals = ("in_flight", "answered", "failed_answers", "demand", "service", "gateway_queued")
+            signals = ("in_flight", "answered", "failed_answers", "unreached", "demand", "service", "gateway_queued")
             return FleetMetrics(replicas=replicas, missing=(*missing, *(f"{s}:{self._model}" for s in signals)))
         last, demand = visible[-1], self._demand(visible)
         service = self._service(visible)
@@ -189,6 +197,7 @@ class SimulatedMetrics:
             in_flight=last.by_replica(last.in_flight),
             answered=last.by_replica(last.answered),
             failed_answers=last.by_replica(last.failed),
+            unreached=last.by_replica(last.unreached),
             demand={} if demand is None else {self._model: demand},
             service={} if service is None else {self._model: service},
             gateway_queued={self._model: float(last.held)},
@@ -206,9 +215,10 @@ class SimulatedMetrics:
         place = np.where(visible, sampled_at, -1.0).argmax(axis=1)
         newest = state.samples[rows, place]
         known = visible[np.arange(len(rows)), place] & (newest["there"] != 0)
-        metrics = np.full((len(FIGURES), len(rows)), np.nan)
-        metrics[: len(_FIGURES)] = newest.view(np.float64).reshape(len(rows), len(_COLUMNS)).T[_FIGURES]
+        metrics = newest.view(np.float64).reshape(len(rows), len(_COLUMNS)).T[_FIGURES]
         metrics[0] += epoch_at
+        for figure, since, until in self._unexported:
+            metrics[figure, (since <= metrics[0]) & (metrics[0] < until)] = np.nan
         missing: list[str] = []
         for silent in np.flatnonzero(~known).tolist():
             replica = watched.replicas[silent]

@@ -53,11 +53,14 @@ class Node:
         leaving: Takes nothing new: it is about to be reclaimed.
         avoided: Takes nothing new: somebody wants it so.
         ready, since_at: Whether the platform reaches it, and since when it does or does not.
+        xid: The newest Xid error of its GPUs; 0 for none.
+        broken: No engine starts on it.
         image_at, weights_at: When it has the image, and has read the weights; infinity before.
     """
 
     __slots__ = (
         "avoided",
+        "broken",
         "gone",
         "gpus",
         "idle_since",
@@ -70,12 +73,14 @@ class Node:
         "since_at",
         "used",
         "weights_at",
+        "xid",
     )
 
     def __init__(self, name: str, ordinal: int, gpus: int, at: float) -> None:
         self.name, self.ordinal, self.gpus, self.ready_at = name, ordinal, gpus, at
         self.used = 0
-        self.leaving = self.gone = self.avoided = False
+        self.xid = 0
+        self.leaving = self.gone = self.avoided = self.broken = False
         self.ready = True
         self.since_at = self.idle_since = at
         self.image_at = self.weights_at = math.inf

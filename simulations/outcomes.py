@@ -50,7 +50,7 @@ class Outcomes:
         if row == len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros(row, ROW)])
         in_system = RequestStatus.IN_SYSTEM
-        self._rows[row] = (at - self._epoch_at, math.nan, math.nan, prompt_tokens, output_tokens, -1, in_system)
+        self._rows[row] = (at - self._epoch_at, math.nan, math.nan, prompt_tokens, output_tokens, -1, in_system, 0)
         self._count += 1
         return row
 
@@ -106,6 +106,11 @@ class Outcomes:
     def status(self) -> npt.NDArray[np.int8]:
         """``int8[N]``, values of ``RequestStatus``."""
         return np.array(self._column("status"))
+
+    @property
+    def attempts(self) -> npt.NDArray[np.int8]:
+        """``int8[N]``, how often its client had sent it before; the first attempts are those at 0."""
+        return np.array(self._column("attempt"))
 
     @property
     def ttft_s(self) -> FloatArray:

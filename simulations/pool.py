@@ -21,6 +21,11 @@ from simulations.starts import ERROR, UNSCHEDULABLE, Starts
 
 __all__ = ["PoolSpec", "SimulatedPool"]
 
+_GPU_STREAM = 104_729
+"""Keeps how GPUs differ apart from how long replicas take to start."""
+_GPU_SPREAD = 0.03
+"""By what share the power of a replica's GPUs is at most above or below that of others. An assumption."""
+
 
 class SimulatedPool:
     """One pool and its replicas, in order of creation; a Deployment of Kubernetes, whose replica sets are revisions.
@@ -319,6 +324,9 @@ class SimulatedPool:
         replica = FleetReplica(
             f"{self.spec.key.pool}-{self._ordinal}", self.index, revision, at, rng, self._gateway.kernel
         )
+        if self._settings.gpu_metrics:
+            spread = np.random.default_rng([self._seed, self.index, self._ordinal, _GPU_STREAM])
+            replica.export_gpus(1.0 + _GPU_SPREAD * spread.uniform(-1.0, 1.0))
         self._ordinal += 1
         self.replicas[replica.id] = replica
         self._created(replica, at)

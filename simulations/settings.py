@@ -25,6 +25,9 @@ class FleetSettings(BaseModel):
         gt=0,
         description="Seconds after arrival at which the client gives up; ten minutes is what SDKs default to.",
     )
+    connect_timeout_s: float = Field(
+        5.0, gt=0, description="Seconds until the gateway gives up reaching a replica (Envoy's default)."
+    )
     drain_deadline_s: float = Field(
         120.0, ge=0, description="Seconds a draining replica may take to finish; what is left then is dropped."
     )
@@ -77,6 +80,9 @@ class FleetSettings(BaseModel):
         description="Rate at which a prefill replica sends keys and values, in 10^9 bytes/s: 25 is a port of 200 Gb/s.",
     )
     kv_latency_s: float = Field(0.01, ge=0, description="What each transfer of keys and values takes beside.")
+    gpu_metrics: bool = Field(
+        True, description="Whether GPUs are exported as DCGM does: Xid errors, power and clock of each replica."
+    )
     gpus_per_node: int = Field(8, gt=0, description="GPUs of a node; decides which replicas a node loss takes.")
 
     @property

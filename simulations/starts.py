@@ -40,6 +40,7 @@ class Starts:
     Attributes:
         behaviours: What revisions do that are not fine.
         failing_until: Until when no start succeeds, by the reason that replicas then wait for.
+        met_when_ready: What happens until when to each replica that becomes READY.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Starts:
     ) -> None:
         self.behaviours: dict[str, Behaviour] = {}
         self.failing_until = {CRASH_LOOP: -math.inf, IMAGE_PULL: -math.inf}
+        self.met_when_ready: list[tuple[float, Callable[[FleetReplica, float], None]]] = []
         self._spec, self._events, self._settings, self._scheduler = spec, events, settings, scheduler
         self._ready_pool, self._crash = ready, crash
 
@@ -95,6 +97,7 @@ class Starts:
         replica.placed_at = at
         replica.node = node.name
         replica.waiting_reason = ""
+        replica.report_xid(node.xid)
 
     def _pulled(self, replica: FleetReplica, lives: int, times: StartTimes, failures: int, at: float) -> None:
         """Have the image, or wait and try to get it again."""
@@ -116,7 +119,8 @@ class Starts:
         node = self._scheduler.node_of(replica)
         load_s = times.load_s * (self._spec.startup.warm_load_ratio if node.weights_at <= at else 1.0)
         starting_s = load_s + times.warm_up_s
-        bound_to_fail = at < self.failing_until[CRASH_LOOP] or self._behaviour(replica) == CrashesAtStart()
+        failing = node.broken or at < self.failing_until[CRASH_LOOP]
+        bound_to_fail = failing or self._behaviour(replica) == CrashesAtStart()
         fails_after_ratio = _FAILS_AFTER_RATIO if bound_to_fail and not times.fails else times.fails_after_ratio
         if not math.isnan(fails_after_ratio):
             self._events.plan(at + starting_s * fails_after_ratio, partial(self._failed_to_start, replica, lives))
@@ -140,6 +144,9 @@ class Starts:
         replica.ready_at = at
         replica.begin_life()
         self._behave(replica, at)
+        for until, meet in self.met_when_ready:
+            if at < until:
+                meet(replica, at)
         self._ready_pool(replica, at)
 
     def _behaviour(self, replica: FleetReplica) -> Behaviour | None:

@@ -110,6 +110,11 @@ class Tallies:
         return int(self._kernel.world["arrivals"])
 
     @property
+    def repeats(self) -> int:
+        """Those of them that their clients had sent before."""
+        return int(self._kernel.world["returned"])
+
+    @property
     def ended(self) -> int:
         """Requests that have ended."""
         return int(self._kernel.world["ended"])

@@ -61,7 +61,7 @@ class WrittenWorld:
         self._arrivals = self.epoch_at + np.arange(count) / requests_per_s + 0.05
         self._lives: dict[str, list[_Life]] = {name: [_Life(self.epoch_at)] for name in ("main-0", "main-1")}
         self._lost_until = self._frozen_until = -math.inf
-        self._failing_from = math.inf
+        self._failing_from = self._cut_off_from = math.inf
         self._written: dict[str, set[tuple[tuple[str, str], ...]]] = {}
         policy = PolicySettings(pools={f"{MODEL}/{POOL}/unified": pool_settings()})
         self._sources = [
@@ -93,6 +93,10 @@ class WrittenWorld:
 
     def fail_requests(self) -> str:
         self._failing_from = self._now
+        return "main-1"
+
+    def cut_off(self) -> str:
+        self._cut_off_from = self._now
         return "main-1"
 
     def lose(self, seconds: float) -> None:
@@ -180,6 +184,8 @@ class WrittenWorld:
                 failed *= name == "main-1"
                 endpoint = {**cluster, "envoy_endpoint_address": self._address(name)}
                 yield "envoy_cluster_endpoint_rq_active", endpoint, len(arrivals) - ended
+                cut_off = float((arrivals >= self._cut_off_from).sum()) if name == "main-1" else 0.0
+                yield "envoy_cluster_endpoint_cx_connect_fail", endpoint, cut_off
                 yield "envoy_gateway_requests_ended", {**endpoint, "flags": "-", "code": "200"}, ended - failed
                 if failed:  # as at Envoy, there is no series before the first
                     yield "envoy_gateway_requests_ended", {**endpoint, "flags": "-", "code": "500"}, failed

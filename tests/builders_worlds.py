@@ -14,19 +14,31 @@ from policies.fleet import PoolKey, Role
 from policies.slo import ServiceObjective
 from simulations.block_hashes import BLOCK_TOKENS, BlockHashes
 from simulations.faults import (
+    ColdStarts,
+    CounterReset,
     Crash,
     Errors,
     ExporterFreeze,
     Fault,
     Hang,
+    KvShrink,
+    MetricLoss,
     MetricsFreeze,
     MetricsLoss,
     NodeLoss,
+    OutOfMemory,
+    Partition,
+    Poison,
     ReplicaTarget,
+    Retries,
+    Rollout,
     SlowDown,
+    StartFailures,
+    XidError,
 )
 from simulations.fleet import SimulatedFleet
 from simulations.pool import PoolSpec
+from simulations.revisions import CrashesAfter, CrashesAtStart, Fine, HangsAfter, HasErrors, IsSlow
 from simulations.routings import ROUTINGS
 from simulations.settings import FleetSettings
 from simulations.startup import StartupModel
@@ -239,6 +251,8 @@ def _hashed_batches(
 def _fault(rng: np.random.Generator, names: tuple[str, ...], lasts_s: float) -> Fault:
     at, lasting_s = float(rng.uniform(0, lasts_s)), float(rng.choice([math.inf, rng.uniform(0, lasts_s)]))
     target = ReplicaTarget(str(rng.choice(names)), int(rng.integers(0, 4)))
+    either = target if rng.random() < 0.5 else replace(target, replica=None)
+    behaviours = [Fine(), CrashesAtStart(), CrashesAfter(3.0), IsSlow(2.0), HasErrors(0.4), HangsAfter(3.0)]
     kinds: list[Callable[[], Fault]] = [
         lambda: Crash(at, target),
         lambda: Hang(at, target, running_zero=bool(at > lasts_s / 2)),
@@ -249,6 +263,19 @@ def _fault(rng: np.random.Generator, names: tuple[str, ...], lasts_s: float) -> 
         lambda: MetricsLoss(at, target, lasting_s),
         lambda: MetricsFreeze(at, lasting_s),
         lambda: ExporterFreeze(at, target, lasting_s),
+        lambda: Hang(at, target, running_zero=bool(at > lasts_s / 2), duration_s=lasting_s / 3),
+        lambda: NodeLoss(at, target, grace_s=min(lasting_s, 10.0)),
+        lambda: Partition(at, either, lasting_s),
+        lambda: KvShrink(at, either, float(rng.uniform(0.05, 0.9)), lasting_s),
+        lambda: CounterReset(at, target),
+        lambda: OutOfMemory(at, target, float(rng.uniform(0.5, 1.0)), lasting_s),
+        lambda: Retries(at, int(rng.integers(1, 4)), float(rng.uniform(0.01, 5)), lasting_s),
+        lambda: ColdStarts(at, target, 2.0, float(rng.uniform(1, 10)), lasting_s),
+        lambda: Poison(at, int(rng.integers(0, 3)), int(rng.integers(1, 60))),
+        lambda: Rollout(at, target, behaviour=behaviours[rng.integers(len(behaviours))]),
+        lambda: StartFailures(at, target, "CrashLoopBackOff" if at > lasts_s / 2 else "ImagePullBackOff", lasting_s),
+        lambda: XidError(at, target, 79, exits=bool(at > lasts_s / 2)),
+        lambda: MetricLoss(at, "queued_requests", lasting_s),
     ]
     return kinds[rng.integers(len(kinds))]()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controller.adapters.fleet_queries import RARE, SAMPLED_AT, TARGETS, Asked, Part, subject_labels
+from controller.adapters.fleet_queries import PER_ENDPOINT, RARE, SAMPLED_AT, TARGETS, Asked, Part, subject_labels
 from controller.adapters.metric_names import Source
 from controller.adapters.prometheus_http import Row
 from controller.adapters.prometheus_settings import PrometheusSettings
@@ -17,6 +17,14 @@ from forecasting.series import FloatArray
 from policies.fleet import PoolKey, Role
 
 _MOST = 1e15
+_BOUNDS = {
+    "kv_cache_ratio": (0.0, 1.001),  # "perc" and "usage" gauges may exceed one by rounding
+    # A GPU that exists draws power and has a clock. Power peaks above its limit for moments; what DCGM cannot read, it
+    # tells as a number of 14 digits or more.
+    "gpu_power_ratio": (0.001, 2.0),
+    "gpu_clock_ratio": (0.001, 2.0),
+    "gpu_xid": (0.0, 999.0),
+}
 _NAMED = 5
 
 
@@ -106,6 +114,7 @@ _COLUMNS = (
     ("failed_requests_total", ""),
     ("aborted_requests_total", ""),
     ("received_requests_total", ""),
+    ("preemptions_total", ""),
     ("tpot_seconds", "sum"),
     ("tpot_seconds", "count"),
     ("ttft_seconds", "p95"),
@@ -184,9 +193,8 @@ def _of_engine(
 
 def impossible(signal: str, values: FloatArray) -> np.ndarray:
     """Return which figures no engine could report; NaN is possible, it says nothing."""
-    # "perc" and "usage" gauges may exceed one by rounding
-    most = 1.001 if signal == "kv_cache_ratio" else _MOST
-    wrong: np.ndarray = ~np.isnan(values) & ((values < 0) | (values > most))
+    least, most = _BOUNDS.get(signal, (0.0, _MOST))
+    wrong: np.ndarray = ~np.isnan(values) & ((values < least) | (values > most))
     return wrong
 
 
@@ -203,13 +211,12 @@ def by_subject(answers: Answers, source: Source, settings: PrometheusSettings, n
 def by_endpoint(answers: Answers, source: Source, settings: PrometheusSettings, notes: Notes) -> GatewayTable:
     """Return what a gateway counts per process and endpoint."""
     if source.names.endpoint is None:
-        return GatewayTable((), {signal: np.zeros(0) for signal in _ENDPOINT_SIGNALS})
+        return GatewayTable((), {signal: np.zeros(0) for signal in PER_ENDPOINT})
     labels = (settings.target_label, source.names.endpoint.label)
-    return _of_gateway(answers, source, labels, _ENDPOINT_SIGNALS, notes)
+    return _of_gateway(answers, source, labels, PER_ENDPOINT, notes)
 
 
 _SUBJECT_SIGNALS = ("received_requests_total", "retried_requests_total", "held_requests")
-_ENDPOINT_SIGNALS = ("in_flight_requests", "answered_requests_total", "failed_answers_total")
 
 
 def _of_gateway(

@@ -31,12 +31,20 @@ _PER_REPLICA = (
     "failed_requests_total",
     "aborted_requests_total",
     "received_requests_total",
+    "preemptions_total",
 )
-RARE = ("failed_requests_total", "aborted_requests_total", "failed_answers_total")
+GPU_SIGNALS = ("gpu_xid", "gpu_power_ratio", "gpu_clock_ratio")
+RARE = (
+    "failed_requests_total",
+    "aborted_requests_total",
+    "failed_answers_total",
+    "unreached_requests_total",
+    "gpu_xid",
+)
 """Of these only what is not zero is asked for."""
 
 _PER_SUBJECT = ("received_requests_total", "retried_requests_total", "held_requests")
-_PER_ENDPOINT = ("in_flight_requests", "answered_requests_total", "failed_answers_total")
+PER_ENDPOINT = ("in_flight_requests", "answered_requests_total", "failed_answers_total", "unreached_requests_total")
 _LENGTHS = ("prompt_length_tokens", "output_length_tokens")
 _CACHE = ("cached_prompt_tokens_total", "looked_up_prompt_tokens_total", "prompt_tokens_total")
 _LENGTHS_FROM_TOTALS = ("prompt_tokens_total", "output_tokens_total", "finished_requests_total")
@@ -48,7 +56,7 @@ class Asked:
     """What a query is for.
 
     Attributes:
-        source: Name of the engine or gateway; empty for the targets.
+        source: Name of the engine, gateway or exporter; empty for the targets.
         signal: Of the catalogue, or ``TARGETS``, ``GATEWAYS`` or ``SAMPLED_AT``.
         part: Of a histogram.
         window_s: Over which its growth is taken, 0 for the figure itself.
@@ -74,23 +82,24 @@ def queries(
     """Return every query of a look, by what it is for.
 
     Args:
-        sources: Engines and gateways, with the names that matched.
+        sources: Engines, gateways and exporters, with the names that matched.
         objectives: All that hold for some model; they decide which buckets are read.
         settings: Labels and windows.
     """
     asked: dict[Asked, str] = {Asked("", TARGETS): targets_query(settings)}
     for source in sources:
-        if source.names.scope == "replica":
-            asked |= _of_replicas(source, settings)
-        else:
-            asked |= _of_gateway(source, settings)
+        if source.names.scope == "gpu":
+            asked |= _of_gpus(source, settings)
+            continue
+        asked |= _of_replicas(source, settings) if source.names.scope == "replica" else _of_gateway(source, settings)
         asked |= _of_models(source, objectives, settings)
     return asked
 
 
 def counters(sources: Sequence[Source], settings: PrometheusSettings) -> dict[Asked, str]:
     """Return only the queries that rates are made from: what is asked of the past before the first look."""
-    windowless = {asked: query for asked, query in queries(sources, (), settings).items() if not asked.window_s}
+    counting = [source for source in sources if source.names.scope != "gpu"]
+    windowless = {asked: query for asked, query in queries(counting, (), settings).items() if not asked.window_s}
     return {asked: query for asked, query in windowless.items() if asked.part != "p95"}
 
 
@@ -129,7 +138,7 @@ def _of_replicas(source: Source, settings: PrometheusSettings) -> Iterator[tuple
     whole = _grouping(source, settings, (settings.replica_label, settings.pool_label, settings.model_label))
     yield _sampled_at(source, whole)
     each = _grouping(source, settings, (settings.replica_label,))
-    yield from _figures(source, _PER_REPLICA, each)
+    yield from _figures(source, _PER_REPLICA, each, settings)
     if "tpot_seconds" in source.matched:
         yield from _parts(source, "tpot_seconds", each)
     if "ttft_seconds" in source.matched and source.series <= settings.replica_ttft_up_to:
@@ -141,10 +150,16 @@ def _of_gateway(source: Source, settings: PrometheusSettings) -> Iterator[tuple[
     targets = _grouping(source, settings, (settings.target_label,))
     yield _sampled_at(source, targets)
     subject = _grouping(source, settings, (settings.target_label, *subject_labels(source, settings)))
-    yield from _figures(source, _PER_SUBJECT, subject)
+    yield from _figures(source, _PER_SUBJECT, subject, settings)
     if source.names.endpoint is not None:
         endpoint = _grouping(source, settings, (settings.target_label, source.names.endpoint.label))
-        yield from _figures(source, _PER_ENDPOINT, endpoint)
+        yield from _figures(source, PER_ENDPOINT, endpoint, settings)
+
+
+def _of_gpus(source: Source, settings: PrometheusSettings) -> Iterator[tuple[Asked, str]]:
+    holders = _grouping(source, settings, source.names.replica_labels)
+    yield _sampled_at(source, holders)
+    yield from _figures(source, GPU_SIGNALS, holders, settings)
 
 
 def _of_models(
@@ -192,10 +207,16 @@ def _sampled_at(source: Source, grouping: Grouping) -> tuple[Asked, str]:
     return Asked(source.name, SAMPLED_AT), promql.sampled_at(source.matched[signal], grouping, part)
 
 
-def _figures(source: Source, wanted: Sequence[str], grouping: Grouping) -> Iterator[tuple[Asked, str]]:
+def _figures(
+    source: Source, wanted: Sequence[str], grouping: Grouping, settings: PrometheusSettings
+) -> Iterator[tuple[Asked, str]]:
     for signal in wanted:
         if signal in source.matched:
-            query = promql.figure(source.matched[signal], grouping, signals()[signal].across)
+            found, about = source.matched[signal], signals()[signal]
+            if about.kind == "last":
+                query = promql.changed(found, grouping, about.across, settings.event_window_s)
+            else:
+                query = promql.figure(found, grouping, about.across)
             yield Asked(source.name, signal), f"({query}) > 0" if signal in RARE else query
 
 

@@ -29,6 +29,7 @@ class GatewayFigures:
     in_flight: dict[str, float] = field(default_factory=dict)
     answered: dict[str, float] = field(default_factory=dict)
     failed_answers: dict[str, float] = field(default_factory=dict)
+    unreached: dict[str, float] = field(default_factory=dict)
 
 
 class GatewayView:
@@ -74,15 +75,17 @@ class GatewayView:
             seen.queued = {**held, **seen.queued}
             ends = fleet_answers.by_endpoint(answers, source, self._settings, notes)
             replica_of = _replica_names(source, replica_at)
-            seen.in_flight = {**_summed(ends, "in_flight_requests", fresh, replica_of), **seen.in_flight}
+            in_flight = _summed(ends, "in_flight_requests", fresh, replica_of)
             answered = _summed(ends, "answered_requests_total", fresh, replica_of)
+            seen.in_flight = {**in_flight, **seen.in_flight}
             seen.answered = {**answered, **seen.answered}
+            # A gateway that counts these shows, or is asked for, no series before the first.
             if answers.of(source, "failed_answers_total") is not None:
-                none_failed = dict.fromkeys(
-                    answered, 0.0
-                )  # a gateway that counts them shows no series before the first
                 failed = _summed(ends, "failed_answers_total", fresh, replica_of)
-                seen.failed_answers = {**none_failed, **failed, **seen.failed_answers}
+                seen.failed_answers = {**dict.fromkeys(answered, 0.0), **failed, **seen.failed_answers}
+            if answers.of(source, "unreached_requests_total") is not None:
+                unreached = _summed(ends, "unreached_requests_total", fresh, replica_of)
+                seen.unreached = {**dict.fromkeys((*in_flight, *answered), 0.0), **unreached, **seen.unreached}
         self.addresses = frozenset(addresses | ({*self.silent} & (scraped or set())))
         return seen
 

@@ -258,6 +258,9 @@ def _pool(entry: Mapping[str, Any]) -> PoolState:
         version=_typed(entry["version"], int),
         revision=str(entry["revision"]),
         stable_revision=str(entry["stable_revision"]),
+        revision_at=math.nan if entry.get("revision_at") is None else float(entry["revision_at"]),
+        revisions=tuple(map(str, entry.get("revisions", ()))),
+        paused=_typed(entry.get("paused", False), bool),
     )
 
 
@@ -271,6 +274,8 @@ def _replica(entry: Mapping[str, Any]) -> ReplicaState:
         node=str(entry["node"]),
         restarts=_typed(entry["restarts"], int),
         cordoned=_typed(entry["cordoned"], bool),
+        exit_reason=str(entry.get("exit_reason", "")),
+        waiting_reason=str(entry.get("waiting_reason", "")),
     )
 
 

@@ -20,7 +20,7 @@ _HEARTBEATS = ("running_requests", "queued_requests", "received_requests_total",
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An engine or gateway that reports to this store.
+    """An engine, gateway or exporter that reports to this store.
 
     Attributes:
         name: Of its file in the catalogue.
@@ -55,7 +55,7 @@ class Source:
 
 
 def probe(client: PrometheusHttp, at: float | None, match: Mapping[str, str]) -> tuple[Source, ...]:
-    """Return the engines and gateways of which the store has at least one signal; raises ObservationError."""
+    """Return engines, gateways and exporters of which the store has at least one signal; raises ObservationError."""
     grouping = Grouping((), match=match)
     existing: set[str] = set()
     wanted = sorted({name for names in catalogue().values() for name in _spellings(names)})
@@ -72,23 +72,25 @@ def probe(client: PrometheusHttp, at: float | None, match: Mapping[str, str]) ->
 
 
 def of_scope(sources: Sequence[Source], scope: Scope) -> tuple[Source, ...]:
-    """Return those that report about replicas, or those that report about requests."""
+    """Return those that report about replicas, about requests, or about GPUs."""
     return tuple(source for source in sources if source.names.scope == scope)
 
 
 def _spellings(names: MetricNames) -> Iterator[str]:
     for signal in names.signals:
         for candidate in names.candidates(signal):
-            yield _told_by(signal, candidate)
+            yield from _told_by(signal, candidate)
 
 
-def _told_by(signal: str, candidate: Candidate) -> str:
-    """Return the name that shows that a candidate exists."""
-    return f"{candidate.name}_count" if signals()[signal].kind == "histogram" else candidate.name
+def _told_by(signal: str, candidate: Candidate) -> tuple[str, ...]:
+    """Return the names that show that a candidate exists: the first is its own."""
+    if signals()[signal].kind == "histogram":
+        return (f"{candidate.name}_count",)
+    return (candidate.name, candidate.over) if candidate.over else (candidate.name,)
 
 
 def _existing(names: MetricNames, signal: str, existing: set[str]) -> tuple[Candidate, ...]:
-    return tuple(c for c in names.candidates(signal) if _told_by(signal, c) in existing)
+    return tuple(c for c in names.candidates(signal) if existing.issuperset(_told_by(signal, c)))
 
 
 def _bounds(
@@ -109,7 +111,7 @@ def _bounds(
 def _counted(client: PrometheusHttp, at: float | None, source: Source, grouping: Grouping) -> Source:
     """Return ``source`` with how many series it has, and whether ranks repeat them."""
     best = source.matched[source.heartbeat][0]
-    shown = _told_by(source.heartbeat, best)
+    shown = _told_by(source.heartbeat, best)[0]
     series = client.instant(f"count({promql.selector(best, grouping, shown)})", at)
     ranked = [
         label

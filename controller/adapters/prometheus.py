@@ -19,6 +19,7 @@ from controller.adapters import fleet_answers
 from controller.adapters.fleet_answers import Answers, Notes, ReplicaTable, Target, column
 from controller.adapters.fleet_queries import (
     GATEWAYS,
+    GPU_SIGNALS,
     RARE,
     SAMPLED_AT,
     Asked,
@@ -27,6 +28,7 @@ from controller.adapters.fleet_queries import (
     queries,
 )
 from controller.adapters.gateway_view import GatewayView
+from controller.adapters.gpu_view import GpuFigures, of_gpus
 from controller.adapters.metric_names import Source, of_scope, probe
 from controller.adapters.model_figures import Subjects, attainment, means
 from controller.adapters.prometheus_http import PrometheusHttp, Row
@@ -54,7 +56,8 @@ class PrometheusSource:
     """``MetricSource`` over the query API. What it keeps between looks are the counters of the last one.
 
     Attributes:
-        sources: Engines and gateways found, with the names that matched.
+        sources: Engines, gateways and exporters found, with the names that matched.
+        gpus: What exporters of GPU figures told at the last look.
         targets: Where replicas were scraped at the last look.
         took_s: What the last look took, in seconds, by phase: ``query`` until all answers were there as rows, ``parse``
             from there.
@@ -84,6 +87,7 @@ class PrometheusSource:
         self._probing: Future[tuple[Source, ...]] | None = None
         self.sources: tuple[Source, ...] = ()
         self.targets: Sequence[Target] = ()
+        self.gpus = GpuFigures()
         self.took_s: dict[str, float] = {}
 
     def close(self) -> None:
@@ -141,7 +145,9 @@ class PrometheusSource:
             if found is None:
                 return  # with the names that are known; what is found by then is taken at the next look
             self._began_at = self._began_at if self.sources else at
-            self.sources, self._probed_at = found or self.sources, at
+            self._probed_at = at
+            if any(source.names.scope != "gpu" for source in found):  # a fleet of which only the GPUs are left is away
+                self.sources = found
         if not self.sources:
             self._probed_at = -math.inf
             raise ObservationError(
@@ -233,16 +239,18 @@ class PrometheusSource:
         models = [m or subjects.by_pool.get(pool, "") for m, pool in zip(table.models, table.pools, strict=True)]
         engine_arrivals = self._engine_arrivals(table, models, at, targets)
         seen = self._gateway.look(answers, of_scope(self.sources, "gateway"), subjects, targets, notes)
+        self.gpus = of_gpus(answers, of_scope(self.sources, "gpu"), table.names, self._settings, notes)
         self._note_vanished(answers, notes)
         self._incomplete |= bool(self._strangers(targets, table))
         expected = {key.model for key in self._pools} | {*models} | {target.model for target in targets} - {""}
         fresh = {m for m, age in zip(models, at - table.sampled_at, strict=True) if age <= self._settings.stale_after_s}
         demand = self._demand(answers, subjects, expected - {""}, engine_arrivals, seen.arrivals, notes)
         return FleetMetrics(
-            replicas=self._replica_metrics(table),
+            replicas=self._replica_metrics(table, self.gpus),
             in_flight=seen.in_flight,
             answered=seen.answered,
             failed_answers=seen.failed_answers,
+            unreached=seen.unreached,
             demand=demand,
             service=self._service(answers, subjects, fresh | {*seen.arrivals.requests_per_s}),
             gateway_queued=seen.queued,
@@ -332,7 +340,7 @@ class PrometheusSource:
             levels = {**levels, **found} if source.names.scope == "gateway" else {**found, **levels}
         return {model: level for model, level in levels.items() if model in fresh}
 
-    def _replica_metrics(self, table: ReplicaTable) -> dict[str, ReplicaMetrics]:
+    def _replica_metrics(self, table: ReplicaTable, gpus: GpuFigures) -> dict[str, ReplicaMetrics]:
         columns = table.columns
         sums, counts = columns[column("tpot_seconds", "sum")], columns[column("tpot_seconds", "count")]
         tpot = self._tpot.update(table.names, table.sampled_at, sums, counts)
@@ -349,6 +357,9 @@ class PrometheusSource:
             columns["failed_requests_total"].tolist(),
             columns[column("ttft_seconds", "p95")].tolist(),
             tpot.tolist(),
+            columns["preemptions_total"].tolist(),
+            columns["aborted_requests_total"].tolist(),
+            *(gpus.columns[signal].tolist() for signal in GPU_SIGNALS),
             strict=True,
         )
         return {name: ReplicaMetrics(*row) for name, *row in figures}

@@ -103,6 +103,12 @@ class PrometheusSettings(BaseModel):
     latency_window_s: float = Field(
         60.0, gt=0, description="Window over which the TTFT of a single replica is taken, in seconds."
     )
+    event_window_s: float = Field(
+        600.0,
+        gt=0,
+        description="Time in seconds for which an Xid error of a GPU is told after it occurred: exporters keep the "
+        "last one for ever, also when the GPU has gone to another replica.",
+    )
     replica_ttft_up_to: int = Field(
         1000,
         ge=0,

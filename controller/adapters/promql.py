@@ -107,13 +107,19 @@ def figure(
     def aggregated(series: str) -> str:
         return _aggregated(series, grouping, across, over_s, change)
 
-    return _first(grouping, [_figure(candidate, grouping, part, aggregated) for candidate in candidates])
+    each = across != "sum" and over_s is None
+    return _first(grouping, [_figure(candidate, grouping, part, aggregated, each) for candidate in candidates])
 
 
-def _figure(candidate: Candidate, grouping: Grouping, part: str, aggregated: Callable[[str], str]) -> str:
+def _figure(candidate: Candidate, grouping: Grouping, part: str, aggregated: Callable[[str], str], each: bool) -> str:
+    """Return the expression of one candidate; a ratio is taken of ``each`` series, or else of their sums."""
+
     def of(name: str) -> str:
         return aggregated(selector(candidate, grouping, name + part))
 
+    if candidate.over and each:
+        top, bottom = (selector(candidate, grouping, name + part) for name in (candidate.name, candidate.over))
+        return aggregated(f"{top} / {bottom}")
     text = of(candidate.name)
     for name in candidate.plus:  # a statistic that is always zero may be left out of an exposition
         text = f"({text} + ({of(name)} or {of(candidate.name)} * 0))"
@@ -121,6 +127,15 @@ def _figure(candidate: Candidate, grouping: Grouping, part: str, aggregated: Cal
         text = f"({text} / {of(candidate.over)})"
     # a count of observations has no unit to be turned into another
     return text if candidate.times == 1 or part == "_count" else f"({text} * {candidate.times:g})"
+
+
+def changed(candidates: Sequence[Candidate], grouping: Grouping, across: str, within_s: float) -> str:
+    """Return one figure per group, of series that have changed in the last seconds only: what is new, not what was."""
+    texts = []
+    for candidate in candidates:
+        series = selector(candidate, grouping)
+        texts.append(_aggregated(f"{series} and changes({series}[{seconds(within_s)}]) > 0", grouping, across, None))
+    return _first(grouping, texts)
 
 
 def buckets(candidates: Sequence[Candidate], grouping: Grouping, bounds: Iterable[str], over_s: float) -> str:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Kind = Literal["gauge", "counter", "histogram"]
-Scope = Literal["replica", "gateway"]
+Kind = Literal["gauge", "counter", "histogram", "last"]
+Scope = Literal["replica", "gateway", "gpu"]
 
 _FOLDER = Path(__file__).parent
 _SIGNALS = "signals"
@@ -30,7 +30,7 @@ class Signal(BaseModel):
 
     kind: Kind
     unit: str
-    across: Literal["sum", "max"]
+    across: Literal["sum", "max", "min"]
     without: str
 
 
@@ -78,14 +78,15 @@ class Label(BaseModel):
 
 
 class MetricNames(BaseModel):
-    """What one engine or gateway calls its metrics.
+    """What one engine, gateway or exporter calls its metrics.
 
     Attributes:
-        scope: Whether its series are about the replica that reports them, or about requests at a gateway.
+        scope: Whether its series are about the replica that reports them, about requests at a gateway, or about GPUs.
         checked: Against which release or sources the names were checked.
         repeated_labels: Labels of ranks that all report the same figure: the largest counts, once.
         subject: Of a gateway: the label that names model or pool.
         endpoint: Of a gateway: the label that names the replica, on series that are about one.
+        replica_labels: Of an exporter of GPU figures: labels that name the replica, the first that is there counts.
         signals: Per signal the candidates, best first.
     """
 
@@ -98,6 +99,7 @@ class MetricNames(BaseModel):
     repeated_labels: tuple[str, ...]
     subject: Label | None = None
     endpoint: Label | None = None
+    replica_labels: tuple[str, ...] = ()
     signals: Mapping[str, tuple[Candidate, ...]]
 
     @field_validator("signals", mode="before")
@@ -113,6 +115,8 @@ class MetricNames(BaseModel):
     def _told_apart(self) -> MetricNames:
         if (self.subject is not None) != (self.scope == "gateway"):
             raise ValueError(f"{self.title}: a gateway has a label for its subject, an engine has none")
+        if bool(self.replica_labels) != (self.scope == "gpu"):
+            raise ValueError(f"{self.title}: an exporter of GPU figures, and nobody else, has labels for the replica")
         return self
 
     def candidates(self, signal: str) -> Iterator[Candidate]:
@@ -130,7 +134,7 @@ def signals() -> Mapping[str, Signal]:
 
 @cache
 def catalogue() -> Mapping[str, MetricNames]:
-    """Return what every known engine and gateway calls its metrics, by the name of its file."""
+    """Return what every known engine, gateway and exporter calls its metrics, by the name of its file."""
     files = sorted(path.stem for path in _FOLDER.glob("*.yaml") if path.stem != _SIGNALS)
     known = {name: MetricNames.model_validate(_read(name)) for name in files}
     for name, names in known.items():

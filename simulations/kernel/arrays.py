@@ -33,6 +33,7 @@ from simulations.kernel.layout import (
     PROFILE,
     REPLICA,
     REQUEST,
+    RETURN,
     ROUTE,
     ROUTES,
     ROW,
@@ -67,6 +68,7 @@ class Timing:
     scrape_interval_s: float
     ttft_s: float
     tpot_s: float
+    connect_s: float = 5.0
 
 
 def new_state(
@@ -117,6 +119,7 @@ def new_state(
         units=np.zeros((room, 0), UNIT),
         unit_index=np.zeros((room, 0), np.int32),
         routes=np.zeros(ROUTES if serving.routing == "prefix_aware" else 0, ROUTE),
+        returns=np.zeros(0, RETURN),
     )
     state.world["free_head"] = 0
     state.world["apart"] = PREFILL in roles
@@ -207,7 +210,7 @@ def with_more_room(state: State) -> State:
         w["recent_short"] = 0
         longer = min(4 * state.recent_ttft_s.shape[1], MOST_RECENT)
         state = state._replace(recent_ttft_s=np.ascontiguousarray(_longer(state.recent_ttft_s.T, longer).T))
-    if w["cursor"] == w["batch"]:
+    if w["cursor"] == w["batch"] and not w["returning"]:
         return state
     if w["free_head"] == NOBODY:
         state = _more_requests(state)
@@ -217,10 +220,31 @@ def with_more_room(state: State) -> State:
         state = state._replace(rows=_longer(state.rows, 2 * len(state.rows)))
     if w["arrivals"] >= _MOST_ROWS:
         raise OverflowError(f"more than {_MOST_ROWS:,} requests in one run")
-    arrives_at = state.arrival_s[w["cursor"]]
+    if w["anyone_returns"]:
+        state = with_room_for_returns(state)
+    arrives_at = state.arrival_s[w["cursor"]] if w["cursor"] < w["batch"] else w["now"]
+    if w["returning"]:
+        arrives_at = max(w["now"], min(arrives_at, state.returns["at"][w["return_first"]]))
     while arrives_at >= len(state.bins) * w["bin_s"]:
         state = _more_bins(state)
     return state
+
+
+def with_room_for_returns(state: State) -> State:
+    """Return the state with room for every request in the system to be sent again."""
+    w = state.world[0]
+    needed = int(w["returning"]) + len(state.requests) + 1
+    if not w["anyone_returns"]:
+        w["anyone_returns"] = 1
+        state.extras["attempt"] = state.extras["poison"] = 0
+    if needed <= len(state.returns):
+        return state
+    returns = np.zeros(2 * needed, RETURN)
+    count = int(w["returning"])
+    if count:
+        returns[:count] = state.returns[(int(w["return_first"]) + np.arange(count)) % len(state.returns)]
+    w["return_first"] = 0
+    return state._replace(returns=returns)
 
 
 def _more_requests(state: State) -> State:
@@ -265,6 +289,9 @@ def _world(timing: Timing, keep_rows: bool, serving: Serving) -> Records:
     for name in ("next_end_at", "next_other_at", "next_scrape_at", "next_patience_at"):
         world[name] = NEVER
     for name in ("only_pool", "only_decode_pool", "held_head", "held_tail", "free_head", "drained"):
+        world[name] = NOBODY
+    world["connect_s"], world["return_until"] = timing.connect_s, -NEVER
+    for name in ("connecting_head", "connecting_tail"):
         world[name] = NOBODY
     world["recording_from"] = -NEVER
     world["bin_s"] = BIN_S
@@ -327,8 +354,10 @@ def _blank(count: int) -> Records:
     blank["response_s"] = np.nan
     for name in ("partial", "done", "wait_head", "wait_tail", "moving_head", "moving_tail", "unit_free"):
         blank[name] = NOBODY
-    for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until"):
+    for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until", "unreached_until"):
         blank[name] = -NEVER
+    for name in ("gpu_xid", "gpu_clock", "gpu_scale"):
+        blank[name] = np.nan
     return blank
 
 

@@ -101,6 +101,8 @@ def make_room(s: State, r: int) -> None:
     q = s.replicas[r]
     phase = q.steps % s.profiles[q.pool].block_tokens
     while s.due[r, phase] > q.free:
+        if q.running == 0:  # what has blocks is on its way to others
+            return
         last = as_int64(q.partial)
         for place in range(q.decoding):
             i = s.ends[r, place] & SLOT_MASK

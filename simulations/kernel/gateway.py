@@ -17,6 +17,7 @@ from simulations.kernel.engine import (
 )
 from simulations.kernel.layout import (
     COMPLETED,
+    CONNECTING,
     DECODE,
     DROPPED,
     FAILED,
@@ -175,30 +176,71 @@ def hold_no_more(s: State, i: int) -> None:
     x.place = 0
 
 
+@called
+def _connect(s: State, i: int, r: int, at: float) -> None:
+    """Try to reach replica ``r`` for request ``i``, in vain."""
+    w = s.world[0]
+    x = s.requests[i]
+    x.place = CONNECTING
+    x.timed_at = at + w.connect_s
+    x.next = NOBODY
+    x.before = w.connecting_tail if w.connecting > 0 else NOBODY
+    if w.connecting == 0:
+        w.connecting_head = i
+        w.next_other_at = min(w.next_other_at, x.timed_at)
+    else:
+        s.requests[w.connecting_tail].next = i
+    w.connecting_tail = i
+    w.connecting += 1
+    change_in_flight(s, r, 1)
+
+
+@called
+def connect_no_more(s: State, i: int) -> None:
+    """Take request ``i`` out of those whose replica is not reached."""
+    w = s.world[0]
+    x = s.requests[i]
+    if x.before == NOBODY:
+        w.connecting_head = x.next
+    else:
+        s.requests[x.before].next = x.next
+    if x.next == NOBODY:
+        w.connecting_tail = x.before
+    else:
+        s.requests[x.next].before = x.before
+    w.connecting -= 1
+    x.place = 0
+
+
+@called
+def not_reached(s: State, i: int, at: float) -> None:
+    """Let request ``i`` fail, for which there was no connection in time."""
+    r = as_int64(s.requests[i].replica)
+    connect_no_more(s, i)
+    s.replicas[r].unreached += 1
+    fail(s, i, FAILED, at)
+    release(s, i)
+    left(s, r)
+
+
 @inlined
 def send(s: State, i: int, r: int, at: float) -> None:
     """Send request ``i`` to replica ``r``, which stands at ``at``."""
     x = s.requests[i]
     q = s.replicas[r]
-    p = s.profiles[q.pool]
     if x.place == HELD:
         hold_no_more(s, i)
     x.replica = r
-    too_long = (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks  # a 4xx: the client's fault
-    if too_long or (at < q.failing_until and _fails(s, r)):
-        close_request(s, i, FAILED, at)
-        release(s, i)
+    if _does_not_get_in(s, i, r, at):
         return
     x.timed_at = at
     change_in_flight(s, r, 1)
     note_route(s, i, r)
-    if q.hung:  # it only counts: nobody in its queue will ever be looked for there
-        x.place = WAITING
-        q.waiting += 1
-        return
     add_last(s, r, i)
     if s.pools[q.pool].role == DECODE:
         x.place = PREFILLED
+    if q.hung:
+        return
     if q.mode == IDLE:
         begin(s, r, at)
         plan(s, r, next_end_at(s, r))
@@ -210,6 +252,59 @@ def send(s: State, i: int, r: int, at: float) -> None:
             cut(q, steps_until(q, at) + 1)
     if q.steps + q.m + x.output - x.generated < q.finish_step:
         plan(s, r, next_end_at(s, r))
+
+
+@inlined
+def _does_not_get_in(s: State, i: int, r: int, at: float) -> bool:
+    """Return whether request ``i`` was kept from replica ``r``: out of reach, refused, or answered with an error."""
+    x = s.requests[i]
+    q = s.replicas[r]
+    p = s.profiles[q.pool]
+    if at < q.unreached_until:
+        _connect(s, i, r, at)
+        return True
+    if (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks - q.lost_blocks:
+        close_request(s, i, FAILED, at)  # a 4xx: the client's fault
+        release(s, i)
+        return True
+    if at < q.failing_until and _fails(s, r):
+        fail(s, i, FAILED, at)
+        release(s, i)
+        return True
+    return False
+
+
+@called
+def fail(s: State, i: int, status: int, at: float) -> None:
+    """Let request ``i`` end without an answer; its client may come again."""
+    w = s.world[0]
+    close_request(s, i, status, at)
+    if at >= w.return_until or s.extras[i].attempt >= w.return_most or s.extras[i].poison > 0:
+        return
+    size = s.returns.shape[0]
+    again_at = at + w.return_after_s
+    place = w.returning
+    while place > 0 and s.returns[(w.return_first + place - 1) % size].at > again_at:
+        _copy_return(s, (w.return_first + place - 1) % size, (w.return_first + place) % size)
+        place -= 1
+    back = s.returns[(w.return_first + place) % size]
+    x = s.requests[i]
+    back.at = again_at
+    back.prompt = x.prompt
+    back.output = s.extras[i].answer if w.apart else x.output
+    back.attempt = s.extras[i].attempt + 1
+    back.poison = 0
+    w.returning += 1
+
+
+@called
+def _copy_return(s: State, source: int, target: int) -> None:
+    one, other = s.returns[target], s.returns[source]
+    one.at = other.at
+    one.prompt = other.prompt
+    one.output = other.output
+    one.attempt = other.attempt
+    one.poison = other.poison
 
 
 @called
@@ -230,7 +325,7 @@ def give_up(s: State, i: int, at: float) -> None:
     """Let the client of request ``i`` go; its replica, if it has one, stands at ``at``."""
     x = s.requests[i]
     r = as_int64(x.replica)
-    close_request(s, i, FAILED, at)
+    fail(s, i, FAILED, at)
     if x.place == HELD:
         hold_no_more(s, i)
         release(s, i)
@@ -239,14 +334,19 @@ def give_up(s: State, i: int, at: float) -> None:
     if x.place == MOVING:  # on its way; who is told of its end sends it nowhere
         left(s, r)
         return
-    if q.hung:  # it does not listen: what it shows stays as it is
-        x.place = 0
+    if x.place == CONNECTING:
+        connect_no_more(s, i)
         release(s, i)
+    elif q.hung:  # it does not listen: what it shows stays as it is
+        q.unheard += 1
+        q.leaving += x.place == RUNNING
     elif x.place == RUNNING:  # leaves when the step is over
+        q.aborted += 1
         q.leaving += 1
         look_again(s, r, at)
         plan(s, r, q.end_at)
     elif x.place in (WAITING, PREFILLED):
+        q.aborted += 1
         leave_queue(s, r, i)
         release(s, i)
         look_again(s, r, at)
@@ -264,6 +364,8 @@ def drop_or_retry(s: State, i: int, at: float, retry: bool) -> bool:
     if x.ended:  # it was about to leave
         release(s, i)
         return False
+    if x.place == CONNECTING:
+        connect_no_more(s, i)
     if retry and math.isnan(x.first_token_at) and not x.retried:
         x.retried = 1
         x.generated = 0
@@ -271,6 +373,6 @@ def drop_or_retry(s: State, i: int, at: float, retry: bool) -> bool:
         x.place = 0
         s.extras[i].looked_up = 0
         return True
-    close_request(s, i, DROPPED, at)
+    fail(s, i, DROPPED, at)
     release(s, i)
     return False

@@ -37,9 +37,10 @@ MOST_RECENT = 10_000
 IDLE, SINGLE, JUMP = 0, 1, 2
 """What a replica does: nothing, one step that prefills, or decode steps up to the next that needs a look."""
 
-HELD, WAITING, RUNNING, PREFILLED, MOVING = range(1, 6)
+HELD, WAITING, RUNNING, PREFILLED, MOVING, CONNECTING = range(1, 7)
 """Where a request is: at the gateway, in a replica's queue, in its batch; in the queue of a decode replica with its
-keys and values; prefilled, while these are on their way from the replica that has them."""
+keys and values; prefilled, while these are on their way from the replica that has them; at the gateway, which tries to
+reach its replica."""
 
 UNIFIED, PREFILL, DECODE = range(3)
 """``policies.fleet.Role``."""
@@ -59,6 +60,10 @@ left, nothing is left in the system at all, or only so that Python may look up."
 
 IN_SYSTEM, COMPLETED, FAILED, DROPPED = range(4)
 """``simulations.outcomes.RequestStatus``."""
+
+IDLE_POWER, HUNG_POWER, DECODE_POWER, PREFILL_POWER = 0.18, 0.22, 0.65, 0.9
+"""Power of a GPU over its limit: between steps, spinning in a step that does not end, and in steps of either kind.
+Assumptions after boards of 700 W, which take some 120 W with a loaded engine that has nothing to do."""
 
 TTFT, TPOT, E2E = range(3)
 """Rows of ``histograms``."""
@@ -117,10 +122,24 @@ EXTRA = np.dtype(
         ("looked_up", "i4"),  # leading ones that its engine has looked up or offered to its prefix cache
         ("answer", "i4"),  # output tokens that the client asked for: on a prefill replica ``output`` is 1
         ("has_hashes", "i4"),  # if only of less than one unit
+        ("attempt", "i4"),  # how often its client had sent it before
+        ("poison", "i4"),  # its number among those that make engines exit; 0 when it is none
     ],
     align=True,
 )
-"""What few worlds need of a request: prefixes, prefill and decode apart."""
+"""What few worlds need of a request: prefixes, prefill and decode apart, clients that come again."""
+
+RETURN = np.dtype(
+    [
+        ("at", "f8"),
+        ("prompt", "i4"),
+        ("output", "i4"),
+        ("attempt", "i4"),
+        ("poison", "i4"),
+    ],
+    align=True,
+)
+"""A request that its client is going to send again."""
 
 HASHED = np.dtype(
     [
@@ -230,6 +249,19 @@ REPLICA = np.dtype(
         ("unit_top", "i4"),  # records of units from here on were never used
         ("unit_free", "i4"),  # chain of those that are not used any more
         ("response_s", "f8"),  # mean time from sent to end; NaN before the first
+        ("hung_at", "f8"),
+        ("hung_left_s", "f8"),  # what was left of the step in which it hung
+        ("lost_blocks", "i8"),  # of its KV cache, that it cannot use
+        ("aborted", "i8"),  # given up by their clients while they were inside
+        ("unheard", "i8"),  # so, but while it hung
+        ("unreached", "i8"),
+        ("unreached_until", "f8"),
+        ("steps_hidden", "i8"),  # what its counters had reached when they began again at zero
+        ("finished_hidden", "i8"),
+        ("failed_hidden", "i8"),
+        ("gpu_xid", "f8"),  # what is exported of its GPUs; all NaN when nothing is
+        ("gpu_clock", "f8"),
+        ("gpu_scale", "f8"),  # its power over that of others
     ],
     align=True,
 )
@@ -247,6 +279,11 @@ SAMPLE = np.dtype(
         ("failed_total", "f8"),
         ("ttft_p95_s", "f8"),
         ("tpot_mean_s", "f8"),
+        ("preemptions_total", "f8"),
+        ("aborted_total", "f8"),
+        ("gpu_xid", "f8"),
+        ("gpu_power_ratio", "f8"),
+        ("gpu_clock_ratio", "f8"),
         ("looked_up_tokens_total", "f8"),
         ("cached_tokens_total", "f8"),
         ("there", "i8"),
@@ -325,6 +362,18 @@ WORLD = np.dtype(
         ("seen_cached", "i8"),  # those of them that were there
         ("joined", "i8"),  # how many that came prefilled need a block in the step that they join, which begins now
         ("gave_way", "i8"),  # a prompt gave its blocks up in that step: nobody was admitted after it
+        ("connect_s", "f8"),
+        ("connecting", "i8"),
+        ("connecting_head", "i8"),
+        ("connecting_tail", "i8"),
+        ("returning", "i8"),  # requests that are to be sent again
+        ("return_first", "i8"),
+        ("return_until", "f8"),  # what fails before this comes again,
+        ("return_most", "i8"),  # so often
+        ("return_after_s", "f8"),
+        ("returned", "i8"),  # arrivals that were there before
+        ("anyone_returns", "i8"),  # extras tell attempts, and there is room for returns
+        ("looked_at", "f8"),  # the answer to a question about a replica
     ],
     align=True,
 )
@@ -338,6 +387,7 @@ ROW = np.dtype(
         ("output", "i4"),
         ("pool", "i2"),
         ("status", "i1"),
+        ("attempt", "i1"),
     ],
     align=True,
 )
@@ -375,6 +425,7 @@ class State(NamedTuple):
         unit_index: ``int32[R, T + C]``, per replica a table of units by hash, each one more than its number and 0 for
             none, then the heap of idle ones.
         routes: ``ROUTE[ROUTES]``; empty unless the gateway is aware of prefixes.
+        returns: ``RETURN[...]``, a ring in order of the instants at which clients come again; empty unless some do.
     """
 
     world: Records
@@ -410,3 +461,4 @@ class State(NamedTuple):
     units: Records
     unit_index: Int32s
     routes: Records
+    returns: Records

@@ -8,10 +8,11 @@ from simulations.kernel.compiled import called, entry, inlined
 from simulations.kernel.engine import next_end_at
 from simulations.kernel.gateway import (
     advance,
-    close_request,
+    fail,
     give_up,
     hold,
     hold_no_more,
+    not_reached,
     release,
     send,
 )
@@ -50,7 +51,7 @@ def run(  # noqa: C901, PLR0912  the loop: each case is in one place for the com
     w = s.world[0]
     w.drained = NOBODY
     for _ in range(most_events):
-        if until_empty and w.ended == w.arrivals:
+        if until_empty and w.ended == w.arrivals and w.returning == 0:
             return EMPTY
         if w.cursor == w.batch and not w.exhausted:
             return NEEDS_ARRIVALS
@@ -61,6 +62,9 @@ def run(  # noqa: C901, PLR0912  the loop: each case is in one place for the com
         if w.next_other_at < at:
             at = w.next_other_at
             kind = _OTHER
+        again = w.returning > 0 and s.returns[w.return_first].at <= arrives_at
+        if again:
+            arrives_at = max(s.returns[w.return_first].at, w.now)
         if arrives_at < at:
             at = arrives_at
             kind = _ARRIVAL
@@ -73,7 +77,7 @@ def run(  # noqa: C901, PLR0912  the loop: each case is in one place for the com
                 forget_ended(s)
                 if not _room_for_one_more(s, at):
                     return NEEDS_ROOM
-            i = _arrive(s, at)
+            i = _come_back(s, at) if again else _arrive_next(s, at)
             r = chosen_replica(s, i)
         elif kind == _OTHER:
             r = _other_replica(s, at)
@@ -115,21 +119,55 @@ def _room_for_one_more(s: State, at: float) -> bool:
         and w.arrivals - w.oldest < s.watched.shape[0]
         and (not w.keep_rows or w.arrivals < s.rows.shape[0])
         and at < s.bins.shape[0] * w.bin_s
+        and (not w.anyone_returns or w.returning + s.requests.shape[0] <= s.returns.shape[0])
     )
 
 
 @inlined
-def _arrive(s: State, at: float) -> int:
+def _arrive_next(s: State, at: float) -> int:
     """Take in the next request of the batch; return its record."""
     w = s.world[0]
-    i = w.free_head
+    i = _arrive(s, at, as_int64(s.prompt_tokens[w.cursor]), as_int64(s.output_tokens[w.cursor]))
+    if w.hashed or w.apart or w.anyone_returns:
+        _note_extras(s, i)
+        if w.batch_hashed:
+            e = s.extras[i]
+            e.hash_from = s.offsets[w.cursor]
+            e.has_hashes = s.offsets[w.cursor + 1] > e.hash_from
+            e.hashes = min(s.offsets[w.cursor + 1] - e.hash_from, s.requests[i].prompt // w.unit_tokens)
+    w.cursor += 1
+    return i
+
+
+@called
+def _come_back(s: State, at: float) -> int:
+    """Take in the next request that is sent again, of whose prompt nothing is known to be cached; return its record."""
+    w = s.world[0]
+    back = s.returns[w.return_first]
+    w.return_first = (w.return_first + 1) % s.returns.shape[0]
+    w.returning -= 1
+    w.returned += back.attempt > 0
+    i = _arrive(s, at, as_int64(back.prompt), as_int64(back.output))
+    _note_extras(s, i)
+    s.extras[i].attempt = back.attempt
+    s.extras[i].poison = back.poison
+    if w.keep_rows:
+        s.rows[s.requests[i].row].attempt = back.attempt
+    return i
+
+
+@inlined
+def _arrive(s: State, at: float, prompt: int, output: int) -> int:
+    """Take in a request; return its record."""
+    w = s.world[0]
+    i = as_int64(w.free_head)
     x = s.requests[i]
     w.free_head = x.next
     row = w.arrivals
     x.arrived_at = at
     x.first_token_at = math.nan
-    x.prompt = s.prompt_tokens[w.cursor]
-    x.output = s.output_tokens[w.cursor]
+    x.prompt = prompt
+    x.output = output
     x.generated = 0
     x.lead = 0
     x.replica = NOBODY
@@ -138,31 +176,28 @@ def _arrive(s: State, at: float) -> int:
     x.ended = 0
     x.retried = 0
     x.row = row
-    if w.hashed or w.apart:
-        _note_extras(s, i)
     s.watched[row % s.watched.shape[0]] = i
     if w.next_patience_at == NEVER:
         w.next_patience_at = at + w.patience_s
         w.next_other_at = min(w.next_other_at, w.next_patience_at)
-    w.cursor += 1
     w.arrivals = row + 1
-    w.prompt_tokens += x.prompt
+    w.prompt_tokens += prompt
     s.bins[int(at / w.bin_s), 0] += 1
     if w.keep_rows:
         kept = s.rows[row]
         kept.arrived_at = at
         kept.first_token_at = math.nan
         kept.finished_at = math.nan
-        kept.prompt = x.prompt
-        kept.output = s.output_tokens[w.cursor - 1]
+        kept.prompt = prompt
+        kept.output = output
         kept.pool = NOBODY
-        kept.status = 0
+        kept.status = kept.attempt = 0
     return i
 
 
 @called
 def _note_extras(s: State, i: int) -> None:
-    """Take in what few worlds need of request ``i``, the next of the batch."""
+    """Take in what few worlds need of request ``i``, which has no hashes yet."""
     w = s.world[0]
     e = s.extras[i]
     x = s.requests[i]
@@ -170,10 +205,7 @@ def _note_extras(s: State, i: int) -> None:
     if w.apart:
         x.output = 1
     e.hashes = e.looked_up = e.has_hashes = 0
-    if w.batch_hashed:
-        e.hash_from = s.offsets[w.cursor]
-        e.has_hashes = s.offsets[w.cursor + 1] > e.hash_from
-        e.hashes = min(s.offsets[w.cursor + 1] - e.hash_from, x.prompt // w.unit_tokens)
+    e.attempt = e.poison = 0
 
 
 @called
@@ -213,8 +245,10 @@ def _other(s: State, at: float) -> None:
     elif w.held > 0 and s.requests[w.held_head].timed_at <= at:
         i = as_int64(w.held_head)
         hold_no_more(s, i)
-        close_request(s, i, FAILED, at)
+        fail(s, i, FAILED, at)
         release(s, i)
+    elif w.connecting > 0 and s.requests[w.connecting_head].timed_at <= at:
+        not_reached(s, as_int64(w.connecting_head), at)
     plan_other(s)
 
 
@@ -225,4 +259,6 @@ def plan_other(s: State) -> None:
     at = min(w.next_scrape_at, w.next_patience_at)
     if w.held > 0:
         at = min(at, s.requests[w.held_head].timed_at)
+    if w.connecting > 0:
+        at = min(at, s.requests[w.connecting_head].timed_at)
     w.next_other_at = at

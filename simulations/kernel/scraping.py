@@ -7,7 +7,18 @@ from typing import Any
 
 from simulations.kernel.batch import blocks_due, steps_until
 from simulations.kernel.compiled import called, inlined
-from simulations.kernel.layout import JUMP, Floats, State, as_int64
+from simulations.kernel.layout import (
+    DECODE_POWER,
+    HUNG_POWER,
+    IDLE,
+    IDLE_POWER,
+    JUMP,
+    PREFILL_POWER,
+    SINGLE,
+    Floats,
+    State,
+    as_int64,
+)
 
 
 @inlined
@@ -50,6 +61,9 @@ def scrape(s: State, r: int, at: float) -> None:
         sample.failed_total = before.failed_total
         sample.ttft_p95_s = before.ttft_p95_s
         sample.tpot_mean_s = before.tpot_mean_s
+        sample.preemptions_total = before.preemptions_total
+        sample.aborted_total = before.aborted_total
+        _sample_gpus(q, sample)
         sample.looked_up_tokens_total = before.looked_up_tokens_total
         sample.cached_tokens_total = before.cached_tokens_total
     elif q.alive:
@@ -60,21 +74,19 @@ def scrape(s: State, r: int, at: float) -> None:
 def _sample(s: State, r: int, at: float) -> None:
     q = s.replicas[r]
     sample = s.samples[r, (q.samples - 1) % s.samples.shape[1]]
-    steps = 0
-    free = q.free
-    if q.mode == JUMP:
-        # A hung engine stays in the step in which it hung.
-        steps = as_int64(q.m) if q.hung else steps_until(q, at)
-        free -= blocks_due(s, r, steps + 1)
+    steps = steps_of_jump(q, at)
     sample.there = 1
     sample.running = 0 if q.shows_zero else q.running
     sample.queued = q.waiting
-    sample.kv_cache_ratio = 1.0 - free / s.profiles[q.pool].blocks
-    sample.steps_total = q.steps + steps
+    sample.kv_cache_ratio = kv_cache_ratio(s, r, steps)
+    sample.steps_total = q.steps + steps - q.steps_hidden
     sample.prompt_tokens_total = q.prompt_total
     sample.output_tokens_total = q.output_total + steps * q.decoding
-    sample.finished_total = q.finished
-    sample.failed_total = q.failed
+    sample.finished_total = q.finished - q.finished_hidden
+    sample.failed_total = q.failed - q.failed_hidden
+    sample.preemptions_total = q.preemptions
+    sample.aborted_total = q.aborted
+    _sample_gpus(q, sample)
     sample.ttft_p95_s = recent_ttft_p95_s(s, r)
     if 2 * q.recent > s.recent_ttft_s.shape[1] and s.recent_ttft_s.shape[1] < s.scratch.shape[0]:
         s.world[0].recent_short = 1
@@ -87,6 +99,35 @@ def _sample(s: State, r: int, at: float) -> None:
     q.seen_cached = q.cached
     q.recent = q.recent_done = 0
     q.recent_tpot_s = 0.0
+
+
+@called
+def steps_of_jump(q: Any, at: float) -> int:
+    """Return how many steps of the jump of ``q`` have ended by ``at``; none when it is in no jump."""
+    if q.mode != JUMP:
+        return 0
+    # A hung engine stays in the step in which it hung.
+    return as_int64(q.m) if q.hung else steps_until(q, at)
+
+
+@called
+def kv_cache_ratio(s: State, r: int, steps: int) -> float:
+    """Return how full the KV cache of replica ``r`` is when so many steps of its jump have ended."""
+    q = s.replicas[r]
+    free = q.free - blocks_due(s, r, steps + 1) if q.mode == JUMP else as_int64(q.free)
+    return min(1.0 - free / (s.profiles[q.pool].blocks - q.lost_blocks), 1.0)
+
+
+@inlined
+def _sample_gpus(q: Any, sample: Any) -> None:
+    power = IDLE_POWER
+    if q.mode != IDLE and q.hung:
+        power = HUNG_POWER
+    elif q.mode != IDLE:
+        power = (PREFILL_POWER if q.mode == SINGLE else DECODE_POWER) * q.gpu_clock
+    sample.gpu_xid = q.gpu_xid
+    sample.gpu_power_ratio = power * q.gpu_scale
+    sample.gpu_clock_ratio = q.gpu_clock
 
 
 @called

@@ -1,4 +1,4 @@
-"""What can be asked of the live stack on the command line: ``live up`` and ``live fault``."""
+"""What can be asked of the live stack on the command line: ``live up``, ``live fault`` and ``live rollout``."""
 
 from __future__ import annotations
 
@@ -102,11 +102,34 @@ def up(out: Path, pools: Sequence[str], config: Path | None, trace: Path | None,
 def fault(replica: str, kind: str, options: Sequence[str], out: Path) -> None:
     """Let something go wrong in a running stack.
 
-    KIND is kill (as kill -9 does), hang (running=stuck or zero), slow (factor=3), errors (share=1), kv-thrash,
-    exporter-freeze, exit (code=0); those that last take duration_s=S. Example: foresail live fault large/large-0 hang
-    running=zero
+    KIND is kill (as kill -9 does), oom (the same by the kernel), hang (running=stuck or zero), slow (factor=3), errors
+    (share=1), kv-thrash, refuse (no connections), exporter-freeze, xid (code=79), exit (code=0); those that last take
+    duration_s=S, and clear ends them. 'POOL/*' is all of a pool, and what comes in it. Example: foresail live fault
+    large/large-0 hang running=zero
     """
-    from simulations.live.fault import inject
+    from simulations.live.remote import inject
 
     inject(out, replica, kind, options)
     click.echo(f"{kind} at {replica}")
+
+
+@live.command("rollout")
+@click.argument("pool")
+@click.argument("revision")
+@click.argument("kind", required=False)
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--step-s", type=click.FloatRange(min=0, max=3600), default=0.0, show_default=True, metavar="S",
+              help="Seconds that a new replica serves before an old one is given up.")  # fmt: skip
+@_out
+def rollout(
+    pool: str, revision: str, kind: str | None, options: Sequence[str], step_s: float, out: Path
+) -> None:  # fmt: skip
+    """Bring a pool of a running stack to another revision, as a pipeline would that knows nothing of the daemon.
+
+    With a KIND (start-crash, errors, hang, slow, ...: see ``live fault``) every engine of that revision has this fault
+    from its start. Example: foresail live rollout large 2 errors share=0.8
+    """
+    from simulations.live.remote import roll_out
+
+    roll_out(out, pool, revision, kind, options, step_s)
+    click.echo(f"{pool} goes to revision {revision}")

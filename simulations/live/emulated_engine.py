@@ -9,15 +9,10 @@ import asyncio
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
-
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
 
 from controller.errors import BadInput
 from policies.engine_profile import EngineProfile
@@ -29,10 +24,15 @@ from simulations.live.engine_faults import (
     Hang,
     KvThrash,
     LastingFault,
+    Refuse,
     Slow,
     StartCrash,
+    Xid,
+    is_lasting,
 )
 from simulations.live.engine_metrics import EngineMetrics, HttpCount
+from simulations.live.exposition import Exposition
+from simulations.live.gpu_metrics import EmulatedGpus
 from simulations.live.openai_api import ApiError, CompletionRequest, overloaded
 from simulations.live.sglang_metrics import SglangMetrics
 from simulations.live.timed_engine import TimedEngine, TimedRequest
@@ -68,6 +68,7 @@ class EngineSettings:
         revision: Shown in ``/v1/models`` and the state.
         seed: For the lengths of answers that end by themselves.
         crash_at_start_s: When a start-up ends with exit code 1; None for never.
+        faults: What is wrong with it from the start; those that last begin when it is ready.
     """
 
     id: str
@@ -78,6 +79,7 @@ class EngineSettings:
     revision: str = ""
     seed: int = 0
     crash_at_start_s: float | None = None
+    faults: tuple[EngineFault, ...] = ()
 
 
 @dataclass(slots=True)
@@ -94,6 +96,7 @@ class EmulatedEngine:
         exit_process: Ends the process at once with an exit code.
 
     Attributes:
+        shut: Lets nobody connect to the serving port (True), or everybody again.
         phase: Where it stands.
         answered: HTTP requests by what they were answered with.
         open_answers: Completions whose answer is not out yet.
@@ -105,6 +108,7 @@ class EmulatedEngine:
         self.refusing = False
         self.answered: Counter[HttpCount] = Counter()
         self.open_answers = 0
+        self.shut: Callable[[bool], None] = lambda _: None
         self._exit = exit_process
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
@@ -115,13 +119,14 @@ class EmulatedEngine:
         self._submitted = 0
         self._faults: dict[str, _ActiveFault] = {}
         self._error_share = 0.0
-        self._frozen: _Frozen | None = None
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Families(self._metrics, self._timed, self.answered))
-        ProcessCollector(registry=self._registry)
+        self._gpus = EmulatedGpus(settings.id, settings.profile)
+        self._exposition = Exposition(self._metrics, self._timed, self.answered, self._gpus)
         self._loop.call_later(settings.start_up_s, self._started)
         if settings.crash_at_start_s is not None:
             self._loop.call_later(settings.crash_at_start_s, self._crash_in_start)
+        for fault in settings.faults:
+            if not is_lasting(fault):
+                self.inflict(fault)
 
     @property
     def context_tokens(self) -> int:
@@ -188,13 +193,8 @@ class EmulatedEngine:
             self._end_fault(kind)
 
     def exposition(self) -> tuple[str, bytes]:
-        """Return content type and body of ``/metrics``, always as Prometheus text.
-
-        To a Prometheus 2 that asks for OpenMetrics, prometheus_client 0.22 and later writes ``vllm:`` as ``vllm_``
-        (its issue 1177). Deployments show both names; here the native ones are wanted.
-        """
-        body = generate_latest(self._registry if self._frozen is None else self._frozen)
-        return CONTENT_TYPE_PLAIN_0_0_4, body
+        """Return content type and body of ``/metrics``."""
+        return self._exposition.text()
 
     def state(self) -> dict[str, Any]:
         """Return what tests and people may want to know, ready for JSON."""
@@ -219,6 +219,9 @@ class EmulatedEngine:
     def _started(self) -> None:
         if self.phase is EnginePhase.STARTING:
             self.phase = EnginePhase.READY
+            for fault in self.settings.faults:
+                if is_lasting(fault):
+                    self.inflict(fault)
 
     def _crash_in_start(self) -> None:
         if self.phase is EnginePhase.STARTING:
@@ -268,9 +271,13 @@ class EmulatedEngine:
             case KvThrash():
                 self._timed.keep_kv_cache(fault.kept_ratio)
             case ExporterFreeze():
-                self._frozen = _Frozen(tuple(self._registry.collect()))
+                self._exposition.freeze(True)
             case Errors():
                 self._error_share = 0.0
+            case Refuse():
+                self.shut(True)
+            case Xid():
+                self._gpus.xid = fault.code
         self._arm()
         ending = None
         if fault.duration_s is not None:
@@ -291,7 +298,11 @@ class EmulatedEngine:
             case KvThrash():
                 self._timed.keep_kv_cache(1.0)
             case ExporterFreeze():
-                self._frozen = None
+                self._exposition.freeze(False)
+            case Refuse():
+                self.shut(False)
+            case Xid():
+                self._gpus.xid = 0
         self._arm()
 
     def _arm(self) -> None:
@@ -307,25 +318,3 @@ class EmulatedEngine:
     def _step_ends(self) -> None:
         self._timed.advance(max(self._loop.time(), self._armed_at))
         self._arm()
-
-
-class _Families(Collector):
-    """The engine's metrics for the registry."""
-
-    def __init__(self, metrics: EngineMetrics, timed: TimedEngine, answered: Mapping[HttpCount, int]) -> None:
-        self._metrics, self._timed, self._answered = metrics, timed, answered
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield them as they stand."""
-        return self._metrics.families(self._timed, self._answered)
-
-
-class _Frozen(Collector):
-    """What the registry said once."""
-
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Sequence[Metric]:
-        """Return it again."""
-        return self._families

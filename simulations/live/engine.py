@@ -28,6 +28,7 @@ from controller.adapters.system_clock import SystemClock
 from controller.errors import BadInput, ForesailError
 from simulations.live.emulated_engine import FLAVOURS, EmulatedEngine, EnginePhase, EngineSettings
 from simulations.live.engine_app import admin_app, engine_app
+from simulations.live.engine_faults import parse_fault
 from simulations.live.live_profiles import live_profile_named
 
 HOST = "127.0.0.1"
@@ -104,11 +105,8 @@ async def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    servers = server_of(engine_app(engine)), server_of(admin_app(engine))
-    tasks = [
-        asyncio.create_task(server.serve(sockets=[sock]))
-        for server, sock in zip(servers, (serving, admin), strict=True)
-    ]
+    door, back_door = _Door(engine_app(engine), serving), _Door(admin_app(engine), admin)
+    engine.shut = door.turn
     ports = {"port": serving.getsockname()[1], "admin_port": admin.getsockname()[1]}
     _say("listening", id=settings.id, model=settings.model, profile=settings.profile.name, **ports)
     await stopped.wait()
@@ -116,27 +114,55 @@ async def run(
     code = 0
     try:
         async with asyncio.timeout(drain.drain_s):
-            await _drain(engine, drain.lame_duck_s, servers[0], tasks[0])
+            await _drain(engine, drain.lame_duck_s, door)
     except TimeoutError:
         code = 1
     _say("stopped", cut=engine.open_answers)
     if code:
         _exit_now(code)
-    servers[1].should_exit = True
-    await tasks[1]
+    await back_door.close()
     if watching is not None:
         watching.cancel()
     return code
 
 
-async def _drain(engine: EmulatedEngine, lame_duck_s: float, server: uvicorn.Server, task: asyncio.Task[None]) -> None:
+class _Door:
+    """A port and who listens there: nobody, while it is shut."""
+
+    def __init__(self, app: ASGIApp, sock: socket.socket) -> None:
+        self._app = app
+        self._port = sock.getsockname()[1]
+        self._open(sock)
+
+    def _open(self, sock: socket.socket) -> None:
+        self._server = server_of(self._app)
+        self._task = asyncio.create_task(self._server.serve(sockets=[sock]))
+
+    def turn(self, shut: bool) -> None:
+        """Listen no more and cut every connection, or listen again."""
+        if not shut:
+            self._open(listening(self._port, "--port"))
+            return
+        self._server.should_exit = self._server.force_exit = True
+        for listener in self._server.servers:
+            listener.close()
+        for connection in list(self._server.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def close(self) -> None:
+        """Listen no more; returns when every answer is out."""
+        self._server.should_exit = True
+        await asyncio.shield(self._task)
+
+
+async def _drain(engine: EmulatedEngine, lame_duck_s: float, door: _Door) -> None:
     started = engine.phase is not EnginePhase.STARTING
     engine.drain()
     if started:
         await asyncio.sleep(lame_duck_s)
     engine.refusing = True
-    server.should_exit = True
-    await asyncio.shield(task)
+    await door.close()
 
 
 async def _end_with(parent: int) -> None:
@@ -168,6 +194,7 @@ def _say(event: str, **more: Any) -> None:
 @click.option("--revision", default="", help="Shown in /v1/models.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="For answers that end by themselves.")
 @click.option("--crash-at-start-s", type=click.FloatRange(min=0), help="Exit with 1 so long into the start-up.")
+@click.option("--fault", "faults", multiple=True, metavar="JSON", help="What is wrong from the start; repeatable.")
 @click.option("--lame-duck-s", type=click.FloatRange(min=0), default=DrainSettings().lame_duck_s, show_default=True,
               help="Still take requests for so long after SIGTERM.")  # fmt: skip
 @click.option("--drain-s", type=click.FloatRange(min=0, min_open=True), default=DrainSettings().drain_s,
@@ -184,6 +211,10 @@ def main(
         chosen = live_profile_named(profile)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--profile") from None
+    try:
+        options["faults"] = tuple(parse_fault(text.encode()) for text in options["faults"])
+    except BadInput as error:
+        raise click.BadParameter(str(error), param_hint="--fault") from None
     settings = EngineSettings(profile=chosen, model=model or chosen.model, **options)
     try:
         serving, admin = listening(port, "--port"), listening(admin_port, "--admin-port")

@@ -48,7 +48,12 @@ def engine_app(engine: EmulatedEngine) -> Starlette:
 
 
 def admin_app(engine: EmulatedEngine) -> Starlette:
-    """Return what listens on the admin port: faults begin with POST and end with DELETE."""
+    """Return what listens on the admin port: faults begin with POST and end with DELETE.
+
+    What a node asks of its engine is there too, ``/health`` and ``/metrics``: nothing that is wrong with the serving
+    port is wrong with this one.
+    """
+    surface = _Surface(engine)
 
     async def inflict(request: Request) -> Response:
         try:
@@ -75,6 +80,8 @@ def admin_app(engine: EmulatedEngine) -> Starlette:
             Route("/faults", inflict, methods=["POST"]),
             Route("/faults", clear, methods=["DELETE"]),
             Route("/state", show, methods=["GET"]),
+            Route("/health", surface.health, methods=["GET"]),
+            Route("/metrics", surface.metrics, methods=["GET"]),
         ]
     )
 

@@ -57,6 +57,19 @@ class ExporterFreeze(_LastingFault):
     kind: Literal["exporter-freeze"]
 
 
+class Refuse(_LastingFault):
+    """The serving port takes no connection, and those that it has are cut, while metrics are scraped as ever (F12)."""
+
+    kind: Literal["refuse"]
+
+
+class Xid(_LastingFault):
+    """A GPU reports an Xid error, whatever the engine does (F9)."""
+
+    kind: Literal["xid"]
+    code: int = Field(79, ge=1, le=999, description="Of the error: 79 says that the GPU has fallen off the bus.")
+
+
 class Exit(_Fault):
     """The process is gone at once, open connections with it (F2); code 0 as some engines do (no crash for Docker)."""
 
@@ -71,10 +84,15 @@ class StartCrash(_Fault):
     at_s: float = Field(0.0, ge=0, description="Seconds after the process began.")
 
 
-LastingFault: TypeAlias = Hang | Slow | Errors | KvThrash | ExporterFreeze
+LastingFault: TypeAlias = Hang | Slow | Errors | KvThrash | ExporterFreeze | Refuse | Xid
 EngineFault: TypeAlias = LastingFault | Exit | StartCrash
 
 _FAULT: TypeAdapter[EngineFault] = TypeAdapter(Annotated[EngineFault, Field(discriminator="kind")])
+
+
+def is_lasting(fault: EngineFault) -> bool:
+    """Return whether the fault goes on until it is cleared, or its time is over."""
+    return isinstance(fault, _LastingFault)
 
 
 def parse_fault(body: bytes) -> EngineFault:

@@ -115,8 +115,8 @@ class LiveDisplay:
         """What the audit log tells, with the platform's own word on its pools and the faults that were injected."""
         platform, model = self._stack.platform, self._stack.options.model
         shares = platform.shares(model)
-        faults = [e for e in platform.events if e.what == "fault"]
-        staged = [Staged(e.at, f"{e.detail} of {e.replica}", e.what) for e in faults]
+        faults = [e for e in platform.events if e.what in ("fault", "rolled out")]
+        staged = [Staged(e.at, f"{e.detail} of {e.replica or e.pool}", e.what) for e in faults]
         told, now = self.watch.view, self._stack.now
         return replace(
             told,

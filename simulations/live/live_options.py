@@ -137,6 +137,7 @@ class LiveOptions:
                 "--port", str(slot.port), "--admin-port", str(slot.admin_port),
                 "--start-up-s", f"{_OPENING_START_UP_S if slot.opening else start_up_s:g}",
                 "--revision", slot.revision, "--seed", str(self.seed), "--lame-duck-s", "0.2",
+                *(word for fault in slot.faults for word in ("--fault", json.dumps(dict(fault)))),
             ]  # fmt: skip
 
         return PoolTemplate(

@@ -7,9 +7,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from policies.fleet import Phase, PoolKey, PoolState, ReplicaState
 from simulations.live.processes import Child
+
+Fault: TypeAlias = Mapping[str, Any]
+"""A fault as its JSON has it (see ``engine_faults``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,7 @@ class EngineSlot:
 
     Attributes:
         opening: Whether it is among the replicas that the platform begins with: those are wanted at once.
+        faults: What is wrong with it from its start: with its revision, or with its pool.
     """
 
     replica: str
@@ -26,6 +31,7 @@ class EngineSlot:
     port: int
     admin_port: int
     opening: bool = False
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class PoolTemplate:
         placement_s: Seconds that a new replica is PENDING before its process is started: a scheduler, an image pull.
             Replicas that the platform begins with do not wait.
         weight: First share of the model's requests, relative to its other pools.
-        revisions: Revisions that the pool can be brought to; new replicas get the last.
+        revisions: Revisions that the pool can be brought to, without faults; new replicas get the last.
         stable_revision: The one recorded as good.
 
     Raises:
@@ -74,6 +80,8 @@ class LiveReplica:
         drains: Whether it may finish what it has when it leaves.
         superseded: Whether a successor of another revision was asked for in its place.
         replaces: Whom it supersedes.
+        condemned: What its next exit is to be called, where more is known than its code tells.
+        exit_reason, waiting_reason: As in ``ReplicaState``.
         leaving: Set when it is to go, for good.
         hurry: Set when it is not to wait for its requests any more.
         ready, gone: Set when it has been READY once; when it is no more.
@@ -94,6 +102,9 @@ class LiveReplica:
     drains: bool = False
     superseded: bool = False
     replaces: LiveReplica | None = None
+    condemned: str = ""
+    exit_reason: str = ""
+    waiting_reason: str = ""
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -119,14 +130,28 @@ class LiveReplica:
             node=self.node,
             restarts=self.restarts,
             cordoned=self.cordoned,
+            exit_reason=self.exit_reason,
+            waiting_reason=self.waiting_reason,
         )
 
 
 class LivePool:
-    """One pool and its replicas, in order of creation."""
+    """One pool and its replicas, in order of creation.
 
-    def __init__(self, template: PoolTemplate, gpus_per_node: int) -> None:
+    Attributes:
+        revisions: Faults of each revision that the pool can be brought to, the oldest first.
+        revision_at: When it was last asked to be of another revision; at first when the platform began.
+        faults: What is wrong with every replica to come, by kind.
+        going: Set unless its rollouts are paused.
+    """
+
+    def __init__(self, template: PoolTemplate, gpus_per_node: int, at: float) -> None:
         self.template = template
+        self.revisions: dict[str, tuple[Fault, ...]] = dict.fromkeys(template.revisions, ())
+        self.revision_at = at
+        self.faults: dict[str, Fault] = {}
+        self.going = asyncio.Event()
+        self.going.set()
         self.replicas: dict[str, LiveReplica] = {}
         self.desired = 0
         self.version = 1
@@ -145,6 +170,32 @@ class LivePool:
     def standing(self) -> list[LiveReplica]:
         """Replicas that count toward what was asked for, oldest first."""
         return [replica for replica in self.replicas.values() if replica.stays]
+
+    @property
+    def paused(self) -> bool:
+        """Whether its rollouts go no further."""
+        return not self.going.is_set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to come: every replica is READY, as many as asked for, of the pool's revision.
+
+        While paused, of any revision.
+        """
+        if not all(replica.phase is Phase.READY for replica in self.replicas.values()):
+            return False
+        if self.paused:
+            return len(self.standing) == self.desired
+        return len(self.replicas) == self.desired and all(r.revision == self.revision for r in self.replicas.values())
+
+    def faults_of(self, replica: LiveReplica) -> tuple[Fault, ...]:
+        """Return what is wrong with a life of the replica that begins now."""
+        return (*self.revisions[replica.revision], *self.faults.values())
+
+    def turn_to(self, revision: str, at: float) -> None:
+        """Let new replicas be of another revision."""
+        self.revision, self.revision_at = revision, at
+        self.version += 1
 
     def create(self, at: float, *, opening: bool = False) -> LiveReplica:
         """Return a new replica of the current revision, PENDING."""
@@ -194,6 +245,9 @@ class LivePool:
             version=self.version,
             revision=self.revision,
             stable_revision=self.template.stable_revision,
+            revision_at=self.revision_at,
+            revisions=tuple(self.revisions),
+            paused=self.paused,
         )
 
     def _node_with_room(self) -> str:

@@ -22,7 +22,7 @@ from simulations.live_view import clock
 from simulations.report import write_whole
 
 MOST_ACTIONS = 12
-_EVENTS = ("ready", "failed", "draining", "gone", "fault", "drain deadline")
+_EVENTS = ("ready", "failed", "draining", "gone", "fault", "drain deadline", "rolled out", "rolled back", "paused")
 
 
 @dataclass(frozen=True, slots=True)

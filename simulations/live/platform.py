@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +20,11 @@ from controller.errors import ActuationError, BadInput, ObservationError, StaleP
 from policies.fleet import Phase, PoolKey, PoolState
 from simulations.live.envoy import checked_shares
 from simulations.live.envoy_config import Endpoint, Health
-from simulations.live.live_pool import LivePool, LiveReplica, PoolTemplate
+from simulations.live.inflicting import CLEAR, EVERY, checked, checked_of_revision, inflict, is_of_pool
+from simulations.live.live_pool import Fault, LivePool, LiveReplica, PoolTemplate
 from simulations.live.prometheus_config import ScrapeTarget
 from simulations.live.replica_life import Machine, PlatformRules, ReplicaLife
+from simulations.live.rollouts import Rollouts
 
 MOST_EVENTS = 5_000
 WHERE = "live platform"
@@ -86,24 +87,24 @@ class Platform:
         self.rules = rules
         self.events: deque[PlatformEvent] = deque(maxlen=MOST_EVENTS)
         self._machine, self._gateway, self._scraped, self._recorded = machine, gateway, scraped, recorded
-        self._pools = {template.key: LivePool(template, rules.gpus_per_node) for template in templates}
+        at = machine.clock.now()
+        self._pools = {template.key: LivePool(template, rules.gpus_per_node, at) for template in templates}
         self._shares = first_shares(templates)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rollouts: dict[PoolKey, asyncio.Task[None]] = {}
+        self._rollouts = Rollouts(self, machine.clock)
 
     async def __aenter__(self) -> Self:
         for pool in self._pools.values():
             pool.desired = pool.template.replicas
             for _ in range(pool.desired):
-                self._begin(pool, opening=True)
+                self.begin(pool, opening=True)
         await self.publish()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for rollout in self._rollouts.values():
-            rollout.cancel()
+        self._rollouts.cancel()
         for pool in self._pools.values():
             pool.desired = 0
             for replica in list(pool.replicas.values()):
@@ -152,12 +153,8 @@ class Platform:
         return found[0]
 
     def settled(self) -> bool:
-        """Return whether every pool has exactly the READY replicas that it was asked for, of its revision."""
-        return all(
-            len(pool.replicas) == pool.desired
-            and all(r.phase is Phase.READY and r.revision == pool.revision for r in pool.replicas.values())
-            for pool in self._pools.values()
-        )
+        """Return whether every pool has what it was asked for (see ``LivePool.settled``)."""
+        return all(pool.settled for pool in self._pools.values())
 
     # What can be done
 
@@ -183,9 +180,9 @@ class Platform:
         pool.desired = replicas
         pool.version += 1
         for _ in range(replicas - len(pool.standing)):
-            self._begin(pool)
+            self.begin(pool)
         for replica in pool.surplus(retire_first, in_flight.get(key, {})):
-            self._leave(pool, replica, drains=True)
+            self.leave(pool, replica, drains=True)
         await self._publish()
 
     async def cordon(self, key: PoolKey, name: str, *, cordoned: bool = True) -> None:
@@ -208,29 +205,54 @@ class Platform:
         """
         pool, replica = self._find(key, name)
         stays, predecessor = replica.stays, replica.replaces
-        self._leave(pool, replica, drains=False)
+        self.leave(pool, replica, drains=False)
         if stays:
-            self._begin(pool).replaces = predecessor
+            self.begin(pool).replaces = predecessor
         await self._publish()
 
     async def roll_back(self, key: PoolKey, revision: str) -> None:
         """Give the pool's replicas the template of ``revision``, one by one: each drains once its successor is READY.
 
+        A pause of its rollouts ends.
+
         Raises:
             ActuationError: If the pool or the revision is unknown.
         """
         pool = self._pool(key)
-        if revision not in pool.template.revisions:
-            raise _unknown(f"no revision {revision!r} of {key}; known: {', '.join(pool.template.revisions)}")
-        if revision == pool.revision:
-            return
-        pool.revision = revision
-        pool.version += 1
-        if (rollout := self._rollouts.get(key)) is not None:
-            rollout.cancel()
-        self._call_off_successors(pool)
-        self._rollouts[key] = asyncio.create_task(self._roll(pool))
-        await self._publish()
+        if revision not in pool.revisions:
+            raise _unknown(f"no revision {revision!r} of {key}; known: {', '.join(pool.revisions)}")
+        pool.going.set()
+        await self._turn(pool, revision, "rolled back")
+
+    async def roll_out(self, key: PoolKey, revision: str, faults: Sequence[Fault] = (), step_s: float = 0.0) -> None:
+        """Bring the pool to a revision, as a pipeline does that knows nothing of us.
+
+        Args:
+            key: Of the pool.
+            revision: A new one, or one that the pool has had, with the faults that it had.
+            faults: What is wrong with every engine of a new revision, from its start.
+            step_s: Seconds that a successor serves before its predecessor is given up.
+
+        Raises:
+            ActuationError: If the pool is unknown, its rollouts are paused, or a fault is none.
+        """
+        pool = self._pool(key)
+        if pool.paused:
+            raise ActuationError("rollouts of this pool are paused", str(key), "resume them first")
+        for fault in faults:
+            checked_of_revision(fault, str(key))
+        pool.revisions.setdefault(revision, tuple(faults))
+        await self._turn(pool, revision, "rolled out", step_s)
+
+    async def pause(self, key: PoolKey, *, paused: bool = True) -> None:
+        """Let rollouts of the pool go no further, or (``paused=False``) go on; raises ActuationError."""
+        pool = self._pool(key)
+        if pool.paused != paused:
+            if paused:
+                pool.going.clear()
+            else:
+                pool.going.set()
+            self._note_pool(pool, "paused" if paused else "resumed")
 
     async def set_shares(self, model: str, weights: Mapping[PoolKey, float]) -> None:
         """Replace the shares of a model; pools left out get none.
@@ -246,26 +268,27 @@ class Platform:
         self._shares = {**self._shares, model: shares}
         await self._gateway.set_shares(self._shares)
 
-    async def inject(self, key: PoolKey, name: str, fault: Mapping[str, Any]) -> None:
-        """Let something go wrong: ``{"kind": "kill"}`` kills the process, anything else is told to its admin port.
+    async def inject(self, key: PoolKey, name: str, fault: Fault) -> None:
+        """Let something go wrong with a replica, or with all of the pool (``*``).
+
+        ``{"kind": "kill"}`` kills the process, ``oom`` does so as a kernel that is out of memory, ``clear`` ends what
+        lasts, anything else is told to the engine's admin port. What lasts until it is cleared and is wrong with all of
+        the pool is wrong with those that come as well.
 
         Raises:
             ActuationError: If there is no such replica or process, or the engine refuses the fault.
         """
-        pool, replica = self._find(key, name)
-        if replica.child is None or replica.slot is None:
-            raise ActuationError("it has no process at the moment", key.replica(name))
-        if fault.get("kind") == "kill":
-            replica.child.signal(signal.SIGKILL)
-        else:
-            url = f"http://127.0.0.1:{replica.slot.admin_port}/faults"
-            try:
-                answer = await self._machine.client.post(url, json=dict(fault), timeout=5.0)
-            except httpx.HTTPError as error:
-                raise ActuationError(f"its admin port does not answer: {error}", key.replica(name)) from None
-            if answer.is_error:
-                raise ActuationError(f"the engine refuses the fault: {answer.text[:500]}", key.replica(name))
-        self.note(pool, replica, "fault", ", ".join(f"{name}={value}" for name, value in fault.items()))
+        checked(fault, key.replica(name))
+        if name != EVERY:
+            await self._inflict(*self._find(key, name), fault)
+            return
+        pool = self._pool(key)
+        if fault.get("kind") == CLEAR:
+            pool.faults.clear()
+        elif is_of_pool(fault):
+            pool.faults[str(fault["kind"])] = dict(fault)
+        for replica in [r for r in pool.replicas.values() if r.child is not None and r.slot is not None]:
+            await self._inflict(pool, replica, fault)
 
     # What replicas need (see ``replica_life.Surroundings``)
 
@@ -285,13 +308,10 @@ class Platform:
         at = self._machine.clock.now()
         self._record(PlatformEvent(at, str(pool.key), replica.id, replica.restarts, what, detail))
 
-    # Inside
+    # What rollouts need (see ``rollouts.Replacing``), beside ``publish``
 
-    def _record(self, event: PlatformEvent) -> None:
-        self.events.append(event)
-        self._recorded(event)
-
-    def _begin(self, pool: LivePool, *, opening: bool = False) -> LiveReplica:
+    def begin(self, pool: LivePool, *, opening: bool = False) -> LiveReplica:
+        """Ask for another replica, of the pool's revision."""
         replica = pool.create(self._machine.clock.now(), opening=opening)
         self.note(pool, replica, replica.phase.value, f"revision {replica.revision}")
         task = asyncio.create_task(ReplicaLife(pool, replica, self.rules, self._machine, self).run())
@@ -299,7 +319,8 @@ class Platform:
         task.add_done_callback(self._tasks.discard)
         return replica
 
-    def _leave(self, pool: LivePool, replica: LiveReplica, *, drains: bool) -> None:
+    def leave(self, pool: LivePool, replica: LiveReplica, *, drains: bool) -> None:
+        """Let a replica go for good, after its requests (``drains``) or at once."""
         if not drains:
             replica.hurry.set()
         if replica.leaving.is_set():
@@ -309,31 +330,25 @@ class Platform:
         self.note(pool, replica, replica.phase.value, "" if drains else "restart")
         replica.leaving.set()
 
-    async def _roll(self, pool: LivePool) -> None:
-        """Bring every replica to the pool's revision; one more than desired at a time."""
-        while stale := [r for r in pool.standing if r.revision != pool.revision]:
-            old = stale[0]
-            successor = self._begin(pool)
-            if old.phase is not Phase.READY:  # nothing to lose
-                self._leave(pool, old, drains=False)
-                continue
-            old.superseded, successor.replaces = True, old
-            waits = [asyncio.ensure_future(event.wait()) for event in (successor.ready, successor.gone)]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-            self._leave(pool, old, drains=True)
-            await self.publish()
+    # Inside
 
-    def _call_off_successors(self, pool: LivePool) -> None:
-        """Let those stay again whose successors are not READY yet, and end these."""
-        for replica in list(pool.replicas.values()):
-            old = replica.replaces
-            if old is not None and replica.stays and not replica.ready.is_set() and not old.leaving.is_set():
-                old.superseded = False
-                self._leave(pool, replica, drains=False)
+    async def _turn(self, pool: LivePool, revision: str, what: str, step_s: float = 0.0) -> None:
+        if revision != pool.revision:
+            pool.turn_to(revision, self._machine.clock.now())
+            self._rollouts.begin(pool, step_s)
+            self._note_pool(pool, what, f"revision {revision}")
+            await self._publish()
+
+    async def _inflict(self, pool: LivePool, replica: LiveReplica, fault: Fault) -> None:
+        await inflict(self._machine.client, pool, replica, fault)
+        self.note(pool, replica, "fault", ", ".join(f"{name}={value}" for name, value in fault.items()))
+
+    def _note_pool(self, pool: LivePool, what: str, detail: str = "") -> None:
+        self._record(PlatformEvent(self._machine.clock.now(), str(pool.key), "", 0, what, detail))
+
+    def _record(self, event: PlatformEvent) -> None:
+        self.events.append(event)
+        self._recorded(event)
 
     async def _publish(self) -> None:
         self._scraped([target for pool in self._pools.values() for target in _targets(pool)])
@@ -407,7 +422,7 @@ def _endpoints(pool: LivePool) -> list[Endpoint]:
 
 def _targets(pool: LivePool) -> list[ScrapeTarget]:
     return [
-        ScrapeTarget(replica.slot.port, replica.id, pool.key)
+        ScrapeTarget(replica.slot.port, replica.id, pool.key, replica.slot.admin_port)
         for replica in pool.replicas.values()
         if replica.slot is not None
     ]

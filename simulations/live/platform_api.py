@@ -4,9 +4,13 @@
 ``GET /v1/pools``                                            every pool with its replicas
 ``PUT /v1/pools/{pool}/scale``                               ``{"replicas", "version", "retire_first"}``
 ``POST /v1/pools/{pool}/replicas/{id}/cordon``               also ``uncordon`` and ``restart``
-``POST /v1/pools/{pool}/replicas/{id}/faults``               let something go wrong: ``{"kind": "kill"}``, or what the
-                                                             engine's admin port takes
+``POST /v1/pools/{pool}/replicas/{id}/faults``               let something go wrong: ``{"kind": "kill"}``, ``oom``, or
+                                                             what the engine's admin port takes; ``clear`` ends it; the
+                                                             id ``*`` means all of the pool, and those to come
 ``POST /v1/pools/{pool}/rollback``                           ``{"revision"}``
+``POST /v1/pools/{pool}/pause``, ``resume``                  rollouts of the pool
+``POST /v1/pools/{pool}/rollout``                            ``{"revision", "faults", "step_s"}``: what a pipeline does,
+                                                             not the daemon; ``faults`` are of a new revision
 ``GET /v1/routes/{model}``, ``PUT``                          ``{"weights": {pool: share}}``
 ``GET /v1/events``                                           what happened to replicas, oldest first
 ``GET /healthz``                                             200, without a token
@@ -22,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -63,6 +68,13 @@ class RevisionBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     revision: _Name
+
+
+class RolloutBody(RevisionBody):
+    """Body of ``rollout``."""
+
+    faults: list[dict[_Name, Any]] = Field([], max_length=10)
+    step_s: float = Field(0.0, ge=0, le=3600)
 
 
 class WeightsBody(BaseModel):
@@ -109,6 +121,9 @@ def platform_app(platform: Platform, token: str) -> Starlette:
             Route("/v1/events", verbs.events, methods=["GET"]),
             Route("/v1/pools/{pool:path}/scale", verbs.scale, methods=["PUT"]),
             Route("/v1/pools/{pool:path}/rollback", verbs.roll_back, methods=["POST"]),
+            Route("/v1/pools/{pool:path}/rollout", verbs.roll_out, methods=["POST"]),
+            Route("/v1/pools/{pool:path}/pause", verbs.pause, methods=["POST"]),
+            Route("/v1/pools/{pool:path}/resume", verbs.resume, methods=["POST"]),
             Route(f"{replica}/cordon", verbs.cordon, methods=["POST"]),
             Route(f"{replica}/uncordon", verbs.uncordon, methods=["POST"]),
             Route(f"{replica}/restart", verbs.restart, methods=["POST"]),
@@ -178,6 +193,20 @@ class _Verbs:
         await self._platform.roll_back(key, (await _read(request, RevisionBody)).revision)
         return _done()
 
+    async def roll_out(self, request: Request) -> Response:
+        key = self._platform.key_named(request.path_params["pool"])
+        body = await _read(request, RolloutBody)
+        await self._platform.roll_out(key, body.revision, body.faults, body.step_s)
+        return _done()
+
+    async def pause(self, request: Request) -> Response:
+        await self._platform.pause(self._platform.key_named(request.path_params["pool"]))
+        return _done()
+
+    async def resume(self, request: Request) -> Response:
+        await self._platform.pause(self._platform.key_named(request.path_params["pool"]), paused=False)
+        return _done()
+
     async def cordon(self, request: Request) -> Response:
         key = self._platform.key_named(request.path_params["pool"])
         await self._platform.cordon(key, request.path_params["replica"])
@@ -223,6 +252,9 @@ def pool_json(pool: PoolState) -> Mapping[str, Any]:
         "usd_per_replica_hour": pool.usd_per_replica_hour,
         "revision": pool.revision,
         "stable_revision": pool.stable_revision,
+        "revision_at": None if math.isnan(pool.revision_at) else pool.revision_at,
+        "revisions": list(pool.revisions),
+        "paused": pool.paused,
         "replicas": [
             {
                 "id": replica.id,
@@ -233,6 +265,8 @@ def pool_json(pool: PoolState) -> Mapping[str, Any]:
                 "node": replica.node,
                 "restarts": replica.restarts,
                 "cordoned": replica.cordoned,
+                "exit_reason": replica.exit_reason,
+                "waiting_reason": replica.waiting_reason,
             }
             for replica in pool.replicas
         ],

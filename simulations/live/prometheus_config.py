@@ -20,11 +20,17 @@ from simulations.live.envoy_config import name_in_statistics
 
 @dataclass(frozen=True, slots=True)
 class ScrapeTarget:
-    """An engine process to be scraped."""
+    """An engine process to be scraped.
+
+    Attributes:
+        port: Where it serves, by which gateways know it.
+        metrics_port: Where it is scraped, if elsewhere.
+    """
 
     port: int
     replica: str
     pool: PoolKey
+    metrics_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,9 @@ def write_targets(file: Path, targets: Sequence[ScrapeTarget]) -> None:
     """Replace the engines that are scraped; Prometheus sees a rename at once."""
     groups = [
         {
-            "targets": [f"127.0.0.1:{target.port}"],
+            "targets": [f"127.0.0.1:{target.metrics_port or target.port}"],
             "labels": {
+                "instance": f"127.0.0.1:{target.port}",
                 "pod": target.replica,
                 "pool": target.pool.pool,
                 "model_name": target.pool.model,

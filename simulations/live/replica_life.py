@@ -100,7 +100,8 @@ class ReplicaLife:
         replica, machine = self._replica, self._machine
         first = replica.opening and replica.restarts == 0
         ports = machine.ports.take(), machine.ports.take()
-        slot = EngineSlot(replica.id, replica.revision, replica.restarts, *ports, opening=first)
+        faults = self._pool.faults_of(replica)
+        slot = EngineSlot(replica.id, replica.revision, replica.restarts, *ports, opening=first, faults=faults)
         command = self._pool.template.command(slot)
         try:
             replica.child = await machine.supervisor.start(replica.id, command, machine.environment)
@@ -125,11 +126,16 @@ class ReplicaLife:
         await self._unless_leaving(replica.child.wait())
 
     async def _healthy(self, slot: EngineSlot) -> bool:
-        try:
-            answer = await self._machine.client.get(f"http://127.0.0.1:{slot.port}/health", timeout=2.0)
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == 200
+        """Ask as kubelet does, from the engine's own node: also one that the network keeps from everybody else."""
+        for port in (slot.port, slot.admin_port):
+            try:
+                answer = await self._machine.client.get(f"http://127.0.0.1:{port}/health", timeout=2.0)
+            except httpx.ConnectError:
+                continue
+            except httpx.HTTPError:
+                return False
+            return answer.status_code == 200
+        return False
 
     async def _crashed(self) -> None:
         """Take note that the engine exited, whatever its code, and wait before it is started again in place."""
@@ -142,10 +148,14 @@ class ReplicaLife:
         replica.restarts += 1
         replica.requested_at = now
         code = replica.child.exit_code if replica.child is not None else None
+        replica.exit_reason, replica.condemned = replica.condemned or _reason_of(code), ""
+        if replica.backoffs > 1:  # as with kubelet, one exit is no loop
+            replica.waiting_reason = "CrashLoopBackOff"
         self._vacate()
         self._enter(Phase.FAILED, f"exit code {code}, again in {wait_s:g} s")
         await self._around.publish()
         await self._unless_leaving(asyncio.sleep(wait_s))
+        replica.waiting_reason = ""
 
     async def _drain(self) -> None:
         """Wait until the requests of a replica that was serving have ended, as long as may be."""
@@ -180,3 +190,10 @@ class ReplicaLife:
         slot, self._replica.slot, self._replica.child = self._replica.slot, None, None
         if slot is not None:
             self._machine.ports.give_back(slot.port, slot.admin_port)
+
+
+def _reason_of(code: int | None) -> str:
+    """Return what an exit is called; nobody but whoever killed it knows more than its code tells."""
+    if code is None:
+        return ""
+    return "Completed" if code == 0 else "Error"

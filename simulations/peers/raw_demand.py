@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from controller.forecasts import ForecastSettings, LoadForecasts
 from forecasting.forecast import LoadForecast
@@ -19,7 +19,7 @@ class RawDemand(LoadForecasts):
     def __init__(self, settings: ForecastSettings) -> None:
         super().__init__(FallbackForecaster(()), 1.0, settings)
 
-    def learn(self, fleet: FleetState) -> Mapping[str, Demand]:
+    def learn(self, fleet: FleetState, hidden: Collection[str] = ()) -> Mapping[str, Demand]:
         """Return what was observed, as it is."""
         return fleet.demand
 

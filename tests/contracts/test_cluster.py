@@ -5,6 +5,7 @@ An implementation is a ``ClusterWorld``: a cluster with one pool of three READY 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -173,6 +174,48 @@ def test_rolling_back_gives_every_replica_the_revision(world: ClusterWorld) -> N
     assert the_pool(world) == pool
 
 
+def test_a_revision_is_told_with_those_that_can_be_gone_back_to_and_since_when(world: ClusterWorld) -> None:
+    before = the_pool(world)
+    assert before.revisions in (("1", "2"), ())  # none where the platform does not tell
+    world.wait(1.0)
+    world.cluster.roll_back(world.key, "1")
+    after = the_pool(world)
+    assert (after.revision, after.paused) == ("1", False)
+    assert math.isnan(after.revision_at) or after.revision_at > before.revision_at
+    assert after.revisions == before.revisions
+
+
+@pytest.mark.parametrize("world", ["live"], indirect=True)
+def test_a_paused_rollout_goes_no_further_until_it_is_resumed(world: ClusterWorld) -> None:
+    world.cluster.roll_back(world.key, "1")
+    for _ in range(2):  # twice is as good as once
+        world.cluster.pause(world.key)
+    assert the_pool(world).paused
+    world.wait(600.0)
+    pool = the_pool(world)
+    assert pool.paused
+    assert [replica.revision for replica in pool.replicas].count("2") >= 2
+    assert len(pool.serving) >= 3
+    for _ in range(2):
+        world.cluster.resume(world.key)
+    world.wait(1200.0)
+    pool = the_pool(world)
+    assert not pool.paused
+    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [("1", Phase.READY)] * 3
+
+
+@pytest.mark.parametrize("world", ["live"], indirect=True)
+def test_rolling_back_ends_a_pause(world: ClusterWorld) -> None:
+    world.cluster.roll_back(world.key, "1")
+    world.cluster.pause(world.key)
+    world.wait(600.0)
+    world.cluster.roll_back(world.key, "2")
+    assert not the_pool(world).paused
+    world.wait(1200.0)
+    pool = the_pool(world)
+    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [("2", Phase.READY)] * 3
+
+
 def test_what_is_not_there_cannot_be_acted_on(world: ClusterWorld) -> None:
     nowhere = PoolKey(world.key.model, "nowhere")
     for verb in (world.cluster.cordon, world.cluster.uncordon, world.cluster.restart):
@@ -184,6 +227,11 @@ def test_what_is_not_there_cannot_be_acted_on(world: ClusterWorld) -> None:
         world.cluster.scale(nowhere, 1, 1)
     with pytest.raises(ActuationError):
         world.cluster.roll_back(nowhere, "1")
+    for of_pool in (world.cluster.pause, world.cluster.resume):
+        with pytest.raises(ActuationError):
+            of_pool(nowhere)
+    with pytest.raises(ActuationError):
+        world.cluster.avoid("no-such-node")
     with pytest.raises(ActuationError):
         world.cluster.roll_back(world.key, "no-such-revision")
     with pytest.raises(ActuationError):

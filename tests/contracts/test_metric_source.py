@@ -39,6 +39,10 @@ class MetricWorld(Protocol):
         """Let one engine answer every second request with a 500 from now on; return the replica's id."""
         ...
 
+    def cut_off(self) -> str:
+        """Let the gateway get no connection to one replica from now on; return the replica's id."""
+        ...
+
     def lose(self, seconds: float) -> None:
         """Make the metrics store unreachable for a while."""
         ...
@@ -74,6 +78,9 @@ class SimulatedWorld:
         self.fleet.inject(Errors(self._since_epoch_s(), ReplicaTarget(replica=1), 0.5))
         self.wait(0.0)
         return "main-1"
+
+    def cut_off(self) -> str:
+        raise NotImplementedError
 
     def lose(self, seconds: float) -> None:
         self.fleet.inject(MetricsLoss(self._since_epoch_s(), None, seconds))
@@ -185,6 +192,22 @@ def test_failed_answers_of_each_replica_are_counted_by_the_gateway_from_zero(wor
     }
 
 
+@pytest.mark.parametrize("world", ["prometheus"], indirect=True)
+def test_a_replica_that_the_gateway_cannot_reach_is_told_and_says_itself_that_it_is_well(world: MetricWorld) -> None:
+    world.wait(60.0)
+    before = read(world)
+    assert set(before.unreached.values()) == {0.0}
+    assert set(before.unreached) == set(before.replicas)
+    name = world.cut_off()
+    world.wait(60.0)
+    after = read(world)
+    assert after.unreached[name] == pytest.approx(60.0 * REQUESTS_PER_S / 2, rel=0.3)
+    assert {n: count for n, count in after.unreached.items() if n != name} == {
+        n: 0.0 for n in before.unreached if n != name
+    }
+    assert after.replicas[name].observed_at > before.replicas[name].observed_at
+
+
 def test_an_idle_replica_has_no_latencies(world: MetricWorld) -> None:
     world.wait(700.0)
     for metrics in read(world).replicas.values():
@@ -231,5 +254,5 @@ def test_a_frozen_store_shows_its_age_and_no_load_that_it_did_not_see(world: Met
     assert len(metrics.replicas) == 2
     assert all(m.observed_at <= frozen_at for m in metrics.replicas.values())
     assert metrics.demand == {}
-    assert metrics.in_flight == metrics.answered == metrics.failed_answers == {}
+    assert metrics.in_flight == metrics.answered == metrics.failed_answers == metrics.unreached == {}
     assert f"demand:{world.model}" in metrics.missing

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from controller.errors import ObservationError
-from controller.observation import observe, plausible
+from controller.observation import observe, plausible, unknown_pods
 from controller.ports import FleetMetrics
 from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
 from policies.roster import figures_of
@@ -145,7 +145,20 @@ def test_demand_service_queues_and_missing_signals_are_passed_on() -> None:
 def test_series_of_replicas_that_are_gone_find_no_owner() -> None:
     state = seen(FleetMetrics(replicas={"ghost": metrics(kv_cache_ratio=55.0)}, in_flight={"ghost": 3.0}))
     assert [r.id for p in state.pools for r in p.replicas] == ["a0"]
-    assert state.missing == ()
+    assert state.missing == ("unknown:1 pod (ghost)",)
+    assert unknown_pods(state.missing) == 1
+
+
+def test_pods_that_the_cluster_does_not_know_are_counted_once_each_and_named_within_bounds() -> None:
+    told = {f"ghost-{number}-{'x' * 500}": metrics() for number in range(40)}
+    state = seen(
+        FleetMetrics(told, answered={"ghost-0": 1.0, "a0": 2.0}, unreached={"ghost-0": 3.0}, missing=("replica:x",))
+    )
+    (_, note) = state.missing
+    assert unknown_pods(state.missing) == 41
+    assert note.startswith("unknown:41 pods (ghost-0, ghost-0-xx")
+    assert len(note) < 600
+    assert unknown_pods(("replica:x", "unknown:many pods")) == 0
 
 
 def test_metrics_of_an_earlier_life_are_not_believed() -> None:

@@ -12,6 +12,7 @@ import pytest
 from controller.adapters.prometheus import PrometheusSource
 from controller.adapters.prometheus_http import PrometheusHttp, Row
 from controller.adapters.prometheus_settings import PrometheusSettings
+from controller.doctor import Findings, _examine_gpus, _examine_signals
 from controller.errors import ObservationError, QueryRefused
 from controller.ports import FleetMetrics
 from policies.settings import PolicySettings
@@ -323,6 +324,112 @@ def test_only_errors_of_the_replicas_own_are_failed_answers_and_before_the_first
     others = [ended("503", 8.0), ended("501", 8.0), ended("502", 8.0, "UF"), ended("504", 8.0, "SI")]
     store.scrape(*an_engine("r0"), *an_engine("r1"), ended("200", 5.0), *failed, *others, ended("200", 9.0, "-", "r1"))
     assert looked(source, store).failed_answers == {"r0": 3.0, "r1": 0.0}
+
+
+def endpoint_count(metric: str, count: float, replica: str = "r0") -> Figure:
+    labels = {**GATEWAY, "envoy_cluster_name": "a", "envoy_endpoint_address": f"10.0.0.{replica[-1]}:8000"}
+    return f"envoy_cluster_endpoint_{metric}", labels, count
+
+
+def test_a_replica_that_the_gateway_cannot_connect_to_is_told_and_the_others_are_reached(store: Store) -> None:
+    engines = (*an_engine("r0"), *an_engine("r1"))
+    active = [endpoint_count("rq_active", 0.0, name) for name in ("r0", "r1")]
+    source = store.source()
+    store.scrape(*engines, *active)
+    assert looked(source, store).unreached == {}  # nobody counts them
+    store.scrape(
+        *engines, *active, endpoint_count("cx_connect_fail", 12.0), endpoint_count("cx_connect_fail", 0.0, "r1")
+    )
+    metrics = looked(source, store)
+    assert metrics.unreached == {"r0": 12.0, "r1": 0.0}
+    assert not [told for told in metrics.missing if "unreached" in told]
+
+
+def test_requests_that_preempt_each_other_or_are_given_up_are_told_of_each_replica(store: Store) -> None:
+    preempted: Figure = ("vllm:num_preemptions_total", {"engine": "0"}, 7.0)
+    store.scrape(*an_engine("r0", aborted=3.0), *of_pod("r0", [preempted])[1:], *an_engine("r1"))
+    replicas = looked(store.source(), store).replicas
+    assert (replicas["r0"].preemptions_total, replicas["r0"].aborted_requests_total) == (7.0, 3.0)
+    assert math.isnan(replicas["r1"].preemptions_total)
+    assert replicas["r1"].aborted_requests_total == 0.0
+
+
+def gpu(replica: str, number: int = 0, *, honored: bool = False, **told: float) -> list[Figure]:
+    """Return what the exporter on a node says of one GPU; a scrape may rename the label that says who holds it."""
+    holder = {"pod": replica} if honored else {"exported_pod": replica, "pod": "dcgm-exporter-x7f2"}
+    labels = {"gpu": str(number), "UUID": f"GPU-{replica}-{number}", "instance": "10.0.1.1:9400", **holder}
+    named = {"POWER_USAGE": 420.0, "ENFORCED_POWER_LIMIT": 700.0, "SM_CLOCK": 1485.0, "MAX_SM_CLOCK": 1980.0}
+    figures = {"XID_ERRORS": 0.0, **named, **told}
+    return [(f"DCGM_FI_DEV_{name}", labels, value) for name, value in figures.items()]
+
+
+@pytest.mark.parametrize("honored", [False, True])
+def test_gpus_are_those_of_the_replica_that_holds_them_and_the_worst_of_several_counts(
+    store: Store, honored: bool
+) -> None:
+    engines = (*an_engine("r0"), *an_engine("r1"))
+    source = store.source()
+    throttled = gpu("r0", 1, honored=honored, POWER_USAGE=105.0, SM_CLOCK=495.0)
+    store.scrape(*engines, *gpu("r0", honored=honored), *throttled, *gpu("trainer-0", honored=honored))
+    metrics = looked(source, store)
+    assert source.gpus.others == 1
+    r0 = metrics.replicas["r0"]
+    assert (r0.gpu_xid, r0.gpu_power_ratio, r0.gpu_clock_ratio) == (0.0, pytest.approx(0.15), pytest.approx(0.25))
+    assert math.isnan(metrics.replicas["r1"].gpu_xid)  # nobody exports its GPUs
+    assert set(metrics.replicas) == {"r0", "r1"}
+    assert not [told for told in metrics.missing if "gpu" in told]
+    findings = Findings("")
+    _examine_signals(source.sources, findings)
+    _examine_gpus(source, metrics, findings)
+    assert "DCGM exporter: 3 GPUs" in findings.sources
+    assert "GPUs of 1 of 2 replicas; those of 1 other pod are ignored" in findings.sources
+    assert "DCGM_FI_DEV_XID_ERRORS" in next(f.metrics for f in findings.signals if f.signal == "gpu_xid")
+
+
+def test_an_xid_is_told_once_it_occurs_for_some_time_and_not_of_whoever_gets_the_gpu_next(store: Store) -> None:
+    source = store.source(event_window_s=60.0)
+    seen = []
+    for xid in (31.0, 31.0, 79.0, 79.0, 79.0, 79.0, 79.0, 79.0, 79.0):
+        store.scrape(*an_engine("r0"), *gpu("r0", XID_ERRORS=xid))
+        seen.append(looked(source, store).replicas["r0"].gpu_xid)
+    assert seen[:3] == [0.0, 0.0, 79.0]  # the first was there before it had the GPU
+    assert seen[4] == 79.0
+    assert seen[-1] == 0.0
+
+
+def test_gpu_figures_that_are_old_or_cannot_be_are_missing(store: Store) -> None:
+    source = store.source()
+    blank = gpu("r0", MAX_SM_CLOCK=9.2e18, POWER_USAGE=0.0)
+    store.scrape(*an_engine("r0"), *blank)
+    metrics = looked(source, store)
+    r0 = metrics.replicas["r0"]
+    assert math.isnan(r0.gpu_power_ratio)
+    assert math.isnan(r0.gpu_clock_ratio)
+    assert r0.gpu_xid == 0.0
+    assert "gpu_power_ratio:r0 (impossible: 0)" in metrics.missing
+    for _ in range(4):
+        store.scrape(*an_engine("r0"))
+    metrics = looked(source, store)
+    assert math.isnan(metrics.replicas["r0"].gpu_xid)
+    assert "gpu:dcgm (1 of 1 pods last sampled too long ago)" in metrics.missing
+
+
+def test_gpus_alone_are_no_fleet(store: Store) -> None:
+    store.scrape(*gpu("r0"))
+    with pytest.raises(ObservationError, match="no series of any known engine"):
+        looked(store.source(), store)
+
+
+def test_limits_that_are_not_exported_are_nothing_to_look_for(store: Store) -> None:
+    """The exporter's default counters have no limits: the ratios are not there, and nothing is told to be gone."""
+    limits = ("DCGM_FI_DEV_ENFORCED_POWER_LIMIT", "DCGM_FI_DEV_MAX_SM_CLOCK")
+    figures = [figure for figure in gpu("r0") if figure[0] not in limits]
+    store.scrape(*an_engine("r0"), *figures)
+    source = store.source()
+    metrics = looked(source, store)
+    assert metrics.replicas["r0"].gpu_xid == 0.0
+    assert math.isnan(metrics.replicas["r0"].gpu_power_ratio)
+    assert not [told for told in metrics.missing if "gpu" in told]
 
 
 def test_an_engine_that_has_no_count_of_errors_does_not_say_that_there_were_none(store: Store) -> None:

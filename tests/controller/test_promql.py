@@ -55,6 +55,20 @@ def test_of_several_names_each_replica_has_its_best() -> None:
     assert query == "max by (pod) (new{}) or on (pod) max by (pod) (old{})"
 
 
+def test_a_ratio_of_several_parts_is_that_of_each_part_and_not_of_their_extremes() -> None:
+    query = promql.figure([a_candidate(over="y")], Grouping(("pod",)), "min")
+    assert query == "min by (pod) (x{} / y{})"
+    assert promql.figure([a_candidate(over="y")], Grouping(("pod",)), "max") == "max by (pod) (x{} / y{})"
+    assert promql.figure([a_candidate(over="y")], Grouping(("pod",)), "sum") == (
+        "(sum by (pod) (x{}) / sum by (pod) (y{}))"
+    )
+
+
+def test_what_has_not_changed_lately_is_not_told() -> None:
+    query = promql.changed([a_candidate()], Grouping(("pod",)), "max", 60.0)
+    assert query == "max by (pod) (x{} and changes(x{}[60000ms]) > 0)"
+
+
 def test_growth_is_taken_series_by_series_so_that_one_reset_spoils_no_sum() -> None:
     query = promql.figure([a_candidate()], Grouping(("model",)), "sum", over_s=300.0)
     assert query == "sum by (model) (increase(x{}[300000ms]))"
@@ -64,7 +78,6 @@ def test_units_sums_and_ratios_of_a_candidate_are_in_the_query() -> None:
     by = Grouping(("pod",))
     assert promql.figure([a_candidate(times=0.001)], by, "sum") == "(sum by (pod) (x{}) * 0.001)"
     assert promql.figure([a_candidate(times=0.001)], by, "sum", "_count") == "sum by (pod) (x_count{})"
-    assert promql.figure([a_candidate(over="y")], by, "max") == "(max by (pod) (x{}) / max by (pod) (y{}))"
     assert promql.figure([a_candidate(plus=("y",))], by, "sum") == (
         "(sum by (pod) (x{}) + (sum by (pod) (y{}) or sum by (pod) (x{}) * 0))"
     )

@@ -23,6 +23,7 @@ def test_engines_report_of_replicas_and_gateways_of_requests() -> None:
     assert {name for name, names in catalogue().items() if names.scope == "replica"} == set(ENGINES)
     gateways = {name for name, names in catalogue().items() if names.scope == "gateway"}
     assert gateways == {"arrivals", "dynamo", "envoy", "epp"}
+    assert {name for name, names in catalogue().items() if names.scope == "gpu"} == {"dcgm"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -48,6 +49,19 @@ def test_names_are_known_with_the_prefixes_of_others_who_export_them() -> None:
         names_of("vllm", "running_requests")
     )
     assert names_of("sglang", "kv_cache_ratio") == ["sglang:token_usage", "sglang_token_usage"]
+
+
+def test_preemptions_are_counted_and_not_those_of_the_last_batch() -> None:
+    assert names_of("vllm", "preemptions_total")[0] == "vllm:num_preemptions_total"
+    assert names_of("sglang", "preemptions_total")[0] == "sglang:num_retracted_requests_total"
+
+
+def test_only_exporters_of_gpu_figures_name_replicas_by_their_own_labels() -> None:
+    said = catalogue()["dcgm"].model_dump(by_alias=True)
+    with pytest.raises(ValueError, match="labels for the replica"):
+        MetricNames.model_validate({**said, "replica_labels": []})
+    with pytest.raises(ValueError, match="labels for the replica"):
+        MetricNames.model_validate({**said, "scope": "replica"})
 
 
 def test_the_step_heartbeat_of_vllm_is_the_count_of_a_histogram_that_is_named_like_a_counter() -> None:

@@ -269,3 +269,12 @@ def test_skill_is_published_by_workload_until_that_is_gone(telemetry: Telemetry)
     telemetry.skill_seen({}, {}, (), {(MODEL, "600", "plain"): float("nan")})
     assert value(telemetry, "foresail_workload_skill_ratio", model=MODEL, **labels) is None
     assert "foresail_workload_skill_ratio" not in names(telemetry)
+
+
+def test_pods_that_the_cluster_does_not_know_are_counted_at_each_tick(telemetry: Telemetry) -> None:
+    tick = quiet_tick(1000.0)
+    assert tick.fleet is not None
+    told = replace(tick, fleet=replace(tick.fleet, missing=("unknown:3 pods (a, b, c)",)))
+    for record in (tick, told, told):
+        telemetry.tick_ended(record, "decided", 0.1, 0)
+    assert samples(telemetry)["foresail_unknown_pods_total", ()] == 6.0

@@ -11,7 +11,7 @@ import pytest
 import foresail
 from tests.builders import KEY
 from tests.builders_live_fleet import ScrapedFleet, WatchedLoop
-from tests.builders_prometheus import free_port
+from tests.builders_prometheus import Pages, free_port
 
 
 @pytest.fixture
@@ -57,6 +57,27 @@ def test_people_get_the_same_as_tables(config: Path, capsys: pytest.CaptureFixtu
     assert "vllm:num_requests_running" in text
     assert "MISSING" in text
     assert "Problems\n  none" in text
+
+
+def test_pods_that_the_platform_does_not_know_are_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = {
+        "model": KEY.model, "pool": KEY.pool, "role": "unified", "desired": 3, "version": 1, "gpus_per_replica": 1,
+        "usd_per_replica_hour": 1.0, "revision": "1", "stable_revision": "1",
+        "replicas": [
+            {"id": name, "phase": "ready", "requested_at": 1.0, "since_at": 1.0, "revision": "1", "node": "",
+             "restarts": 0, "cordoned": False}
+            for name in ("r0", "r1", "r2")
+        ],
+    }  # fmt: skip
+    platform = Pages({"/v1/pools": json.dumps([pool])})
+    code, told = doctor(capsys, "-c", str(config), f"--set=platform.url=http://127.0.0.1:{platform.port}")
+    platform.close()
+    assert code == 0
+    (note,) = told["problems"]
+    assert "1 pod that the platform does not know, and which are ignored: r3" in note["what"]
+    code, told = doctor(capsys, "-c", str(config), f"--set=platform.url=http://127.0.0.1:{platform.port}")
+    assert code == 0  # a platform that is away leaves what the metrics store tells
+    assert "does not answer" in told["problems"][0]["what"]
 
 
 def test_a_pool_that_nobody_scrapes_is_a_problem(

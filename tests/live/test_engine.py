@@ -223,6 +223,61 @@ def test_a_frozen_exporter_says_the_same_while_the_engine_works(engine: EnginePr
     assert metrics(engine)[tokens] == first[tokens] + 5
 
 
+def gpu(engine: EngineProcess, name: str) -> float:
+    return metric(engine, f"DCGM_FI_DEV_{name}", gpu="0")
+
+
+def test_gpus_of_an_engine_that_hangs_draw_little_and_a_slow_one_has_a_low_clock(engine: EngineProcess) -> None:
+    idle_w = gpu(engine, "POWER_USAGE")
+
+    def while_busy() -> None:
+        busy_w = gpu(engine, "POWER_USAGE")
+        assert busy_w > 3 * idle_w
+        engine.inflict(kind="slow", factor=4)
+        assert gpu(engine, "SM_CLOCK") == pytest.approx(gpu(engine, "MAX_SM_CLOCK") / 4)
+        engine.inflict(kind="hang")
+        engine.inflict(kind="exporter-freeze")
+        assert gpu(engine, "POWER_USAGE") == idle_w
+        engine.clear_faults()
+        assert gpu(engine, "SM_CLOCK") == gpu(engine, "MAX_SM_CLOCK")
+
+    asyncio.run(streams(engine, 4, 200, while_busy))
+
+
+def test_an_xid_is_reported_until_it_is_cleared(engine: EngineProcess) -> None:
+    engine.inflict(kind="xid", code=31)
+    assert gpu(engine, "XID_ERRORS") == 31
+    engine.clear_faults()
+    assert gpu(engine, "XID_ERRORS") == 0
+
+
+def test_an_engine_that_refuses_connections_is_scraped_as_ever_and_comes_back(engine: EngineProcess) -> None:
+    with httpx.Client() as kept:
+        assert kept.get(f"{engine.url}/health").status_code == 200
+        engine.inflict(kind="refuse")
+        for _ in range(2):
+            with pytest.raises(httpx.TransportError):
+                kept.get(f"{engine.url}/health")
+        with pytest.raises(httpx.ConnectError):
+            text(engine)
+        assert httpx.get(f"{engine.admin_url}/health").status_code == 200
+        assert "vllm:num_requests_running" in httpx.get(f"{engine.admin_url}/metrics").text
+        engine.clear_faults()
+        wait_until(lambda: httpx.get(f"{engine.url}/health").status_code == 200)
+        assert text(engine).status_code == 200
+
+
+def test_what_is_wrong_with_a_revision_is_wrong_from_its_start() -> None:
+    with engine_process("--fault", '{"kind": "errors"}', "--fault", '{"kind": "xid"}', *FAST) as engine:
+        wait_until(lambda: httpx.get(f"{engine.url}/health").status_code == 200)
+        assert text(engine).status_code == 500
+        assert gpu(engine, "XID_ERRORS") == 79
+    with engine_process("--start-up-s", "600", "--fault", '{"kind": "start-crash"}', *FAST) as engine:
+        assert engine.process.wait(SLACK_S) == 1
+    with pytest.raises(ActuationError, match="--fault"), engine_process("--fault", '{"kind": "sleepy"}', *FAST):
+        pass
+
+
 def test_a_client_that_goes_away_frees_its_place(engine: EngineProcess) -> None:
     aborted = metric(engine, "vllm:request_success_total", finished_reason="abort")
     body = body_of(MODEL, 50, 5000)

@@ -179,3 +179,4 @@ def test_a_fault_needs_a_stack_that_runs(tmp_path: Path, capsys: pytest.CaptureF
     assert foresail.main(["live", "fault", "large/large-0", "kill", "--out", str(tmp_path)]) == 2
     assert "no live stack runs here" in capsys.readouterr().err
     assert foresail.main(["live", "fault", "large-0", "kill", "--out", str(tmp_path)]) == 2
+    assert foresail.main(["live", "rollout", "large", "2", "errors", "--out", str(tmp_path)]) == 2

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import foresail
 from controller.errors import ActuationError, BadInput, StalePlan
 from policies.fleet import Phase, PoolKey, ReplicaState
 from simulations.live.envoy_config import HEADER
@@ -61,8 +62,10 @@ def stream(world: RunningPlatform, pieces: int, got: list[str]) -> threading.Thr
     return thread
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_an_engine_that_exits_is_started_again_in_place_whatever_its_code(world: RunningPlatform, code: int) -> None:
+@pytest.mark.parametrize(("code", "reason"), [(0, "Completed"), (3, "Error"), (137, "Error")])
+def test_an_engine_that_exits_is_started_again_in_place_whatever_its_code(
+    world: RunningPlatform, code: int, reason: str
+) -> None:
     before = the_replica(world, "west-0", WEST)
     world.do(world.platform.set_shares(MODEL, {WEST: 1.0}))
     with world.gateway() as gateway:
@@ -72,6 +75,7 @@ def test_an_engine_that_exits_is_started_again_in_place_whatever_its_code(world:
     world.settle()
     after = the_replica(world, "west-0", WEST)
     assert (after.restarts, after.life) == (1, "west-0#1")
+    assert (before.exit_reason, after.exit_reason, after.waiting_reason) == ("", reason, "")
     assert after.requested_at > before.requested_at
     with world.gateway() as gateway:
         assert gateway.get("/now").status_code == 200
@@ -91,6 +95,31 @@ def test_an_injected_kill_ends_the_process_and_backs_off_longer_each_time(world:
         assert "exit code -9" in failed.detail
         waits.append(float(failed.detail.rsplit(" ", 2)[1]))
     assert waits == [0.2, 0.4, 0.8]
+    assert the_replica(world, "west-0", WEST).exit_reason == "Error"
+
+
+def test_an_exit_is_out_of_memory_only_where_it_is_known_to_be(world: RunningPlatform) -> None:
+    world.do(world.platform.inject(WEST, "west-0", {"kind": "oom"}))
+    world.until(lambda: the_replica(world, "west-0", WEST).restarts == 1)
+    world.settle()
+    assert the_replica(world, "west-0", WEST).exit_reason == "OOMKilled"
+    world.do(world.platform.inject(WEST, "*", {"kind": "kill"}))
+    world.until(lambda: the_replica(world, "west-0", WEST).restarts == 2)
+    assert the_replica(world, "west-0", WEST).exit_reason == "Error"
+
+
+def test_a_replica_that_exits_again_and_again_waits_in_a_loop_and_one_exit_is_none(tmp_path: Path) -> None:
+    seen: set[tuple[int, str]] = set()
+    with RunningPlatform(tmp_path, [a_template(1)], restart_backoff_s=0.5) as world:
+        for kills in (1, 2):
+            world.do(world.platform.inject(EAST, "east-0", {"kind": "kill"}))
+            world.until(lambda kills=kills: the_replica(world, "east-0").restarts == kills)  # type: ignore[misc]  # bound on purpose
+            replica = the_replica(world, "east-0")
+            assert replica.phase is Phase.FAILED
+            seen.add((replica.restarts, replica.waiting_reason))
+            world.settle()
+        assert seen == {(1, ""), (2, "CrashLoopBackOff")}
+        assert the_replica(world, "east-0").waiting_reason == ""
 
 
 def test_scaling_down_lets_streams_end_and_counts_no_error(world: RunningPlatform) -> None:
@@ -187,6 +216,69 @@ def test_a_rollout_that_cannot_start_stops_there_and_is_rolled_back(tmp_path: Pa
         assert [(r.id, r.revision) for r in world.platform.pools()[0].replicas] == [("east-0", "2"), ("east-1", "2")]
 
 
+def test_a_pipeline_brings_a_revision_that_the_platform_did_not_know(world: RunningPlatform) -> None:
+    (before, _) = world.platform.pools()
+    world.do(world.platform.roll_out(EAST, "2", [{"kind": "slow", "factor": 2}]))
+    world.settle()
+    (pool, _) = world.platform.pools()
+    assert [r.revision for r in pool.replicas] == ["2", "2"]
+    assert (pool.revisions, pool.revision, pool.stable_revision) == (("1", "2"), "2", "1")
+    assert pool.revision_at > before.revision_at
+    world.do(world.platform.pause(EAST))
+    with pytest.raises(ActuationError, match="paused"):
+        world.do(world.platform.roll_out(EAST, "3"))
+    for fault in ({"kind": "kill"}, {"kind": "exit"}, {"kind": "slow", "factor": 0}, {}):
+        with pytest.raises(ActuationError):
+            world.do(world.platform.roll_out(WEST, "2", [fault]))
+    assert world.platform.pools()[1].revisions == ("1",)
+
+
+def test_faults_and_rollouts_are_asked_for_on_the_command_line(
+    world: RunningPlatform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world.folder / "live.json").write_text(json.dumps({"platform": f"http://127.0.0.1:{world.port}"}))
+    out = ["--out", str(world.folder)]
+    assert foresail.main(["live", "fault", "west/*", "kill", *out]) == 0
+    world.until(lambda: the_replica(world, "west-0", WEST).restarts == 1)
+    assert foresail.main(["live", "rollout", "west", "2", "slow", "factor=3", "--step-s", "0.1", *out]) == 0
+    assert "west goes to revision 2" in capsys.readouterr().out
+    world.settle()
+    assert [r.revision for r in world.platform.pools()[1].replicas] == ["2"]
+    assert world.platform._pools[WEST].revisions["2"] == ({"kind": "slow", "factor": 3},)
+    assert foresail.main(["live", "rollout", "west", "3", "slow", "factor=0", *out]) == 2
+    assert "factor" in capsys.readouterr().err
+
+
+def test_a_rollout_that_takes_its_time_can_be_rolled_back_before_the_old_is_gone(world: RunningPlatform) -> None:
+    world.do(world.platform.roll_out(EAST, "2", step_s=60.0))
+    world.until(lambda: world.serving_at_gateway(EAST) == {"east-0", "east-1", "east-2"})
+    world.do(world.platform.roll_back(EAST, "1"))
+    world.settle()
+    assert [(r.id, r.revision) for r in world.platform.pools()[0].replicas] == [("east-0", "1"), ("east-1", "1")]
+
+
+def test_whoever_restarts_a_successor_that_does_not_start_costs_no_old_replica(tmp_path: Path) -> None:
+    template = a_template(2, command=good_from_revision_2, revisions=("1", "2"), stable_revision="2")
+    with RunningPlatform(tmp_path, [template]) as world:
+        world.do(world.platform.roll_back(EAST, "1"))
+        for name in ("east-2", "east-3"):
+            world.until(lambda name=name: the_replica(world, name).restarts >= 1)  # type: ignore[misc]  # bound on purpose
+            world.do(world.platform.restart(EAST, name))
+        world.until(lambda: the_replica(world, "east-4").restarts >= 1)
+        assert world.serving_at_gateway(EAST) == {"east-0", "east-1"}
+        world.do(world.platform.roll_back(EAST, "2"))
+        world.settle()
+        assert [r.id for r in world.platform.pools()[0].replicas] == ["east-0", "east-1"]
+
+
+def test_scaling_down_in_the_middle_of_a_rollout_leaves_what_was_asked_for(world: RunningPlatform) -> None:
+    world.do(world.platform.roll_out(EAST, "2", step_s=1.0))
+    world.until(lambda: len(world.platform.pools()[0].replicas) == 3)
+    world.do(world.platform.scale(EAST, 1, world.platform.pools()[0].version))
+    world.settle()
+    assert [r.revision for r in world.platform.pools()[0].replicas] == ["2"]
+
+
 def test_only_replicas_asked_for_later_tell_a_lead_time(world: RunningPlatform) -> None:
     opening = the_replica(world, "east-0")
     assert opening.requested_at == opening.since_at  # those that it begins with do not wait their turn
@@ -241,6 +333,12 @@ def test_the_api_wants_its_token_and_says_what_is_wrong(world: RunningPlatform) 
         assert api.put(scale, headers=token, json={"replicas": 99, "version": 1}).status_code == 422
         assert api.post("/v1/pools/nowhere/rollback", headers=token, json={"revision": "1"}).status_code == 404
         assert api.post("/v1/pools/east/replicas/none/cordon", headers=token).status_code == 404
+        assert api.post("/v1/pools/east/pause", headers=token).status_code == 200
+        rollout, bad = "/v1/pools/east/rollout", {"revision": "2", "step_s": -1}
+        assert api.post(rollout, headers=token, json={"revision": "2"}).status_code == 422  # it is paused
+        assert api.post("/v1/pools/east/resume", headers=token).status_code == 200
+        assert api.post(rollout, headers=token, json=bad).status_code == 400
+        assert api.post(rollout, headers=token, json={"revision": "2", "faults": [{"kind": "no"}]}).status_code == 422
         fault = {"kind": "no-such-fault"}
         assert api.post("/v1/pools/east/replicas/east-0/faults", headers=token, json=fault).status_code == 422
         assert [event["what"] for event in api.get("/v1/events", headers=token).json()][:1] == ["pending"]

@@ -17,7 +17,8 @@ from controller.modes import Mode, ModeSettings
 from controller.ports import TickRecord
 from forecasting.forecast import LoadForecast, Trust
 from policies.decide import Foresail, decide
-from policies.decisions import CordonReplica, Decision, Remediation, RestartReplica, UncordonReplica
+from policies.decisions import CordonReplica, Decision, Page, Remediation, RestartReplica, UncordonReplica
+from policies.diagnosis import unexplained
 from policies.disruption import last_healthy
 from policies.fleet import (
     Demand,
@@ -35,10 +36,14 @@ from policies.memory import (
     ActionMemory,
     AnswerMemory,
     CordonMemory,
+    FailureMemory,
     ModelMemory,
     PolicyMemory,
     PoolMemory,
     ReplicaMemory,
+    RevisionMemory,
+    RunMemory,
+    StepMemory,
 )
 from policies.placement import PoolSettings
 from policies.settings import PolicySettings
@@ -166,10 +171,30 @@ memories = st.builds(
             st.lists(words, max_size=4).map(tuple),
             maybe,
             maybe,
+            revisions=st.dictionaries(
+                words, st.builds(RevisionMemory, finite, st.floats(0.0, 1e9), finite, maybe), max_size=2
+            ),
+            failures=st.lists(
+                st.builds(FailureMemory, finite, words, words, words, words, words, st.booleans()), max_size=3
+            ).map(tuple),
+            restarts=st.dictionaries(words, st.integers(0, 99), max_size=2),
+            signs=st.dictionaries(words, st.lists(finite, max_size=4).map(tuple), max_size=2),
+            served_at=maybe,
         ),
         max_size=3,
     ),
-    st.dictionaries(words, st.builds(ModelMemory, st.floats(-0.99, 9.0), maybe), max_size=3),
+    st.dictionaries(
+        words,
+        st.builds(
+            ModelMemory,
+            st.floats(-0.99, 9.0),
+            maybe,
+            total,
+            maybe,
+            st.lists(st.tuples(finite, st.floats(0.0, 1e9), st.floats(0.0, 1e9)), max_size=3).map(tuple),
+        ),
+        max_size=3,
+    ),
     st.dictionaries(
         words,
         st.builds(
@@ -190,16 +215,33 @@ memories = st.builds(
             fell_at=maybe,
             by_gateway=answers,
             by_itself=answers,
+            preemptions_total=total,
+            aborted_total=total,
+            unreached_total=total,
+            preempted=total,
+            aborted=total,
+            unreached=total,
         ),
         max_size=3,
     ),
     st.lists(
-        st.builds(ActionMemory, words, words, words, words, finite, finite, st.booleans(), st.booleans()), max_size=3
+        st.builds(ActionMemory, words, words, words, words, finite, finite, st.booleans(), st.booleans(), words),
+        max_size=3,
     ).map(tuple),
     st.dictionaries(words, st.builds(CordonMemory, finite, words, words, total, total, st.booleans()), max_size=3),
     st.dictionaries(words, finite, max_size=3),
     maybe,
-)
+    runs=st.dictionaries(
+        words,
+        st.builds(
+            RunMemory, words, words, words, words, st.sampled_from([str(key) for key in KEYS]), words, words, finite,
+            finite, words, st.sampled_from(("running", "closing", "undoing", "resolved", "failed")), maybe, words,
+            st.dictionaries(words, st.builds(StepMemory, finite, maybe, st.integers(0, 9)), max_size=3),
+            st.lists(words, max_size=2).map(tuple),
+        ),
+        max_size=2,
+    ),
+)  # fmt: skip
 
 
 @often
@@ -422,7 +464,9 @@ def test_a_healthy_fleet_seen_through_a_bad_window_is_left_alone(
         state = fleet(*halves, at=at, requests_per_s=16.0 if window.demand else None)
         decision = decide(state, {}, memory, policy_settings(KEY, OTHER))
         memory = decision.memory
-        assert [r for r in decision.remediations if not isinstance(r, UncordonReplica)] == []
+        # Metrics that most replicas lack for a while are told to a human, and that is all.
+        told = [r for r in decision.remediations if isinstance(r, Page) and r.cause == "F13"]
+        assert [r for r in decision.remediations if not isinstance(r, UncordonReplica) and r not in told] == []
         assert decision.traffic == ()
         coverage = state.coverage_ratio(MODEL, 60.0)
         if not window.demand or coverage < 0.6:
@@ -599,7 +643,8 @@ class Checked:
         for model in fleet.models:
             assert sum(act.model == model for act in opened) <= healing.disruption_budget  # I2
             mine = [r for p in fleet.pools_of(model) for r in p.replicas]
-            sick = [d for d in decision.diagnoses if d.pool.model == model and d.cause not in ("unknown", "F13")]
+            of_replicas = [d for d in unexplained(fleet, decision.diagnoses) if d.subject]
+            sick = [d for d in of_replicas if d.pool.model == model and d.cause not in ("unknown", "F13")]
             if healing.breaker_open(len(sick), len(mine)):  # I3
                 assert model not in {r.pool.model for r in restarts} | {c.pool.model for c in cordons}
                 assert all(plan.desired >= plan.current for plan in decision.scaling if plan.pool.model == model)

@@ -46,7 +46,7 @@ class PlainEngine:
     def __init__(self, profile: EngineProfile, unit_tokens: int = 0) -> None:
         self.profile = profile
         self.unit_tokens = unit_tokens
-        self.total = profile.kv_cache_tokens // profile.block_tokens
+        self.blocks = self.total = profile.kv_cache_tokens // profile.block_tokens
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.kept: list[Sequence] = []
@@ -70,6 +70,27 @@ class PlainEngine:
     @property
     def _unit_blocks(self) -> int:
         return self.unit_tokens // self.profile.block_tokens
+
+    @property
+    def kv_cache_ratio(self) -> float:
+        return min(1.0, 1.0 - self.free / self.total)
+
+    @property
+    def prefills(self) -> bool:
+        """Whether the step under way prefills anything."""
+        return any(not sequence.decodes for sequence, _ in self._scheduled)
+
+    def keep(self, ratio: float) -> None:
+        """Have only that share of the KV cache."""
+        self.total = max(1, int(self.blocks * ratio))
+        self._give_up_idle_units()
+
+    def has(self, sequence: Sequence) -> bool:
+        """Return whether it waits or runs."""
+        return sequence in self.waiting or sequence in self.running
+
+    def reset_counters(self) -> None:
+        self.steps_total = self.prompt_tokens_total = self.output_tokens_total = self.preemptions_total = 0
 
     def submit(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -199,7 +220,7 @@ class PlainEngine:
     def _give_up_idle_units(self) -> None:
         """Their blocks count as free, so those have to go that have been handed out."""
         if self.prefixes is not None:
-            self.prefixes.shrink_to(self.free // self._unit_blocks)
+            self.prefixes.shrink_to(max(0, self.free) // self._unit_blocks)
 
     def _preempt_last(self) -> None:
         victim = self.running.pop()

@@ -42,7 +42,7 @@ from tests.reference.plain_scrapes import scrape
 _MOST_REPLICAS = 256
 _UNIFIED = Serving()
 
-_ENGINE, _TRANSFER, _OTHER = range(3)
+_ENGINE, _TRANSFER, _OTHER, _ARRIVAL = range(4)
 """Kinds of events, in the order in which they come at one instant."""
 
 
@@ -70,8 +70,10 @@ class PlainKernel:
             samples=np.zeros((_MOST_REPLICAS, samples), SAMPLE),
             rows=np.zeros(0, ROW),
         )
-        for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until"):
+        for name in ("failing_until", "scrape_lost_until", "exporter_stuck_until", "unreached_until"):
             self.state.replicas[name] = -math.inf
+        for name in ("gpu_xid", "gpu_clock", "gpu_scale"):
+            self.state.replicas[name] = math.nan
         self.world = np.zeros(1, WORLD)[0]
         self.world["recording_from"] = -math.inf
         self._replicas: dict[int, Replica] = {}
@@ -85,6 +87,9 @@ class PlainKernel:
         self._shares = PlainShares(serving, len(profiles))
         self._routing = PlainRouting(serving, len(profiles))
         self._drained: Replica | None = None
+        self._returns_until, self._return_most, self._return_after_s = -math.inf, 0, math.nan
+        self._poisons_coming: list[int] = []
+        self.returning = 0
 
     # Load and time
 
@@ -113,7 +118,7 @@ class PlainKernel:
     def run(self, until: float, *, arrivals_too: bool, until_empty: bool = False) -> int:
         self._drained = None
         while True:
-            if until_empty and self.world["ended"] == self.world["arrivals"]:
+            if until_empty and self.world["ended"] == self.world["arrivals"] and not self.returning:
                 return EMPTY
             if self.batch_used_up and not self.exhausted:
                 return NEEDS_ARRIVALS
@@ -161,6 +166,7 @@ class PlainKernel:
         replica = self._replicas[r]
         replica.forget_life()
         replica.engine = PlainEngine(replica.profile, self._cached_unit_tokens(replica))
+        replica.engine.keep(replica.kept_ratio)
         self._show(replica)
 
     def _cached_unit_tokens(self, replica: Replica) -> int:
@@ -176,9 +182,9 @@ class PlainKernel:
         """Let the engine be gone with its transfers; who was there stays in flight until ``lose``."""
         replica = self._replicas[r]
         replica.engine = None
-        finished, failed = replica.finished, replica.failed
+        finished, failed, unreached = replica.finished, replica.failed, replica.unreached
         replica.forget_life()
-        replica.finished, replica.failed = finished, failed
+        replica.finished, replica.failed, replica.unreached = finished, failed, unreached
         record = self.state.replicas[r]
         record["failing_until"] = record["exporter_stuck_until"] = -math.inf
 
@@ -199,14 +205,88 @@ class PlainKernel:
         requests, replica.in_flight = sorted(replica.in_flight, key=lambda each: (each.sent_at, each.row)), []
         self._show(replica)
         for request in requests:
+            request.connecting = False
             if retry and not request.streaming and not request.retried:
                 request.retried = True
                 self._assign(request)
             else:
-                self._end(request, RequestStatus.DROPPED_IN_FLIGHT)
+                self._fail(request, RequestStatus.DROPPED_IN_FLIGHT)
 
     def hang(self, r: int, *, shows_zero: bool) -> None:
-        self._replicas[r].hung, self._replicas[r].shows_zero = True, shows_zero
+        replica = self._replicas[r]
+        if not replica.hung:
+            replica.hangs += 1
+            replica.hung_left_s = replica.step_ends_at - self.now
+        replica.hung, replica.shows_zero = True, shows_zero
+
+    def go_on(self, r: int) -> None:
+        replica = self._replicas[r]
+        if not replica.hung or replica.engine is None:
+            return
+        replica.hung = replica.shows_zero = False
+        for request in replica.unheard:
+            assert request.sequence is not None
+            replica.engine.abort(request.sequence)
+            replica.aborted += 1
+        replica.unheard = []
+        if replica.busy:
+            self._plan_end_of_step(replica, self.now + replica.hung_left_s)
+        else:
+            self._step(replica)
+
+    def keep_blocks(self, r: int, kept_ratio: float) -> None:
+        replica = self._replicas[r]
+        replica.kept_ratio = kept_ratio
+        if (engine := replica.engine) is None:
+            return
+        engine.keep(kept_ratio)
+        inside = [each for each in replica.in_flight if each.sequence is not None and engine.has(each.sequence)]
+        if not replica.busy and not replica.hung:
+            self._step(replica)
+        for request in sorted(inside, key=lambda each: each.row):
+            assert request.sequence is not None
+            if self._blocks(request.sequence, replica) > engine.total:
+                self._give_up(request)
+
+    def kv_cache_ratio(self, r: int) -> float:
+        engine = self._replicas[r].engine
+        assert engine is not None
+        return engine.kv_cache_ratio
+
+    def reset_counters(self, r: int) -> None:
+        replica = self._replicas[r]
+        if replica.engine is not None:
+            replica.engine.reset_counters()
+        replica.aborted = 0
+        replica.finished_hidden, replica.failed_hidden = replica.finished, replica.failed
+
+    # Clients that come again
+
+    def let_clients_return(self, until: float, times: int, after_s: float) -> None:
+        self._returns_until, self._return_most, self._return_after_s = until, times, after_s
+
+    def send_poison(self, number: int, prompt: int, output: int, attempt: int) -> None:
+        self._poisons_coming.append(number)
+        self.returning += 1
+        self._plan(self.now, lambda at: self._come_back(at, prompt, output, attempt, number), _ARRIVAL)
+
+    def poisoned(self, number: int) -> tuple[bool, Any]:
+        if number in self._poisons_coming:
+            return True, None
+        for request in self._rows:
+            if request.poison == number and not request.ended:
+                replica = request.replica
+                engine = None if replica is None else replica.engine
+                inside = engine is not None and request.sequence in [*engine.running, *engine.kept]
+                return True, replica.owner if replica is not None and inside and not request.connecting else None
+        return False, None
+
+    def _come_back(self, at: float, prompt: int, output: int, attempt: int, poison: int) -> None:
+        self.returning -= 1
+        if poison:
+            self._poisons_coming.remove(poison)
+        self.world["returned"] += attempt > 0
+        self._arrive(at, prompt, output, (), attempt, poison)
 
     def change_speed(self, r: int, slowdown: float) -> None:
         self._replicas[r].slowdown = slowdown
@@ -220,11 +300,14 @@ class PlainKernel:
 
     # A request on its way
 
-    def _arrive(self, at: float, prompt: int, output: int, hashes: tuple[int, ...]) -> None:
+    def _arrive(
+        self, at: float, prompt: int, output: int, hashes: tuple[int, ...], attempt: int = 0, poison: int = 0
+    ) -> None:
         request = Request(len(self._rows), at, prompt, output, hashes)
+        request.attempt, request.poison = attempt, poison
         self._rows.append(request)
         self.state.rows = np.concatenate([self.state.rows, np.zeros(1, ROW)])
-        self.state.rows[-1] = (at, math.nan, math.nan, prompt, output, -1, RequestStatus.IN_SYSTEM)
+        self.state.rows[-1] = (at, math.nan, math.nan, prompt, output, -1, RequestStatus.IN_SYSTEM, attempt)
         self.world["arrivals"] += 1
         self.world["prompt_tokens"] += prompt
         self._plan(at + self.timing.patience_s, lambda _: self._give_up(request))
@@ -245,11 +328,14 @@ class PlainKernel:
             request.held_until = math.inf
         request.replica = replica
         assert replica.engine is not None
+        record = self.state.replicas[replica.number]
+        if self.now < record["unreached_until"]:
+            self._connect(request, replica)
+            return
         sequence = request.becomes_a_sequence(self._role(replica))
-        if -(-(sequence.prompt + sequence.output - 1) // replica.profile.block_tokens) > replica.engine.total:
+        if self._blocks(sequence, replica) > replica.engine.total:
             self._end(request, RequestStatus.FAILED)
             return
-        record = self.state.replicas[replica.number]
         if self.now < record["failing_until"]:
             record["failures_due"] += record["failing_share"]
             if record["failures_due"] >= 1.0 - 1e-9:
@@ -257,7 +343,7 @@ class PlainKernel:
                 replica.failed += 1
                 self._routing.sent(replica)
                 self._show(replica)
-                self._end(request, RequestStatus.FAILED)
+                self._fail(request)
                 return
         request.sent_at = self.now
         replica.in_flight.append(request)
@@ -267,6 +353,36 @@ class PlainKernel:
         replica.engine.submit(sequence)
         if not replica.busy and not replica.hung:
             self._step(replica)
+
+    @staticmethod
+    def _blocks(sequence: EngineSequence, replica: Replica) -> int:
+        """Return how many blocks the sequence has at its end."""
+        return -(-(sequence.prompt + sequence.output - 1) // replica.profile.block_tokens)
+
+    def _connect(self, request: Request, replica: Replica) -> None:
+        """Try to reach the replica, in vain."""
+        request.sequence = None
+        request.connecting = True
+        request.sent_at = until = self.now + self.timing.connect_s
+        replica.in_flight.append(request)
+        self._routing.sent(replica)
+        self._show(replica)
+        self._plan(until, lambda _: self._not_reached(request, replica, until))
+
+    def _not_reached(self, request: Request, replica: Replica, until: float) -> None:
+        if request.connecting and request.replica is replica and request.sent_at == until:
+            request.connecting = False
+            replica.unreached += 1
+            self._fail(request)
+            self._left(request, replica)
+
+    def _fail(self, request: Request, status: RequestStatus = RequestStatus.FAILED) -> None:
+        """Let the request end without an answer; its client may come again."""
+        self._end(request, status)
+        if self.now < self._returns_until and request.attempt < self._return_most and not request.poison:
+            again = (request.prompt, request.output, request.attempt + 1, 0)
+            self.returning += 1
+            self._plan(self.now + self._return_after_s, lambda at: self._come_back(at, *again), _ARRIVAL)
 
     def _hold(self, request: Request) -> None:
         request.replica = None
@@ -279,20 +395,25 @@ class PlainKernel:
     def _hold_expired(self, request: Request, until: float) -> None:
         if request in self._held and request.held_until == until:
             self._held.remove(request)
-            self._end(request, RequestStatus.FAILED)
+            self._fail(request)
 
     def _give_up(self, request: Request) -> None:
         if request.ended:
             return
-        self._end(request, RequestStatus.FAILED)
+        self._fail(request)
         replica = request.replica
         if request in self._held:
             self._held.remove(request)
             self.world["held"] = len(self._held)
         elif replica is not None:
-            if replica.engine is not None and not replica.hung:
-                assert request.sequence is not None
-                replica.engine.abort(request.sequence)  # which does not know those any more that move
+            request.connecting = False
+            engine = replica.engine
+            if engine is not None and request.sequence is not None and engine.has(request.sequence):
+                if replica.hung:
+                    replica.unheard.append(request)
+                else:
+                    engine.abort(request.sequence)
+                    replica.aborted += 1
             self._left(request, replica)
 
     def _left(self, request: Request, replica: Replica) -> None:
@@ -315,6 +436,7 @@ class PlainKernel:
         record = self.state.replicas[replica.number]
         self.state.traffic["in_flight"][replica.number] = len(replica.in_flight)
         record["finished"], record["failed"] = replica.finished, replica.failed
+        record["unreached"] = replica.unreached
 
     # Engines
 
@@ -323,12 +445,16 @@ class PlainKernel:
         seconds = replica.engine.begin_step()
         replica.busy = seconds > 0.0
         if replica.busy:
-            life = replica.life
-            self._plan(self.now + seconds * replica.slowdown, lambda at: self._step_ended(replica, life, at), _ENGINE)
+            self._plan_end_of_step(replica, self.now + seconds * replica.slowdown)
 
-    def _step_ended(self, replica: Replica, life: int, at: float) -> None:
+    def _plan_end_of_step(self, replica: Replica, at: float) -> None:
+        replica.step_ends_at = at
+        life, hangs = replica.life, replica.hangs
+        self._plan(at, lambda then: self._step_ended(replica, life, hangs, then), _ENGINE)
+
+    def _step_ended(self, replica: Replica, life: int, hangs: int, at: float) -> None:
         engine = replica.engine
-        if engine is None or replica.life != life or replica.hung:
+        if engine is None or (replica.life, replica.hangs) != (life, hangs):
             return
         engine.end_step()
         for sequence in engine.first_tokens:

@@ -16,7 +16,8 @@ class Request:
     def __init__(self, row: int, arrived_at: float, prompt: int, output: int, hashes: tuple[int, ...]) -> None:
         self.row, self.arrived_at, self.prompt, self.output, self.hashes = row, arrived_at, prompt, output, hashes
         self.sent_at = self.first_token_at = math.nan
-        self.retried = self.ended = False
+        self.retried = self.ended = self.connecting = False
+        self.attempt = self.poison = 0
         self.stage = 0
         self.pool = -1
         self.replica: Replica | None = None
@@ -54,6 +55,9 @@ class Replica:
         self.in_traffic = False
         self.slowdown = 1.0
         self.touched = self.turn = 0
+        self.kept_ratio = 1.0
+        self.hangs = 0
+        self.step_ends_at = self.hung_left_s = math.nan
         self.in_flight: list[Request] = []
         self.samples: list[tuple[float, tuple[float, ...] | None]] = []
         self.forget_life()
@@ -62,7 +66,9 @@ class Replica:
         """Forget what was counted of the life that is over."""
         self.life += 1
         self.busy = self.hung = self.shows_zero = False
-        self.finished = self.failed = 0
+        self.finished = self.failed = self.unreached = self.aborted = 0
+        self.finished_hidden = self.failed_hidden = 0
+        self.unheard: list[Request] = []
         self.seen_looked_up = self.seen_cached = 0
         self.mean_s: float | None = None
         self.sends_until = -math.inf

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from controller.errors import BadInput
-from simulations.fault_syntax import parse_fault
+from simulations.fault_syntax import SYNTAX, parse_fault
 from simulations.faults import (
+    ColdStarts,
+    CounterReset,
     Crash,
     Errors,
     ExporterFreeze,
     Fault,
     Hang,
+    KvShrink,
+    MetricLoss,
     MetricsFreeze,
     MetricsLoss,
     NodeLoss,
+    OutOfMemory,
+    Partition,
+    Poison,
     Reclaim,
     ReplicaTarget,
+    Retries,
+    Rollout,
     SlowDown,
+    StartFailures,
     StockOut,
+    XidError,
 )
+from simulations.revisions import CrashesAfter, CrashesAtStart, Fine, HangsAfter, HasErrors, IsSlow
 
 
 @pytest.mark.parametrize(
@@ -46,6 +60,32 @@ from simulations.faults import (
         ("metrics-freeze@60", MetricsFreeze(60.0)),
         ("exporter-freeze@60:replica=1,duration=90", ExporterFreeze(60.0, ReplicaTarget("", 1), 90.0)),
         ("exporter-freeze@60", ExporterFreeze(60.0)),
+        ("hang@900:duration=40", Hang(900.0, duration_s=40.0)),
+        ("slow@60:clock=0.4", SlowDown(60.0, clock_ratio=0.4)),
+        ("node-loss@10:grace=40", NodeLoss(10.0, grace_s=40.0)),
+        ("xid@10:replica=1,code=63", XidError(10.0, ReplicaTarget("", 1), 63)),
+        ("xid@10:exits=yes", XidError(10.0, code=79, exits=True)),
+        ("rollout@10", Rollout(10.0, behaviour=Fine())),
+        (
+            "rollout@10:pool=b,revision=blue,behaviour=crash",
+            Rollout(10.0, ReplicaTarget("b"), "blue", CrashesAtStart()),
+        ),
+        ("rollout@10:behaviour=crash-after,after=5", Rollout(10.0, behaviour=CrashesAfter(5.0))),
+        ("rollout@10:behaviour=slow,factor=2", Rollout(10.0, behaviour=IsSlow(2.0))),
+        ("rollout@10:behaviour=errors", Rollout(10.0, behaviour=HasErrors(0.5))),
+        ("rollout@10:behaviour=hang,after=9", Rollout(10.0, behaviour=HangsAfter(9.0))),
+        ("start-failures@10:duration=60", StartFailures(10.0, duration_s=60.0)),
+        ("start-failures@10:reason=ImagePullBackOff", StartFailures(10.0, reason="ImagePullBackOff")),
+        ("out-of-memory@10:pool=b,ratio=0.8", OutOfMemory(10.0, ReplicaTarget("b", None), 0.8)),
+        ("kv-shrink@10:kept=0.2,duration=60", KvShrink(10.0, ReplicaTarget("", None), 0.2, 60.0)),
+        ("kv-shrink@10:replica=2", KvShrink(10.0, ReplicaTarget("", 2), 0.1)),
+        ("partition@10:pool=b", Partition(10.0, ReplicaTarget("b", None))),
+        ("partition@10:replica=0,duration=5", Partition(10.0, ReplicaTarget("", 0), 5.0)),
+        ("metric-loss@10:metric=queued_requests,duration=5", MetricLoss(10.0, "queued_requests", 5.0)),
+        ("counter-reset@10:replica=1", CounterReset(10.0, ReplicaTarget("", 1))),
+        ("retries@10:times=5,backoff=0.5,duration=60", Retries(10.0, 5, 0.5, 60.0)),
+        ("cold-starts@10:factor=2,lasting=30", ColdStarts(10.0, ReplicaTarget("", None), 2.0, 30.0)),
+        ("poison@10:times=1,prompt=64", Poison(10.0, 1, 64)),
     ],
 )
 def test_a_spec_is_read_as_written(spec: str, fault: Fault) -> None:
@@ -78,6 +118,22 @@ def test_a_spec_is_read_as_written(spec: str, fault: Fault) -> None:
         ("reclaim@5:notice=-1", "notice must be at least 0, got '-1'"),
         ("stock-out@5:replica=1", "unknown key 'replica'; known here: duration, pool"),
         ("metrics-freeze@5:replica=1", "unknown key 'replica'; known here: duration"),
+        ("hang@5:duration=-1", "duration must be more than 0, got '-1'"),
+        ("slow@5:clock=1.5", "clock must be at most 1, got '1.5'"),
+        ("node-loss@5:grace=-1", "grace must be at least 0, got '-1'"),
+        ("xid@5:code=0", "code must be at least 1, got '0'"),
+        ("xid@5:exits=maybe", "exits must be 'no' or 'yes', got 'maybe'"),
+        ("rollout@5:behaviour=odd", "behaviour must be 'fine', 'crash', 'crash-after', 'slow', 'errors' or 'hang'"),
+        ("rollout@5:behaviour=slow,after=3", "'after' says nothing of a revision that is 'slow'"),
+        ("start-failures@5:reason=Tired", "reason must be 'CrashLoopBackOff' or 'ImagePullBackOff', got 'Tired'"),
+        ("out-of-memory@5:replica=1", "unknown key 'replica'; known here: duration, pool, ratio"),
+        ("kv-shrink@5:kept=0", "kept must be more than 0, got '0'"),
+        ("metric-loss@5", "metric must be one of running_requests, queued_requests"),
+        ("metric-loss@5:metric=observed_at", "got 'observed_at'"),
+        ("retries@5:times=0", "times must be at least 1, got '0'"),
+        ("retries@5:times=1.5", "times must be a whole number, got '1.5'"),
+        ("cold-starts@5:lasting=0", "lasting must be more than 0, got '0'"),
+        ("poison@5:prompt=0", "prompt must be at least 1, got '0'"),
     ],
 )
 def test_a_bad_spec_is_refused_with_the_part_that_is_wrong_and_the_syntax(spec: str, complaint: str) -> None:
@@ -86,3 +142,25 @@ def test_a_bad_spec_is_refused_with_the_part_that_is_wrong_and_the_syntax(spec: 
     assert complaint in refusal.value.what
     assert repr(spec) in refusal.value.where
     assert "KIND@SECONDS" in refusal.value.remedy
+
+
+def kinds() -> set[str]:
+    with pytest.raises(BadInput) as refusal:
+        parse_fault("explode@5")
+    return set(refusal.value.what.partition("known: ")[2].split(", "))
+
+
+def test_every_kind_is_explained_where_syntax_is_shown_and_has_its_row_in_the_docs() -> None:
+    explained = {line.split()[0] for line in SYNTAX.splitlines() if line.startswith("     ") and line[5] != " "}
+    assert explained == kinds()
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1] for line in docs.splitlines() if line.startswith("| `")}
+    assert rows == kinds()
+
+
+def test_every_example_of_the_docs_can_be_read() -> None:
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
+    examples = re.findall(r"--fault '([^']+)'", docs)
+    assert len(examples) > 5
+    for example in examples:
+        assert parse_fault(example).at_s >= 0

@@ -1,0 +1,123 @@
+"""What is there to be believed of the fleet: evidence against replicas and pools, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from policies.anomaly import Watch, watch
+from policies.burn import burning, note_level
+from policies.causes import CAUSES, COLD_START, COUNTER_RESET, UNKNOWN
+from policies.decisions import Anomaly, Diagnosis
+from policies.diagnosis import diagnose
+from policies.failures import with_beliefs, with_exits
+from policies.fleet import FleetState, Phase, PoolKey, PoolState
+from policies.lead_time import LeadTime
+from policies.memory import ModelMemory, PolicyMemory, PoolMemory
+from policies.pool_evidence import watch_pools
+from policies.revisions import watch_revisions
+from policies.rollouts import rollout_evidence
+from policies.settings import PolicySettings
+from policies.watched import WatchedReplicas
+
+_HARMLESS = (UNKNOWN.name, COLD_START.name, COUNTER_RESET.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What one look at the fleet gave.
+
+    Attributes:
+        watch: Of the replicas.
+        anomalies: All evidence.
+        diagnoses: What is believed.
+        pools, models: What is remembered of each now.
+        burning: Models whose error budget is being spent too fast.
+    """
+
+    watch: Watch
+    anomalies: tuple[Anomaly, ...]
+    diagnoses: tuple[Diagnosis, ...]
+    pools: Mapping[str, PoolMemory]
+    models: Mapping[str, ModelMemory]
+    burning: frozenset[str]
+
+
+def examine(
+    fleet: FleetState,
+    memory: PolicyMemory,
+    known: Mapping[str, PoolMemory],
+    lead_times: Mapping[str, LeadTime],
+    settings: PolicySettings,
+) -> Examination:
+    """Return what is believed of ``fleet``.
+
+    Args:
+        fleet: As observed.
+        memory: Of earlier ticks.
+        known: What is known of each pool that is listed, with the starts of this tick.
+        lead_times: By pool key.
+        settings: When evidence counts.
+    """
+    anomaly, at = settings.anomaly, fleet.at
+    seen = watch(fleet, memory.replicas, lead_times, anomaly)
+    pools = {
+        str(pool.key): with_exits(pool, known[str(pool.key)], memory.replicas, at, first_look=_unseen(pool, memory))
+        for pool in fleet.pools
+    }
+    mine = [name for name in fleet.models if any(str(pool.key) in settings.pools for pool in fleet.pools_of(name))]
+    wide = watch_pools(fleet, WatchedReplicas.of(seen.memory), pools, memory.models, mine, anomaly.pools)
+    pools = dict(wide.pools)
+    of_revisions = [
+        each
+        for pool in fleet.pools
+        for each in rollout_evidence(fleet, pool, pools[str(pool.key)], anomaly.rollouts, settings.healing)
+    ]
+    anomalies = (*seen.anomalies, *wide.anomalies, *of_revisions)
+    diagnoses = diagnose(fleet, anomalies)
+    for pool in fleet.pools:
+        name = str(pool.key)
+        believed = [d for d in diagnoses if d.pool == pool.key]
+        sick = {d.subject for d in believed if d.subject and d.name not in _HARMLESS}
+        pools[name] = with_beliefs(pool, _served(pool, pools[name]), believed, at)
+        pools[name] = watch_revisions(pool, pools[name], sick, at)
+    models = dict(wide.models)
+    models |= {name: note_level(models[name], fleet.service.get(name), at) for name in mine}
+    burnt = frozenset(
+        name
+        for name in mine
+        if burning(
+            models[name].levels,
+            fleet.service.get(name),
+            settings.objective_of(name).attainment_ratio,
+            at,
+            anomaly.burn,
+        )
+    )
+    return Examination(seen, anomalies, diagnoses, pools, models, burnt)
+
+
+def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:
+    """Return of each pool whether another one of its stage serves and nothing is wrong with that as a whole."""
+    wrong = {d.pool for d in diagnoses if not d.subject and CAUSES[d.name].gravity >= _GRAVE}
+    sound = [p for p in fleet.pools if p.key not in wrong and p.roster.serving_count]
+    return {
+        pool.key: any(other.key != pool.key and other.key.stage == pool.key.stage for other in sound)
+        for pool in fleet.pools
+    }
+
+
+_GRAVE = 6
+"""From this gravity on, a pool is no place to send more to."""
+
+
+def _unseen(pool: PoolState, memory: PolicyMemory) -> bool:
+    before = memory.pools.get(str(pool.key))
+    return before is None or before.listed_at is None
+
+
+def _served(pool: PoolState, known: PoolMemory) -> PoolMemory:
+    newest = max((r.since_at for r in pool.roster.replicas if r.phase is Phase.READY), default=None)
+    if newest is None or (known.served_at is not None and newest <= known.served_at):
+        return known
+    return replace(known, served_at=newest)

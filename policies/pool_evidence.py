@@ -1,0 +1,290 @@
+"""What shows at a pool as a whole, and at no single replica of it?
+
+Each sign is a comparison of figures at one look; it counts as evidence once it was seen at ``looks`` looks within the
+look-back, and no longer than it goes on. Families are as for replicas: independent kinds of witnesses. What is missing
+is no sign of anything but of missing metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.causes import (
+    METRICS_LOST,
+    NODE_TROUBLE,
+    OVERLOAD,
+    PREEMPTIONS,
+    RETRY_STORM,
+    UNREACHABLE,
+    Cause,
+)
+from policies.decisions import Anomaly
+from policies.fleet import FleetState, PoolState
+from policies.memory import ModelMemory, PoolMemory
+from policies.roster import Bools, Floats
+from policies.watched import WatchedReplicas
+
+
+class PoolEvidenceSettings(BaseModel):
+    """When figures of a pool count as a sign."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    look_back_s: float = Field(120.0, gt=0, description="Look-back of the k-of-n rule, in seconds.")
+    looks: int = Field(3, ge=1, description="Looks within the look-back at which a sign must be seen (k of n).")
+    max_age_s: float = Field(60.0, gt=0, description="Metrics older than this, in seconds, are no evidence.")
+    most_ratio: float = Field(
+        0.7, gt=0.5, le=1, description="Share of the serving replicas that must show it alike: else it is single ones."
+    )
+    unreached_ratio: float = Field(
+        0.5, gt=0, le=1, description="Share of what was sent to the pool that found no connection."
+    )
+    kv_cache_full_ratio: float = Field(0.95, gt=0, le=1, description="KV cache use at which engines preempt.")
+    preempted_ratio: float = Field(
+        0.1,
+        gt=0,
+        description="Preemptions per running request and look: at a healthy level, 7 % of requests are preempted once "
+        "in all their life, which is some tens of looks.",
+    )
+    queued_ratio: float = Field(0.25, gt=0, description="Queued requests per running one that make a pool overloaded.")
+    given_up_ratio: float = Field(
+        0.2, gt=0, le=1, description="Share of the requests that end of which the client gave up or got an error."
+    )
+    surge_ratio: float = Field(1.4, gt=1, description="Load as a multiple of what is usual that is a surge.")
+    usual_half_life_s: float = Field(
+        1200.0, gt=0, description="Time in seconds in which what is usual follows half of a lasting change of load."
+    )
+    unseen_ratio: float = Field(
+        0.5, gt=0, le=1, description="Share of the READY replicas without metrics that is a failure of the metrics."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolWatch:
+    """Evidence against pools (``replica`` is empty), and what to remember."""
+
+    anomalies: tuple[Anomaly, ...]
+    pools: Mapping[str, PoolMemory]
+    models: Mapping[str, ModelMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The figures of one pool at one look: ``bool[R]`` and ``float64[R]`` of its serving replicas that reported."""
+
+    serving: int
+    reporting: int
+    ready: int
+    running: Floats
+    queued: Floats
+    kv_cache: Floats
+    preempted: float
+    given_up: float
+    ended: float
+    unreached: float
+    sent: float
+    tokens_per_s: float
+
+
+def watch_pools(
+    fleet: FleetState,
+    replicas: WatchedReplicas,
+    known: Mapping[str, PoolMemory],
+    models: Mapping[str, ModelMemory],
+    models_of: Collection[str],
+    settings: PoolEvidenceSettings,
+) -> PoolWatch:
+    """Return evidence against pools as wholes.
+
+    Args:
+        fleet: What is there.
+        replicas: What is known of the fleet's replicas now, in its order.
+        known: By pool key.
+        models: What is known of each.
+        models_of: Those of which something is to be learned.
+        settings: When figures count.
+    """
+    found: list[Anomaly] = []
+    pools, learned = {}, dict(models)
+    first = 0
+    for pool in fleet.pools:
+        part = slice(first, first + len(pool.roster))
+        first = part.stop
+        name, model = str(pool.key), pool.key.model
+        look = _look(fleet.at, pool, replicas, part, settings)
+        usual = models.get(model, ModelMemory()).usual_per_s
+        signs = _signs(fleet, pool, look, usual, settings)
+        before = known.get(name, PoolMemory())
+        seen = _noted(before.signs, {cause: bool(said) for cause, said in signs.items()}, fleet.at, settings)
+        pools[name] = before if seen == before.signs else replace(before, signs=seen)
+        for cause, said in signs.items():
+            times = seen.get(cause.name, ())
+            if said and (len(times) >= settings.looks or cause is NODE_TROUBLE):
+                found += [Anomaly(family, "", pool.key, 1.0, times[0], words) for family, words in said]
+    for model in models_of:
+        wrong = any(a.pool.model == model for a in found)
+        learned[model] = _learned(models.get(model, ModelMemory()), fleet, model, settings, wrong=wrong)
+    return PoolWatch(tuple(found), pools, learned)
+
+
+def _look(at: float, pool: PoolState, replicas: WatchedReplicas, part: slice, settings: PoolEvidenceSettings) -> _Look:
+    told, serving = pool.told, pool.roster.serving
+    fresh: Bools = told.fresh(at, settings.max_age_s)
+    here = serving & fresh
+
+    def grown(row: str, where: Bools = here) -> float:
+        return float(np.nansum(replicas.of_row(row)[part][where]))
+
+    answers = replicas.answers[:, :, part]  # counted with a half-life, by the gateway and by engines
+    ended = float(np.nansum(answers[0, 4:6][:, serving]))
+    failed = float(np.nansum(answers[0, 5][serving]))
+    aborted = grown("aborted")
+    unreached = float(np.nansum(replicas.of_row("unreached")[part]))
+    return _Look(
+        serving=int(np.count_nonzero(serving)),
+        reporting=int(np.count_nonzero(here)),
+        ready=pool.roster.ready_count,
+        running=told.of("running_requests")[here],
+        queued=told.of("queued_requests")[here],
+        kv_cache=told.of("kv_cache_ratio")[here],
+        preempted=grown("preempted"),
+        given_up=failed + aborted,
+        ended=ended + aborted,
+        unreached=unreached,
+        sent=unreached + max(0.0, ended),
+        tokens_per_s=grown("output_tokens_per_s"),
+    )
+
+
+_Said = list[tuple[str, str]]
+
+
+def _signs(
+    fleet: FleetState, pool: PoolState, look: _Look, usual: float | None, settings: PoolEvidenceSettings
+) -> dict[Cause, _Said]:
+    """Return, by the cause that it speaks for, what is seen at this look: families with their words; empty for none."""
+    pressed = _pressed(look, settings)
+    surge = _surge(fleet, pool, usual)
+    given_up = look.given_up / look.ended if look.ended >= 5.0 else 0.0
+    retrying = given_up >= settings.given_up_ratio and surge >= settings.surge_ratio
+    storming = _storming(look, settings)
+    return {
+        NODE_TROUBLE: _node_trouble(fleet, pool),
+        UNREACHABLE: _unreachable(look, settings),
+        METRICS_LOST: _unseen(fleet, pool, settings),
+        RETRY_STORM: [
+            ("aborts", f"{given_up:.0%} of the requests that end are given up or fail"),
+            ("demand", f"{surge:.1f} times the usual load is offered"),
+        ]
+        * retrying,
+        PREEMPTIONS: storming,
+        OVERLOAD: pressed if not storming and not retrying else [],
+    }
+
+
+def _pressed(look: _Look, settings: PoolEvidenceSettings) -> _Said:
+    """Queues at most replicas alike, while tokens flow: it is the load."""
+    if look.reporting == 0 or look.reporting < settings.most_ratio * look.serving:
+        return []
+    queueing = np.nan_to_num(look.queued) > settings.queued_ratio * np.maximum(np.nan_to_num(look.running), 1.0)
+    share = float(np.mean(queueing))
+    if share < settings.most_ratio or not look.tokens_per_s > 0:
+        return []
+    queued = float(np.nansum(look.queued))
+    return [
+        ("queue", f"{queued:.0f} requests queue at {share:.0%} of {look.reporting} replicas alike"),
+        ("throughput", f"which turn out {look.tokens_per_s:.0f} tokens/s meanwhile"),
+    ]
+
+
+def _storming(look: _Look, settings: PoolEvidenceSettings) -> _Said:
+    running = float(np.nansum(look.running))
+    full = look.kv_cache >= settings.kv_cache_full_ratio
+    if not (running > 0 and np.count_nonzero(full)):
+        return []
+    if look.preempted < settings.preempted_ratio * running:
+        return []
+    return [
+        ("preemptions", f"{look.preempted:.0f} preemptions since the last look, with {running:.0f} requests running"),
+        ("cache", f"the KV cache is full at {np.count_nonzero(full)} of {look.reporting} replicas"),
+    ]
+
+
+def _unreachable(look: _Look, settings: PoolEvidenceSettings) -> _Said:
+    """The gateway finds no connection, while the engines report as always."""
+    if look.unreached < 1.0 or look.unreached < settings.unreached_ratio * look.sent:
+        return []
+    if look.reporting < settings.most_ratio * max(1, look.serving):
+        return []
+    return [
+        ("gateway", f"{look.unreached:.0f} requests found no connection since the last look"),
+        ("engines", f"{look.reporting} of {look.serving} replicas report as always"),
+    ]
+
+
+def _unseen(fleet: FleetState, pool: PoolState, settings: PoolEvidenceSettings) -> _Said:
+    """Most are READY and say nothing, or nothing of use, all at once: that is the metrics, not the engines."""
+    reports = pool.told.fresh(fleet.at, settings.max_age_s) & ~np.isnan(pool.told.of("queued_requests"))
+    settled = pool.roster.serving & (fleet.at - pool.roster.since_at > settings.max_age_s)
+    silent, there = int(np.count_nonzero(settled & ~reports)), int(np.count_nonzero(settled))
+    if silent < 2 or silent < settings.unseen_ratio * there:
+        return []
+    return [
+        ("store", f"{silent} of {there} READY replicas have no metrics, or not all"),
+        ("platform", f"the platform finds {there} READY, none of them new"),
+    ]
+
+
+def _node_trouble(fleet: FleetState, pool: PoolState) -> _Said:
+    if not fleet.nodes:
+        return []
+    bad: dict[str, int] = {}
+    for replica in pool.roster.replicas:
+        node = fleet.nodes.get(replica.node)
+        if node is not None and (not node.ready or node.leaving):
+            bad[replica.node] = bad.get(replica.node, 0) + 1
+    if not bad:
+        return []
+    told = ", ".join(f"{name} ({count} of its replicas)" for name, count in sorted(bad.items()))
+    return [("node", f"not in order or leaving: {told}"), ("platform", "as the platform says of the node itself")]
+
+
+def _surge(fleet: FleetState, pool: PoolState, usual: float | None) -> float:
+    demand = fleet.demand.get(pool.key.model)
+    if demand is None or not usual:
+        return math.nan
+    return demand.requests_per_s / usual
+
+
+def _noted(
+    before: Mapping[str, tuple[float, ...]], seen: Mapping[Cause, bool], at: float, settings: PoolEvidenceSettings
+) -> dict[str, tuple[float, ...]]:
+    """Return the instants of each sign within the look-back, this look's among them."""
+    kept = {
+        name: recent
+        for name, times in before.items()
+        if (recent := tuple(t for t in times if at - t <= settings.look_back_s))
+    }
+    for cause, said in seen.items():
+        if said:
+            kept[cause.name] = (*kept.get(cause.name, ()), at)
+    return kept
+
+
+def _learned(
+    known: ModelMemory, fleet: FleetState, model: str, settings: PoolEvidenceSettings, *, wrong: bool
+) -> ModelMemory:
+    """Return what is usual, this look learned unless something is wrong."""
+    demand = fleet.demand.get(model)
+    if demand is None or wrong:
+        return known if known.usual_at is None else replace(known, usual_at=fleet.at)
+    if known.usual_per_s is None or known.usual_at is None:
+        return replace(known, usual_per_s=round(demand.requests_per_s, 6), usual_at=fleet.at)
+    weight = 0.5 ** (max(0.0, fleet.at - known.usual_at) / settings.usual_half_life_s)
+    usual = known.usual_per_s * weight + demand.requests_per_s * (1.0 - weight)
+    return replace(known, usual_per_s=round(usual, 6), usual_at=fleet.at)
