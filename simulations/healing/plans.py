@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -204,7 +204,8 @@ def _poison(ground: Ground, rng: Rng) -> Strike:
 
 
 def _xid(code: int, exits: str) -> Callable[[Ground, Rng], Strike]:
-    return _one("xid", f"code={code}", f"exits={exits}")
+    hit = _one("xid", f"code={code}", f"exits={exits}")
+    return lambda ground, rng: replace(hit(ground, rng), gpus_exported=True)
 
 
 def _nothing(ground: Ground, rng: Rng) -> Strike:

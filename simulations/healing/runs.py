@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from simulations.case import prepare
 from simulations.healing.plans import PLANS, world_of
 from simulations.healing.rivals import FORESAIL, policy_for
-from simulations.healing.truths import truth_of
-from simulations.healing.verdict import Scene, Verdict, judge
-from simulations.healing.witness import Witness
+from simulations.healing.truths import BREAKS, HURTS, truth_of
+from simulations.healing.verdict import Scene, Verdict, ever_short, judge
+from simulations.healing.witness import Moment, Witness
 from simulations.healing.worlds import World
 from simulations.recovery import recovery_from
 from simulations.runner import SimulationResult, replay
@@ -23,7 +24,8 @@ class WorldRun:
 
     Attributes:
         kind, seed, policy: Which.
-        struck: Whether the failure really happened: faults that hit a replica have hit one.
+        struck: Whether the failure really happened: faults that hit a replica have hit one, what breaks replicas has
+            broken one, and what hurts requests has hurt some.
         verdict: How the policy did.
         replica_hours: Of READY replicas.
         requests: That arrived.
@@ -88,7 +90,7 @@ def run_world(kind: str, seed: int, policy: str) -> WorldRun:
         kind,
         seed,
         policy,
-        _struck(world, hit),
+        _struck(world, hit, witness.moments, verdict),
         verdict,
         round(witness.replica_hours, 3),
         card.requests,
@@ -109,10 +111,13 @@ def _attained_s(result: SimulationResult, scene: Scene) -> float:
     return math.inf if took_s >= simulated_s - scene.struck_s else took_s
 
 
-def _struck(world: World, hit: tuple[str, ...]) -> bool:
-    """Return whether all that was to hit a replica did, and nothing came too late."""
-    aimed = sum("replica=" in fault for fault in world.settings.faults)
-    return len(hit) >= aimed
+def _struck(world: World, hit: tuple[str, ...], moments: Sequence[Moment], verdict: Verdict) -> bool:
+    """Return whether the failure really happened: what was to be hit was, and it took its effect."""
+    if not hit and any("replica=" in fault for fault in world.settings.faults):
+        return False
+    if world.kind in BREAKS:
+        return ever_short(moments, world.ground.struck_s)
+    return world.kind not in HURTS or verdict.recovered_s > 0.0 or verdict.lost > 0
 
 
 def _told(world: World) -> str:

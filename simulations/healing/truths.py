@@ -194,6 +194,11 @@ TRUTHS: Mapping[str, Truth] = {
     ),
 }  # fmt: skip
 
+BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F19", "F20"})
+"""Kinds that have really struck only when fewer replicas were well than before."""
+HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F17"})
+"""Kinds that have really struck only when requests were lost or the objective was missed."""
+
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 
 HANGS = ("F1", "F1-zero")

@@ -12,6 +12,12 @@ from simulations.healing.witness import Belief, Deed, Moment
 
 UNKNOWN = "unknown"
 
+SHOWN_S = 120.0
+"""Replicas that fail have been seen to after this long: the time within which hangs are to be noticed."""
+
+_EVER = (-math.inf, math.inf)
+_ANYWHERE = ("roll back", "fail over", "avoid")
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -96,7 +102,7 @@ def judge(
     answers = [deed for deed in deeds if deed.at_s >= scene.begins_s]
     named = truth.right | truth.fitting
     called = tuple(dict.fromkeys(belief.name for _, belief in beliefs))
-    wrong = tuple(map(str, wrong_deeds(truth, scene, deeds)))
+    wrong = tuple(map(str, wrong_deeds(truth, _fed_s(scene, before, after), scene, deeds)))
     return Verdict(
         detected_s=_detected_s(truth, scene, after, answers, diagnoses=diagnoses),
         diagnosed=any(b.name in truth.right and _about(b, truth, scene) for _, b in beliefs),
@@ -111,8 +117,18 @@ def judge(
     )
 
 
-def wrong_deeds(truth: Truth, scene: Scene, deeds: Iterable[Deed]) -> Iterator[Deed]:
-    """Yield what must not have been done."""
+def _fed_s(scene: Scene, before: Sequence[Moment], after: Sequence[Moment]) -> tuple[float, float]:
+    """Return from when until when whoever grows the pool feeds what fails: it shows, and has not been undone."""
+    short = _short(before, after)
+    shows_s = next((moment.at_s for moment, is_short in zip(after, short, strict=True) if is_short), math.inf)
+    undone = (d.at_s for moment in after for d in moment.deeds if d.act == "roll back")
+    return shows_s + SHOWN_S, min(next(undone, math.inf), scene.over_s)
+
+
+def wrong_deeds(
+    truth: Truth, fed_s: tuple[float, float], scene: Scene, deeds: Iterable[Deed]
+) -> Iterator[Deed]:
+    """Yield what must not have been done; ``fed_s`` is when growth is wrong where it is at all."""
     done: Counter[str] = Counter()
     for deed in deeds:
         if deed.act in ("restart", "cordon"):
@@ -126,15 +142,10 @@ def wrong_deeds(truth: Truth, scene: Scene, deeds: Iterable[Deed]) -> Iterator[D
             done[deed.act] += 1
             if done[deed.act] > 1 or deed.at_s < scene.begins_s:
                 yield deed
-        elif deed.act in truth.wrong and _in_time(deed, scene) and not (deed.ailment and not truth.spreads):
-            yield deed
-
-
-def _in_time(deed: Deed, scene: Scene) -> bool:
-    """Whether the act falls into the failure: scaling is wrong only then, and whatever ends by itself takes a tick."""
-    if deed.act not in ("grow", "shrink"):
-        return True
-    return scene.begins_s <= deed.at_s <= scene.over_s and scene.pool in ("", deed.pool)
+        elif deed.act in truth.wrong and not (deed.ailment and not truth.spreads):
+            begins_s, ends_s = {"grow": fed_s, "shrink": (scene.begins_s, scene.over_s)}.get(deed.act, _EVER)
+            if begins_s <= deed.at_s <= ends_s and (deed.act in _ANYWHERE or scene.pool in ("", deed.pool)):
+                yield deed
 
 
 def _about(belief: Belief, truth: Truth, scene: Scene) -> bool:
@@ -175,17 +186,27 @@ def _remedied(truth: Truth, answers: Sequence[Deed]) -> bool:
     return any(acts <= done for acts in truth.remedies)
 
 
+def ever_short(moments: Sequence[Moment], struck_s: float) -> bool:
+    """Return whether from the strike on fewer replicas were ever well than before, or than were wanted by then."""
+    before = [moment for moment in moments if moment.at_s < struck_s]
+    return any(_short(before, [moment for moment in moments if moment.at_s >= struck_s]))
+
+
+def _short(before: Sequence[Moment], after: Sequence[Moment]) -> list[bool]:
+    """Return of each moment whether fewer replicas are well than just before the strike, and than are wanted."""
+    usual = dict(before[-1].healthy) if before else {}
+    return [
+        any(well < min(usual.get(pool, 0), moment.desired[pool]) for pool, well in moment.healthy.items())
+        for moment in after
+    ]
+
+
 def _recovered_s(scene: Scene, before: Sequence[Moment], after: Sequence[Moment]) -> float:
     """Return from when on as many replicas were well as before, or as are wanted by then; infinity when never."""
     if math.isnan(scene.struck_s):
         return math.nan
-    usual = dict(before[-1].healthy) if before else {}
-    short = [
-        any(well < min(usual.get(pool, 0), moment.desired[pool]) for pool, well in moment.healthy.items())
-        for moment in after
-    ]
+    short = _short(before, after)
     if not any(short):
         return 0.0
     last = max(place for place, is_short in enumerate(short) if is_short)
     return after[last + 1].at_s - scene.struck_s if last + 1 < len(after) else math.inf
-

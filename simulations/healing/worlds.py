@@ -103,6 +103,7 @@ class Strike:
         over_s: When they end by themselves.
         fleet: Settings of the simulated fleet that differ.
         load: ``float64[T]`` requests/s per step instead of a steady load; None keeps that.
+        gpus_exported: Whether GPUs must be exported for it to be seen; else that is drawn.
         cv: Coefficient of variation of the gaps between arrivals.
     """
 
@@ -111,6 +112,7 @@ class Strike:
     over_s: float = math.inf
     fleet: dict[str, float] = field(default_factory=dict)
     load: Float64 | None = None
+    gpus_exported: bool = False
     cv: float = 1.0
 
 
@@ -138,6 +140,7 @@ def built(kind: str, seed: int, ground: Ground, strike: Strike, rng: np.random.G
         fleet=FleetSettings(
             gateway_scrape_phase_s=float(rng.uniform(0.0, 15.0)),
             gpus_per_node=int(max(profile.gpus for profile in ground.profiles) * rng.choice([1, 2])),
+            gpu_metrics=strike.gpus_exported or bool(rng.random() < 0.5),
             **strike.fleet,
         ),
     )
