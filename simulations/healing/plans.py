@@ -187,7 +187,7 @@ def _idle(ground: Ground, rng: Rng) -> Strike:
 
 def _retries(ground: Ground, rng: Rng) -> Strike:
     lasting_s = float(rng.uniform(300.0, 600.0))
-    load = _step(ground, float(rng.uniform(2.0, 3.0)), lasting_s)
+    load = _step(ground, float(rng.uniform(1.6, 2.4)), lasting_s)
     spec = f"retries@{ground.struck_s:.3f}:times=4,backoff=1"
     return Strike((spec,), load=load, fleet={"request_timeout_s": 30.0})
 
@@ -265,7 +265,7 @@ PLANS: Mapping[str, Plan] = {
     "F13-renamed": Plan(_renamed),
     "F14": Plan(_one("counter-reset")),
     "F15": Plan(_idle, levels=(0.2, 0.6)),
-    "F17": Plan(_retries, levels=(0.8, 1.0)),
+    "F17": Plan(_retries, levels=(0.6, 0.8), room=2.5),
     "F19": Plan(_cold_starts, levels=(0.4, 0.6, 0.8)),
     "F20": Plan(_poison, pools=(1,)),
 }

@@ -162,7 +162,7 @@ TRUTHS: Mapping[str, Truth] = {
     ),
     "F13-scrape": Truth(
         "one replica cannot be scraped, and works",
-        right=_set("metrics-lost"), fitting=_set("exporter-frozen"), subject="pool",
+        right=_set("metrics-lost", "exporter-frozen"), subject="pool",
         wrong=_NOTHING_MOVES, recovery="attainment",
     ),
     "F13-renamed": Truth(
@@ -182,7 +182,7 @@ TRUTHS: Mapping[str, Truth] = {
     ),
     "F19": Truth(
         "new replicas are slow at first",
-        right=_set("cold-start"), fitting=_set("node-trouble", "overload"),
+        right=_set("cold-start"), fitting=_set("node-trouble", "overload"), subject="pool",
         # R: slow-start weights. W: full weight at READY; a restart begins the cold start anew.
         recovery="attainment", exits=True,
     ),

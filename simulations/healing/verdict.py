@@ -47,7 +47,8 @@ class Verdict:
 
     Attributes:
         detected_s: Seconds from the strike until it was noticed; NaN when it never was.
-        diagnosed: Whether a right name was believed of the right subject.
+        diagnosed: Whether a right name was believed of the right subject; where not being able to observe says it all,
+            the record of the tick tells of it.
         called: All names that were believed from the strike on, with ``unknown``.
         miscalled: Those of them that are not true.
         remedied: Whether what is right was done.
@@ -105,7 +106,8 @@ def judge(
     wrong = tuple(map(str, wrong_deeds(truth, _fed_s(scene, before, after), scene, deeds)))
     return Verdict(
         detected_s=_detected_s(truth, scene, after, answers, diagnoses=diagnoses),
-        diagnosed=any(b.name in truth.right and _about(b, truth, scene) for _, b in beliefs),
+        diagnosed=any(b.name in truth.right and _about(b, truth, scene) for _, b in beliefs)
+        or (truth.blind and any(moment.blind for moment in after)),
         called=called,
         miscalled=tuple(name for name in called if name not in named and name != UNKNOWN),
         remedied=_remedied(truth, answers),
