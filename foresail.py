@@ -50,7 +50,13 @@ SUB_COMMANDS = {
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
     "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
     "bench": SubCommand("foresail:bench", "Measure how fast Foresail is on this machine."),
+    "approvals": SubCommand("controller.approvals_cli:approvals", "List what waits for an approval; make a key."),
+    "approve": SubCommand("controller.approvals_cli:approve", "Let the daemon carry out what waits, once."),
+    "reject": SubCommand("controller.approvals_cli:reject", "Keep what waits from being done for a while."),
     "explain": SubCommand("controller.cli:explain", "Say what was seen, decided, refused and done, and why."),
+    "incidents": SubCommand(
+        "controller.incidents.cli:incidents", "Tell what went wrong, what was done, and how it ended."
+    ),
     "profile": SubCommand("training.profile_cli:profile", "Make engine profiles from measurements, and check them."),
 }
 

@@ -1,13 +1,15 @@
-"""How a decision reaches the world: modes, kill switch and freshness are checked before every single write."""
+"""How a decision reaches the world: modes, kill switch, freshness and maintenance are checked before every write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from controller.acts import named
+from controller.approvals import Approvals, Wish
 from controller.errors import ActuationError
+from controller.maintenance import held_by
 from controller.modes import Mode, ModeSettings
+from controller.plans import Part, Target, facts_of, target_of, why_of
 from controller.ports import Act, ActResult, Clock, Cluster, Notifier, Router
 from controller.recommendations import Recommendations
 from policies.decisions import (
@@ -23,6 +25,7 @@ from policies.decisions import (
     RollBack,
     UncordonReplica,
 )
+from policies.fleet import FleetState
 
 Write = Callable[[], None]
 
@@ -38,50 +41,58 @@ class Actuator:
         notifier: Notifier,
         modes: ModeSettings,
         killed: Callable[[], bool],
+        approvals: Approvals | None = None,
     ) -> None:
-        """``killed`` is asked before every write; while it answers true nothing is written."""
+        """``killed`` is asked before every write; while it answers true nothing is written.
+
+        Without ``approvals`` nothing is approved.
+        """
         self._clock, self._cluster, self._router, self._notifier = clock, cluster, router, notifier
-        self.modes, self._killed = modes, killed
+        self.modes, self._killed, self._approvals = modes, killed, approvals
         self._recommendations = Recommendations(notifier, modes)
 
-    def carry_out(self, decision: Decision, withheld: str = "") -> Iterator[ActResult]:
+    def carry_out(self, decision: Decision, withheld: str = "", fleet: FleetState | None = None) -> Iterator[ActResult]:
         """Do each part of ``decision`` that its mode allows, tell what it only recommends, and yield what became of it.
 
         One failed write does not stop the others; an error that nobody foresaw does, and is raised once every part
-        has its result. ``withheld`` says why nothing may be done at all.
+        has its result. ``withheld`` says why nothing may be done at all; ``fleet`` is what the decision was made about,
+        which approvals are bound to.
         """
+        wishes: Mapping[tuple[Act, str], Wish] = {}
         if not withheld:
-            self._recommendations.tell(decision, lambda: not self._why_not(Mode.AUTO, decision.expires_at))
+            wishes = self._wishes(decision, fleet)
+            yield from self._propose(decision, wishes)
         unforeseen: BaseException | None = None
-        for act, subject, mode, write in self._acts(decision):
-            why_not = withheld or self._why_not(mode, decision.expires_at)
+        for part, write in self._writes(decision):
+            target = target_of(part)
+            why_not, words = (withheld, "") if withheld else self._permit(target, decision, wishes)
             if why_not:
-                yield ActResult(act, subject, "held", why_not)
+                yield ActResult(target.act, target.subject, "held", why_not)
                 continue
             try:
                 write()
             except ActuationError as error:
-                yield ActResult(act, subject, "failed", str(error))
+                yield ActResult(target.act, target.subject, "failed", _joined(str(error), words))
             except BaseException as error:  # noqa: BLE001 - raised below, once what was done can be recorded
                 unforeseen, withheld = error, "an error that nobody foresaw came before"
-                yield ActResult(act, subject, "failed", f"{type(error).__name__}: {error}")
+                what = f"{type(error).__name__}: {error}"
+                yield ActResult(target.act, target.subject, "failed", _joined(what, words))
             else:
-                yield ActResult(act, subject, "done")
+                yield ActResult(target.act, target.subject, "done", words)
+        if self._approvals is not None and not withheld:
+            self._approvals.settle()
         if unforeseen is not None:
             raise unforeseen
 
-    def _acts(self, decision: Decision) -> Iterator[tuple[Act, str, Mode, Write]]:
+    def _writes(self, decision: Decision) -> Iterator[tuple[Part, Write]]:
         for remedy in decision.remediations:
-            write, name = self._write_of(remedy, decision.at), named(remedy)
-            if write is not None and name is not None:
-                tells = Mode.OBSERVE if self.modes.healing is Mode.OBSERVE else Mode.AUTO
-                yield name.act, name.subject, tells if name.act == "page" else self.modes.healing, write
+            write = self._write_of(remedy, decision.at)
+            if write is not None:
+                yield remedy, write
         for traffic in decision.traffic:
-            write = partial(self._router.set_weights, traffic.model, traffic.weights)
-            yield "weights", traffic.model, self.modes.traffic, write
+            yield traffic, partial(self._router.set_weights, traffic.model, traffic.weights)
         for plan in decision.scaling:
-            write = partial(self._cluster.scale, plan.pool, plan.desired, plan.version, plan.retire_first)
-            yield "scale", str(plan.pool), self.modes.scaling, write
+            yield plan, partial(self._cluster.scale, plan.pool, plan.desired, plan.version, plan.retire_first)
 
     def _write_of(self, remedy: Remediation, at: float) -> Write | None:
         """Return what does it; None for a failover, which the traffic plan of the same decision carries out."""
@@ -104,14 +115,65 @@ class Actuator:
             case FailOver():
                 return None
 
-    def _why_not(self, mode: Mode, expires_at: float) -> str:
-        """Return what forbids a write at this moment; empty when nothing does."""
+    def _wishes(self, decision: Decision, fleet: FleetState | None) -> Mapping[tuple[Act, str], Wish]:
+        """Return what could be done now if somebody approved it."""
+        at = self._clock.now()
+        asked = [(target, part) for part, _ in self._writes(decision) if (target := target_of(part)).act != "page"]
+        return {
+            (target.act, target.subject): Wish(target, facts_of(part, fleet), why_of(target, decision))
+            for target, part in asked
+            if self._mode(target) is Mode.APPROVE and not self._maintenance(target, at)
+        }
+
+    def _propose(self, decision: Decision, wishes: Mapping[tuple[Act, str], Wish]) -> Iterator[ActResult]:
+        """Lay out what waits and tell what is new; yield the approvals that were refused."""
+        waits: dict[tuple[Act, str], str] = {}
+        if self._approvals is not None:
+            yield from self._approvals.look(tuple(wishes.values()))
+            waits = {key: self._approvals.waits(wish) for key, wish in wishes.items()}
+        self._recommendations.tell(decision, waits, lambda: not self._why_not(Mode.AUTO, decision.expires_at))
+
+    def _permit(self, target: Target, decision: Decision, wishes: Mapping[tuple[Act, str], Wish]) -> tuple[str, str]:
+        """Return why a part may not be done, empty when it may, and by whose approval.
+
+        An approval is used up before the act, and what is checked before every write once more after that.
+        """
+        mode = self._mode(target)
+        why_not = self._why_not(mode, decision.expires_at, target)
+        if why_not or mode is not Mode.APPROVE:
+            return why_not, ""
+        wish = wishes.get((target.act, target.subject))
+        if self._approvals is None or wish is None:
+            return f"mode {mode}, and it was not proposed", ""
+        answer = self._approvals.ask(wish)
+        if not answer.allowed:
+            return answer.words, ""
+        why_not = self._why_not(mode, decision.expires_at, target)
+        return (_joined(why_not, f"{answer.words} is used up") if why_not else ""), answer.words
+
+    def _mode(self, target: Target) -> Mode:
+        if target.act == "page":
+            return Mode.AUTO if self.modes.tells(target.subject) else Mode.OBSERVE
+        return self.modes.of(target.action_class, target.model)
+
+    def _maintenance(self, target: Target, at: float) -> str:
+        return "" if target.act == "page" else held_by(self.modes.maintenance, target.held_class, target.model, at)
+
+    def _why_not(self, mode: Mode, expires_at: float, target: Target | None = None) -> str:
+        """Return what forbids a write at this moment, an approval aside; empty when nothing does."""
         try:
             killed = self._killed()
         except Exception as error:  # noqa: BLE001 - a kill switch that cannot be read must not let anything through
             return f"the kill switch cannot be read: {type(error).__name__}: {error}"
         if killed:
             return "kill switch"
-        if mode is not Mode.AUTO:
+        if mode not in (Mode.APPROVE, Mode.AUTO):
             return f"mode {mode}"
-        return "the plan is stale" if self._clock.now() > expires_at else ""
+        at = self._clock.now()
+        if at > expires_at:
+            return "the plan is stale"
+        return self._maintenance(target, at) if target is not None else ""
+
+
+def _joined(what: str, words: str) -> str:
+    return f"{what} ({words})" if words else what

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from controller.actuation import Actuator
+from controller.adapters.approval_folder import ApprovalFolder
 from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
 from controller.adapters.live_platform import LivePlatform
 from controller.adapters.log_notifier import LogNotifier
@@ -18,6 +19,8 @@ from controller.adapters.prometheus_history import HistoryReader, at_step, read_
 from controller.adapters.prometheus_http import PrometheusHttp
 from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
+from controller.approvals import Approvals
+from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
@@ -48,6 +51,14 @@ class World:
     notifier: Notifier
     history: History = no_history
     close: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """Who is asked before anything is written: the kill switch, and people where a mode wants that."""
+
+    killed: Callable[[], bool]
+    approvals: Approvals | None = None
 
 
 WorldOf: TypeAlias = Callable[[Settings], World]
@@ -125,19 +136,33 @@ def kill_switch(settings: Settings) -> Callable[[], bool]:
     return on
 
 
+def approvals_of(settings: Settings, clock: Clock) -> Approvals | None:
+    """Return what asks humans; None where no class of action is in mode ``approve``.
+
+    Raises:
+        BadInput: If the folder of approvals or the key of an approver cannot be used.
+    """
+    if not any(settings.modes.asking()):
+        return None
+    keys = approver_keys(settings.approvals.approvers)
+    return Approvals(settings.approvals, keys, ApprovalFolder.open(settings.approvals.folder), clock.now)
+
+
 def control_loop(
     settings: Settings,
     world: World,
     audit: AuditLog,
     clock: Clock,
-    killed: Callable[[], bool],
+    consent: Consent,
     chain: FallbackForecaster,
     before: Mapping[str, LoadSeries] | None = None,
     memory: PolicyMemory | None = None,
 ) -> ControlLoop:
     """Return the loop: the object that the simulator runs, over the ports of ``world``."""
     policy = settings.policy
-    actuator = Actuator(clock, world.cluster, world.router, world.notifier, settings.modes, killed)
+    actuator = Actuator(
+        clock, world.cluster, world.router, world.notifier, settings.modes, consent.killed, consent.approvals
+    )
     return ControlLoop(
         Sources(clock, world.metrics, world.cluster, world.router),
         audit,

@@ -121,9 +121,9 @@ def resume(
         return Resumption(memory_after(decision, _results_in(outcome)), entry.id, entry.at)
     results = _found_out(decision, fleet, cluster, router, modes, lambda: wait(grace_s))
     log.settle(ActsRecord(now(), entry.id, results, DIED))
-    unsure = tuple(r for r in decision.remediations if isinstance(r, Page)) if _tells(modes) else ()
+    unsure = tuple(r for r in decision.remediations if isinstance(r, Page) and modes.tells(r.subject))
     # Without their results, pages stay in memory as sent.
-    sure = tuple(result for result in results if result.act != "page" or not unsure)
+    sure = tuple(result for result in results if result.act != "page" or not modes.tells(result.subject))
     return Resumption(memory_after(decision, sure), entry.id, entry.at, results, unsure)
 
 
@@ -132,10 +132,6 @@ def _results_in(outcome: AuditEntry) -> tuple[ActResult, ...]:
         return read_back(ActsRecord, outcome.record).results
     except ValueError as error:
         raise AuditError(f"row {outcome.id} of the audit log holds no outcome: {error}") from error
-
-
-def _tells(modes: ModeSettings) -> bool:
-    return modes.healing is not Mode.OBSERVE
 
 
 def _found_out(
@@ -243,8 +239,8 @@ class _Look:
 
 
 def _of_page(subject: str, modes: ModeSettings) -> ActResult:
-    if not _tells(modes):
-        return ActResult("page", subject, "held", f"mode {modes.healing}")
+    if not modes.tells(subject):
+        return ActResult("page", subject, "held", f"mode {Mode.OBSERVE}")
     return ActResult("page", subject, "failed", "nobody knows whether it was delivered; it is not sent again")
 
 

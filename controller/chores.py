@@ -123,7 +123,7 @@ class Chores:
             return "failed"
         self.refused = ""
         self._telemetry.reloaded("applied", current=True)
-        self._log.info("settings applied", modes=dict(new.modes), tick_s=new.policy.tick_s)
+        self._log.info("settings applied", modes=new.modes.model_dump(mode="json"), tick_s=new.policy.tick_s)
         if new.policy.tick_s != old.policy.tick_s:
             self._history_known = False
             self._cadence.soon("history")

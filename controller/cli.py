@@ -46,11 +46,11 @@ def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
         if not as_json:
             raise
         problems = [{"where": p.where, "key": p.key, "what": p.what, "remedy": p.remedy} for p in error.problems]
-        _print_json({"ok": False, "problems": problems})
+        print_json({"ok": False, "problems": problems})
         return 2
     if as_json:
         listed = [{"key": d.key, "value": d.value, "default": d.default} for d in changed]
-        _print_json({"ok": True, "differs_from_defaults": listed})
+        print_json({"ok": True, "differs_from_defaults": listed})
         return 0
     click.echo(f"{file}: ok, {len(changed) or 'no'} setting{'' if len(changed) == 1 else 's'} not at the default")
     for d in changed:
@@ -65,7 +65,7 @@ def schema(as_json: bool) -> None:  # noqa: ARG001 - it is JSON either way; the 
     """Print the JSON Schema of a settings file: every setting with its unit, bounds and default."""
     from controller.settings import settings_schema
 
-    _print_json(settings_schema())
+    print_json(settings_schema())
 
 
 @click.command()
@@ -86,7 +86,7 @@ def explain(
     from controller.adapters.sql_audit import SqlAudit
     from controller.redaction import redacted
 
-    audit = _audit_place(place, settings_file)
+    audit = audit_place(place, settings_file)
     log, shown = SqlAudit.open_existing(audit), redacted(audit)
     try:
         chain = log.verify(None if verify else CHECKED_ROWS)
@@ -105,7 +105,7 @@ def explain(
     return 0
 
 
-def _audit_place(place: str | None, settings_file: Path | None) -> str:
+def audit_place(place: str | None, settings_file: Path | None) -> str:
     """Return where the audit log is, by name or by settings."""
     if place is not None:
         return place
@@ -152,10 +152,10 @@ def _list_entries(log: SqlAudit, chain: Chain, quiet_too: bool, as_json: bool) -
         listing = listing_of(_newest(log, quiet_too))
     if as_json:
         rows = [dict(zip(listing.columns, row, strict=True)) for row in listing.rows]
-        _print_json({"entries": rows, "chain": _chain_json(chain)})
+        print_json({"entries": rows, "chain": chain_json(chain)})
         return
-    _show([listing])
-    click.echo(f"{len(log):,} rows on record. {_chain_text(chain)}")
+    show([listing])
+    click.echo(f"{len(log):,} rows on record. {chain_text(chain)}")
     if not quiet_too:
         click.echo("Ticks in which nothing was to be done, or all was held, are left out (--all lists them).")
 
@@ -165,12 +165,12 @@ def _explain_entry(entry: AuditEntry, chain: Chain, as_json: bool) -> None:
 
     if as_json:
         row = {"id": entry.id, "at": entry.at, "kind": entry.kind, "hash": entry.hash, "record": entry.record}
-        _print_json({**row, "chain": _chain_json(chain)})
+        print_json({**row, "chain": chain_json(chain)})
         return
     with _readable(f"tick {entry.id}"):
         sections = sections_of(entry)
-    _show(sections)
-    click.echo(_chain_text(chain))
+    show(sections)
+    click.echo(chain_text(chain))
 
 
 @click.command()
@@ -225,19 +225,21 @@ def _readable(what: str) -> Iterator[None]:
         ) from error
 
 
-def _chain_json(chain: Chain) -> dict[str, Any]:
+def chain_json(chain: Chain) -> dict[str, Any]:
+    """Return whether the log is as it was written, as JSON values."""
     told = {"intact": chain.intact, "rows_checked": chain.rows, "broken_at": chain.broken_at, "what": chain.what}
     return {**told, "rows_pruned": chain.pruned} if chain.pruned else told
 
 
-def _chain_text(chain: Chain) -> str:
+def chain_text(chain: Chain, which: str = "newest") -> str:
+    """Return whether the log is as it was written, in one line; ``which`` rows were checked."""
     if not chain.intact:
         return f"CHAIN BROKEN at {chain.broken_at}: {chain.what}."
     pruned = f", {chain.pruned:,} rows before them pruned" if chain.pruned else ""
-    return f"Chain intact ({chain.rows:,} newest rows checked{pruned}), head {chain.head[:12]}."
+    return f"Chain intact ({chain.rows:,} {which} rows checked{pruned}), head {chain.head[:12]}."
 
 
-def _show(sections: Sequence[Section]) -> None:
+def show(sections: Sequence[Section]) -> None:
     """Print sections: tables on a terminal, aligned text into a pipe."""
     from controller.explain import as_text
 
@@ -261,5 +263,6 @@ def _show(sections: Sequence[Section]) -> None:
         console.print()
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print JSON for machines."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -17,6 +17,7 @@ import structlog
 
 from controller.adapters.audit_claim import AuditClaim
 from controller.adapters.system_clock import SystemClock
+from controller.approvals import proposal_json
 from controller.bootstrap import WorldOf, audit_log, world_of
 from controller.cadence import Cadence
 from controller.chores import Chores
@@ -90,7 +91,9 @@ class Daemon:
             # A queue of this kind may be put to from a signal's handler, whatever the main thread is doing.
             signal.signal(number, lambda *_, event=event: self._events.put(event))
         settings = self._live.settings
-        self._log.info("started", status=self.status_url, modes=dict(settings.modes), audit=settings.audit.url)
+        self._log.info(
+            "started", status=self.status_url, modes=settings.modes.model_dump(mode="json"), audit=settings.audit.url
+        )
         self._status.start()
         self._chores.schedule(at_once=True)
         self._cadence.start()
@@ -120,8 +123,8 @@ class Daemon:
         return not why, {"why": why} if why else {"missing_signals": len(newest.fleet.missing if newest.fleet else ())}
 
     def status(self) -> Mapping[str, Any]:
-        """Who forecasts, how well, and what followed from that."""
-        return self._chores.told()
+        """Who forecasts, how well, and what followed from that; and what waits for an approval."""
+        return {**self._chores.told(), "waiting_for_approval": [proposal_json(p) for p in self._live.waiting]}
 
     def _supervise(self) -> int:
         while True:

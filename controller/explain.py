@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from controller.adapters.sql_audit import AuditEntry
+from controller.instants import instant
 
 Json = Mapping[str, Any]
 
@@ -69,14 +69,6 @@ def listing_of(entries: Iterable[AuditEntry]) -> Section:
     """Return one line per entry: when, and what was to be done."""
     rows = tuple((entry.id, instant(entry.at), entry.kind, _summary(entry)) for entry in entries)
     return Section("Recent decisions", ("id", "at", "kind", "what"), rows, "" if rows else "none")
-
-
-def instant(at: float) -> str:
-    """Return an instant as ISO 8601 in UTC, or as plain seconds where no calendar holds it."""
-    try:
-        return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):
-        return f"{at:g} s"
 
 
 def as_text(section: Section) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import structlog
 
 from controller.adapters.sql_audit import SqlAudit
-from controller.bootstrap import WorldOf, control_loop, kill_switch
+from controller.approvals import Proposal
+from controller.bootstrap import Consent, WorldOf, approvals_of, control_loop, kill_switch
 from controller.champion import Champion, chain_of
 from controller.checkpoint import Resumption, resume
 from controller.loop import ControlLoop
-from controller.modes import Mode
 from controller.ports import Clock
 from controller.settings import Settings
 from controller.telemetry import Telemetry
@@ -44,6 +43,7 @@ class LiveLoop:
     ) -> None:
         self.settings, self.pace = settings, pace
         self._world_of, self._audit, self._telemetry, self._clock = world, audit, telemetry, clock
+        self._approvals = approvals_of(settings, clock)
         self._world, self._model = world(settings), None
         self.champion = _champion(settings)
         self.ticker = Ticker(self._begin, telemetry, stopwatch)
@@ -62,18 +62,25 @@ class LiveLoop:
         """Seconds of the machine between two ticks."""
         return self.settings.policy.tick_s / self.pace
 
+    @property
+    def waiting(self) -> tuple[Proposal, ...]:
+        """What waits for an approval, as of the newest tick."""
+        return self._approvals.pending if self._approvals is not None else ()
+
     def replace(self, settings: Settings) -> None:
         """Go on with ``settings`` from the next tick on, with the memory and the load history of the present loop.
 
         Raises:
-            BadInput: If the world that they name cannot be used; then nothing changes.
+            BadInput: If the world or the approvers that they name cannot be used; then nothing changes.
         """
+        approvals = approvals_of(settings, self._clock)
         world = self._world_of(settings)
         asked = settings.registry, settings.daemon.model_name, settings.forecast.step_s
         used = self.settings.registry, self.settings.daemon.model_name, self.settings.forecast.step_s
 
         def change() -> None:
             old, self._world, self.settings = self._world, world, settings
+            self._approvals = approvals
             if asked != used:
                 self._model, self.champion = None, _champion(settings)
             if self.ticker.loop is not None:
@@ -131,7 +138,7 @@ class LiveLoop:
 
     def page(self, page: Page) -> None:
         """Tell a human, unless nothing but looking is asked for."""
-        if self.settings.modes.healing is not Mode.OBSERVE:
+        if self.settings.modes.tells(page.subject):
             self._world.notifier.page(page, self.now)
 
     def forbid_writes(self) -> None:
@@ -150,7 +157,7 @@ class LiveLoop:
             self._world,
             self._audit,
             self._clock,
-            self._killed(),
+            self._consent(),
             self._chain(self._model),
             recorded,
         )
@@ -171,15 +178,15 @@ class LiveLoop:
         _tell(found)
         chain = self._chain(self._model)
         return control_loop(
-            self.settings, self._world, self._audit, self._clock, self._killed(), chain, memory=found.memory
+            self.settings, self._world, self._audit, self._clock, self._consent(), chain, memory=found.memory
         )
 
     def _chain(self, model: Forecaster | None) -> FallbackForecaster:
         return chain_of(model, self.settings.forecast.company)
 
-    def _killed(self) -> Callable[[], bool]:
+    def _consent(self) -> Consent:
         switch = kill_switch(self.settings)
-        return lambda: self._forbidden.is_set() or switch()
+        return Consent(lambda: self._forbidden.is_set() or switch(), self._approvals)
 
 
 def _champion(settings: Settings) -> Champion:

@@ -92,14 +92,14 @@ class ControlLoop:
         error = ""
         try:
             with self.time_phase("act"):
-                for result in self._actuator.carry_out(decision, withheld):
+                for result in self._actuator.carry_out(decision, withheld, record.fleet):
                     results.append(result)  # noqa: PERF402 - what is known when one of them raises must be kept
         except BaseException as unforeseen:
             error = _named(unforeseen)
             raise
         finally:
             self.memory = memory_after(decision, tuple(results))
-            if entry_id and record.acts_planned:
+            if entry_id and (record.acts_planned or results):
                 with self.time_phase("record"):
                     record = self._recorder.settle(record, entry_id, results, error)
         return replace(record, results=tuple(results)) if results else record

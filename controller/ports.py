@@ -169,13 +169,18 @@ Act: TypeAlias = Literal[
     "page",
     "weights",
     "scale",
+    "approval",
 ]
+"""What is done; ``approval`` is no act of ours but somebody's word that was refused."""
 Outcome: TypeAlias = Literal["done", "held", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ActResult:
-    """What became of one part of a decision; ``held`` is by mode, kill switch, staleness or an unwritten record."""
+    """What became of one part of a decision.
+
+    ``held`` is by mode, kill switch, staleness, maintenance or an unwritten record, or since nobody approved it.
+    """
 
     act: Act
     subject: str
@@ -252,5 +257,5 @@ class Notifier(Protocol):
         ...
 
     def recommend(self, subject: str, what: str, at: float) -> None:
-        """Say what would be done about a pool, model or replica if its mode allowed it; never raises."""
+        """Say what would be done about a pool, model or replica if its mode, or somebody, allowed it; never raises."""
         ...

@@ -53,6 +53,15 @@ class Places:
         return self.by_key.get(self.written_part(key), self.file)
 
 
+class Disagreement(ValueError):
+    """What a validator of several settings raises, so that the problem stands at the one that is to be changed."""
+
+    def __init__(self, key: Key, what: str) -> None:
+        """``key`` is relative to the model that is validated."""
+        super().__init__(what)
+        self.key = key
+
+
 class BadSettings(BadSetting):
     """Several settings cannot be used; all of them are reported at once."""
 
@@ -79,6 +88,9 @@ def explained(errors: Sequence[ErrorDetails], model: type[BaseModel], places: Pl
     """Yield what validation of ``model`` found wrong, each at the place where it was written."""
     for error in errors:
         key: Key = error["loc"]
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, Disagreement):
+            key = (*key, *cause.key)
         what, remedy = _in_words(error, key, model)
         written = key if error["type"] == "missing" else places.written_part(key)
         yield SettingProblem(places.where(key), dotted(written), what, remedy)
@@ -123,7 +135,7 @@ def is_model(annotation: object) -> bool:
 
 def _fields_of(annotation: object) -> Mapping[str, FieldInfo]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation.model_fields
+        return {found.alias or name: found for name, found in annotation.model_fields.items()}
     return {}
 
 

@@ -18,12 +18,14 @@ from controller.adapters.audit_settings import AuditSettings
 from controller.adapters.live_platform import PlatformSettings
 from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.adapters.registry_store import RegistrySettings
+from controller.approval_settings import ApprovalSettings
 from controller.daemon_settings import DaemonSettings
 from controller.forecasts import ForecastSettings
 from controller.modes import ModeSettings
 from controller.redaction import may_hold_secret
 from controller.setting_problems import (
     BadSettings,
+    Disagreement,
     Places,
     SettingProblem,
     annotation_under,
@@ -34,6 +36,7 @@ from controller.setting_problems import (
 )
 from controller.yaml_source import MAX_BYTES, Key, Mark, Value, YamlText, read_yaml
 from policies.decide import PolicySettings
+from policies.fleet import PoolKey
 
 
 class Settings(BaseModel):
@@ -44,6 +47,9 @@ class Settings(BaseModel):
     policy: PolicySettings = Field(default_factory=PolicySettings, description="How decisions are made.")
     forecast: ForecastSettings = Field(default_factory=ForecastSettings, description="How load is forecast.")
     modes: ModeSettings = Field(default_factory=ModeSettings, description="What may be done without a human.")
+    approvals: ApprovalSettings = Field(
+        default_factory=ApprovalSettings, description="Who may approve what is in mode approve, and how."
+    )
     prometheus: PrometheusSettings = Field(
         default_factory=PrometheusSettings, description="Where measurements come from."
     )
@@ -60,6 +66,25 @@ class Settings(BaseModel):
                 f"forecast.step_s {self.forecast.step_s:g} is not a whole multiple of policy.tick_s "
                 f"{self.policy.tick_s:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_can_approve(self) -> Settings:
+        if not self.approvals.approvers:
+            for key in self.modes.asking():
+                what = "approvals.approvers names nobody, so nobody could approve and nothing would ever be done"
+                raise Disagreement(("modes", *key), what)
+        return self
+
+    @model_validator(mode="after")
+    def _modes_are_of_our_workloads(self) -> Settings:
+        ours = {PoolKey.parse(key).model for key in self.policy.pools}
+        named: list[tuple[str, Key]] = [(model, ("modes", "workloads", model)) for model in self.modes.workloads]
+        for number, window in enumerate(self.modes.maintenance):
+            named += [(m, ("modes", "maintenance", number, "workloads", i)) for i, m in enumerate(window.workloads)]
+        for model, key in named:
+            if model not in ours:
+                raise Disagreement(key, f"there is no pool of {model} under policy.pools")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, who forecasts, what does it count: ``/healthz``, ``/readyz``, ``/status``, ``/metrics``.
+"""Is it alive, who forecasts, what waits, what does it count: ``/healthz``, ``/readyz``, ``/status``, ``/metrics``.
 
 Served by a thread of its own, so that an answer does not wait for a tick, with bounds on connections and headers.
 Nothing can be changed through it.
@@ -86,7 +86,7 @@ class Health(Protocol):
         ...
 
     def status(self) -> Mapping[str, Any]:
-        """Who forecasts, how well, and what followed from that."""
+        """Who forecasts, how well, and what followed from that; and what waits for an approval."""
         ...
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controller.errors import BadInput
 from controller.forecasts import ForecastSettings
+from controller.modes import ModeSettings
 from forecasting.series import LoadSeries
 from policies.decide import PolicySettings
 from policies.engine_profile import EngineProfile
@@ -85,6 +86,10 @@ class SimulationSettings(BaseModel):
         default_factory=PolicySettings, description="How Foresail decides; its pools are those of the simulation."
     )
     forecast: ForecastSettings = Field(default_factory=ForecastSettings, description="What forecasters are shown.")
+    modes: ModeSettings = Field(
+        default_factory=ModeSettings.all_auto,
+        description="How far the policy may go; auto unless set, whatever the settings file says of the daemon.",
+    )
     fleet: FleetSettings = Field(default_factory=FleetSettings, description="How the simulated world behaves.")
     platform: PlatformSettings = Field(
         default_factory=PlatformSettings, description="Nodes, GPU stock and quota, spot, and how replicas start."

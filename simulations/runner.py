@@ -22,7 +22,6 @@ from controller.actuation import Actuator
 from controller.errors import AuditError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
-from controller.modes import ModeSettings
 from controller.ports import ActsRecord, AuditLog, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
@@ -156,10 +155,9 @@ def _instants(fleet: SimulatedFleet, tick_s: float, step_s: float) -> Iterator[b
 def _control_loop(
     case: Case, policy: Policy, fleet: SimulatedFleet, loads: LoadForecasts, audit: AuditLog
 ) -> ControlLoop:
-    """Wire the loop as the daemon does, with everything allowed to act."""
-    actuator = Actuator(
-        fleet.clock, fleet.cluster, fleet.router, _Pager(), ModeSettings.all_auto(), killed=lambda: False
-    )
+    """Wire the loop as the daemon does, with everything allowed to act unless the run is to be a dry run."""
+    modes = case.settings.modes
+    actuator = Actuator(fleet.clock, fleet.cluster, fleet.router, _Pager(), modes, killed=lambda: False)
     return ControlLoop(
         Sources(fleet.clock, fleet.metrics, fleet.cluster, fleet.router),
         audit,
@@ -181,7 +179,7 @@ class _Pager:
         """Wake nobody: the page stays in the record of its tick."""
 
     def recommend(self, subject: str, what: str, at: float) -> None:
-        """Tell nobody: everything is done by itself."""
+        """Tell nobody: what would be done is in the record of its tick."""
 
 
 class _NoAudit:

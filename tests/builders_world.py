@@ -16,7 +16,7 @@ from controller.errors import ActuationError, ObservationError, StalePlan
 from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
-from controller.ports import FleetMetrics, Sources, TickRecord
+from controller.ports import AuditLog, FleetMetrics, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import Policy, Remediation
@@ -121,10 +121,14 @@ class World:
         modes: ModeSettings | None = None,
         killed: Callable[[], bool] = lambda: False,
         policy: Policy | None = None,
+        audit: AuditLog | None = None,
     ) -> Controlled:
-        """Return this world under the control of Foresail, with everything allowed to act unless told otherwise."""
+        """Return this world under the control of Foresail, with everything allowed to act unless told otherwise.
+
+        With ``audit`` the ticks are recorded there, and not in its own list.
+        """
         given = policy_settings or settings(*self.wanted)
-        return Controlled(self, given, modes, killed, policy or Foresail(given))
+        return Controlled(self, given, modes, killed, policy or Foresail(given), audit)
 
     def of(self, key: PoolKey = KEY) -> list[Engine]:
         return [e for e in self.engines.values() if e.key == key]
@@ -302,6 +306,7 @@ class Controlled:
         modes: ModeSettings | None,
         killed: Callable[[], bool],
         policy: Policy,
+        audit: AuditLog | None = None,
     ) -> None:
         self.world, self.settings = world, policy_settings
         self.audit, self.notifier = ListAudit(), ListNotifier()
@@ -309,7 +314,7 @@ class Controlled:
         forecast_settings = ForecastSettings(step_s=4 * self.tick_s)
         self.loop = ControlLoop(
             Sources(world, world, world, world),
-            self.audit,
+            self.audit if audit is None else audit,
             Actuator(world, world, world, self.notifier, modes or ModeSettings.all_auto(), killed),
             LoadForecasts(FallbackForecaster(()), self.tick_s, forecast_settings),
             Horizon(policy_settings.lead_time, self.tick_s),

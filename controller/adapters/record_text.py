@@ -32,10 +32,19 @@ def record_in(stored: str) -> dict[str, Any]:
     Raises:
         ValueError: If there is none, or one larger than any that is written.
     """
-    record = json.loads(_unpacked(stored) if stored.startswith(_MARK) else stored)
+    record = json.loads(text_in(stored))
     if not isinstance(record, dict):
         raise ValueError("no record")  # noqa: TRY004 - as for every other text that holds none
     return record
+
+
+def text_in(stored: str) -> str:
+    """Return the canonical JSON in a row's text, unread.
+
+    Raises:
+        ValueError: If it is packed and cannot be unpacked.
+    """
+    return _unpacked(stored).decode("ascii") if stored.startswith(_MARK) else stored
 
 
 def _unpacked(stored: str) -> bytes:

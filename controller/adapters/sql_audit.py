@@ -252,7 +252,7 @@ class SqlAudit:
                 pruned, previous = self._pruned_before(row.number)
                 number = pruned
             count, number = count + 1, number + 1
-            what = _fault(row, number, previous)
+            what = fault_of(row, number, previous)
             if what:
                 return Chain(count, previous, str(row.number), what, pruned)
             previous = row.hash
@@ -311,7 +311,7 @@ def _text_of(record: TickRecord | ActsRecord) -> str:
     return packed(text)
 
 
-def _fault(row: sql.Row[Any], number: int, previous: str) -> str:
+def fault_of(row: sql.Row[Any], number: int, previous: str) -> str:
     """Return what is wrong with ``row`` as the ``number``-th one after the hash ``previous``; empty when nothing is."""
     if row.number != number:
         return f"row {number} is missing"

@@ -55,11 +55,47 @@ def test_the_default_does_nothing_but_look() -> None:
 
 
 @pytest.mark.parametrize("action_class", ["scaling", "traffic", "healing"])
-def test_a_mode_that_does_not_exist_yet_is_refused_with_what_does(file: Path, action_class: str) -> None:
+def test_a_mode_that_waits_for_approvals_needs_somebody_who_can_approve(file: Path, action_class: str) -> None:
     problem = only_problem(file, f"modes:\n  {action_class}: approve\n")
     assert (problem.where, problem.key) == (f"{file}:2:3", f"modes.{action_class}")
-    assert "approve is not there yet" in problem.what
+    assert "approvals.approvers names nobody" in problem.what
     assert "observe, recommend" in problem.remedy
+
+
+POOL = "policy: {pools: {m/a/unified: {profile: llama-3.1-8b-l40s-tp1}}}\n"
+WINDOW = "modes:\n  maintenance:\n    - why: a move\n      from: 2027-01-15T22:00:00Z\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "what"),
+    [
+        (WINDOW, 3, "modes.maintenance.0", "both from and until"),
+        (WINDOW + "      until: 2027-01-15T21:00:00Z\n", 3, "modes.maintenance.0", "not after its beginning"),
+        (WINDOW + "      until: 2027-01-16T00:00:00\n", 5, "modes.maintenance.0.until", "timezone"),
+        (WINDOW + "      until: soon\n", 5, "modes.maintenance.0.until", "datetime"),
+        (WINDOW + "      till: x\n", 5, "modes.maintenance.0.till", "no such setting"),
+        (WINDOW + "      until: 2027-01-16T00:00:00Z\n      workloads: [n]\n", 6, None, "no pool of n"),
+        ("modes:\n  workloads:\n    n: {healing: auto}\n", 3, "modes.workloads.n", "no pool of n"),
+        ("modes:\n  workloads:\n    m: {healing: often}\n", 3, "modes.workloads.m.healing", "'approve' or 'auto'"),
+        ("modes:\n  workloads:\n    m: {healing: approve}\n", 3, "modes.workloads.m.healing", "names nobody"),
+        ("approvals:\n  approvers:\n    a: ed25519:AAAA\n", 2, "approvals.approvers", "not a public key"),
+        ("approvals:\n  approvers:\n    a b: key\n", 2, "approvals.approvers", "no name for an approver"),
+        ("approvals:\n  max_lifetime_s: 60\n", 1, "approvals", "more than max_lifetime_s 60"),
+        ("approvals:\n  max_lifetime_s: 90000\n", 2, "approvals.max_lifetime_s", "86400"),
+    ],
+)
+def test_a_bad_window_mode_or_approver_is_refused_with_its_line(
+    file: Path, text: str, line: int, key: str | None, what: str
+) -> None:
+    problem = only_problem(file, text + POOL)
+    assert problem.where.startswith(f"{file}:{line}:")
+    assert key in (None, problem.key)
+    assert what in problem.what
+
+
+def test_a_window_is_known_by_the_names_that_are_written(file: Path) -> None:
+    problem = only_problem(file, WINDOW + "      form: 2027-01-16\n" + POOL)
+    assert problem.remedy.startswith("did you mean from? known here: from, until, weekly, classes, workloads, why")
 
 
 @pytest.mark.parametrize(
@@ -120,8 +156,8 @@ def test_a_value_out_of_bounds_is_answered_with_the_bounds_unit_and_default(file
         ("policy: {tick_s: [15]}", "policy.tick_s", "must be a valid number"),
         ("policy: {tick_s: .nan}", "policy.tick_s", "must be a valid number"),
         ("policy: 5", "policy", "must be an object"),
-        ("modes: {scaling: autoo}", "modes.scaling", "'observe', 'recommend' or 'auto'"),
-        ("modes: {scaling: true}", "modes.scaling", "'observe', 'recommend' or 'auto'"),
+        ("modes: {scaling: autoo}", "modes.scaling", "'observe', 'recommend', 'approve' or 'auto'"),
+        ("modes: {scaling: true}", "modes.scaling", "'observe', 'recommend', 'approve' or 'auto'"),
         ("policy: {pools: {m/a/unified: {min_replicas: 1}}}", "policy.pools.m/a/unified.profile", "needed"),
         (
             "policy: {pools: {m/a/unified: {profile: none}}}",
