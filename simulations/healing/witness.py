@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from controller.acts import named
+from controller.plans import target_of
 from controller.ports import TickRecord
 from forecasting.forecast import LoadForecast
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
     Decision,
+    FailOver,
     Page,
     PauseRollout,
     Policy,
@@ -162,21 +163,21 @@ class Witness:
             return
         done = {(result.act, result.subject) for result in record.results if result.outcome == "done"}
         for remedy in decision.remediations:
-            called = named(remedy)
-            if called is None or (called.act, called.subject) not in done:
+            target = target_of(remedy)
+            if isinstance(remedy, FailOver) or (target.act, target.subject) not in done:
                 continue
             match remedy:
                 case RestartReplica() | CordonReplica() | UncordonReplica():
                     ailment, struck = self._ailments.get(remedy.replica, ("", False))
-                    yield Deed(at_s, called.act, remedy.pool.pool, remedy.replica, ailment, struck)
+                    yield Deed(at_s, target.act, remedy.pool.pool, remedy.replica, ailment, struck)
                 case RollBack(pool=pool, revision=revision):
-                    yield Deed(at_s, called.act, pool.pool, detail=revision)
+                    yield Deed(at_s, target.act, pool.pool, detail=revision)
                 case PauseRollout(pool=pool) | ResumeRollout(pool=pool):
-                    yield Deed(at_s, called.act, pool.pool)
+                    yield Deed(at_s, target.act, pool.pool)
                 case AvoidNode(node=node):
-                    yield Deed(at_s, called.act, detail=node)
+                    yield Deed(at_s, target.act, detail=node)
                 case Page(message=message):
-                    yield Deed(at_s, called.act, detail=message)
+                    yield Deed(at_s, target.act, detail=message)
         for plan in decision.scaling:
             if ("scale", str(plan.pool)) in done:
                 act = "grow" if plan.desired > plan.current else "shrink"
