@@ -204,7 +204,7 @@ class FleetReplica:
 
     @property
     def ailment(self) -> str:
-        """What is wrong with it in truth: ``starting``, ``exited``, ``hung``, ``errors`` or ``slow``; empty if nothing."""
+        """What is wrong with it in truth: ``starting``, ``exited``, ``hung``, ``errors``, ``slow``, or nothing."""
         if not self.alive:
             return "exited" if self.phase is Phase.FAILED else "starting"
         record = self._kernel.replica(self.row)

@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from controller.errors import BadInput
-from simulations.healing.rivals import FORESAIL, KNOWN, RIVALS
+from simulations.healing.rivals import FORESAIL, OTHERS, RIVALS
 
 _FILES = ("healing.json", "healing.png", "healing.txt")
 
 
 @click.command()
 @click.option("--faults", default="all", show_default=True, metavar="A,B",
-              help="Which failures: F1, F8, F2-errors ... or fault-free kinds such as saturated; all for all.")  # fmt: skip
+              help="Which failures: F1, F8, F2-errors ... or fault-free kinds such as saturated; or all.")  # fmt: skip
 @click.option("--worlds", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N",
               help="Worlds of each failure, from the seed on; of each fault-free kind a quarter more.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
@@ -25,7 +25,7 @@ _FILES = ("healing.json", "healing.png", "healing.txt")
 @click.option("--jobs", type=click.IntRange(1, 256), default=lambda: min(2, os.cpu_count() or 1), metavar="N",
               help="Processes that play.  [default: 2]")  # fmt: skip
 @click.option("--rivals", default=",".join(RIVALS), show_default=True, metavar="A,B",
-              help=f"Who plays the same worlds: {', '.join(name for name in KNOWN if name != FORESAIL)}; none for none.")  # fmt: skip
+              help=f"Who plays the same worlds: {', '.join(OTHERS)}; none for none.")  # fmt: skip
 @click.option("--replica-hours", type=click.FloatRange(min=0), default=10_000.0, show_default=True, metavar="H",
               help="Length of the long run at saturation; 0 leaves it out.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -36,9 +36,9 @@ def healing(
 ) -> None:
     """Play every failure of the catalogue that metrics can show in seeded worlds, and worlds in which nothing is wrong.
 
-    Told per failure: whether it was noticed, called by its name, put right, made worse; how long that took, and how many
-    requests it cost. The same worlds are played by rivals: `kubelet`, liveness alone, and `naive`, which restarts what
-    has requests running and makes no token.
+    Told per failure: whether it was noticed, called by its name, put right, made worse; how long that took, and how
+    many requests it cost. The same worlds are played by rivals: `kubelet`, liveness alone, and `naive`, which restarts
+    what has requests running and makes no token.
     """
     from rich.console import Console
 
@@ -70,9 +70,8 @@ def healing(
 def _rivals(text: str) -> tuple[str, ...]:
     names = () if text in ("", "none") else tuple(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in KNOWN or name == FORESAIL:
-            known = ", ".join(name for name in KNOWN if name != FORESAIL)
-            raise BadInput(f"no rival is called {name!r}", "--rivals", f"known: {known}, none")
+        if name not in OTHERS:
+            raise BadInput(f"no rival is called {name!r}", "--rivals", f"known: {', '.join(OTHERS)}, none")
     return names
 
 

@@ -179,7 +179,7 @@ def _renamed(ground: Ground, rng: Rng) -> Strike:
     return Strike((f"metric-loss@{ground.struck_s:.3f}:metric={metric}",))
 
 
-def _idle(ground: Ground, rng: Rng) -> Strike:
+def _idle(ground: Ground, _rng: Rng) -> Strike:
     load = steady(ground)
     load[math.ceil(ground.struck_s / STEP_S) : -2] = 0.0
     return Strike(load=load)
@@ -189,7 +189,7 @@ def _retries(ground: Ground, rng: Rng) -> Strike:
     lasting_s = float(rng.uniform(300.0, 600.0))
     load = _step(ground, float(rng.uniform(1.6, 2.4)), lasting_s)
     spec = f"retries@{ground.struck_s:.3f}:times=4,backoff=1"
-    return Strike((spec,), load=load, fleet={"request_timeout_s": 30.0})
+    return Strike((spec,), load=load, patience_s=30.0)
 
 
 def _cold_starts(ground: Ground, rng: Rng) -> Strike:
@@ -208,7 +208,7 @@ def _xid(code: int, exits: str) -> Callable[[Ground, Rng], Strike]:
     return lambda ground, rng: replace(hit(ground, rng), gpus_exported=True)
 
 
-def _nothing(ground: Ground, rng: Rng) -> Strike:
+def _nothing(_ground: Ground, _rng: Rng) -> Strike:
     return Strike()
 
 
@@ -275,8 +275,9 @@ CALM: Mapping[str, Plan] = {
     "saturated": Plan(_nothing, levels=(1.3, 2.0, 3.0), room=1.0),
     "idle": Plan(_idle, levels=(0.05, 0.2)),
     "steady": Plan(_nothing),
-    "long-prefill": Plan(_nothing, shapes=("fixed:60000/200", "fixed:90000/200"), levels=(0.3, 0.6, 0.9),
-                         whole_prompts=True),
+    "long-prefill": Plan(
+        _nothing, shapes=("fixed:60000/200", "fixed:90000/200"), levels=(0.3, 0.6, 0.9), whole_prompts=True
+    ),
     "scrape-loss": Plan(_lost_scrapes),
     "rollout": Plan(_good_rollout),
     "scaling": Plan(_scale_events, levels=(0.6, 0.8), room=2.0, fixed_ratio=0.0),

@@ -1,8 +1,8 @@
 """How is a fleet healed by those who do not look further: by the kubelet alone, or by one rule about token rates?
 
-Both are given Foresail's own scaling, with every playbook taken away and requests shared evenly over READY replicas as a
-Kubernetes Service does, so that what differs is healing and nothing else. The platform does for all of them what it does
-by itself: an engine that exited is started again in place, and a lost node's replicas elsewhere.
+Both are given Foresail's own scaling, with every playbook taken away and requests shared evenly over READY replicas
+as a Kubernetes Service does, so that what differs is healing and nothing else. The platform does for all what it
+does by itself: an engine that exited is started again in place, and a lost node's replicas elsewhere.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def without_healing(settings: PolicySettings) -> PolicySettings:
 
 @dataclass(slots=True)
 class Kubelet:
-    """Liveness alone: ``/health`` answers 200 as long as the process lives, and who exits is started again by the platform.
+    """Liveness alone: ``/health`` answers 200 as long as the process lives.
 
-    So it has nothing to decide: a hang, errors and slowness pass the probe.
+    So it has nothing to decide: a hang, errors and slowness pass the probe, and the platform restarts who exits.
     """
 
     settings: PolicySettings
@@ -62,8 +62,7 @@ class Kubelet:
 class Naive:
     """Restart what has requests running and made no output token over the last ``scrapes`` intervals between scrapes.
 
-    It asks for fresh figures of READY replicas and for as many samples as it takes, and is kind to itself in nothing else:
-    no budget, no floor, no second witness.
+    It looks at READY replicas alone, and a sample counts once. It has no budget, no floor and no second witness.
     """
 
     settings: PolicySettings
@@ -112,9 +111,7 @@ class _Still:
 
 def _healed(decision: Decision, fleet: FleetState, remedies: tuple[Remediation, ...]) -> Decision:
     """Return the decision with these remedies, and no others, and with traffic shared as a Service does."""
-    return replace(
-        decision, remediations=remedies, traffic=even_traffic(fleet), anomalies=(), diagnoses=()
-    )
+    return replace(decision, remediations=remedies, traffic=even_traffic(fleet), anomalies=(), diagnoses=())
 
 
 _MADE: Mapping[str, Callable[[PolicySettings], Policy]] = {
@@ -124,5 +121,5 @@ _MADE: Mapping[str, Callable[[PolicySettings], Policy]] = {
     "naive-eager": lambda settings: Naive(settings, 1, "naive-eager"),
 }
 
-KNOWN = tuple(_MADE)
-"""Everybody who can play; ``naive-eager`` asks for one interval without a token alone."""
+OTHERS = tuple(name for name in _MADE if name != FORESAIL)
+"""Every rival; to ``naive-eager`` one interval without a token is enough."""

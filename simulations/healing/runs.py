@@ -105,9 +105,7 @@ def _attained_s(result: SimulationResult, scene: Scene) -> float:
     if math.isnan(scene.struck_s):
         return math.nan
     simulated_s = result.scorecard.simulated_s
-    took_s = recovery_from(
-        scene.struck_s, result.curves, simulated_s, result.case.policy.objective.attainment_ratio
-    )
+    took_s = recovery_from(scene.struck_s, result.curves, simulated_s, result.case.policy.objective.attainment_ratio)
     return math.inf if took_s >= simulated_s - scene.struck_s else took_s
 
 

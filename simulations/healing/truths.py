@@ -1,8 +1,8 @@
 """What is right in each world, and what is wrong: the failure catalogue, as far as acts and diagnoses can be judged.
 
-Codes, right (R) and wrong (W) remedies are those of the catalogue that ``policies.causes`` names its causes after. An act
-counts as wrong whatever the policy believed; a restart, or taking out of traffic, is wrong unless the replica ailed of
-something that deserves it, as the simulator knows.
+Codes, right (R) and wrong (W) remedies are those of the catalogue that ``policies.causes`` names its causes after. An
+act counts as wrong whatever the policy believed; a restart, or taking out of traffic, is wrong unless the replica ailed
+of something that deserves it, as the simulator knows.
 """
 
 from __future__ import annotations

@@ -127,9 +127,7 @@ def _fed_s(scene: Scene, before: Sequence[Moment], after: Sequence[Moment]) -> t
     return shows_s + SHOWN_S, min(next(undone, math.inf), scene.over_s)
 
 
-def wrong_deeds(
-    truth: Truth, fed_s: tuple[float, float], scene: Scene, deeds: Iterable[Deed]
-) -> Iterator[Deed]:
+def wrong_deeds(truth: Truth, fed_s: tuple[float, float], scene: Scene, deeds: Iterable[Deed]) -> Iterator[Deed]:
     """Yield what must not have been done; ``fed_s`` is when growth is wrong where it is at all."""
     done: Counter[str] = Counter()
     for deed in deeds:

@@ -1,9 +1,10 @@
-"""What really happened in a world, and what was done about it: noted from the simulator, never from a policy's beliefs."""
+"""What really happened in a world, and what was done about it? Noted from the simulator, not from beliefs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from controller.plans import target_of
 from controller.ports import TickRecord
@@ -28,6 +29,10 @@ from simulations.fleet import SimulatedFleet
 from simulations.runner import Tick
 
 DOWN = "mostly down"
+
+_Carried: TypeAlias = (
+    RestartReplica | CordonReplica | UncordonReplica | RollBack | PauseRollout | ResumeRollout | AvoidNode | Page
+)
 
 _MOST_OF_IT = 0.5
 _GIVEN_UP = 0.01
@@ -145,9 +150,9 @@ class Witness:
             Moment(
                 at_s=record.at - self._start_at,
                 blind=decision is None,
-                beliefs=() if decision is None else tuple(
-                    dict.fromkeys(Belief(d.name, d.pool.pool, d.subject) for d in decision.diagnoses)
-                ),
+                beliefs=()
+                if decision is None
+                else tuple(dict.fromkeys(Belief(d.name, d.pool.pool, d.subject) for d in decision.diagnoses)),
                 deeds=tuple(self._deeds(record, healthy, desired)),
                 healthy=healthy,
                 desired=desired,
@@ -155,9 +160,7 @@ class Witness:
             )
         )
 
-    def _deeds(
-        self, record: TickRecord, healthy: Mapping[str, int], desired: Mapping[str, int]
-    ) -> Iterator[Deed]:
+    def _deeds(self, record: TickRecord, healthy: Mapping[str, int], desired: Mapping[str, int]) -> Iterator[Deed]:
         decision, at_s = record.decision, record.at - self._start_at
         if decision is None:
             return
@@ -166,18 +169,7 @@ class Witness:
             target = target_of(remedy)
             if isinstance(remedy, FailOver) or (target.act, target.subject) not in done:
                 continue
-            match remedy:
-                case RestartReplica() | CordonReplica() | UncordonReplica():
-                    ailment, struck = self._ailments.get(remedy.replica, ("", False))
-                    yield Deed(at_s, target.act, remedy.pool.pool, remedy.replica, ailment, struck)
-                case RollBack(pool=pool, revision=revision):
-                    yield Deed(at_s, target.act, pool.pool, detail=revision)
-                case PauseRollout(pool=pool) | ResumeRollout(pool=pool):
-                    yield Deed(at_s, target.act, pool.pool)
-                case AvoidNode(node=node):
-                    yield Deed(at_s, target.act, detail=node)
-                case Page(message=message):
-                    yield Deed(at_s, target.act, detail=message)
+            yield self._deed(remedy, target.act, at_s)
         for plan in decision.scaling:
             if ("scale", str(plan.pool)) in done:
                 act = "grow" if plan.desired > plan.current else "shrink"
@@ -185,6 +177,20 @@ class Witness:
         for traffic in decision.traffic:
             if ("weights", traffic.model) in done:
                 yield from self._moves(traffic, at_s, healthy, desired)
+
+    def _deed(self, remedy: _Carried, act: str, at_s: float) -> Deed:
+        match remedy:
+            case RestartReplica() | CordonReplica() | UncordonReplica():
+                ailment, struck = self._ailments.get(remedy.replica, ("", False))
+                return Deed(at_s, act, remedy.pool.pool, remedy.replica, ailment, struck)
+            case RollBack(pool=pool, revision=revision):
+                return Deed(at_s, act, pool.pool, detail=revision)
+            case PauseRollout(pool=pool) | ResumeRollout(pool=pool):
+                return Deed(at_s, act, pool.pool)
+            case AvoidNode(node=node):
+                return Deed(at_s, act, detail=node)
+            case Page(message=message):
+                return Deed(at_s, act, detail=message)
 
     def _moves(
         self, traffic: TrafficPlan, at_s: float, healthy: Mapping[str, int], desired: Mapping[str, int]

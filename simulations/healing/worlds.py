@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from zlib import crc32
 
@@ -101,7 +101,7 @@ class Strike:
         faults: As ``simulate --fault`` takes them.
         pool: The pool that they are about; empty for all.
         over_s: When they end by themselves.
-        fleet: Settings of the simulated fleet that differ.
+        patience_s: When clients give up; None for what SDKs default to.
         load: ``float64[T]`` requests/s per step instead of a steady load; None keeps that.
         gpus_exported: Whether GPUs must be exported for it to be seen; else that is drawn.
         cv: Coefficient of variation of the gaps between arrivals.
@@ -110,7 +110,7 @@ class Strike:
     faults: tuple[str, ...] = ()
     pool: str = ""
     over_s: float = math.inf
-    fleet: dict[str, float] = field(default_factory=dict)
+    patience_s: float | None = None
     load: Float64 | None = None
     gpus_exported: bool = False
     cv: float = 1.0
@@ -141,7 +141,7 @@ def built(kind: str, seed: int, ground: Ground, strike: Strike, rng: np.random.G
             gateway_scrape_phase_s=float(rng.uniform(0.0, 15.0)),
             gpus_per_node=int(max(profile.gpus for profile in ground.profiles) * rng.choice([1, 2])),
             gpu_metrics=strike.gpus_exported or bool(rng.random() < 0.5),
-            **strike.fleet,
+            request_timeout_s=strike.patience_s or FleetSettings().request_timeout_s,
         ),
     )
     return World(kind, seed, ground, trace, settings, strike.pool, strike.over_s)
