@@ -44,6 +44,7 @@ SUB_COMMANDS = {
     "trace": SubCommand("simulations.trace_cli:trace", "Make a trace from others, or show what is in one."),
     "train": SubCommand("training.train_cli:train", "Fit forecasters to a load history and register them."),
     "backtest": SubCommand("training.cli:backtest", "Score forecasters on the past, as it would have looked then."),
+    "detect": SubCommand("training.detect_cli:detect", "Score how odd each value of a metric is, as it comes."),
     "promote": SubCommand("training.promote_cli:promote", "Make a registered model the champion."),
     "run": SubCommand("controller.cli:run", "Watch a fleet, decide every tick, and do what the settings allow."),
     "live": SubCommand("simulations.live.cli:live", "Run a real fleet on this machine, steered by the daemon."),

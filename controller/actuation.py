@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import assert_never
 
 from controller.approvals import Approvals, Wish
 from controller.errors import ActuationError
@@ -114,6 +115,8 @@ class Actuator:
                 return partial(self._notifier.page, remedy, at)
             case FailOver():
                 return None
+            case _:
+                assert_never(remedy)
 
     def _wishes(self, decision: Decision, fleet: FleetState | None) -> Mapping[tuple[Act, str], Wish]:
         """Return what could be done now if somebody approved it."""

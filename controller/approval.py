@@ -48,7 +48,7 @@ class Statement(BaseModel):
     approver: str = Field(min_length=1, max_length=64)
     from_at: float
     until_at: float
-    why: str = Field("", max_length=200)
+    why: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
 
     @property
     def payload(self) -> bytes:

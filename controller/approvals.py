@@ -227,7 +227,9 @@ class Approvals:
                 self._box.discard(file.name)
                 yield _refusal(file.name, f"refused: {refused}")
                 continue
-            if early := why_early(statement, at):
+            if _ended(statement, at):
+                self._box.discard(file.name)
+            elif early := why_early(statement, at):
                 yield _refusal(file.name, f"refused: {early}")
             elif statement.plan in wanted:
                 self._statements.setdefault(statement.plan, []).append((file.name, statement))
@@ -239,13 +241,18 @@ class Approvals:
         if file.refused:
             raise Refused(file.refused)
         statement = statement_in(file.content, self._approvers)
-        if why := self._why_refused(statement, at):
+        if not _ended(statement, at) and (why := self._why_refused(statement, at)):
             raise Refused(why)
         return statement
 
     def _why_refused(self, statement: Statement, at: float) -> str:
         why = why_refused(statement, self._box.memory, self._settings.max_lifetime_s, at)
         return why or ("it is replayed: it was used before" if self._box.used(statement) else "")
+
+
+def _ended(statement: Statement, at: float) -> bool:
+    """Whether a rejection has held for as long as it was meant to; an approval that nobody used is late instead."""
+    return statement.verdict == "reject" and at >= statement.until_at
 
 
 def _rejected(statement: Statement) -> str:

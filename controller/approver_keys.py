@@ -22,6 +22,8 @@ KEY_PREFIX = "ed25519:"
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 MOST_KEY_FILE_BYTES = 4096
+_PRIME = 2**255 - 19
+_D = -121665 * pow(121666, -1, _PRIME) % _PRIME
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -30,7 +32,7 @@ def public_key_in(text: str) -> bytes:
     """Return the 32 bytes of a public key written as ``ed25519:`` and base64.
 
     Raises:
-        ValueError: If that is not what the text is.
+        ValueError: If that is not what the text is, or if signatures for it could be made up.
     """
     encoded = text.strip()
     try:
@@ -39,6 +41,8 @@ def public_key_in(text: str) -> bytes:
         key = b""
     if not encoded.startswith(KEY_PREFIX) or len(key) != KEY_BYTES:
         raise ValueError(f"not a public key: {KEY_PREFIX} and 44 characters of base64 are expected")
+    if _of_small_order(key):
+        raise ValueError("not a public key that anybody made: with this one everybody could sign")
     return key
 
 
@@ -137,6 +141,16 @@ def read_key_file(file: Path) -> PrivateKey:
             "not a private key of ours", str(file), "make one with `foresail approvals keygen NAME --out FILE`"
         )
     return PrivateKey(key)
+
+
+def _of_small_order(key: bytes) -> bool:
+    """Whether a point is one of the eight whose multiples are the eight: RFC 8032 lets signatures for those pass.
+
+    Those of order 1, 2 and 4 have y = 1, -1 and 0. One of order 8 doubles to y = 0, so that y^2 = -x^2, which makes
+    the curve -x^2 + y^2 = 1 + d x^2 y^2 into d y^4 + 2 y^2 = 1.
+    """
+    y = int.from_bytes(key, "little") % 2**255 % _PRIME
+    return y in (0, 1, _PRIME - 1) or (_D * y**4 + 2 * y**2 - 1) % _PRIME == 0
 
 
 def _public_key_file(name: str, file: Path) -> bytes:

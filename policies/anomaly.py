@@ -44,7 +44,8 @@ class AnomalySettings(BaseModel):
         45.0,
         gt=0,
         description="Time without an engine step, in seconds, while requests are known to be inside, after which a "
-        "replica looks hung. Three scrapes of 15 s: one late scrape or one long prefill is not enough.",
+        "replica looks hung. Three scrapes of 15 s: one late scrape is not enough. Where one step may take longer, by "
+        "the engine profile and the prompts that come, so does this.",
     )
     max_metrics_age_s: float = Field(
         60.0, gt=0, description="Older metrics are no evidence at all: absent is not the same as stuck."
@@ -104,11 +105,16 @@ def watch(
     memory: Mapping[str, ReplicaMemory],
     lead_times: Mapping[str, LeadTime],
     settings: AnomalySettings,
+    patience_s: Mapping[str, float] | None = None,
 ) -> Watch:
-    """Return anomalies of every replica, and memory of those that exist or were seen ``keep_vanished_s`` ago."""
+    """Return anomalies of every replica, and memory of those that exist or were seen ``keep_vanished_s`` ago.
+
+    ``patience_s`` says, by pool key, how long engines may stand still that are well; else ``frozen_after_s`` holds.
+    """
+    allowed_s = _allowed_s(fleet, patience_s or {}, settings)
     seen, told = remembered(fleet, memory, settings.failing)
     newest = fleet.at - seen.of_row("observed_at") <= settings.max_metrics_age_s
-    frozen, slow = _suspected_frozen(fleet, seen, newest, settings), told.of("tpot_mean_s")
+    frozen, slow = _suspected_frozen(fleet, seen, newest, allowed_s), told.of("tpot_mean_s")
     slow = np.where(told.fresh(fleet.at, settings.max_metrics_age_s) & np.isfinite(slow), slow, np.nan)
     found: list[Anomaly] = []
     looked: dict[str, ReplicaMemory] = {}
@@ -117,8 +123,8 @@ def watch(
         part = slice(first, first + len(pool.roster))
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
         if frozen[part].any():
-            found += _frozen(fleet.at, pool, seen, part, newest, settings)
-        evidence, changed = _slow(fleet.at, pool, seen, slow[part], settings)
+            found += _frozen(fleet.at, pool, seen, part, newest, float(allowed_s[part][0]))
+        evidence, changed = _slow(fleet.at, pool, seen, memory, slow[part], settings)
         found += evidence
         looked.update(changed)
         first = part.stop
@@ -150,6 +156,12 @@ def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySetti
     found = []
     for replica in pool.roster.unsettled:
         waited_s = at - replica.since_at
+        if replica.starting and replica.restarts and at - replica.requested_at <= settings.max_metrics_age_s:
+            ago_s = at - replica.requested_at
+            detail = (
+                f"exited {ago_s:.0f} s ago and is started again by the platform, {replica.restarts} restarts so far"
+            )
+            found.append(Anomaly("exit", replica.id, pool.key, 1.0, replica.requested_at, detail))
         if replica.phase is Phase.FAILED:
             score = waited_s / settings.failed_after_s if settings.failed_after_s else math.inf
             detail = f"exited {waited_s:.0f} s ago, {replica.restarts} restarts so far"
@@ -162,10 +174,16 @@ def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySetti
     return found
 
 
-def _suspected_frozen(fleet: FleetState, memory: WatchedReplicas, fresh: Bools, settings: AnomalySettings) -> Bools:
+def _allowed_s(fleet: FleetState, patience_s: Mapping[str, float], settings: AnomalySettings) -> Floats:
+    """Return ``float64[N]``, for how long each may stand still."""
+    each = [np.full(len(p.roster), patience_s.get(str(p.key), settings.frozen_after_s)) for p in fleet.pools]
+    return np.concatenate(each) if each else np.zeros(0)
+
+
+def _suspected_frozen(fleet: FleetState, memory: WatchedReplicas, fresh: Bools, allowed_s: Floats) -> Bools:
     """Return ``bool[N]``, of whom ``_frozen`` has something to say: READY, and still for long enough."""
-    still = stood_s(memory, fleet.at) >= settings.frozen_after_s
-    still |= exporter_stuck_s(memory) >= 2.0 * settings.frozen_after_s
+    still = stood_s(memory, fleet.at) >= allowed_s
+    still |= exporter_stuck_s(memory) >= 2.0 * allowed_s
     still &= fresh
     if still.any():
         still &= np.concatenate([pool.roster.ready for pool in fleet.pools])
@@ -173,7 +191,7 @@ def _suspected_frozen(fleet: FleetState, memory: WatchedReplicas, fresh: Bools, 
 
 
 def _frozen(
-    at: float, pool: PoolState, memory: WatchedReplicas, part: slice, fresh: Bools, settings: AnomalySettings
+    at: float, pool: PoolState, memory: WatchedReplicas, part: slice, fresh: Bools, allowed_s: float
 ) -> list[Anomaly]:
     """Nothing speaks for it for a while although it has work inside; see the module on what each witness is worth.
 
@@ -183,14 +201,14 @@ def _frozen(
     """
     watched = (part.start + np.flatnonzero(pool.roster.ready & fresh[part])).tolist()
     stood, stuck = stood_s(memory, at).tolist(), exporter_stuck_s(memory).tolist()
-    moving = sum(stood[place] < settings.frozen_after_s for place in watched)
+    moving = sum(stood[place] < allowed_s for place in watched)
     found: list[Anomaly] = []
     for place in watched:
         replica, name = pool.roster.replicas[place - part.start], memory.names[place]
-        if stuck[place] >= 2.0 * settings.frozen_after_s:
+        if stuck[place] >= 2.0 * allowed_s:
             since_at, seconds = memory[name].stepped_at, stuck[place]
             evidence = [("exporter", f"its counters stand still for {seconds:.0f} s while it answers requests")]
-        elif stood[place] >= settings.frozen_after_s:
+        elif stood[place] >= allowed_s:
             since_at, seconds = memory[name].progress_at, stood[place]
             evidence = [("progress", f"no engine step for {seconds:.0f} s with requests inside")]
             peers = len(watched) - 1
@@ -200,13 +218,22 @@ def _frozen(
                 evidence.append(("gateway", f"the gateway waits for {in_flight:.0f} requests and saw none end"))
         else:
             continue
-        score = seconds / settings.frozen_after_s
+        score = seconds / allowed_s
         found += [Anomaly(family, replica.id, pool.key, score, since_at, detail) for family, detail in evidence]
     return found
 
 
+FORGIVEN = 2
+"""Slow scrapes that one on time makes forgotten: few requests beside a long prefill are slow too."""
+
+
 def _slow(
-    at: float, pool: PoolState, memory: WatchedReplicas, tpot_s: Floats, settings: AnomalySettings
+    at: float,
+    pool: PoolState,
+    memory: WatchedReplicas,
+    looked_before: Mapping[str, ReplicaMemory],
+    tpot_s: Floats,
+    settings: AnomalySettings,
 ) -> tuple[list[Anomaly], dict[str, ReplicaMemory]]:
     """TPOT far above the peers' at k of the last n scrapes; more than its load explains is the second family.
 
@@ -233,6 +260,8 @@ def _slow(
         observed_at = float(pool.told.of("observed_at")[place])
         before = memory[name]
         slow_at = tuple(t for t in before.slow_at if at - t <= settings.look_back_s)
+        if not far[place] and _newer(observed_at, looked_before.get(name)):
+            slow_at = slow_at[FORGIVEN:]
         if far[place]:
             others = [other for other, s in enumerate(tpot_s.tolist()) if other != place and not math.isnan(s)]
             middle, z = _robust_z(mine_s, tpot_s[others].tolist())
@@ -253,6 +282,10 @@ def _slow(
         if slow_at != before.slow_at:
             changed[name] = replace(before, slow_at=slow_at)
     return found, changed
+
+
+def _newer(observed_at: float, earlier: ReplicaMemory | None) -> bool:
+    return earlier is not None and observed_at > earlier.observed_at
 
 
 def _busier(own: ReplicaMemory, peers: Sequence[ReplicaMemory]) -> float:

@@ -5,7 +5,7 @@ Evidence of a replica
     evidence                                     cause                       code
     ===========================================  ==========================  =======
     gpu and one other                            its GPU is at fault         F9
-    platform: FAILED                             engine exited               F2
+    platform: FAILED, or exit                    engine exited               F2
     platform: starting for too long              start does not finish       F4
     answers and cohort                           engine answers with errors  F2
     errors and cohort, where no gateway tells    the same, unconfirmed       F2
@@ -169,6 +169,7 @@ def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Caus
         (HARDWARE, "gpu" in families and len(families) > 1),
         (EXITED, replica.phase is Phase.FAILED),
         (START_OVERDUE, "platform" in families and replica.starting),
+        (EXITED, "exit" in families),
         (HANG, {"progress", witness} <= families),
         (ERRORS, {"cohort", counts_errors} <= families),
         (EXPORTER, "exporter" in families),

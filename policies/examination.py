@@ -14,6 +14,7 @@ from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.lead_time import LeadTime
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
+from policies.patience import patience_s
 from policies.pool_evidence import watch_pools
 from policies.revisions import watch_revisions
 from policies.rollouts import rollout_evidence
@@ -60,7 +61,8 @@ def examine(
         settings: When evidence counts.
     """
     anomaly, at = settings.anomaly, fleet.at
-    seen = watch(fleet, memory.replicas, lead_times, anomaly)
+    patience = patience_s(fleet, settings.pools, anomaly.frozen_after_s)
+    seen = watch(fleet, memory.replicas, lead_times, anomaly, patience)
     pools = {
         str(pool.key): with_exits(pool, known[str(pool.key)], memory.replicas, at, first_look=_unseen(pool, memory))
         for pool in fleet.pools

@@ -16,6 +16,9 @@ from policies.watched import COUNTS, GROWTHS, LOSSES, RATES, ROW, ROWS, Instants
 PROBE_TOKENS_PER_S = 10.0
 """Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
 
+BETWEEN_SCRAPES_S = 15.0
+"""How long a scrape is taken to say what still is while the gateway sees no answer: the usual scrape interval."""
+
 _COUNTERS = slice(FIGURE["steps_total"], FIGURE["output_tokens_total"] + 1)
 _ANSWERED = slice(FIGURE["finished_requests_total"], FIGURE["failed_requests_total"] + 1)
 _STEPS, _OUTPUT = ROW["steps_total"], ROW["output_tokens_total"]
@@ -76,10 +79,14 @@ def taking_prompts(fleet: FleetState, memory: WatchedReplicas, max_age_s: float)
 def stood_s(memory: WatchedReplicas, at: float) -> Floats:
     """Return ``float64[N]``, for how many seconds nothing spoke for each: no step, no answer, no fall of the gauge.
 
-    Answers are as new as ``at``. The gauge is held against the older scrape, so that it has a tick more to fall.
+    Answers are as new as ``at``; where they are counted, the time since the last scrape counts too, as far as the next
+    one may take to come. The gauge is held against the older scrape, so that it has a tick more to fall.
     """
     stepped_or_fell_at = np.fmax(memory.of_row("stepped_at"), memory.of_row("fell_at"))
-    silent_s: Floats = np.fmin(memory.of_row("observed_at") - stepped_or_fell_at, at - memory.of_row("answered_at"))
+    by_scrape = memory.of_row("observed_at") - stepped_or_fell_at
+    by_tick = np.minimum(at - stepped_or_fell_at, by_scrape + BETWEEN_SCRAPES_S)
+    counted = ~np.isnan(memory.of_row("answered_total"))
+    silent_s: Floats = np.fmin(np.where(counted, by_tick, by_scrape), at - memory.of_row("answered_at"))
     return silent_s
 
 

@@ -51,7 +51,7 @@ class SimulatedPool:
         self.desired = spec.replicas
         self.version = 1
         self.revision = spec.revisions[-1]
-        self.revision_at = math.nan
+        self.revision_at = settings.epoch_at
         self.revisions = spec.revisions
         self.paused = False
         self.starts = Starts(spec, events, settings, scheduler, self._ready, self.crash)

@@ -16,6 +16,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ MOST_USED = 4096
 MOST_PROPOSALS_BYTES = 4 * 1024 * 1024
 MOST_MEMORY_BYTES = 1024 * 1024
 VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.json")
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -220,8 +222,8 @@ def drop(folder: Path, name: str, content: bytes) -> None:
 
 
 def _is_approval(name: str) -> bool:
-    """Whether a file is meant for the daemon: drafts begin with a dot."""
-    return name.endswith(".json") and not name.startswith(".")
+    """Whether a file is meant for the daemon: drafts begin with a dot, and a name is told, so it must be plain."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _laid_out(found: Any) -> LaidOut:

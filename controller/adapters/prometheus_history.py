@@ -102,7 +102,8 @@ class HistoryReader:
         return found
 
     def _look_around(self) -> None:
-        self._sources = probe(self._client, self._last_at, self._settings.match)
+        found = probe(self._client, self._last_at, self._settings.match)
+        self._sources = tuple(source for source in found if source.names.scope != "gpu")
         if not self._sources:
             raise ObservationError(
                 "there is no series of any known engine or gateway", self._settings.url, "see `foresail doctor`"

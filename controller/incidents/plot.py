@@ -17,10 +17,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import offset_copy
 
-from controller.explain import instant
 from controller.incidents.incident import Incident, Span
 from controller.incidents.tables import seconds
 from controller.incidents.verdict import verdicts_of
+from controller.instants import instant
 
 MOST_BARS = 40
 TAIL_S = 60.0

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from controller.explain import Section, instant
+from controller.explain import Section
 from controller.incidents.fold import QUIET_S
 from controller.incidents.incident import Event, Incident
 from controller.incidents.related import Related
 from controller.incidents.ticks import Subject
 from controller.incidents.verdict import WORDS, Verdict, verdicts_of
+from controller.instants import instant
 
 NOT_KNOWN = "-"
 _ACT_WORDS = {"done", "held", "failed", "unknown"}

@@ -135,7 +135,7 @@ class _Door:
         self._open(sock)
 
     def _open(self, sock: socket.socket) -> None:
-        self._server = server_of(self._app)
+        self._sock, self._server = sock, server_of(self._app)
         self._task = asyncio.create_task(self._server.serve(sockets=[sock]))
 
     def turn(self, shut: bool) -> None:
@@ -144,6 +144,10 @@ class _Door:
             self._open(listening(self._port, "--port"))
             return
         self._server.should_exit = self._server.force_exit = True
+        if not self._server.started:  # it was told to listen again just now
+            self._task.cancel()
+            self._sock.close()
+            return
         for listener in self._server.servers:
             listener.close()
         for connection in list(self._server.server_state.connections):
@@ -153,7 +157,7 @@ class _Door:
     async def close(self) -> None:
         """Listen no more; returns when every answer is out."""
         self._server.should_exit = True
-        await asyncio.shield(self._task)
+        await asyncio.wait([self._task])
 
 
 async def _drain(engine: EmulatedEngine, lame_duck_s: float, door: _Door) -> None:

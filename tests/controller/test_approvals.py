@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from controller.adapters.approval_folder import MOST_FILES, ApprovalFolder
 from controller.approval import MOST_BYTES
@@ -247,6 +248,12 @@ def test_an_act_that_is_refused_names_the_approval_that_it_used_up(desk: Desk) -
     assert only(desk.tick(RESTART)).detail.startswith("waits for approval")
 
 
+@pytest.mark.parametrize("why", ["two\nlines", "\x1b[2J", "\x9b2J", "x" * 201])
+def test_words_for_the_record_are_plain_and_short(desk: Desk, why: str) -> None:
+    with pytest.raises(ValidationError):
+        desk.statement(RESTART, verdict="reject", why=why)
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -296,10 +303,11 @@ def test_what_cannot_be_thrown_away_does_not_crowd_out_approvals(desk: Desk) -> 
 
 
 def test_unfinished_and_other_files_in_the_inbox_are_left_alone(desk: Desk) -> None:
-    for name in (".one.json.draft", "notes.txt"):
+    names = [".one.json.draft", ".one.json", "notes.txt", "two\nlines.json", "\x1b[2J.json", "\udcff.json"]
+    for name in names:
         (desk.folder / "inbox" / name).write_text("x")
     assert outcomes(desk.tick(RESTART)) == [("restart", "held")]
-    assert desk.inbox == [".one.json.draft", "notes.txt"]
+    assert desk.inbox == sorted(names)
 
 
 def test_a_rejection_holds_what_others_approve_and_is_not_proposed_meanwhile(desk: Desk) -> None:
@@ -311,8 +319,12 @@ def test_a_rejection_holds_what_others_approve_and_is_not_proposed_meanwhile(des
     assert desk.approvals.pending == ()
     assert len(desk.notifier.recommended) == 1
     desk.clock.at += 600.0
-    desk.answer(RESTART)
-    assert ("restart", "done") in outcomes(desk.tick(RESTART))
+    desk.answer(RESTART, name="anew.json")
+    results = desk.tick(RESTART)
+    # The rejection has ended, which is nothing to tell; the first approval was not used in time.
+    assert outcomes(results) == [("approval", "failed"), ("restart", "done")]
+    assert (results[0].subject, "it is late" in results[0].detail) == ("one.json", True)
+    assert desk.inbox == []
 
 
 def test_what_waits_is_told_once_and_again_when_nobody_answers(desk: Desk) -> None:

@@ -37,6 +37,33 @@ def test_a_signature_is_of_one_key_and_one_text() -> None:
     assert not signed_by(ALICE.public, b"text", signature[:-1] + bytes([signature[-1] ^ 1]))
 
 
+ORDER_8 = bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a")
+PRIME = 2**255 - 19
+
+
+@pytest.mark.parametrize(
+    "y",
+    [0, 1, PRIME - 1, PRIME, PRIME + 1, int.from_bytes(ORDER_8, "little"), PRIME - int.from_bytes(ORDER_8, "little")],
+)
+@pytest.mark.parametrize("sign", [0, 1 << 255])
+def test_a_key_with_which_everybody_could_sign_is_refused(y: int, sign: int) -> None:
+    key = (y | sign).to_bytes(32, "little")
+    with pytest.raises(ValueError, match="everybody could sign"):
+        public_key_in(public_key_text(key))
+
+
+def test_signatures_for_such_a_key_can_be_made_up() -> None:
+    """So that the refusal above is not for nothing."""
+    identity = (1).to_bytes(32, "little")
+    assert signed_by(identity, b"anything", identity + bytes(32))
+    assert any(signed_by(ORDER_8, bytes([n]), identity + bytes(32)) for n in range(100))
+
+
+@pytest.mark.parametrize("key", [b"\xff" * 32, bytes(range(1, 33))])
+def test_a_public_key_that_nobody_has_signs_nothing(key: bytes) -> None:
+    assert not signed_by(key, b"text", ALICE.sign(b"text"))
+
+
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "alice.key"
     make_key_file(file)

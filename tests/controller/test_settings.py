@@ -49,6 +49,19 @@ def test_the_example_is_valid_and_says_what_its_comments_say() -> None:
     assert settings.policy.scaling.level == pytest.approx(0.9)
 
 
+def test_what_the_example_has_commented_out_for_approvals_is_valid_as_well(file: Path) -> None:
+    text = EXAMPLE.read_text()
+    modes, approvals = text.index("  # workloads:"), text.index("# approvals:")
+    end = text.index("\naudit:")
+    indented = text[modes:approvals].replace("\n  # ", "\n  ").replace("  # workloads:", "  workloads:", 1)
+    flush = text[approvals:end].replace("\n# ", "\n").replace("# approvals:", "approvals:", 1)
+    file.write_text(text[:modes] + indented + flush + text[end:])
+    settings = load_settings(file)
+    assert settings.modes.workloads["llama-3.1-8b"].healing is Mode.APPROVE
+    assert [window.why for window in settings.modes.maintenance] == ["new GPU drivers", "node patches"]
+    assert list(settings.approvals.approvers) == ["alice"]
+
+
 def test_the_default_does_nothing_but_look() -> None:
     modes = load_settings(None).modes
     assert {modes.scaling, modes.traffic, modes.healing} == {Mode.OBSERVE}
