@@ -13,7 +13,7 @@ from simulations.healing.runs import WorldRun
 from simulations.healing.truths import HANGS, RECALLED
 
 CONFIDENCE = 0.95
-NOT_PLAYED = "not played"
+NOT_PLAYED = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Target:
         policy: Whose outcome it is.
         value: What came of it; NaN where nothing was played that could say.
         told: The same in words.
-        sure: How sure that is, in words; empty where nothing is said.
+        sure: How sure that is, with 95 % confidence, or of how many it is; empty where nothing is said.
         met: None where nothing was played that could say.
     """
 
@@ -159,8 +159,9 @@ def targets(runs: Sequence[WorldRun], policy: str) -> list[Target]:
     quick = spread(found)
     for name, value, most in (("median", quick.p50_s, 60.0), ("P99", quick.p99_s, 120.0)):
         met = None if math.isnan(value) else value <= most
-        told = NOT_PLAYED if met is None else f"{value:.0f} s of {quick.of}"
-        answer.append(Target(f"hang noticed, {name}", f"<= {most:g} s", policy, value, told, "", met))
+        told = NOT_PLAYED if met is None else f"{value:.0f} s"
+        sure = "" if met is None else f"{quick.of} hangs"
+        answer.append(Target(f"hang seen, {name}", f"<= {most:g} s", policy, value, told, sure, met))
     right = [run.verdict.right for run in faults]
     answer.append(_share("right remedy", ">= 95 %", policy, right, lambda ratio: ratio >= 0.95))
     wrong = [bool(run.verdict.wrong) for run in mine]
@@ -173,12 +174,12 @@ def _share(name: str, aim: str, policy: str, happened: Sequence[bool], meets: Ca
     if not share.of:
         return Target(name, aim, policy, math.nan, NOT_PLAYED, "", None)
     low, high = share.interval
-    sure = f"{low:.1%} to {high:.1%}"
-    return Target(name, aim, policy, share.ratio, f"{share.count} of {share.of}", sure, meets(share.ratio))
+    sure = f"{100 * low:.1f}-{100 * high:.1f} %"
+    return Target(name, aim, policy, share.ratio, f"{share.count}/{share.of}", sure, meets(share.ratio))
 
 
 def _healthy_restarts(runs: Sequence[WorldRun], policy: str) -> Target:
-    name, aim = "healthy ones restarted, saturated", "0 in 10,000 h"
+    name, aim = "healthy restarts, busy", "0 in 10,000 h"
     long = [run for run in runs if run.kind == HOURS]
     hours = math.fsum(run.replica_hours for run in long)
     count = sum(run.verdict.wronged for run in long)
@@ -186,4 +187,4 @@ def _healthy_restarts(runs: Sequence[WorldRun], policy: str) -> Target:
         return Target(name, aim, policy, math.nan, NOT_PLAYED, "", None)
     # Rule of three: when none of N came, the rate is below 3 / N with 95 % confidence.
     sure = f"< {3.0 / hours * 10_000:.1f} in 10,000 h" if not count else ""
-    return Target(name, aim, policy, count, f"{count:,} in {hours:,.0f} h", sure, count == 0)
+    return Target(name, aim, policy, count, f"{count:,}/{hours:,.0f} h", sure, count == 0)

@@ -38,8 +38,8 @@ def outcome(rows: Sequence[Row], targets: Sequence[Target], amiss: Iterable[tupl
 def failure_table(rows: Sequence[Row]) -> Table:
     """Return a line per failure and policy."""
     table = _table(
-        "Failures in n worlds: seen, called by the right name, put right, made worse; seconds\n"
-        "from the strike until seen and until well again, median/P99; requests lost, median"
+        "Failures in n worlds: seen, called by the right name, put right, made worse;\n"
+        "seconds from the strike until seen and until well again, median/P99; median lost"
     )
     for title in ("failure", "policy"):
         table.add_column(title, no_wrap=True)
@@ -66,7 +66,7 @@ def failure_table(rows: Sequence[Row]) -> Table:
 
 def calm_table(rows: Sequence[Row]) -> Table:
     """Return a line per fault-free kind and policy."""
-    table = _table("Nothing wrong: worlds in which something was done all the same, and healthy replicas restarted")
+    table = _table("Nothing wrong: worlds in which something was done\nall the same, and healthy replicas restarted")
     for title in ("worlds of", "policy"):
         table.add_column(title, no_wrap=True)
     for title in ("worlds", "wrong", "restarted", "replica-hours"):
@@ -101,7 +101,7 @@ def target_table(targets: Sequence[Target]) -> Table:
         table.add_column(policy, justify="right", no_wrap=True)
         if policy == FORESAIL:
             table.add_column("met", no_wrap=True)
-            table.add_column("95 % sure of", no_wrap=True)
+            table.add_column("95 % sure", no_wrap=True)
     for name in dict.fromkeys(target.name for target in targets):
         cells: list[str | Text] = []
         mine = {target.policy: target for target in targets if target.name == name}

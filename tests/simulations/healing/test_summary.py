@@ -43,7 +43,7 @@ def test_worlds_in_which_nothing_was_hit_are_left_out() -> None:
 
 def test_recall_counts_both_forms_of_a_hang() -> None:
     recall = target("recall F1", run("F1"), run("F1-zero", detected_s=math.nan), run("F2", detected_s=math.nan))
-    assert recall.told == "1 of 2"
+    assert recall.told == "1/2"
     assert recall.met is False
 
 
@@ -53,18 +53,18 @@ def test_a_target_that_nothing_was_played_for_is_neither_met_nor_missed() -> Non
 
 def test_hangs_that_were_not_noticed_do_not_make_the_others_slow() -> None:
     runs = [run("F1", detected_s=at_s) for at_s in (45.0, 60.0, 75.0)] + [run("F1", detected_s=math.nan)]
-    assert target("hang noticed, median", *runs).value == 60.0
-    assert target("hang noticed, P99", *runs).met is True
+    assert target("hang seen, median", *runs).value == 60.0
+    assert target("hang seen, P99", *runs).met is True
 
 
 def test_a_wrong_act_spoils_the_right_remedy() -> None:
     runs = (run("F1"), run("F1", wrong=("restart of a healthy one",)))
     assert target("right remedy", *runs).value == 0.5
-    assert target("wrong remedy", *runs, run("idle")).told == "1 of 3"
+    assert target("wrong remedy", *runs, run("idle")).told == "1/3"
 
 
 def test_the_long_run_says_how_sure_zero_is() -> None:
-    long = target("healthy ones restarted, saturated", run(HOURS, hours=10_000.0), run(HOURS, hours=5_000.0))
+    long = target("healthy restarts, busy", run(HOURS, hours=10_000.0), run(HOURS, hours=5_000.0))
     assert long.met is True
     assert long.sure == "< 2.0 in 10,000 h"  # rule of three: 3 / 15,000
-    assert target("healthy ones restarted, saturated", run(HOURS, wronged=1)).met is False
+    assert target("healthy restarts, busy", run(HOURS, wronged=1)).met is False
