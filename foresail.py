@@ -64,6 +64,7 @@ SUB_COMMANDS = {
 BENCHES = {
     "tick": SubCommand("controller.bench:tick", "Time whole ticks of a large fleet seen through Prometheus."),
     "simulator": SubCommand("simulations.speed:simulator", "Count the requests that are simulated in a second."),
+    "healing": SubCommand("simulations.healing.bench_cli:healing", "Play every failure and count what was put right."),
     "forecast": SubCommand("training.bench_forecast:forecast", "Time one batched forecast of many workloads."),
     "training": SubCommand("training.bench_training:training", "Time full trainings by the number of workloads."),
 }

@@ -41,7 +41,7 @@ class Work(Generic[T]):
     """What is done with each job; ``name`` and ``result`` tell kept results of different kinds apart."""
 
     name: str
-    do: Callable[[Job], T]
+    do: Callable[[Any], T]
     result: type[T]
 
 
@@ -145,8 +145,8 @@ class LocalEngine:
             if self._ends_here:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def results(self, work: Work[T], jobs: Sequence[Job]) -> Iterator[tuple[int, T]]:
-        """Do the jobs, as ``Engine`` says."""
+    def results(self, work: Work[T], jobs: Sequence[Any]) -> Iterator[tuple[int, T]]:
+        """Do the jobs, as ``Engine`` says, or whatever else ``work`` takes in their place."""
         if self._pool is None and (self._workers <= 1 or len(jobs) <= 1):
             yield from ((place, work.do(job)) for place, job in enumerate(jobs))
             return

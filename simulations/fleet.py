@@ -17,6 +17,7 @@ from simulations.clock import EventQueue, VirtualClock
 from simulations.cluster import SimulatedCluster
 from simulations.faults import Fault
 from simulations.fleet_kernel import FleetKernel
+from simulations.fleet_replica import FleetReplica
 from simulations.fleet_setup import first_shares, one_model, serving, timing
 from simulations.gateway import Gateway
 from simulations.kernel.layout import DONE, DRAINED, NEEDS_ARRIVALS
@@ -200,6 +201,16 @@ class SimulatedFleet:
         if self._kernel.batch_used_up and not self._kernel.exhausted:
             self._load_batch()
         return self._kernel.batch_used_up
+
+    @property
+    def replicas(self) -> tuple[FleetReplica, ...]:
+        """All replicas that are there, as they are in truth, pool by pool and oldest first."""
+        return tuple(replica for pool in self._pools for replica in pool.replicas.values())
+
+    @property
+    def struck(self) -> tuple[str, ...]:
+        """Ids of the replicas that faults have hit so far, in order."""
+        return tuple(self._strikes.struck)
 
     @property
     def unfinished_requests(self) -> int:

@@ -30,7 +30,7 @@ from simulations.case import Case, SimulationSettings, prepare
 from simulations.fault_syntax import parse_fault
 from simulations.fleet import SimulatedFleet
 from simulations.invariants import InvariantChecks
-from simulations.peers.catalogue import policy_of, rhythm_of
+from simulations.peers.catalogue import Started, policy_of, rhythm_of
 from simulations.peers.raw_demand import RawDemand
 from simulations.recovery import with_recovery
 from simulations.scorecard import Bill, Curves, Scorecard, Tally, curves, score
@@ -97,9 +97,13 @@ def replay(
     on_tick: Callable[[Tick], None] | None = None,
     *,
     keep_rows: bool = False,
+    started: Started | None = None,
 ) -> SimulationResult:
-    """Do what ``simulate`` does, once the case is prepared."""
-    policy, first = policy_of(policy_name, case)
+    """Do what ``simulate`` does, once the case is prepared.
+
+    ``started`` is who decides, and the first replicas, where that is not what the catalogue has under the name.
+    """
+    policy, first = started or policy_of(policy_name, case)
     foresail = policy_name == "foresail"
     rhythm = rhythm_of(policy_name, case.settings)
     fleet = case.fleet(first, rhythm.seen_in(case.settings.fleet), keep_rows=keep_rows)

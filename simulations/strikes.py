@@ -47,7 +47,11 @@ _OfReplica: TypeAlias = (
 
 
 class Strikes:
-    """Lets faults happen to the parts of a fleet."""
+    """Lets faults happen to the parts of a fleet.
+
+    Attributes:
+        struck: Ids of the replicas that were hit, in order.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Strikes:
         self._pools, self._scheduler, self._metrics = pools, scheduler, metrics
         self._kernel, self._events = kernel, events
         self._poisons = 0
+        self.struck: list[str] = []
 
     def check(self, fault: Fault) -> None:
         """Make sure that the fault can happen.
@@ -204,6 +209,6 @@ class Strikes:
     def _hit(self, target: ReplicaTarget) -> list[FleetReplica]:
         """Return the replicas at the target's position among the READY ones; none when none is READY."""
         ready = self._pool(target).ready()
-        if target.replica is None:
-            return ready
-        return [ready[target.replica % len(ready)]] if ready else []
+        hit = ready if target.replica is None or not ready else [ready[target.replica % len(ready)]]
+        self.struck += [replica.id for replica in hit]
+        return hit

@@ -77,7 +77,7 @@ def decision_of(
         for pool in fleet.pools
         if desired.get(pool.key, pool.desired) != pool.desired
     )
-    traffic = _even_traffic(fleet)
+    traffic = even_traffic(fleet)
     return Decision(
         at=fleet.at,
         generation=generation,
@@ -93,7 +93,7 @@ def decision_of(
     )
 
 
-def _even_traffic(fleet: FleetState) -> tuple[TrafficPlan, ...]:
+def even_traffic(fleet: FleetState) -> tuple[TrafficPlan, ...]:
     """Share the requests of each stage in proportion to ready replicas, as a Kubernetes Service does over endpoints."""
     plans = []
     for model in fleet.models:
