@@ -32,18 +32,18 @@ from policies.progress import exporter_stuck_s, remembered, stood_s
 from policies.rollouts import RolloutSettings
 from policies.roster import Bools, Floats
 from policies.stragglers import SlowSettings, slower
-from policies.watched import WatchedReplicas
+from policies.watched import ANSWER_ROW, ROW, WatchedReplicas
 
 
 class AnomalySettings(SlowSettings):
     """When evidence counts."""
 
     frozen_after_s: float = Field(
-        45.0,
+        40.0,
         gt=0,
         description="Time without an engine step, in seconds, while requests are known to be inside, after which a "
-        "replica looks hung. Three scrapes of 15 s: one late scrape is not enough. Where one step may take longer, by "
-        "the engine profile and the prompts that come, so does this.",
+        "replica looks hung. More than two intervals of 15 s: one late scrape is not enough. Where one step may take "
+        "longer, by the engine profile and the prompts that come, so does this.",
     )
     max_metrics_age_s: float = Field(
         60.0, gt=0, description="Older metrics are no evidence at all: absent is not the same as stuck."
@@ -112,6 +112,8 @@ def watch(
         found += evidence
         looked.update(changed)
         first = part.stop
+    found += _unscraped(fleet, seen, newest, settings)
+    found += _begun_anew(fleet, WatchedReplicas.of(memory), seen)
     seen = seen.changed(looked)
     failed, changed = failing(fleet, seen, settings.failing)
     found += failed
@@ -155,6 +157,52 @@ def _platform(at: float, pool: PoolState, lead: LeadTime, settings: AnomalySetti
             score = started_s / (settings.overdue_ratio * lead.p90_s)
             detail = f"starting for {started_s:.0f} s, 90 % of starts take {lead.p90_s:.0f} s"
             found.append(Anomaly("platform", replica.id, pool.key, score, replica.begun_at, detail))
+    return found
+
+
+def _unscraped(fleet: FleetState, memory: WatchedReplicas, fresh: Bools, settings: AnomalySettings) -> list[Anomaly]:
+    """A replica that answers requests and says nothing, while most of its peers do: its exporter, or the way to it."""
+    found: list[Anomaly] = []
+    first = 0
+    for pool in fleet.pools:
+        part = slice(first, first + len(pool.roster))
+        first = part.stop
+        settled = pool.roster.serving & (fleet.at - pool.roster.since_at > 2.0 * settings.max_metrics_age_s)
+        silent = settled & ~fresh[part]
+        if not np.count_nonzero(silent) or 2 * np.count_nonzero(silent) >= np.count_nonzero(settled):
+            continue
+        answers = memory.answers[0][:, part]
+        for place in np.flatnonzero(silent).tolist():
+            at = float(memory.of_row("observed_at")[part][place])
+            since_at = float(pool.roster.since_at[place]) if math.isnan(at) else at
+            silent_s, ended_s = fleet.at - since_at, fleet.at - float(answers[ANSWER_ROW["ended_at"]][place])
+            if not ended_s <= settings.max_metrics_age_s:
+                continue  # nobody sees it work either
+            for family, detail in (
+                ("unscraped", f"no metrics of it for {silent_s:.0f} s, most of its peers have some"),
+                ("answering", f"the gateway saw it answer {ended_s:.0f} s ago"),
+            ):
+                score = silent_s / settings.max_metrics_age_s
+                found.append(Anomaly(family, pool.roster.ids[place], pool.key, score, since_at, detail))
+    return found
+
+
+def _begun_anew(fleet: FleetState, before: WatchedReplicas, now: WatchedReplicas) -> list[Anomaly]:
+    """Counters that fell in a life that goes on: they were reset, or are told under other labels, and nothing more."""
+    earlier = before.aligned(now.names, now.lives)
+    rows = [ROW["steps_total"], ROW["output_tokens_total"]]
+    with np.errstate(invalid="ignore"):
+        fell = (now.columns[rows] < earlier.columns[rows]).any(axis=0)
+    if not np.count_nonzero(fell):
+        return []
+    replicas = [(pool, replica) for pool in fleet.pools for replica in pool.roster.replicas]
+    found: list[Anomaly] = []
+    for place in np.flatnonzero(fell).tolist():
+        pool, replica = replicas[place]
+        if replica.phase is Phase.READY:
+            words = "its counters fell", "the platform knows of no restart"
+            for family, detail in zip(("counters", "platform"), words, strict=True):
+                found.append(Anomaly(family, replica.id, pool.key, 1.0, fleet.at, detail))
     return found
 
 

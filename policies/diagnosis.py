@@ -12,7 +12,7 @@ Evidence of a replica
     progress and gateway                         engine hangs                F1
     progress and peers, where no gateway tells   engine hangs, unconfirmed   F1
     progress and unreached                       gateway does not reach it   F12
-    exporter                                     its metrics stand still     F13
+    exporter, or unscraped and answering         its metrics are at fault    F13
     peers, latency and young                     slow, for it just started   F19
     peers and latency                            one slow replica            F8
     counters and platform                        counters began anew         F14
@@ -180,7 +180,7 @@ def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Caus
         (HANG, {"progress", witness} <= families),
         (CUT_OFF, {"progress", "unreached"} <= families),
         (ERRORS, {"cohort", counts_errors} <= families),
-        (EXPORTER, "exporter" in families),
+        (EXPORTER, "exporter" in families or {"unscraped", "answering"} <= families),
         (COLD_START, {"latency", "peers", "young"} <= families),
         (STRAGGLER, {"latency", "peers"} <= families),
         (COUNTER_RESET, {"counters", "platform"} <= families),

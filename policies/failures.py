@@ -41,7 +41,10 @@ def with_exits(
                 last = replicas.get(pool.key.replica(replica.id))
                 served = last is not None and last.life == f"{replica.id}#{before}" and (last.steps_total or 0.0) > 0
                 life = f"{replica.id}#{before}"
-                found.append(FailureMemory(at, life, replica.revision, replica.node, EXIT, replica.exit_reason, served))
+                exited_at = min(at, max(replica.requested_at, at - KEPT_S))  # when the platform began it anew
+                found.append(
+                    FailureMemory(exited_at, life, replica.revision, replica.node, EXIT, replica.exit_reason, served)
+                )
     failures = tuple(found[-MOST_KEPT:])
     if failures == known.failures and restarts == known.restarts:
         return known

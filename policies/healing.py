@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from policies.anomaly import Watch
-from policies.causes import CAUSES, CUT_OFF, EXPORTER, HANG, UNKNOWN, cause_of, cause_of_cordon
+from policies.causes import CAUSES, COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, HANG, UNKNOWN, cause_of, cause_of_cordon
 from policies.conditions import Subject
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
 from policies.diagnosis import answers_with_errors, confirmed
@@ -396,7 +396,7 @@ def _stopped_models(diagnoses: Sequence[Diagnosis], ledger: Ledger) -> set[str]:
     models only: one that is stopped already must not stop those with it.
     """
     frozen = {(a.pool, a.replica) for a in ledger.seen.anomalies if a.family == "progress"}
-    harmless = (UNKNOWN.name, EXPORTER.name, CUT_OFF.name)
+    harmless = (UNKNOWN.name, EXPORTER.name, CUT_OFF.name, COLD_START.name, COUNTER_RESET.name)
     fleet = ledger.fleet
     waiting = {(p.key, r.id) for p in fleet.pools for r in p.roster.unplaced}
     sick = [

@@ -52,7 +52,7 @@ class PoolEvidenceSettings(BaseModel):
         description="Preemptions per running request and look: at a healthy level, 7 % of requests are preempted once "
         "in all their life, which is some tens of looks.",
     )
-    queued_ratio: float = Field(0.25, gt=0, description="Queued requests per running one that make a pool overloaded.")
+    queued_ratio: float = Field(0.1, gt=0, description="Queued requests per running one that make a pool overloaded.")
     given_up_ratio: float = Field(
         0.2, gt=0, le=1, description="Share of the requests that end of which the client gave up or got an error."
     )
@@ -93,6 +93,7 @@ class _Look:
     """The figures of one pool at one look: ``bool[R]`` and ``float64[R]`` of its serving replicas that reported."""
 
     serving: int
+    settled: int
     reporting: int
     ready: int
     running: Floats
@@ -163,6 +164,7 @@ def _look(at: float, pool: PoolState, replicas: WatchedReplicas, part: slice, se
     lately_ended = _NEW_SHARE * max(0.0, ended)
     return _Look(
         serving=int(np.count_nonzero(serving)),
+        settled=int(np.count_nonzero(serving & (at - pool.roster.since_at > settings.max_age_s))),
         reporting=int(np.count_nonzero(here)),
         ready=pool.roster.ready_count,
         running=told.of("running_requests")[here],
@@ -211,7 +213,7 @@ def _signs(
 
 def _pressed(look: _Look, settings: PoolEvidenceSettings) -> _Said:
     """Queues at most replicas alike, while tokens flow: it is the load."""
-    if look.reporting == 0 or look.reporting < settings.most_ratio * look.serving:
+    if look.reporting == 0 or look.reporting < settings.most_ratio * look.settled:
         return []
     queueing = np.nan_to_num(look.queued) > settings.queued_ratio * np.maximum(np.nan_to_num(look.running), 1.0)
     share = float(np.mean(queueing))

@@ -16,6 +16,9 @@ from policies.watched import COUNTS, GROWTHS, LOSSES, RATES, ROW, ROWS, Instants
 PROBE_TOKENS_PER_S = 10.0
 """Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
 
+GAUGE_S = 5.0
+"""How much longer a replica must stand still whose answers nobody counts: a gauge falls only where more end than come."""
+
 BETWEEN_SCRAPES_S = 15.0
 """How long a scrape is taken to say what still is while the gateway sees no answer: the usual scrape interval."""
 
@@ -86,7 +89,7 @@ def stood_s(memory: WatchedReplicas, at: float) -> Floats:
     by_scrape = memory.of_row("observed_at") - stepped_or_fell_at
     by_tick = np.minimum(at - stepped_or_fell_at, by_scrape + BETWEEN_SCRAPES_S)
     counted = ~np.isnan(memory.of_row("answered_total"))
-    silent_s: Floats = np.fmin(np.where(counted, by_tick, by_scrape), at - memory.of_row("answered_at"))
+    silent_s: Floats = np.fmin(np.where(counted, by_tick, by_scrape - GAUGE_S), at - memory.of_row("answered_at"))
     return silent_s
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pydantic import Field
 
@@ -30,6 +31,9 @@ NOT_STARTING = frozenset(
 """Reasons of Kubernetes for a container that does not get going by itself."""
 
 OUT_OF_MEMORY = "OOMKilled"
+
+SIMULTANEOUS_S = 0.2
+"""Exits closer together have one cause that hit them all; a request takes longer from one replica to the next."""
 
 
 class RolloutSettings(CohortSettings):
@@ -180,8 +184,10 @@ def _serial(pool: PoolState, recent: Sequence[FailureMemory], settings: RolloutS
     """Replicas that served exit one after the other, on different nodes, none for want of memory."""
     exits = [f for f in recent if f.kind == EXIT and f.serving and f.reason != OUT_OF_MEMORY]
     victims = {failure.life.split("#")[0] for failure in exits}
-    instants = {failure.at for failure in exits}
-    if len(victims) < settings.serial_exits or len(instants) < settings.serial_exits:
+    exits.sort(key=lambda failure: failure.at)
+    apart = sum(after.at - before.at >= SIMULTANEOUS_S for before, after in pairwise(exits)) + 1
+    nodes = {failure.node for failure in exits if failure.node}
+    if len(victims) < settings.serial_exits or apart < settings.serial_exits or len(nodes) == 1 < len(victims):
         return
     first_at = exits[0].at
     yield Anomaly("platform", "", pool.key, 1.0, first_at, f"{len(victims)} replicas that served have exited")

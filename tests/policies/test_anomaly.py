@@ -67,7 +67,7 @@ def test_a_short_stall_is_no_evidence() -> None:
 def test_evidence_names_the_instant_of_the_last_progress() -> None:
     seen = frozen(90.0)
     assert {a.since_at for a in seen.anomalies} == {AT}
-    assert {a.score for a in seen.anomalies} == {2.0}
+    assert {a.score for a in seen.anomalies} == {90.0 / SETTINGS.frozen_after_s}
 
 
 def test_a_wedged_engine_that_says_it_is_idle_is_known_by_its_gateway() -> None:
@@ -243,14 +243,14 @@ def test_the_gateways_word_is_as_old_as_the_tick_and_not_as_the_scrape() -> None
 def test_scrapes_that_fail_while_answers_come_accuse_nobody() -> None:
     looks = [(t, [replace(at(min(t, 30.0)), answered_requests_total=t), *peers(t)]) for t in (0.0, 15.0, 30.0, 45.0)]
     looks += [(t, [replace(at(30.0), answered_requests_total=t), *peers(t)]) for t in (60.0, 90.0, 120.0)]
-    assert watched(*looks).anomalies == ()
+    assert families(watched(*looks)) <= {"unscraped", "answering"}  # its metrics are at fault, not the engine
 
 
 def test_a_counter_that_falls_is_another_engine_and_no_negative_work() -> None:
     seen = frozen(45.0)
     fresh = look([at(60.0, steps_total=3.0, output_tokens_total=5.0), *peers(60.0)], AT + 60.0, seen.memory)
     assert fresh.memory[SICK].output_tokens_per_s is None
-    assert fresh.anomalies == ()
+    assert families(fresh) == {"counters", "platform"}  # that they fell, and that nothing was restarted
 
 
 def test_a_single_counter_reset_leaves_its_rate_unknown() -> None:
