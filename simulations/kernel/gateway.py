@@ -228,10 +228,12 @@ def send(s: State, i: int, r: int, at: float) -> None:
     """Send request ``i`` to replica ``r``, which stands at ``at``."""
     x = s.requests[i]
     q = s.replicas[r]
+    p = s.profiles[q.pool]
     if x.place == HELD:
         hold_no_more(s, i)
     x.replica = r
-    if _does_not_get_in(s, i, r, at):
+    too_long = (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks - q.lost_blocks
+    if (too_long or at < q.failing_until or at < q.unreached_until) and _is_kept_out(s, i, r, at, too_long):
         return
     x.timed_at = at
     change_in_flight(s, r, 1)
@@ -254,16 +256,14 @@ def send(s: State, i: int, r: int, at: float) -> None:
         plan(s, r, next_end_at(s, r))
 
 
-@inlined
-def _does_not_get_in(s: State, i: int, r: int, at: float) -> bool:
-    """Return whether request ``i`` was kept from replica ``r``: out of reach, refused, or answered with an error."""
-    x = s.requests[i]
+@called
+def _is_kept_out(s: State, i: int, r: int, at: float, too_long: bool) -> bool:
+    """Return whether request ``i`` does not get into replica ``r``: out of reach, refused, answered with an error."""
     q = s.replicas[r]
-    p = s.profiles[q.pool]
     if at < q.unreached_until:
         _connect(s, i, r, at)
         return True
-    if (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks - q.lost_blocks:
+    if too_long:
         close_request(s, i, FAILED, at)  # a 4xx: the client's fault
         release(s, i)
         return True
