@@ -130,7 +130,7 @@ def act(fleet: SimulatedFleet, verb: str, number: int) -> None:
             case "pause":
                 fleet.cluster.pause(pool.key)
             case "avoid":
-                fleet.cluster.avoid(sorted(fleet.cluster.nodes() or [""])[0])
+                fleet.cluster.avoid(min(fleet.cluster.nodes() or [""]))
     except ActuationError:
         pass  # a quota that refuses, or a pool without replicas
 
