@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from simulations.fleet_replica import FleetReplica
 from simulations.gateway import Gateway
 from simulations.nodes import Node
 from simulations.pool_spec import PoolSpec
-from simulations.revisions import Behaviour, least_ready, most_at_once, next_name, spread
+from simulations.revisions import Behaviour, next_name, rolled_on, spread
 from simulations.scheduling import Scheduler
 from simulations.settings import FleetSettings
 from simulations.starts import ERROR, UNSCHEDULABLE, Starts
@@ -121,9 +122,7 @@ class SimulatedPool:
         self._scheduler.check_growth(more * self.spec.profile.gpus, str(self.spec.key))
         self.desired = replicas
         self.version += 1
-        for revision, count in wanted.items():
-            self._grow(revision, count - self._wanted[revision], at)
-            self._shrink(revision, self._wanted[revision] - count, at, retire_first)
+        self._have(wanted, at, retire_first)
         self._roll(at)
 
     def cordon(self, replica: FleetReplica) -> None:
@@ -244,31 +243,17 @@ class SimulatedPool:
     def _roll(self, at: float) -> None:
         """Go on with the rollout as far as it may now, as the controller of Deployments does."""
         while not self.paused and (self._wanted[self.revision], sum(self._wanted.values())) != (self.desired,) * 2:
-            before = dict(self._wanted)
-            room = most_at_once(self.desired) - sum(before.values())
-            self._grow(self.revision, min(room, self.desired - before[self.revision]), at)
-            self._give_way(at)
-            if self._wanted == before:
+            ready = Counter(replica.revision for replica in self.ready())
+            wanted = rolled_on(self._wanted, ready, self.revision, self.desired)
+            if wanted == self._wanted:
                 return
+            self._have(wanted, at)
 
-    def _give_way(self, at: float) -> None:
-        """Let replicas of old revisions go that need not stay: first those that do not serve, then the oldest."""
-        ready = dict.fromkeys(self._wanted, 0)
-        for replica in self.ready():
-            ready[replica.revision] += 1
-        least = least_ready(self.desired)
-        not_there_yet = self._wanted[self.revision] - ready[self.revision]
-        spare = sum(self._wanted.values()) - least - not_there_yet
-        old = [name for name in self._wanted if name != self.revision]
-        for name in old:
-            unready = min(self._wanted[name] - ready[name], spare)
-            self._shrink(name, unready, at)
-            spare -= max(0, unready)
-        spare = min(spare, sum(ready.values()) - least)
-        for name in old:
-            leaving = min(self._wanted[name], spare)
-            self._shrink(name, leaving, at)
-            spare -= max(0, leaving)
+    def _have(self, wanted: Mapping[str, int], at: float, retire_first: tuple[str, ...] | None = None) -> None:
+        """Ask for so many replicas of each revision; for ``retire_first`` see ``_shrink``."""
+        for revision, count in wanted.items():
+            self._grow(revision, count - self._wanted[revision], at)
+            self._shrink(revision, self._wanted[revision] - count, at, retire_first)
 
     def _grow(self, revision: str, more: int, at: float) -> None:
         """Ask for more replicas of a revision; none when ``more`` is not positive."""
@@ -276,7 +261,7 @@ class SimulatedPool:
         for _ in range(more):
             self._create(revision, at)
 
-    def _shrink(self, revision: str, fewer: int, at: float, retire_first: tuple[str, ...] | None = None) -> None:
+    def _shrink(self, revision: str, fewer: int, at: float, retire_first: tuple[str, ...] | None) -> None:
         """Give up replicas of a revision, those first that the quota forbids; none when ``fewer`` is not positive.
 
         ``retire_first`` is given when the pool is scaled; in a rollout the oldest go first.

@@ -115,3 +115,39 @@ def spread(wanted: Mapping[str, int], newest: str, before: int, desired: int) ->
             added += change
     result[by_size[0]] = max(0, result[by_size[0]] + more - added)
     return result
+
+
+def rolled_on(wanted: Mapping[str, int], ready: Mapping[str, int], newest: str, desired: int) -> dict[str, int]:
+    """Return how many replicas of each revision there are to be next in a rollout.
+
+    The newest grows into what is left of the surge. Of the others those go first that are not READY, then the oldest,
+    as far as what is READY allows (deployment/rolling.go).
+
+    >>> rolled_on({"1": 4, "2": 0}, {"1": 4}, "2", 4)
+    {'1': 3, '2': 1}
+    >>> rolled_on({"1": 3, "2": 2}, {"1": 3, "2": 1}, "2", 4)
+    {'1': 2, '2': 2}
+
+    Args:
+        wanted: Replicas per revision, the oldest first.
+        ready: How many of those are READY.
+        newest: The revision that is rolled out.
+        desired: Replicas desired of all.
+    """
+    result = dict(wanted)
+    room = most_at_once(desired) - sum(wanted.values())
+    result[newest] += max(0, min(room, desired - wanted[newest]))
+    least = least_ready(desired)
+    not_there_yet = result[newest] - ready.get(newest, 0)
+    spare = sum(result.values()) - least - not_there_yet
+    old = [name for name in wanted if name != newest]
+    for name in old:
+        unready = max(0, min(result[name] - ready.get(name, 0), spare))
+        result[name] -= unready
+        spare -= unready
+    spare = min(spare, sum(ready.values()) - least)
+    for name in old:
+        leaving = max(0, min(result[name], spare))
+        result[name] -= leaving
+        spare -= leaving
+    return result

@@ -140,6 +140,9 @@ class Starts:
     def _ready(self, replica: FleetReplica, lives: int, at: float) -> None:
         if replica.lives != lives:
             return
+        if self._scheduler.node_of(replica).broken:
+            self.exit(replica, ERROR, at)
+            return
         replica.enter(Phase.READY, at)
         replica.ready_at = at
         replica.begin_life()

@@ -6,7 +6,8 @@ import math
 
 from simulations.kernel.batch import steps_until
 from simulations.kernel.compiled import called, inlined
-from simulations.kernel.counting import count_end
+from simulations.kernel.connecting import connect, connect_no_more
+from simulations.kernel.endings import close_request, fail, release
 from simulations.kernel.engine import (
     begin,
     cut,
@@ -96,24 +97,6 @@ def _begin_transfer(s: State, r: int, i: int, at: float) -> None:
 
 
 @inlined
-def close_request(s: State, i: int, status: int, at: float) -> None:
-    """Let the outcome of request ``i`` be known."""
-    x = s.requests[i]
-    x.ended = 1
-    count_end(s, i, as_int64(status), at)
-    s.watched[x.row % s.watched.shape[0]] = NOBODY
-
-
-@inlined
-def release(s: State, i: int) -> None:
-    """Let the record of request ``i`` be used again."""
-    w = s.world[0]
-    s.requests[i].next = w.free_head
-    s.requests[i].place = 0
-    w.free_head = i
-
-
-@inlined
 def left(s: State, r: int) -> None:
     """Take note that one request fewer is in flight at replica ``r``."""
     change_in_flight(s, r, -1)
@@ -177,42 +160,6 @@ def hold_no_more(s: State, i: int) -> None:
 
 
 @called
-def _connect(s: State, i: int, r: int, at: float) -> None:
-    """Try to reach replica ``r`` for request ``i``, in vain."""
-    w = s.world[0]
-    x = s.requests[i]
-    x.place = CONNECTING
-    x.timed_at = at + w.connect_s
-    x.next = NOBODY
-    x.before = w.connecting_tail if w.connecting > 0 else NOBODY
-    if w.connecting == 0:
-        w.connecting_head = i
-        w.next_other_at = min(w.next_other_at, x.timed_at)
-    else:
-        s.requests[w.connecting_tail].next = i
-    w.connecting_tail = i
-    w.connecting += 1
-    change_in_flight(s, r, 1)
-
-
-@called
-def connect_no_more(s: State, i: int) -> None:
-    """Take request ``i`` out of those whose replica is not reached."""
-    w = s.world[0]
-    x = s.requests[i]
-    if x.before == NOBODY:
-        w.connecting_head = x.next
-    else:
-        s.requests[x.before].next = x.next
-    if x.next == NOBODY:
-        w.connecting_tail = x.before
-    else:
-        s.requests[x.next].before = x.before
-    w.connecting -= 1
-    x.place = 0
-
-
-@called
 def not_reached(s: State, i: int, at: float) -> None:
     """Let request ``i`` fail, for which there was no connection in time."""
     r = as_int64(s.requests[i].replica)
@@ -228,10 +175,12 @@ def send(s: State, i: int, r: int, at: float) -> None:
     """Send request ``i`` to replica ``r``, which stands at ``at``."""
     x = s.requests[i]
     q = s.replicas[r]
+    p = s.profiles[q.pool]
     if x.place == HELD:
         hold_no_more(s, i)
     x.replica = r
-    if _does_not_get_in(s, i, r, at):
+    too_long = (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks - q.lost_blocks
+    if (too_long or at < q.failing_until or at < q.unreached_until) and _is_kept_out(s, i, r, at, too_long):
         return
     x.timed_at = at
     change_in_flight(s, r, 1)
@@ -254,16 +203,14 @@ def send(s: State, i: int, r: int, at: float) -> None:
         plan(s, r, next_end_at(s, r))
 
 
-@inlined
-def _does_not_get_in(s: State, i: int, r: int, at: float) -> bool:
-    """Return whether request ``i`` was kept from replica ``r``: out of reach, refused, or answered with an error."""
-    x = s.requests[i]
+@called
+def _is_kept_out(s: State, i: int, r: int, at: float, too_long: bool) -> bool:
+    """Return whether request ``i`` does not get into replica ``r``: out of reach, refused, answered with an error."""
     q = s.replicas[r]
-    p = s.profiles[q.pool]
     if at < q.unreached_until:
-        _connect(s, i, r, at)
+        connect(s, i, r, at)
         return True
-    if (x.prompt + x.output - 1 + p.block_tokens - 1) // p.block_tokens > p.blocks - q.lost_blocks:
+    if too_long:
         close_request(s, i, FAILED, at)  # a 4xx: the client's fault
         release(s, i)
         return True
@@ -272,39 +219,6 @@ def _does_not_get_in(s: State, i: int, r: int, at: float) -> bool:
         release(s, i)
         return True
     return False
-
-
-@called
-def fail(s: State, i: int, status: int, at: float) -> None:
-    """Let request ``i`` end without an answer; its client may come again."""
-    w = s.world[0]
-    close_request(s, i, status, at)
-    if at >= w.return_until or s.extras[i].attempt >= w.return_most or s.extras[i].poison > 0:
-        return
-    size = s.returns.shape[0]
-    again_at = at + w.return_after_s
-    place = w.returning
-    while place > 0 and s.returns[(w.return_first + place - 1) % size].at > again_at:
-        _copy_return(s, (w.return_first + place - 1) % size, (w.return_first + place) % size)
-        place -= 1
-    back = s.returns[(w.return_first + place) % size]
-    x = s.requests[i]
-    back.at = again_at
-    back.prompt = x.prompt
-    back.output = s.extras[i].answer if w.apart else x.output
-    back.attempt = s.extras[i].attempt + 1
-    back.poison = 0
-    w.returning += 1
-
-
-@called
-def _copy_return(s: State, source: int, target: int) -> None:
-    one, other = s.returns[target], s.returns[source]
-    one.at = other.at
-    one.prompt = other.prompt
-    one.output = other.output
-    one.attempt = other.attempt
-    one.poison = other.poison
 
 
 @called

@@ -227,6 +227,9 @@ REPLICA = np.dtype(
         ("recent_done", "i8"),  # ends since then
         ("recent_tpot_s", "f8"),  # sum of their TPOT
         ("failing_until", "f8"),
+        ("unreached_until", "f8"),
+        ("lost_blocks", "i4"),  # of its KV cache, that it cannot use
+        ("unheard", "i4"),  # given up by their clients while they were inside and it hung
         ("failing_share", "f8"),
         ("failures_due", "f8"),
         ("failed", "i8"),
@@ -251,20 +254,18 @@ REPLICA = np.dtype(
         ("response_s", "f8"),  # mean time from sent to end; NaN before the first
         ("hung_at", "f8"),
         ("hung_left_s", "f8"),  # what was left of the step in which it hung
-        ("lost_blocks", "i8"),  # of its KV cache, that it cannot use
         ("aborted", "i8"),  # given up by their clients while they were inside
-        ("unheard", "i8"),  # so, but while it hung
         ("unreached", "i8"),
-        ("unreached_until", "f8"),
         ("steps_hidden", "i8"),  # what its counters had reached when they began again at zero
-        ("finished_hidden", "i8"),
-        ("failed_hidden", "i8"),
+        ("finished_hidden", "i4"),
+        ("failed_hidden", "i4"),
         ("gpu_xid", "f8"),  # what is exported of its GPUs; all NaN when nothing is
         ("gpu_clock", "f8"),
         ("gpu_scale", "f8"),  # its power over that of others
     ],
     align=True,
 )
+"""448 bytes, seven lines of the cache; what each arrival needs lies in the first four."""
 
 SAMPLE = np.dtype(
     [

@@ -6,8 +6,8 @@ import math
 
 from simulations.kernel.batch import spent_s, steps_until
 from simulations.kernel.compiled import called, entry
+from simulations.kernel.endings import release
 from simulations.kernel.engine import begin, cut, end
-from simulations.kernel.gateway import release
 from simulations.kernel.layout import DECODE, IDLE, JUMP, NOBODY, PREFILLED, Floats, Int32s, State, as_int64
 from simulations.kernel.queues import add_last
 

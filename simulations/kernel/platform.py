@@ -6,8 +6,9 @@ import math
 
 from simulations.kernel.batch import blocks_due, spent_s, steps_until
 from simulations.kernel.compiled import called, entry
+from simulations.kernel.endings import release
 from simulations.kernel.engine import begin, look_again, next_end_at
-from simulations.kernel.gateway import catch_up, drop_or_retry, give_up, release, send_or_hold
+from simulations.kernel.gateway import catch_up, drop_or_retry, give_up, send_or_hold
 from simulations.kernel.layout import IDLE, JUMP, NEVER, NO_CACHE, NOBODY, Int32s, State, as_int64
 from simulations.kernel.prefixes import forget_units, shrink
 from simulations.kernel.queues import leave_queue

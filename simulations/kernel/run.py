@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 
 from simulations.kernel.compiled import called, entry, inlined
+from simulations.kernel.endings import fail, release
 from simulations.kernel.engine import next_end_at
 from simulations.kernel.gateway import (
     advance,
-    fail,
     give_up,
     hold,
     hold_no_more,
     not_reached,
-    release,
     send,
 )
 from simulations.kernel.layout import (

@@ -7,8 +7,9 @@ blocks; when it is over, it is a request for the decode pools that comes with it
 from __future__ import annotations
 
 from simulations.kernel.compiled import called
+from simulations.kernel.endings import release
 from simulations.kernel.engine import begin
-from simulations.kernel.gateway import left, release, send_or_hold
+from simulations.kernel.gateway import left, send_or_hold
 from simulations.kernel.layout import IDLE, NEVER, NOBODY, State, as_int64
 from simulations.kernel.prefixes import give_back
 from simulations.kernel.routing import next_pool

@@ -17,7 +17,18 @@ from controller.errors import ActuationError
 from policies.fleet import Phase, PoolState
 from policies.placement import PoolSettings
 from simulations.case import SimulationSettings
-from simulations.faults import Crash, Hang, NodeLoss, Reclaim, ReplicaTarget, StockOut
+from simulations.faults import (
+    Crash,
+    Hang,
+    KvShrink,
+    NodeLoss,
+    Partition,
+    Reclaim,
+    ReplicaTarget,
+    Rollout,
+    StartFailures,
+    StockOut,
+)
 from simulations.fleet import SimulatedFleet
 from simulations.job import forecaster_chain
 from simulations.outcomes import RequestStatus
@@ -90,9 +101,15 @@ def worlds(draw: st.DrawFn) -> tuple[SimulatedFleet, PlatformSettings, list[tupl
             NodeLoss(at, target),
             Reclaim(at, target, notice_s=8.0),
             StockOut(at, duration_s=30.0),
+            NodeLoss(at, target, grace_s=12.0),
+            Rollout(at, target),
+            StartFailures(at, target, "ImagePullBackOff" if at > 40 else "CrashLoopBackOff", 60.0),
+            Partition(at, target, 20.0),
+            KvShrink(at, target, 0.05, 30.0),
+            Hang(at, target, duration_s=15.0),
         )
-        fleet.inject(faults[int(at * 7) % 5])
-    verbs = st.sampled_from(["scale", "scale", "restart", "roll_back", "cordon"])
+        fleet.inject(faults[int(at * 7) % len(faults)])
+    verbs = st.sampled_from(["scale", "scale", "restart", "roll_back", "cordon", "pause", "avoid"])
     acts = draw(st.lists(st.tuples(st.floats(0.0, 80.0), verbs, st.integers(0, 5)), max_size=8))
     return fleet, platform, sorted(acts), requests
 
@@ -110,6 +127,10 @@ def act(fleet: SimulatedFleet, verb: str, number: int) -> None:
                 fleet.cluster.cordon(pool.key, replica)
             case "roll_back":
                 fleet.cluster.roll_back(pool.key, str(1 + number % 2))
+            case "pause":
+                fleet.cluster.pause(pool.key)
+            case "avoid":
+                fleet.cluster.avoid(min(fleet.cluster.nodes() or [""]))
     except ActuationError:
         pass  # a quota that refuses, or a pool without replicas
 
@@ -179,8 +200,11 @@ def test_after_all_that_every_pool_comes_to_what_was_asked_for_unless_there_is_n
         fleet.advance(max(at, fleet.clock.now()))
         act(fleet, verb, number)
     for pool in fleet.cluster.pools():
+        fleet.cluster.resume(pool.key)
         for replica in pool.replicas:
             fleet.cluster.uncordon(pool.key, replica.id)
+    for node in fleet.cluster.nodes():
+        fleet.cluster.stop_avoiding(node)
     fleet.advance(1_500.0)
     limited = platform.gpu_stock or platform.gpu_quota or platform.spot or platform.nodes.max_nodes is not None
     for pool in fleet.cluster.pools():

@@ -287,6 +287,15 @@ def test_an_xid_error_is_told_by_all_on_its_node_and_may_end_their_engines_for_g
 # Clients
 
 
+def test_who_loads_when_its_node_breaks_does_not_serve_there() -> None:
+    fleet = struck(XidError(60.0, code=79, exits=True), replicas=3, gpus_per_node=8)
+    fleet.cluster.scale(only_pool(fleet).key, 4, only_pool(fleet).version)
+    fleet.advance(50.0)
+    assert only_pool(fleet).replicas[3].phase is Phase.LOADING
+    fleet.advance(1_000.0)
+    assert all(r.phase is not READY and r.restarts > 3 for r in only_pool(fleet).replicas)
+
+
 def test_clients_that_come_again_are_arrivals_and_told_apart() -> None:
     quiet = struck(Partition(50.0, duration_s=20.0))
     storm = struck(Partition(50.0, duration_s=20.0), Retries(0.0, times=3, backoff_s=2.0))
