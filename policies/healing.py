@@ -11,7 +11,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from policies.anomaly import Watch
-from policies.causes import CAUSES, COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, HANG, UNKNOWN, cause_of, cause_of_cordon
+from policies.causes import (
+    CAUSES,
+    COLD_START,
+    COUNTER_RESET,
+    CUT_OFF,
+    EXPORTER,
+    HANG,
+    UNKNOWN,
+    cause_of,
+    cause_of_cordon,
+)
 from policies.conditions import Subject
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
 from policies.diagnosis import answers_with_errors, confirmed

@@ -17,7 +17,7 @@ PROBE_TOKENS_PER_S = 10.0
 """Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
 
 GAUGE_S = 5.0
-"""How much longer a replica must stand still whose answers nobody counts: a gauge falls only where more end than come."""
+"""How much longer a replica must stand still whose answers nobody counts: a gauge falls where more end than come."""
 
 BETWEEN_SCRAPES_S = 15.0
 """How long a scrape is taken to say what still is while the gateway sees no answer: the usual scrape interval."""

@@ -15,6 +15,7 @@ from policies.anomaly import AnomalySettings, Watch, watch
 from policies.fleet import Phase, PoolKey, ReplicaMetrics, ReplicaState
 from policies.lead_time import LeadTime
 from policies.memory import ReplicaMemory
+from policies.progress import GAUGE_S
 from tests.builders import AT, KEY, fleet, metrics, pool, replica
 
 SETTINGS = AnomalySettings()
@@ -67,7 +68,7 @@ def test_a_short_stall_is_no_evidence() -> None:
 def test_evidence_names_the_instant_of_the_last_progress() -> None:
     seen = frozen(90.0)
     assert {a.since_at for a in seen.anomalies} == {AT}
-    assert {a.score for a in seen.anomalies} == {90.0 / SETTINGS.frozen_after_s}
+    assert {a.score for a in seen.anomalies} == {(90.0 - GAUGE_S) / SETTINGS.frozen_after_s}
 
 
 def test_a_wedged_engine_that_says_it_is_idle_is_known_by_its_gateway() -> None:

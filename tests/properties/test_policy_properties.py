@@ -644,7 +644,11 @@ class Checked:
             assert sum(act.model == model for act in opened) <= healing.disruption_budget  # I2
             mine = [r for p in fleet.pools_of(model) for r in p.replicas]
             of_replicas = [d for d in unexplained(fleet, decision.diagnoses) if d.subject]
-            sick = [d for d in of_replicas if d.pool.model == model and d.cause not in ("unknown", "F12", "F13", "F14", "F19")]
+            sick = [
+                d
+                for d in of_replicas
+                if d.pool.model == model and d.cause not in ("unknown", "F12", "F13", "F14", "F19")
+            ]
             if healing.breaker_open(len(sick), len(mine)):  # I3
                 assert model not in {r.pool.model for r in restarts} | {c.pool.model for c in cordons}
                 assert all(plan.desired >= plan.current for plan in decision.scaling if plan.pool.model == model)
