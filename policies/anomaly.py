@@ -100,6 +100,8 @@ def watch(
     newest = fleet.at - seen.of_row("observed_at") <= settings.max_metrics_age_s
     frozen, slow = _suspected_frozen(fleet, seen, newest, allowed_s), told.of("tpot_mean_s")
     slow = np.where(told.fresh(fleet.at, settings.max_metrics_age_s) & np.isfinite(slow), slow, np.nan)
+    recent = fleet.at - seen.of_row("tpot_at") <= settings.max_metrics_age_s
+    pace = np.stack((slow, np.where(recent, seen.of_row("tpot_s"), np.nan)))
     found: list[Anomaly] = []
     looked: dict[str, ReplicaMemory] = {}
     first = 0
@@ -108,7 +110,7 @@ def watch(
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
         if frozen[part].any():
             found += _frozen(fleet.at, pool, seen, part, newest, float(allowed_s[part][0]))
-        evidence, changed = slower(fleet.at, pool, seen, memory, slow[part], settings)
+        evidence, changed = slower(fleet.at, pool, seen, memory, pace[:, part], settings)
         found += evidence
         looked.update(changed)
         first = part.stop

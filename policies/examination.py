@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from policies.anomaly import Watch, watch
 from policies.burn import burning, note_level
-from policies.causes import CAUSES, COLD_START, COUNTER_RESET, UNKNOWN
+from policies.causes import CAUSES, COLD_START, COUNTER_RESET, EXPORTER
 from policies.cohorts import cohorts
 from policies.decisions import Anomaly, Diagnosis
 from policies.diagnosis import diagnose
@@ -22,7 +22,7 @@ from policies.rollouts import rollout_evidence
 from policies.settings import PolicySettings
 from policies.watched import WatchedReplicas
 
-_HARMLESS = (UNKNOWN.name, COLD_START.name, COUNTER_RESET.name)
+_HARMLESS = (COLD_START.name, COUNTER_RESET.name, EXPORTER.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def examine(
         believed = [d for d in diagnoses if d.pool == pool.key]
         sick = {d.subject for d in believed if d.subject and d.name not in _HARMLESS}
         pools[name] = with_beliefs(pool, _served(pool, pools[name]), believed, at)
-        pools[name] = watch_revisions(pool, pools[name], sick, at)
+        pools[name] = watch_revisions(pool, pools[name], sick, at, settings.healing)
     models = dict(wide.models)
     models |= {name: note_level(models[name], fleet.service.get(name), at) for name in mine}
     burnt = frozenset(

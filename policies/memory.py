@@ -172,6 +172,7 @@ class ReplicaMemory:
         preemptions_total, aborted_total, unreached_total: As last told, the last by the gateway; None when never.
         preempted, aborted, unreached: By how much these grew at the last look; None while unknown.
         unreached_at: When the last of them last grew; None when it never did.
+        tpot_s: TPOT as last told, at the scrape of ``tpot_at``; None when never.
     """
 
     __pydantic_config__ = _STRICT
@@ -199,6 +200,8 @@ class ReplicaMemory:
     aborted: Total | None = None
     unreached: Total | None = None
     unreached_at: float | None = None
+    tpot_s: Total | None = None
+    tpot_at: float | None = None
 
     @property
     def progress_at(self) -> float:
@@ -314,8 +317,8 @@ class ModelMemory:
 
     Attributes:
         margin_ratio: The extra capacity that attainment has asked for, last steered at ``margin_at``.
-        usual_per_s: Requests per second as they usually are, as of ``usual_at``: what is learned slowly, and not while
-            something is wrong.
+        usual_per_s: Requests per second as they usually are, as of ``usual_at``, learned slowly since ``usual_from``, and
+            not while something is wrong.
         levels: ``(at, finished, within)`` of windows of the objective that do not overlap, oldest first.
     """
 
@@ -326,6 +329,7 @@ class ModelMemory:
     usual_per_s: Total | None = None
     usual_at: float | None = None
     levels: tuple[tuple[float, Total, Total], ...] = ()
+    usual_from: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

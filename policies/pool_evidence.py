@@ -133,7 +133,7 @@ def watch_pools(
         first = part.stop
         name, model = str(pool.key), pool.key.model
         look = _look(fleet.at, pool, replicas, part, settings)
-        usual = models.get(model, ModelMemory()).usual_per_s
+        usual = _usual(models.get(model, ModelMemory()), fleet.at, settings)
         signs = _signs(fleet, pool, look, usual, settings)
         before = known.get(name, PoolMemory())
         seen = noted(before.signs, [cause.name for cause, said in signs.items() if said], fleet.at)
@@ -278,6 +278,13 @@ def _node_trouble(fleet: FleetState, pool: PoolState) -> _Said:
     return [("node", f"not in order or leaving: {told}"), ("platform", "as the platform says of the node itself")]
 
 
+def _usual(known: ModelMemory, at: float, settings: PoolEvidenceSettings) -> float | None:
+    """Return the usual load, once it was watched for half the time in which it follows a change; else None."""
+    if known.usual_from is None or at - known.usual_from < settings.usual_half_life_s / 2.0:
+        return None
+    return known.usual_per_s
+
+
 def _surge(fleet: FleetState, pool: PoolState, usual: float | None) -> float:
     demand = fleet.demand.get(pool.key.model)
     if demand is None or not usual:
@@ -301,7 +308,7 @@ def _learned(
     if demand is None or wrong:
         return known if known.usual_at is None else replace(known, usual_at=fleet.at)
     if known.usual_per_s is None or known.usual_at is None:
-        return replace(known, usual_per_s=round(demand.requests_per_s, 6), usual_at=fleet.at)
+        return replace(known, usual_per_s=round(demand.requests_per_s, 6), usual_at=fleet.at, usual_from=fleet.at)
     weight = 0.5 ** (max(0.0, fleet.at - known.usual_at) / settings.usual_half_life_s)
     usual = known.usual_per_s * weight + demand.requests_per_s * (1.0 - weight)
     return replace(known, usual_per_s=round(usual, 6), usual_at=fleet.at)

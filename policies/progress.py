@@ -45,9 +45,11 @@ def remembered(
     losses = _known(np.array((told.of("preemptions_total"), told.of("aborted_requests_total"), told.unreached)))
     columns = _gone_on(before, counts, told, fleet.at)
     _lose(columns, before, losses, fleet.at)
+    _pace(columns, told)
     if np.count_nonzero(anew):
         columns[:, anew] = _begun(counts, told)[:, anew]
         columns[LOSSES, anew] = losses[:, anew]
+        _pace(columns, told)
     at = np.array((np.full(len(known), fleet.at), told.of("observed_at")))
     totals = _known(np.array(((told.answered, told.failed), told.metrics[_ANSWERED])))
     answers = before.answers if stays.all() else np.where(stays, before.answers, np.nan)
@@ -175,6 +177,15 @@ def _lose(columns: Floats, before: WatchedReplicas, losses: Floats, at: float) -
     columns[GROWTHS] = np.where(growth >= 0, growth, np.nan)
     np.copyto(columns[LOSSES], losses, where=~np.isnan(losses))
     np.copyto(columns[ROW["unreached_at"]], at, where=columns[ROW["unreached"]] > 0)
+
+
+def _pace(columns: Floats, told: Told) -> None:
+    """Note the TPOT that is told; where none is, the last one stays."""
+    tpot_s = told.of("tpot_mean_s")
+    counted = ~np.isnan(told.of("steps_total")) | ~np.isnan(told.of("output_tokens_total"))
+    given = told.scraped & counted & np.isfinite(tpot_s)
+    np.copyto(columns[ROW["tpot_s"]], tpot_s, where=given)
+    np.copyto(columns[ROW["tpot_at"]], told.of("observed_at"), where=given)
 
 
 def _busy(told: Told) -> Bools:

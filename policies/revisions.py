@@ -30,14 +30,19 @@ class RevisionSettings(BaseModel):
     )
 
 
-def watch_revisions(pool: PoolState, known: PoolMemory, sick: Collection[str], at: float) -> PoolMemory:
+def watch_revisions(
+    pool: PoolState, known: PoolMemory, sick: Collection[str], at: float, settings: RevisionSettings
+) -> PoolMemory:
     """Return ``known`` with this look at the pool's revisions.
+
+    One that is not proven yet begins anew when a replica of it is suspected of anything.
 
     Args:
         pool: As it is now.
         known: What was known.
         sick: Ids of replicas that something is believed to be wrong with.
         at: Instant of the look.
+        settings: When one is good.
     """
     serving = {r.revision for r in pool.roster.replicas if r.serving}
     ailing = {r.revision for r in pool.roster.replicas if r.id in sick}
@@ -46,7 +51,9 @@ def watch_revisions(pool: PoolState, known: PoolMemory, sick: Collection[str], a
         before = revisions.get(name) or RevisionMemory(at, looked_at=at)
         passed_s = at - before.looked_at
         healthy = name in serving and name not in ailing and 0 < passed_s <= LONGEST_LOOK_S
-        revisions[name] = replace(before, healthy_s=round(before.healthy_s + passed_s * healthy, 3), looked_at=at)
+        proven = before.healthy_s >= settings.good_after_s
+        served_s = 0.0 if name in ailing and not proven else before.healthy_s + passed_s * healthy
+        revisions[name] = replace(before, healthy_s=round(served_s, 3), looked_at=at)
     if len(revisions) > MOST_REVISIONS:
         newest = sorted(revisions, key=lambda name: revisions[name].looked_at, reverse=True)[:MOST_REVISIONS]
         revisions = {name: revisions[name] for name in newest}

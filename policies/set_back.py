@@ -49,6 +49,7 @@ def _model(known: ModelMemory, by_s: float) -> ModelMemory:
         known,
         margin_at=_back(known.margin_at, by_s),
         usual_at=_back(known.usual_at, by_s),
+        usual_from=_back(known.usual_from, by_s),
         levels=tuple((at - by_s, finished, within) for at, finished, within in known.levels),
     )
 
@@ -99,6 +100,7 @@ def _replica(known: ReplicaMemory, by_s: float) -> ReplicaMemory:
         answered_at=_back(known.answered_at, by_s),
         fell_at=_back(known.fell_at, by_s),
         unreached_at=_back(known.unreached_at, by_s),
+        tpot_at=_back(known.tpot_at, by_s),
         by_gateway=_answers(known.by_gateway, by_s),
         by_itself=_answers(known.by_itself, by_s),
     )

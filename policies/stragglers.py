@@ -64,25 +64,26 @@ def slower(
         pool: As it is.
         memory: What is known of the fleet's replicas now.
         looked_before: What was known of them before this look, by name.
-        tpot_s: ``float64[R]`` of the pool's, NaN of a replica that says nothing of late.
+        tpot_s: ``float64[2, R]`` of the pool's, as told now, NaN where nothing ended, and as last told of late: at a
+            low load hardly any two replicas end a request at the same look.
         settings: When it counts.
 
     Returns:
         The evidence, and memory of those of whom something else is to be remembered than before.
     """
-    tpot_s = np.where(pool.roster.ready, tpot_s, np.nan)
-    warm = at - pool.roster.since_at >= settings.cold_s
-    ascending = sorted(tpot_s[warm & ~np.isnan(tpot_s)].tolist())
+    now_s, lately_s = np.where(pool.roster.ready, tpot_s, np.nan)
+    warm = (at - pool.roster.since_at >= settings.cold_s) & ~np.isnan(lately_s)
+    ascending = sorted(lately_s[warm].tolist())
     # Whoever is not far above the median of all is not far above its peers': nothing to compare one by one.
     enough = len(ascending) > settings.min_peers
     limit_s = settings.slow_ratio * _least_median(ascending) if enough else math.inf
-    far = tpot_s > limit_s
+    far = now_s > limit_s
     if not memory.slow_at and not np.count_nonzero(far):
         return [], {}
     names = pool.roster.names(str(pool.key))
     worth_a_look = set(np.flatnonzero(far).tolist())
     if memory.slow_at:
-        worth_a_look |= {p for p, name in enumerate(names) if name in memory.slow_at and not math.isnan(tpot_s[p])}
+        worth_a_look |= {p for p, name in enumerate(names) if name in memory.slow_at and not math.isnan(now_s[p])}
     found: list[Anomaly] = []
     changed: dict[str, ReplicaMemory] = {}
     for place in sorted(worth_a_look):
@@ -91,15 +92,16 @@ def slower(
         before = memory[name]
         slow_at = tuple(t for t in before.slow_at if at - t <= settings.look_back_s)
         if far[place]:
-            peers = np.flatnonzero(warm & ~np.isnan(tpot_s) & (np.arange(len(tpot_s)) != place))
-            middle, z = _robust_z(float(tpot_s[place]), tpot_s[peers].tolist())
-            outlying = z > settings.slow_z and tpot_s[place] > settings.slow_ratio * middle
+            peers = np.flatnonzero(warm & (np.arange(len(now_s)) != place))
+            mine_s = float(now_s[place])
+            middle, z = _robust_z(mine_s, lately_s[peers].tolist())
+            outlying = z > settings.slow_z and mine_s > settings.slow_ratio * middle
             if outlying and observed_at not in slow_at:
                 slow_at = (*slow_at, observed_at)
             if outlying and len(slow_at) >= settings.slow_scrapes:
                 most_s = middle * _busier(before, [memory[names[peer]] for peer in peers.tolist()])
                 age_s = at - float(pool.roster.since_at[place])
-                found += _evidence(pool, place, float(tpot_s[place]), (middle, z, most_s), age_s, slow_at[0], settings)
+                found += _evidence(pool, place, mine_s, (middle, z, most_s), age_s, slow_at[0], settings)
         elif _newer(observed_at, looked_before.get(name)):
             slow_at = slow_at[FORGIVEN:]
         if slow_at != before.slow_at:

@@ -31,6 +31,8 @@ _OWN = (
     "aborted",
     "unreached",
     "unreached_at",
+    "tpot_s",
+    "tpot_at",
 )
 _ANSWERS = ("answered_total", "failed_total", "told_at", "ended_at", "answered", "failed")
 
