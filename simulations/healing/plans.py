@@ -292,8 +292,8 @@ HOURS_REPLICAS, HOURS_LONG = 64, 20.0
 LONG: Mapping[str, Plan] = {
     HOURS: Plan(
         _nothing,
-        levels=(1.3, 2.0, 3.0),
-        shapes=("balanced",),
+        levels=(1.1, 1.3, 1.6),
+        shapes=("reasoning",),
         pools=(1,),
         replicas=(HOURS_REPLICAS, HOURS_REPLICAS),
         room=1.0,
