@@ -14,13 +14,12 @@ fall means that something ended. A gauge that does not fall says little while ne
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import compress
-from statistics import median
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from policies.burn import BurnSettings
 from policies.decisions import Anomaly
@@ -32,13 +31,12 @@ from policies.pool_evidence import PoolEvidenceSettings
 from policies.progress import exporter_stuck_s, remembered, stood_s
 from policies.rollouts import RolloutSettings
 from policies.roster import Bools, Floats
+from policies.stragglers import SlowSettings, slower
 from policies.watched import WatchedReplicas
 
 
-class AnomalySettings(BaseModel):
+class AnomalySettings(SlowSettings):
     """When evidence counts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     frozen_after_s: float = Field(
         45.0,
@@ -50,15 +48,6 @@ class AnomalySettings(BaseModel):
     max_metrics_age_s: float = Field(
         60.0, gt=0, description="Older metrics are no evidence at all: absent is not the same as stuck."
     )
-    slow_z: float = Field(
-        5.0, gt=0, description="Robust z-score of TPOT against peers from which a replica counts as slow."
-    )
-    slow_ratio: float = Field(
-        1.6, gt=1, description="TPOT must also be this many times the peers' median: tiny spreads make large z-scores."
-    )
-    min_peers: int = Field(4, ge=2, description="Fewer reporting peers give no median worth comparing with.")
-    slow_scrapes: int = Field(4, ge=1, description="Scrapes within the look-back that must agree (k of n).")
-    look_back_s: float = Field(120.0, gt=0, description="Look-back of the k-of-n rule, in seconds.")
     failing: FailingSettings = Field(
         default_factory=FailingSettings, description="When a replica fails requests that its peers answer."
     )
@@ -70,11 +59,6 @@ class AnomalySettings(BaseModel):
         ge=0,
         description="Time in seconds for which a replica or pool that the platform no longer lists is remembered: one "
         "incomplete answer must not make us forget what we took out of traffic.",
-    )
-    cold_s: float = Field(
-        300.0,
-        ge=0,
-        description="Time in seconds since READY in which a replica may be slow: caches, graphs and kernels are cold.",
     )
     pools: PoolEvidenceSettings = Field(
         default_factory=PoolEvidenceSettings, description="When figures of a whole pool are a sign of trouble."
@@ -124,7 +108,7 @@ def watch(
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
         if frozen[part].any():
             found += _frozen(fleet.at, pool, seen, part, newest, float(allowed_s[part][0]))
-        evidence, changed = _slow(fleet.at, pool, seen, memory, slow[part], settings)
+        evidence, changed = slower(fleet.at, pool, seen, memory, slow[part], settings)
         found += evidence
         looked.update(changed)
         first = part.stop
@@ -190,6 +174,10 @@ def _suspected_frozen(fleet: FleetState, memory: WatchedReplicas, fresh: Bools, 
     return still
 
 
+UNREACHED_S = 120.0
+"""How long after the gateway last found no connection its silence says nothing of the engine."""
+
+
 def _frozen(
     at: float, pool: PoolState, memory: WatchedReplicas, part: slice, fresh: Bools, allowed_s: float
 ) -> list[Anomaly]:
@@ -214,104 +202,15 @@ def _frozen(
             peers = len(watched) - 1
             if peers and 2 * moving > peers:
                 evidence.append(("peers", f"{moving} of {peers} peers went on meanwhile"))
-            if (in_flight := float(pool.told.in_flight[place - part.start])) > 0:
+            unreached_at = memory[name].unreached_at
+            if unreached_at is not None and at - unreached_at <= UNREACHED_S:
+                # What is inside cannot end for the gateway, whatever the engine does: it is no witness.
+                detail = f"the gateway found no connection to it {at - unreached_at:.0f} s ago"
+                evidence.append(("unreached", detail))
+            elif (in_flight := float(pool.told.in_flight[place - part.start])) > 0:
                 evidence.append(("gateway", f"the gateway waits for {in_flight:.0f} requests and saw none end"))
         else:
             continue
         score = seconds / allowed_s
         found += [Anomaly(family, replica.id, pool.key, score, since_at, detail) for family, detail in evidence]
     return found
-
-
-FORGIVEN = 2
-"""Slow scrapes that one on time makes forgotten: few requests beside a long prefill are slow too."""
-
-
-def _slow(
-    at: float,
-    pool: PoolState,
-    memory: WatchedReplicas,
-    looked_before: Mapping[str, ReplicaMemory],
-    tpot_s: Floats,
-    settings: AnomalySettings,
-) -> tuple[list[Anomaly], dict[str, ReplicaMemory]]:
-    """TPOT far above the peers' at k of the last n scrapes; more than its load explains is the second family.
-
-    ``tpot_s`` is ``float64[R]``, NaN of a replica that says nothing of late. With the evidence it returns the memory of
-    those of whom something else is to be remembered than before.
-    """
-    ready = pool.roster.ready & ~np.isnan(tpot_s)
-    ascending = sorted(tpot_s[ready].tolist())
-    # Whoever is not far above the median of all is not far above its peers': nothing to compare one by one.
-    enough = len(ascending) > settings.min_peers
-    limit_s = settings.slow_ratio * _least_median(ascending) if enough else math.inf
-    if not memory.slow_at and not (enough and ascending[-1] > limit_s):
-        return [], {}
-    tpot_s = np.where(ready, tpot_s, np.nan)
-    far = tpot_s > limit_s
-    names = pool.roster.names(str(pool.key))
-    worth_a_look = set(np.flatnonzero(far).tolist())
-    if memory.slow_at:
-        worth_a_look |= {p for p, name in enumerate(names) if name in memory.slow_at and not math.isnan(tpot_s[p])}
-    found: list[Anomaly] = []
-    changed: dict[str, ReplicaMemory] = {}
-    for place in sorted(worth_a_look):
-        name, mine_s = names[place], float(tpot_s[place])
-        observed_at = float(pool.told.of("observed_at")[place])
-        before = memory[name]
-        slow_at = tuple(t for t in before.slow_at if at - t <= settings.look_back_s)
-        if not far[place] and _newer(observed_at, looked_before.get(name)):
-            slow_at = slow_at[FORGIVEN:]
-        if far[place]:
-            others = [other for other, s in enumerate(tpot_s.tolist()) if other != place and not math.isnan(s)]
-            middle, z = _robust_z(mine_s, tpot_s[others].tolist())
-            outlying = z > settings.slow_z and mine_s > settings.slow_ratio * middle
-            if outlying and observed_at not in slow_at:
-                slow_at = (*slow_at, observed_at)
-            if len(slow_at) >= settings.slow_scrapes and outlying:
-                replica = pool.roster.ids[place]
-                detail = f"TPOT {mine_s * 1000:.0f} ms, its peers' median is {middle * 1000:.0f} ms"
-                found.append(Anomaly("peers", replica, pool.key, z / settings.slow_z, slow_at[0], detail))
-                explained_s = middle * _busier(before, [memory[names[other]] for other in others])
-                if mine_s > 1.25 * explained_s:
-                    detail = f"the work that it does explains a TPOT of {explained_s * 1000:.0f} ms at most"
-                    found.append(Anomaly("latency", replica, pool.key, mine_s / explained_s, slow_at[0], detail))
-                if (age_s := at - float(pool.roster.since_at[place])) < settings.cold_s:
-                    detail = f"it is READY for {age_s:.0f} s"
-                    found.append(Anomaly("young", replica, pool.key, 1.0, slow_at[0], detail))
-        if slow_at != before.slow_at:
-            changed[name] = replace(before, slow_at=slow_at)
-    return found, changed
-
-
-def _newer(observed_at: float, earlier: ReplicaMemory | None) -> bool:
-    return earlier is not None and observed_at > earlier.observed_at
-
-
-def _busier(own: ReplicaMemory, peers: Sequence[ReplicaMemory]) -> float:
-    """Return how many times the peers' work it does, at least 1; infinity where that is not known.
-
-    Step time grows at most in proportion to the work, so that a busier replica may be slower by this much. What is
-    *inside* is no measure: requests pile up just where they are worked off slowly.
-    """
-    ratios = []
-    for mine, theirs in (
-        (own.prompt_tokens_per_s, [p.prompt_tokens_per_s for p in peers]),
-        (own.output_tokens_per_s, [p.output_tokens_per_s for p in peers]),
-    ):
-        known = [rate for rate in theirs if rate is not None]
-        if mine is not None and known and median(known) > 0:
-            ratios.append(mine / median(known))
-    return max(1.0, *ratios) if ratios else math.inf
-
-
-def _least_median(ascending: Sequence[float]) -> float:
-    """Return the least that the median can become by leaving one value out, of three or more."""
-    return (ascending[(len(ascending) - 2) // 2] + ascending[(len(ascending) - 1) // 2]) / 2
-
-
-def _robust_z(value: float, peers: Sequence[float]) -> tuple[float, float]:
-    """Return the peers' median and the z-score of ``value`` by their median absolute deviation (times 1.4826)."""
-    middle = median(peers)
-    spread = 1.4826 * median(abs(p - middle) for p in peers)
-    return middle, (value - middle) / max(spread, 0.05 * middle, 1e-9)

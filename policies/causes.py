@@ -36,6 +36,7 @@ ERRORS = Cause("errors", "F2", "engine answers with errors, process alive", play
 START_OVERDUE = Cause("start-overdue", "F4", "start does not finish", playbook="restart-overdue", gravity=6)
 STRAGGLER = Cause("straggler", "F8", "one slow replica", playbook="replace-slow", gravity=5)
 EXPORTER = Cause("exporter-frozen", "F13", "its metrics stand still, it does not", playbook="repair-metrics", gravity=2)
+CUT_OFF = Cause("cut-off", "F12", "the gateway does not reach it, it is well", playbook="take-out-for-now", gravity=7)
 HARDWARE = Cause("hardware", "F9", "its GPU is at fault", playbook="replace-elsewhere", gravity=10)
 COLD_START = Cause("cold-start", "F19", "slow because it has just started", gravity=4)
 COUNTER_RESET = Cause("counter-reset", "F14", "its counters began anew, it did not", gravity=1)
@@ -57,7 +58,7 @@ OVERLOAD = Cause("overload", "F7", "more load than all replicas together can car
 CAUSES: Mapping[str, Cause] = {
     cause.name: cause
     for cause in (
-        HANG, EXITED, ERRORS, START_OVERDUE, STRAGGLER, EXPORTER, HARDWARE, COLD_START, COUNTER_RESET, UNKNOWN,
+        HANG, EXITED, ERRORS, START_OVERDUE, STRAGGLER, EXPORTER, CUT_OFF, HARDWARE, COLD_START, COUNTER_RESET, UNKNOWN,
         BAD_REVISION, STARTS_FAIL, POISON, OUT_OF_MEMORY, NODE_TROUBLE, UNREACHABLE, METRICS_LOST, RETRY_STORM,
         PREEMPTIONS, OVERLOAD,
     )
@@ -66,7 +67,7 @@ CAUSES: Mapping[str, Cause] = {
 STILL_SERVING = (STRAGGLER.code, ERRORS.code)
 """Causes for which a replica is taken out of traffic although it serves."""
 
-_OF_CORDONS: Mapping[str, Cause] = {cause.code: cause for cause in (HANG, ERRORS, STRAGGLER)}
+_OF_CORDONS: Mapping[str, Cause] = {cause.code: cause for cause in (HANG, ERRORS, STRAGGLER, CUT_OFF)}
 
 
 def cause_of(diagnosis: Diagnosis) -> Cause:

@@ -25,6 +25,7 @@ from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolOption, PoolSettings
 from policies.playbook import Hold
+from policies.pool_evidence import lately
 from policies.progress import taking_prompts
 from policies.scaling import steer_margin
 from policies.set_back import follow_clock
@@ -79,7 +80,8 @@ def decide(
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
     outside = Outside(room_elsewhere(fleet, diagnoses), found.burning)
     informed = replace(memory, pools={**memory.pools, **draft.pools})
-    course = heal(fleet, unexplained(fleet, diagnoses), seen, informed, lead_times, least, settings.healing, outside)
+    believed = unexplained(fleet, diagnoses, lately(found.pools))
+    course = heal(fleet, believed, seen, informed, lead_times, least, settings.healing, outside)
     draft.pools.update(course.pools)
     draft.reasons += course.reasons
 

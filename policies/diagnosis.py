@@ -11,6 +11,7 @@ Evidence of a replica
     errors and cohort, where no gateway tells    the same, unconfirmed       F2
     progress and gateway                         engine hangs                F1
     progress and peers, where no gateway tells   engine hangs, unconfirmed   F1
+    progress and unreached                       gateway does not reach it   F12
     exporter                                     its metrics stand still     F13
     peers, latency and young                     slow, for it just started   F19
     peers and latency                            one slow replica            F8
@@ -41,13 +42,14 @@ Errors that all replicas answer with alike are those of clients, of what they al
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from policies.causes import (
     BAD_REVISION,
     COLD_START,
     COUNTER_RESET,
+    CUT_OFF,
     ERRORS,
     EXITED,
     EXPORTER,
@@ -101,13 +103,15 @@ def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis
     return tuple(sorted(found, key=lambda d: (d.since_at, d.subject, d.pool)))
 
 
-def unexplained(fleet: FleetState, diagnoses: Sequence[Diagnosis]) -> list[Diagnosis]:
+def unexplained(
+    fleet: FleetState, diagnoses: Sequence[Diagnosis], lately: Mapping[PoolKey, str] | None = None
+) -> list[Diagnosis]:
     """Return the diagnoses without those of replicas that what is believed of their pool accounts for.
 
     A replica of a revision that fails, or that fails to start as all others do, or whose node is not in order, needs no
-    remedy of its own, and is no witness that single replicas fail.
+    remedy of its own, and is no witness that single replicas fail. ``lately`` is what showed at pools a while ago.
     """
-    of_pool = {d.pool: d.name for d in diagnoses if not d.subject}
+    of_pool = {**(lately or {}), **{d.pool: d.name for d in diagnoses if not d.subject}}
     if not of_pool:
         return list(diagnoses)
     pools = {pool.key: pool for pool in fleet.pools}
@@ -125,7 +129,10 @@ def _accounted_for(fleet: FleetState, pool: PoolState, diagnosis: Diagnosis, cau
         return diagnosis.name in (EXITED.name, START_OVERDUE.name)
     if cause == METRICS_LOST.name:
         return diagnosis.name == EXPORTER.name or not confirmed(diagnosis)
-    return cause == UNREACHABLE.name and diagnosis.name == ERRORS.name
+    if cause in (OVERLOAD.name, PREEMPTIONS.name, RETRY_STORM.name):
+        # TPOT is that of requests that end now; they decoded in the large batches of minutes ago.
+        return diagnosis.name == STRAGGLER.name
+    return cause == UNREACHABLE.name and diagnosis.name in (ERRORS.name, HANG.name, CUT_OFF.name, EXPORTER.name)
 
 
 def confirmed(diagnosis: Diagnosis) -> bool:
@@ -171,6 +178,7 @@ def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Caus
         (START_OVERDUE, "platform" in families and replica.starting),
         (EXITED, "exit" in families),
         (HANG, {"progress", witness} <= families),
+        (CUT_OFF, {"progress", "unreached"} <= families),
         (ERRORS, {"cohort", counts_errors} <= families),
         (EXPORTER, "exporter" in families),
         (COLD_START, {"latency", "peers", "young"} <= families),

@@ -167,6 +167,7 @@ class ReplicaMemory:
         by_gateway, by_itself: Its answers as the gateway and as its engine counted them; None when never.
         preemptions_total, aborted_total, unreached_total: As last told, the last by the gateway; None when never.
         preempted, aborted, unreached: By how much these grew at the last look; None while unknown.
+        unreached_at: When the last of them last grew; None when it never did.
     """
 
     __pydantic_config__ = _STRICT
@@ -193,6 +194,7 @@ class ReplicaMemory:
     preempted: Total | None = None
     aborted: Total | None = None
     unreached: Total | None = None
+    unreached_at: float | None = None
 
     @property
     def progress_at(self) -> float:

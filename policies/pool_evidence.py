@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.causes import (
+    CAUSES,
     METRICS_LOST,
     NODE_TROUBLE,
     OVERLOAD,
@@ -24,7 +25,7 @@ from policies.causes import (
     Cause,
 )
 from policies.decisions import Anomaly
-from policies.fleet import FleetState, PoolState
+from policies.fleet import FleetState, PoolKey, PoolState
 from policies.memory import ModelMemory, PoolMemory
 from policies.roster import Bools, Floats
 from policies.watched import WatchedReplicas
@@ -62,6 +63,20 @@ class PoolEvidenceSettings(BaseModel):
     unseen_ratio: float = Field(
         0.5, gt=0, le=1, description="Share of the READY replicas without metrics that is a failure of the metrics."
     )
+
+
+AFTER_S = 300.0
+"""How long what showed at a pool may still account for what shows at its replicas: requests last for minutes."""
+
+
+def lately(known: Mapping[str, PoolMemory]) -> Mapping[PoolKey, str]:
+    """Return, of pools at which a sign was seen more than once within ``AFTER_S``, the name of what it speaks for."""
+    found = {}
+    for key, memory in known.items():
+        names = [name for name, times in memory.signs.items() if len(times) > 1]
+        if names:
+            found[PoolKey.parse(key)] = max(names, key=lambda name: (CAUSES[name].gravity, name))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +135,10 @@ def watch_pools(
         usual = models.get(model, ModelMemory()).usual_per_s
         signs = _signs(fleet, pool, look, usual, settings)
         before = known.get(name, PoolMemory())
-        seen = _noted(before.signs, {cause: bool(said) for cause, said in signs.items()}, fleet.at, settings)
+        seen = _noted(before.signs, {cause: bool(said) for cause, said in signs.items()}, fleet.at)
         pools[name] = before if seen == before.signs else replace(before, signs=seen)
         for cause, said in signs.items():
-            times = seen.get(cause.name, ())
+            times = tuple(t for t in seen.get(cause.name, ()) if fleet.at - t <= settings.look_back_s)
             if said and (len(times) >= settings.looks or cause is NODE_TROUBLE):
                 found += [Anomaly(family, "", pool.key, 1.0, times[0], words) for family, words in said]
     for model in models_of:
@@ -262,14 +277,10 @@ def _surge(fleet: FleetState, pool: PoolState, usual: float | None) -> float:
 
 
 def _noted(
-    before: Mapping[str, tuple[float, ...]], seen: Mapping[Cause, bool], at: float, settings: PoolEvidenceSettings
+    before: Mapping[str, tuple[float, ...]], seen: Mapping[Cause, bool], at: float
 ) -> dict[str, tuple[float, ...]]:
-    """Return the instants of each sign within the look-back, this look's among them."""
-    kept = {
-        name: recent
-        for name, times in before.items()
-        if (recent := tuple(t for t in times if at - t <= settings.look_back_s))
-    }
+    """Return the instants of each sign of late, this look's among them."""
+    kept = {name: recent for name, times in before.items() if (recent := tuple(t for t in times if at - t <= AFTER_S))}
     for cause, said in seen.items():
         if said:
             kept[cause.name] = (*kept.get(cause.name, ()), at)

@@ -41,7 +41,7 @@ def remembered(
     stays, known = had & ~anew, had | anew
     losses = _known(np.array((told.of("preemptions_total"), told.of("aborted_requests_total"), told.unreached)))
     columns = _gone_on(before, counts, told, fleet.at)
-    _lose(columns, before, losses)
+    _lose(columns, before, losses, fleet.at)
     if np.count_nonzero(anew):
         columns[:, anew] = _begun(counts, told)[:, anew]
         columns[LOSSES, anew] = losses[:, anew]
@@ -159,17 +159,19 @@ def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float) -> 
     return columns
 
 
-def _lose(columns: Floats, before: WatchedReplicas, losses: Floats) -> None:
+def _lose(columns: Floats, before: WatchedReplicas, losses: Floats, at: float) -> None:
     """Note what was lost since the last look, in ``columns``; a counter that is not given stays as it was.
 
     Args:
         columns: ``float64[ROWS, N]``.
         before: What was known.
         losses: ``float64[3, N]``, totals as the rows ``LOSSES``.
+        at: Instant of the look.
     """
     growth = losses - before.columns[LOSSES]
     columns[GROWTHS] = np.where(growth >= 0, growth, np.nan)
     np.copyto(columns[LOSSES], losses, where=~np.isnan(losses))
+    np.copyto(columns[ROW["unreached_at"]], at, where=columns[ROW["unreached"]] > 0)
 
 
 def _busy(told: Told) -> Bools:

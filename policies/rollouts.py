@@ -68,6 +68,8 @@ def rollout_evidence(
         found += _slower_cohort(at, pool, came_at, settings)
     if found:
         return found
+    if young and all(failure.revision == pool.revision for failure in recent):
+        return found  # too few to tell, and if anything it is the revision
     if len(lives) >= settings.least_failures or _waiting(pool):
         found += _memory(at, pool, recent, settings)
         found = found or list(_starts(at, pool, known, recent, settings))

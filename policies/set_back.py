@@ -98,6 +98,7 @@ def _replica(known: ReplicaMemory, by_s: float) -> ReplicaMemory:
         slow_at=tuple(at - by_s for at in known.slow_at),
         answered_at=_back(known.answered_at, by_s),
         fell_at=_back(known.fell_at, by_s),
+        unreached_at=_back(known.unreached_at, by_s),
         by_gateway=_answers(known.by_gateway, by_s),
         by_itself=_answers(known.by_itself, by_s),
     )

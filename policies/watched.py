@@ -30,13 +30,14 @@ _OWN = (
     "preempted",
     "aborted",
     "unreached",
+    "unreached_at",
 )
 _ANSWERS = ("answered_total", "failed_total", "told_at", "ended_at", "answered", "failed")
 
 ROW = {name: row for row, name in enumerate(_OWN)}
 ANSWER_ROW = {name: row for row, name in enumerate(_ANSWERS)}
 COUNTS, RATES = slice(0, 5), slice(ROW["prompt_tokens_per_s"], ROW["output_tokens_per_s"] + 1)
-LOSSES, GROWTHS = slice(ROW["preemptions_total"], ROW["preempted"]), slice(ROW["preempted"], len(_OWN))
+LOSSES, GROWTHS = slice(ROW["preemptions_total"], ROW["preempted"]), slice(ROW["preempted"], ROW["unreached_at"])
 _BY_GATEWAY = slice(len(_OWN), len(_OWN) + len(_ANSWERS))
 _BY_ITSELF = slice(_BY_GATEWAY.stop, _BY_GATEWAY.stop + len(_ANSWERS))
 ROWS = _BY_ITSELF.stop
@@ -210,8 +211,7 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
             fell_at,
             _answers(told[_BY_GATEWAY], self.worse_by_gateway.get(name, ())),
             _answers(told[_BY_ITSELF], self.worse_by_itself.get(name, ())),
-            *told[LOSSES],
-            *told[GROWTHS],
+            *told[LOSSES.start : len(_OWN)],
         )
 
 
