@@ -199,6 +199,9 @@ BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F19", "F20"})
 HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F17"})
 """Kinds that have really struck only when requests were lost or the objective was missed."""
 
+BESIDE = frozenset({"F9", "F10"})
+"""Kinds that are shown and count for no target: where an engine exits, this simulation no longer exports its GPUs."""
+
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 
 HANGS = ("F1", "F1-zero")
