@@ -258,6 +258,7 @@ PLANS: Mapping[str, Plan] = {
     "F11-reclaim": Plan(_reclaim),
     "F12": Plan(_partition, pools=(2,), levels=(0.05, 0.2, 0.4)),
     "F12-alone": Plan(_partition, pools=(1,)),
+    "F12-one": Plan(_one("partition")),
     "F13-store": Plan(_of_store("metrics-loss")),
     "F13-frozen": Plan(_of_store("metrics-freeze")),
     "F13-exporter": Plan(_one("exporter-freeze")),
