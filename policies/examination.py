@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from policies.anomaly import Watch, watch
 from policies.burn import burning, note_level
 from policies.causes import CAUSES, COLD_START, COUNTER_RESET, UNKNOWN
+from policies.cohorts import cohorts
 from policies.decisions import Anomaly, Diagnosis
 from policies.diagnosis import diagnose
 from policies.failures import with_beliefs, with_exits
@@ -70,11 +71,15 @@ def examine(
     mine = [name for name in fleet.models if any(str(pool.key) in settings.pools for pool in fleet.pools_of(name))]
     wide = watch_pools(fleet, WatchedReplicas.of(seen.memory), pools, memory.models, mine, anomaly.pools)
     pools = dict(wide.pools)
-    of_revisions = [
-        each
-        for pool in fleet.pools
-        for each in rollout_evidence(fleet, pool, pools[str(pool.key)], anomaly.rollouts, settings.healing)
-    ]
+    of_revisions: list[Anomaly] = []
+    first, watched = 0, WatchedReplicas.of(seen.memory)
+    for pool in fleet.pools:
+        part = slice(first, first + len(pool.roster))
+        first = part.stop
+        found = cohorts(pool, watched, part)
+        look = rollout_evidence(at, pool, pools[str(pool.key)], found, anomaly.rollouts, settings.healing)
+        of_revisions += look.anomalies
+        pools[str(pool.key)] = look.memory
     anomalies = (*seen.anomalies, *wide.anomalies, *of_revisions)
     diagnoses = diagnose(fleet, anomalies)
     for pool in fleet.pools:

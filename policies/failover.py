@@ -61,7 +61,8 @@ def fail_over(
     for option in options:
         pool, name, before = option.state, str(option.state.key), memory[str(option.state.key)]
         others = [o for o in options if o.state.key not in out | {pool.key} and o.state.roster.serving_count]
-        possible = _possible(fleet, pool, before, others, traffic)
+        # What nobody reaches serves nothing, however well it is: its traffic is better off anywhere, as a dead pool's.
+        possible = bool(others) if pool.key in given_up else _possible(fleet, pool, before, others, traffic)
         sound = _sound(pool, settings) and pool.key not in given_up
         remembered[name] = after = _judged(pool, before, possible, fleet.at, settings, sound=sound)
         failing = after.unsound_at is not None

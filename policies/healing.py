@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from policies.anomaly import Watch
-from policies.causes import CAUSES, EXPORTER, HANG, UNKNOWN, cause_of, cause_of_cordon
+from policies.causes import CAUSES, CUT_OFF, EXPORTER, HANG, UNKNOWN, cause_of, cause_of_cordon
 from policies.conditions import Subject
 from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
 from policies.diagnosis import answers_with_errors, confirmed
@@ -396,14 +396,14 @@ def _stopped_models(diagnoses: Sequence[Diagnosis], ledger: Ledger) -> set[str]:
     models only: one that is stopped already must not stop those with it.
     """
     frozen = {(a.pool, a.replica) for a in ledger.seen.anomalies if a.family == "progress"}
-    harmless = (UNKNOWN.code, EXPORTER.code)
+    harmless = (UNKNOWN.name, EXPORTER.name, CUT_OFF.name)
     fleet = ledger.fleet
     waiting = {(p.key, r.id) for p in fleet.pools for r in p.roster.unplaced}
     sick = [
         d
         for d in diagnoses
         if d.subject
-        and (d.cause not in harmless or (d.pool, d.subject) in frozen)
+        and (cause_of(d).name not in harmless or (d.cause == UNKNOWN.code and (d.pool, d.subject) in frozen))
         and (d.pool, d.subject) not in waiting
     ]
     present = {

@@ -43,6 +43,8 @@ class RevisionMemory:
         healthy_s: How long replicas of it served and none was sick, in seconds of the clock.
         looked_at: Until when that was counted.
         rolled_back_at: When the pool left it by our roll-back; None when it never did.
+        tpot_s: What TPOT its replicas showed of late, the median of several; None while unknown.
+        failed_ratio: Share of its answers that were errors of late; None while unknown.
     """
 
     __pydantic_config__ = _STRICT
@@ -51,6 +53,8 @@ class RevisionMemory:
     healthy_s: Total = 0.0
     looked_at: float = 0.0
     rolled_back_at: float | None = None
+    tpot_s: Total | None = None
+    failed_ratio: Total | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def lately(known: Mapping[str, PoolMemory]) -> Mapping[PoolKey, str]:
     """Return, of pools at which a sign was seen more than once within ``AFTER_S``, the name of what it speaks for."""
     found = {}
     for key, memory in known.items():
-        names = [name for name, times in memory.signs.items() if len(times) > 1]
+        names = [name for name, times in memory.signs.items() if len(times) > 1 and name in CAUSES]
         if names:
             found[PoolKey.parse(key)] = max(names, key=lambda name: (CAUSES[name].gravity, name))
     return found
@@ -135,11 +135,11 @@ def watch_pools(
         usual = models.get(model, ModelMemory()).usual_per_s
         signs = _signs(fleet, pool, look, usual, settings)
         before = known.get(name, PoolMemory())
-        seen = _noted(before.signs, {cause: bool(said) for cause, said in signs.items()}, fleet.at)
+        seen = noted(before.signs, [cause.name for cause, said in signs.items() if said], fleet.at)
         pools[name] = before if seen == before.signs else replace(before, signs=seen)
         for cause, said in signs.items():
             times = tuple(t for t in seen.get(cause.name, ()) if fleet.at - t <= settings.look_back_s)
-            if said and (len(times) >= settings.looks or cause is NODE_TROUBLE):
+            if said and len(times) >= _LOOKS.get(cause, settings.looks):
                 found += [Anomaly(family, "", pool.key, 1.0, times[0], words) for family, words in said]
     for model in models_of:
         wrong = any(a.pool.model == model for a in found)
@@ -160,6 +160,7 @@ def _look(at: float, pool: PoolState, replicas: WatchedReplicas, part: slice, se
     failed = float(np.nansum(answers[0, 5][serving]))
     aborted = grown("aborted")
     unreached = float(np.nansum(replicas.of_row("unreached")[part]))
+    lately_ended = _NEW_SHARE * max(0.0, ended)
     return _Look(
         serving=int(np.count_nonzero(serving)),
         reporting=int(np.count_nonzero(here)),
@@ -171,12 +172,18 @@ def _look(at: float, pool: PoolState, replicas: WatchedReplicas, part: slice, se
         given_up=failed + aborted,
         ended=ended + aborted,
         unreached=unreached,
-        sent=unreached + max(0.0, ended),
+        sent=unreached + lately_ended,
         tokens_per_s=grown("output_tokens_per_s"),
     )
 
 
+_NEW_SHARE = 0.35
+"""Of answers that count half after 30 s, about a third came within the last 15 s while they come evenly."""
+
 _Said = list[tuple[str, str]]
+
+_LOOKS: Mapping[Cause, int] = {NODE_TROUBLE: 1, UNREACHABLE: 2}
+"""Looks that are enough where one witness is the platform itself, or requests are lost meanwhile."""
 
 
 def _signs(
@@ -276,14 +283,11 @@ def _surge(fleet: FleetState, pool: PoolState, usual: float | None) -> float:
     return demand.requests_per_s / usual
 
 
-def _noted(
-    before: Mapping[str, tuple[float, ...]], seen: Mapping[Cause, bool], at: float
-) -> dict[str, tuple[float, ...]]:
+def noted(before: Mapping[str, tuple[float, ...]], seen: Collection[str], at: float) -> dict[str, tuple[float, ...]]:
     """Return the instants of each sign of late, this look's among them."""
     kept = {name: recent for name, times in before.items() if (recent := tuple(t for t in times if at - t <= AFTER_S))}
-    for cause, said in seen.items():
-        if said:
-            kept[cause.name] = (*kept.get(cause.name, ()), at)
+    for name in seen:
+        kept[name] = (*kept.get(name, ()), at)
     return kept
 
 

@@ -8,16 +8,17 @@ against neither when they are of replicas that had served and ended one after th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import mannwhitneyu
+from pydantic import Field
 
+from policies.cohorts import Cohort, CohortSettings, with_figures, worse
 from policies.decisions import Anomaly
 from policies.failures import EXIT, since
-from policies.fleet import FleetState, Phase, PoolState, ReplicaState
+from policies.fleet import Phase, PoolState, ReplicaState
 from policies.memory import FailureMemory, PoolMemory
+from policies.pool_evidence import noted
 from policies.revisions import RevisionSettings
 
 NOT_STARTING = frozenset(
@@ -31,11 +32,10 @@ NOT_STARTING = frozenset(
 OUT_OF_MEMORY = "OOMKilled"
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(CohortSettings):
     """When failures are put down to a revision, or to starts, or to what is sent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    cohort_look_back_s: float = Field(120.0, gt=0, description="Look-back of the k-of-n rule of cohorts, in seconds.")
     young_s: float = Field(
         3600.0, gt=0, description="Time in seconds after which a revision is no longer suspected for being new."
     )
@@ -44,37 +44,63 @@ class RolloutSettings(BaseModel):
     serial_exits: int = Field(
         3, ge=2, description="Serving replicas that exit one after the other, for one request to be suspected."
     )
-    cohort_ratio: float = Field(
-        1.6, gt=1, description="Median TPOT of the new revision over that of the others from which it is slower."
-    )
-    cohort_p: float = Field(
-        0.02, gt=0, lt=1, description="Chance (one-sided Mann-Whitney U test) below which such a difference is none."
-    )
-    least_cohort: int = Field(3, ge=2, description="Replicas on either side for cohorts to be compared.")
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutLook:
+    """Evidence of one look at a pool, and what to remember of it."""
+
+    anomalies: tuple[Anomaly, ...]
+    memory: PoolMemory
 
 
 def rollout_evidence(
-    fleet: FleetState, pool: PoolState, known: PoolMemory, settings: RolloutSettings, good: RevisionSettings
-) -> list[Anomaly]:
-    """Return evidence against the pool's revision, its starts, its memory or what is sent to it."""
-    at = fleet.at
+    at: float,
+    pool: PoolState,
+    known: PoolMemory,
+    found: Mapping[str, Cohort],
+    settings: RolloutSettings,
+    good: RevisionSettings,
+) -> RolloutLook:
+    """Return evidence against the pool's revision, its starts, its memory or what is sent to it.
+
+    Args:
+        at: Instant of the look.
+        pool: As it is.
+        known: What is known of it, this look's failures included.
+        found: Its cohorts.
+        settings: When failures make a pattern.
+        good: When a revision counts as good.
+    """
     recent = list(since(known, at - settings.window_s))
-    lives = {failure.life for failure in recent}
     came_at = _came_at(pool, known)
     young = came_at is not None and at - came_at <= settings.young_s and _unproven(pool, known, good)
-    found: list[Anomaly] = []
+    said = worse(pool.revision, found, known.revisions, settings) if young else {}
+    signs = noted(known.signs, [sign for sign, words in said.items() if words], at)
+    after = with_figures(known if signs == known.signs else replace(known, signs=signs), found)
     if young and came_at is not None:
-        found += _against_revision(at, pool, known, recent, came_at, settings)
-        found += _slower_cohort(at, pool, came_at, settings)
-    if found:
-        return found
-    if young and all(failure.revision == pool.revision for failure in recent):
-        return found  # too few to tell, and if anything it is the revision
-    if len(lives) >= settings.least_failures or _waiting(pool):
-        found += _memory(at, pool, recent, settings)
-        found = found or list(_starts(at, pool, known, recent, settings))
-        found = found or list(_serial(pool, recent, settings))
-    return found
+        against = list(_against_revision(at, pool, known, recent, came_at, settings))
+        for sign, words in said.items():
+            times = [t for t in signs.get(sign, ()) if at - t <= settings.cohort_look_back_s]
+            if words and len(times) >= settings.cohort_looks:
+                since_detail = f"it came {at - came_at:.0f} s ago"
+                evidence = [*words, ("revision", since_detail)]
+                against += [Anomaly(family, "", pool.key, 1.0, times[0], text) for family, text in evidence]
+        only_it = all(failure.revision == pool.revision for failure in recent)
+        if against or only_it:  # too few to tell, and if anything it is the revision
+            return RolloutLook(tuple(against), after)
+    return RolloutLook(tuple(_of_no_revision(at, pool, known, recent, settings)), after)
+
+
+def _of_no_revision(
+    at: float, pool: PoolState, known: PoolMemory, recent: Sequence[FailureMemory], settings: RolloutSettings
+) -> list[Anomaly]:
+    """Return evidence that is not about a revision: the first pattern that fits."""
+    if len({failure.life for failure in recent}) < settings.least_failures and not _waiting(pool):
+        return []
+    found = list(_memory(at, pool, recent, settings))
+    found = found or list(_starts(at, pool, known, recent, settings))
+    return found or list(_serial(pool, recent, settings))
 
 
 def _came_at(pool: PoolState, known: PoolMemory) -> float | None:
@@ -122,27 +148,6 @@ def _against_revision(
     else:
         before = max((r.healthy_s for name, r in known.revisions.items() if name != pool.revision), default=0.0)
         yield Anomaly("cohort", "", pool.key, 1.0, first_at, f"the one before it served healthy for {before:.0f} s")
-
-
-def _slower_cohort(at: float, pool: PoolState, came_at: float, settings: RolloutSettings) -> Iterator[Anomaly]:
-    """TPOT of the new revision against that of the others: Mann-Whitney U, and a ratio of medians that matters."""
-    tpot_s = np.where(pool.roster.serving, pool.told.of("tpot_mean_s"), np.nan)
-    is_new = np.array([r.revision == pool.revision for r in pool.roster.replicas], np.bool_)
-    new, old = tpot_s[is_new & ~np.isnan(tpot_s)], tpot_s[~is_new & ~np.isnan(tpot_s)]
-    if min(len(new), len(old)) < settings.least_cohort:
-        return
-    ratio = float(np.median(new) / max(float(np.median(old)), 1e-9))
-    if ratio < settings.cohort_ratio:
-        return
-    chance = float(mannwhitneyu(new, old, alternative="greater", method="auto").pvalue)
-    if chance > settings.cohort_p and not float(new.min()) > float(old.max()):
-        return
-    words = (
-        f"TPOT of revision {pool.revision} is {ratio:.1f} times that of the others ({len(new)} and {len(old)} replicas)"
-    )
-    yield Anomaly("cohort", "", pool.key, ratio / settings.cohort_ratio, at, words)
-    yield Anomaly("latency", "", pool.key, 1.0, at, f"by chance with a probability of {chance:.3f}")
-    yield Anomaly("revision", "", pool.key, 1.0, at, f"it came {at - came_at:.0f} s ago")
 
 
 def _memory(
