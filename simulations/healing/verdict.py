@@ -105,7 +105,7 @@ def judge(
     named = truth.right | truth.fitting
     called = tuple(dict.fromkeys(belief.name for _, belief in beliefs))
     unjudged = () if diagnoses else _SCALING
-    wrong = tuple(map(str, wrong_deeds(truth, _fed_s(scene, before, after), scene, deeds, unjudged)))
+    wrong = tuple(map(str, wrong_deeds(truth, _fed_s(scene, after), scene, deeds, unjudged)))
     return Verdict(
         detected_s=_detected_s(truth, scene, after, answers, diagnoses=diagnoses),
         diagnosed=any(b.name in truth.right and _about(b, truth, scene) for _, b in beliefs)
@@ -121,10 +121,9 @@ def judge(
     )
 
 
-def _fed_s(scene: Scene, before: Sequence[Moment], after: Sequence[Moment]) -> tuple[float, float]:
+def _fed_s(scene: Scene, after: Sequence[Moment]) -> tuple[float, float]:
     """Return from when until when whoever grows the pool feeds what fails: it shows, and has not been undone."""
-    short = _short(before, after)
-    shows_s = next((moment.at_s for moment, is_short in zip(after, short, strict=True) if is_short), math.inf)
+    shows_s = next((moment.at_s for moment in after if moment.ailing), math.inf)
     undone = (d.at_s for moment in after for d in moment.deeds if d.act == "roll back")
     return shows_s + SHOWN_S, min(next(undone, math.inf), scene.over_s)
 
