@@ -23,7 +23,7 @@ from policies.ledger import ROLL_BACK, Ledger
 from policies.memory import ActionMemory, CordonMemory, PolicyMemory, PoolMemory, RunMemory
 from policies.paging import once_per_episode, page_key
 from policies.playbook import Hold
-from policies.revisions import left_by_roll_back
+from policies.revisions import left_by_roll_back, on_trial
 from policies.treatment import advance
 from policies.wire import digest
 
@@ -431,14 +431,19 @@ def _break(ledger: Ledger, subject: str, sick: int, present: int) -> None:
 def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[str, int]:
     """Replicas per pool that the platform counts but that will not serve soon: the planner must not count on them.
 
-    What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody.
+    What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody. Nor is
+    anything of a revision that is on trial: what takes its place would be of the same.
     A playbook may ask for one more than the load needs.
     """
     back = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, UncordonReplica)}
     out = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, CordonReplica)} | ledger.waiting
     lost = dict.fromkeys((str(pool.key) for pool in ledger.fleet.pools), 0)
     for pool in ledger.fleet.pools:
+        known = ledger.known.get(str(pool.key))
+        trial = pool.revision if known is not None and on_trial(pool, known, ledger.settings) else None
         for r in pool.roster.replicas if out else pool.roster.troubled:
+            if r.revision == trial:
+                continue
             name = pool.key.replica(r.id)
             away = r.phase is Phase.READY and (r.cordoned or name in out) and name not in back
             looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in ledger.stopped

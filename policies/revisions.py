@@ -59,6 +59,13 @@ def left_by_roll_back(known: PoolMemory, revision: str, at: float) -> PoolMemory
     return replace(known, revisions={**known.revisions, revision: replace(before, rolled_back_at=at)})
 
 
+def on_trial(pool: PoolState, known: PoolMemory, settings: RevisionSettings) -> bool:
+    """Return whether the present revision took the place of another one and has not shown yet that it is good."""
+    seen = known.revisions.get(pool.revision)
+    others = any(name != pool.revision for name in known.revisions)
+    return others and (seen is None or seen.healthy_s < settings.good_after_s)
+
+
 def good_revision(pool: PoolState, known: PoolMemory, settings: RevisionSettings) -> str:
     """Return the revision to roll back to; empty when none is known to be good and can be restored.
 

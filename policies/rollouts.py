@@ -19,7 +19,7 @@ from policies.failures import EXIT, since
 from policies.fleet import Phase, PoolState, ReplicaState
 from policies.memory import FailureMemory, PoolMemory
 from policies.pool_evidence import noted
-from policies.revisions import RevisionSettings
+from policies.revisions import RevisionSettings, on_trial
 
 NOT_STARTING = frozenset(
     (
@@ -74,7 +74,7 @@ def rollout_evidence(
     """
     recent = list(since(known, at - settings.window_s))
     came_at = _came_at(pool, known)
-    young = came_at is not None and at - came_at <= settings.young_s and _unproven(pool, known, good)
+    young = came_at is not None and at - came_at <= settings.young_s and on_trial(pool, known, good)
     said = worse(pool.revision, found, known.revisions, settings) if young else {}
     signs = noted(known.signs, [sign for sign, words in said.items() if words], at)
     after = with_figures(known if signs == known.signs else replace(known, signs=signs), found)
@@ -112,11 +112,6 @@ def _came_at(pool: PoolState, known: PoolMemory) -> float | None:
     if not others:
         return None
     return pool.revision_at if not math.isnan(pool.revision_at) else seen.seen_at if seen is not None else None
-
-
-def _unproven(pool: PoolState, known: PoolMemory, good: RevisionSettings) -> bool:
-    seen = known.revisions.get(pool.revision)
-    return seen is None or seen.healthy_s < good.good_after_s
 
 
 def _against_revision(

@@ -42,6 +42,9 @@ class SlowSettings(BaseModel):
     )
 
 
+BUSIEST = 1.5
+"""Whoever does this many times the work of its peers holds the large batches of a backlog, and is not throttled."""
+
 FORGIVEN = 2
 """Slow scrapes that one on time makes forgotten: few requests beside a long prefill are slow too."""
 
@@ -118,7 +121,7 @@ def _evidence(
     replica = pool.roster.ids[place]
     detail = f"TPOT {mine_s * 1000:.0f} ms, its peers' median is {middle_s * 1000:.0f} ms"
     found = [Anomaly("peers", replica, pool.key, z / settings.slow_z, since_at, detail)]
-    if mine_s > 1.25 * most_s:
+    if mine_s > 1.25 * most_s and most_s <= BUSIEST * middle_s:
         detail = f"the work that it does explains a TPOT of {most_s * 1000:.0f} ms at most"
         found.append(Anomaly("latency", replica, pool.key, mine_s / most_s, since_at, detail))
     if age_s < settings.cold_s:
