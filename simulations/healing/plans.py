@@ -256,7 +256,7 @@ PLANS: Mapping[str, Plan] = {
     "F10": Plan(_xid(63, "no")),
     "F11": Plan(_node_loss),
     "F11-reclaim": Plan(_reclaim),
-    "F12": Plan(_partition, pools=(2,), levels=(0.05, 0.2, 0.4)),
+    "F12": Plan(_partition, pools=(2,), levels=(0.05, 0.2, 0.4), fixed_ratio=1.0),
     "F12-alone": Plan(_partition, pools=(1,)),
     "F12-one": Plan(_one("partition")),
     "F13-store": Plan(_of_store("metrics-loss")),
