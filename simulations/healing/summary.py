@@ -147,7 +147,7 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def targets(runs: Sequence[WorldRun], policy: str) -> list[Target]:
-    """Return what is aimed at, and how far ``policy`` came."""
+    """Return what is aimed at, and how far ``policy`` came; kinds that are shown beside count for none of it."""
     mine = [run for run in runs if run.policy == policy and run.struck and run.kind not in BESIDE]
     faults = [run for run in mine if run.kind in PLANS]
     answer = []
