@@ -204,12 +204,14 @@ class FleetReplica:
 
     @property
     def ailment(self) -> str:
-        """What is wrong with it in truth: ``starting``, ``exited``, ``hung``, ``errors``, ``slow``, or nothing."""
+        """What ails it in truth: ``starting``, ``exited``, ``hung``, ``cut off``, ``errors``, ``slow``, or nothing."""
         if not self.alive:
             return "exited" if self.phase is Phase.FAILED else "starting"
         record = self._kernel.replica(self.row)
         if record["hung"]:
             return "hung"
+        if record["unreached_until"] > self._kernel.now:
+            return "cut off"
         if record["failing_share"] > 0 and record["failing_until"] > self._kernel.now:
             return "errors"
         return "slow" if self._slowed_by else ""

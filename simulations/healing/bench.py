@@ -56,7 +56,7 @@ def tasks_of(
         worlds: Of each failure; of fault-free kinds there are ``CALM_PER_WORLD`` times as many, and of the long run as
             many as ``replica_hours`` takes.
         seed: Of the first world of each kind; the next ones follow.
-        rivals: Who plays beside Foresail.
+        rivals: Who plays beside Foresail; of the long run only the first world.
         replica_hours: Of the long run.
     """
     tasks = []
@@ -66,7 +66,10 @@ def tasks_of(
             count = math.ceil(CALM_PER_WORLD * worlds)
         elif kind == HOURS:
             count = math.ceil(replica_hours / (HOURS_REPLICAS * HOURS_LONG))
-        tasks += [Task(kind, seed + n, policy) for n in range(count) for policy in (FORESAIL, *rivals)]
+        for n in range(count):
+            # One of the long worlds tells enough of rivals.
+            others = rivals if kind != HOURS or n == 0 else ()
+            tasks += [Task(kind, seed + n, policy) for policy in (FORESAIL, *others)]
     return tuple(tasks)
 
 

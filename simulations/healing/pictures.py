@@ -53,14 +53,14 @@ def _draw(
         axes.scatter(
             [never_s if not math.isfinite(value) else max(value, _LEAST_S) for value in seconds],
             [kinds.index(run.kind) + offset for run in mine],
-            s=22 if policy == FORESAIL else 14, marker=_MARKS[number], color=_COLOURS[number], alpha=0.55,
+            s=22 if policy == FORESAIL else 14, marker=_MARKS[number], color=_COLOURS[number], alpha=0.7,
             linewidths=0, label=policy,
         )  # fmt: skip
     axes.axvline(never_s / 1.3, color="0.7", linewidth=0.8)
     axes.set_xscale("log")
     ticks = [1.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0]
-    shown = [tick for tick in ticks if tick < never_s / 1.3]
-    axes.set_xticks([*shown, never_s], [*(f"{tick:g}" for tick in shown), "never"])
+    shown = [tick for tick in ticks if tick < never_s / 1.8]
+    axes.set_xticks([*shown, never_s], [*("1 or less" if tick == _LEAST_S else f"{tick:g}" for tick in shown), "never"])
     axes.minorticks_off()
     axes.grid(axis="x", color="0.9", linewidth=0.8)
     for place in range(1, len(kinds)):

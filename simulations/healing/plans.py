@@ -256,8 +256,9 @@ PLANS: Mapping[str, Plan] = {
     "F10": Plan(_xid(63, "no")),
     "F11": Plan(_node_loss),
     "F11-reclaim": Plan(_reclaim),
-    "F12": Plan(_partition, pools=(2,), levels=(0.05, 0.2, 0.4)),
+    "F12": Plan(_partition, pools=(2,), levels=(0.05, 0.2, 0.4), fixed_ratio=1.0),
     "F12-alone": Plan(_partition, pools=(1,)),
+    "F12-one": Plan(_one("partition")),
     "F13-store": Plan(_of_store("metrics-loss")),
     "F13-frozen": Plan(_of_store("metrics-freeze")),
     "F13-exporter": Plan(_one("exporter-freeze")),
@@ -292,8 +293,8 @@ HOURS_REPLICAS, HOURS_LONG = 64, 20.0
 LONG: Mapping[str, Plan] = {
     HOURS: Plan(
         _nothing,
-        levels=(1.3, 2.0, 3.0),
-        shapes=("balanced",),
+        levels=(1.1, 1.3, 1.6),
+        shapes=("reasoning",),
         pools=(1,),
         replicas=(HOURS_REPLICAS, HOURS_REPLICAS),
         room=1.0,

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulations.healing.plans import HOURS, PLANS
 from simulations.healing.runs import WorldRun
-from simulations.healing.truths import HANGS, RECALLED
+from simulations.healing.truths import BESIDE, HANGS, RECALLED
 
 CONFIDENCE = 0.95
 NOT_PLAYED = "-"
@@ -147,8 +147,8 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def targets(runs: Sequence[WorldRun], policy: str) -> list[Target]:
-    """Return what is aimed at, and how far ``policy`` came."""
-    mine = [run for run in runs if run.policy == policy and run.struck]
+    """Return what is aimed at, and how far ``policy`` came; kinds that are shown beside count for none of it."""
+    mine = [run for run in runs if run.policy == policy and run.struck and run.kind not in BESIDE]
     faults = [run for run in mine if run.kind in PLANS]
     answer = []
     for code, kinds in RECALLED.items():
@@ -174,12 +174,12 @@ def _share(name: str, aim: str, policy: str, happened: Sequence[bool], meets: Ca
     if not share.of:
         return Target(name, aim, policy, math.nan, NOT_PLAYED, "", None)
     low, high = share.interval
-    sure = f"{100 * low:.1f}-{100 * high:.1f} %"
+    sure = f"{100 * low:.3g}-{100 * high:.3g} %"
     return Target(name, aim, policy, share.ratio, f"{share.count}/{share.of}", sure, meets(share.ratio))
 
 
 def _healthy_restarts(runs: Sequence[WorldRun], policy: str) -> Target:
-    name, aim = "healthy restarts, busy", "0 in 10,000 h"
+    name, aim = "healthy restarts", "0 in 10,000 h"
     long = [run for run in runs if run.kind == HOURS]
     hours = math.fsum(run.replica_hours for run in long)
     count = sum(run.verdict.wronged for run in long)

@@ -17,7 +17,7 @@ from simulations.healing.summary import Row, Share, Spread, Target
 from simulations.healing.truths import truth_of
 from simulations.tables import MISSING, short_count
 
-NEVER = "never"
+NEVER = "inf"
 
 
 def outcome(rows: Sequence[Row], targets: Sequence[Target], amiss: Iterable[tuple[WorldRun, str]]) -> RenderableType:
@@ -58,7 +58,7 @@ def failure_table(rows: Sequence[Row]) -> Table:
             _wrong(row.wrong),
             _seconds(row.detect),
             _seconds(row.recover),
-            MISSING if math.isnan(row.lost) else short_count(row.lost),
+            MISSING if math.isnan(row.lost) else short_count(round(row.lost)),
         )
         last = row.kind
     return table
@@ -119,7 +119,7 @@ def _met(met: bool | None) -> Text:
 
 
 def _table(title: str) -> Table:
-    return Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    return Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
 
 
 def _percent(share: Share) -> str:

@@ -136,7 +136,8 @@ TRUTHS: Mapping[str, Truth] = {
     "F10": Truth("Xid 63: a row is remapped, to be ignored", fitting=_set("hardware"), wrong=_NOTHING_MOVES),
     "F11": Truth(
         "a node is lost",
-        right=_set("node-trouble"), subject="pool", fitting=_set("hang", "unreachable", "exited", "overload"),
+        right=_set("node-trouble"), subject="pool",
+        fitting=_set("hang", "unreachable", "cut-off", "exited", "overload"),
         restarts=_set("hung", "starting"), exits=True,
     ),
     "F11-reclaim": Truth(
@@ -145,14 +146,19 @@ TRUTHS: Mapping[str, Truth] = {
     ),
     "F12": Truth(
         "the gateway does not reach a pool that is well",
-        right=_set("unreachable"), subject="pool", fitting=_set("overload"),
+        right=_set("unreachable"), subject="pool", fitting=_set("cut-off", "overload"),
         # R: fail over at the route. W: restart what is well.
-        remedies=(_set("fail over"),), wrong=_set("roll back"), recovery="attainment",
+        remedies=(_set("fail over"),), cordons=_set("cut off"), wrong=_set("roll back"), recovery="attainment",
     ),
     "F12-alone": Truth(
         "the gateway does not reach the only pool, which is well",
-        right=_set("unreachable"), subject="pool", fitting=_set("overload"),
-        remedies=(_set("page"),), recovery="attainment",
+        right=_set("unreachable"), subject="pool", fitting=_set("cut-off", "overload"),
+        remedies=(_set("page"),), cordons=_set("cut off"), recovery="attainment",
+    ),
+    "F12-one": Truth(
+        "the gateway does not reach one replica, which is well",
+        right=_set("cut-off"), fitting=_set("overload"), remedies=(_set("cordon it"),), cordons=_set("cut off"),
+        recovery="attainment",
     ),
     "F13-store": _METRICS,
     "F13-frozen": _METRICS,
@@ -196,8 +202,11 @@ TRUTHS: Mapping[str, Truth] = {
 
 BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F19", "F20"})
 """Kinds that have really struck only when fewer replicas were well than before."""
-HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F17"})
+HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one", "F17"})
 """Kinds that have really struck only when requests were lost or the objective was missed."""
+
+BESIDE = frozenset({"F9", "F10"})
+"""Kinds that are shown and count for no target: where an engine exits, this simulation no longer exports its GPUs."""
 
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from simulations.healing.truths import Truth
@@ -16,6 +16,7 @@ SHOWN_S = 120.0
 """Replicas that fail have been seen to after this long: the time within which hangs are to be noticed."""
 
 _EVER = (-math.inf, math.inf)
+_SCALING = ("grow", "shrink")
 _ANYWHERE = ("roll back", "fail over", "avoid")
 
 
@@ -94,7 +95,7 @@ def judge(
         lost: Requests that had failed or been dropped when all had ended.
         attained_s: Seconds from the strike until the objective was attained again.
         diagnoses: Whether the policy names causes. Of one that does not, an act on what was hit counts as noticing, and
-            where a process exits, so does what the platform sees.
+            where a process exits, so does what the platform sees; and its scaling, which is not its own, is not judged.
     """
     after = [moment for moment in moments if moment.at_s >= scene.begins_s]
     before = [moment for moment in moments if moment.at_s < scene.begins_s]
@@ -103,7 +104,8 @@ def judge(
     answers = [deed for deed in deeds if deed.at_s >= scene.begins_s]
     named = truth.right | truth.fitting
     called = tuple(dict.fromkeys(belief.name for _, belief in beliefs))
-    wrong = tuple(map(str, wrong_deeds(truth, _fed_s(scene, before, after), scene, deeds)))
+    unjudged = () if diagnoses else _SCALING
+    wrong = tuple(map(str, wrong_deeds(truth, _fed_s(scene, after), scene, deeds, unjudged)))
     return Verdict(
         detected_s=_detected_s(truth, scene, after, answers, diagnoses=diagnoses),
         diagnosed=any(b.name in truth.right and _about(b, truth, scene) for _, b in beliefs)
@@ -119,15 +121,16 @@ def judge(
     )
 
 
-def _fed_s(scene: Scene, before: Sequence[Moment], after: Sequence[Moment]) -> tuple[float, float]:
+def _fed_s(scene: Scene, after: Sequence[Moment]) -> tuple[float, float]:
     """Return from when until when whoever grows the pool feeds what fails: it shows, and has not been undone."""
-    short = _short(before, after)
-    shows_s = next((moment.at_s for moment, is_short in zip(after, short, strict=True) if is_short), math.inf)
+    shows_s = next((moment.at_s for moment in after if moment.ailing), math.inf)
     undone = (d.at_s for moment in after for d in moment.deeds if d.act == "roll back")
     return shows_s + SHOWN_S, min(next(undone, math.inf), scene.over_s)
 
 
-def wrong_deeds(truth: Truth, fed_s: tuple[float, float], scene: Scene, deeds: Iterable[Deed]) -> Iterator[Deed]:
+def wrong_deeds(
+    truth: Truth, fed_s: tuple[float, float], scene: Scene, deeds: Iterable[Deed], unjudged: Collection[str] = ()
+) -> Iterator[Deed]:
     """Yield what must not have been done; ``fed_s`` is when growth is wrong where it is at all."""
     done: Counter[str] = Counter()
     for deed in deeds:
@@ -144,6 +147,8 @@ def wrong_deeds(truth: Truth, fed_s: tuple[float, float], scene: Scene, deeds: I
                 yield deed
         elif deed.act in truth.wrong and not (deed.ailment and not truth.spreads):
             begins_s, ends_s = {"grow": fed_s, "shrink": (scene.begins_s, scene.over_s)}.get(deed.act, _EVER)
+            if deed.act in unjudged:
+                continue
             if begins_s <= deed.at_s <= ends_s and (deed.act in _ANYWHERE or scene.pool in ("", deed.pool)):
                 yield deed
 

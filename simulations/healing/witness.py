@@ -88,6 +88,7 @@ class Moment:
         beliefs: What was diagnosed.
         deeds: What was done.
         healthy: Replicas that serve and that nothing is wrong with, in truth, by pool.
+        ailing: Replicas that exited, or that serve and ail of something, in truth.
         desired: Replicas that are wanted, by pool.
         lost: Requests that have failed or were dropped so far.
     """
@@ -97,6 +98,7 @@ class Moment:
     beliefs: tuple[Belief, ...]
     deeds: tuple[Deed, ...]
     healthy: Mapping[str, int]
+    ailing: int
     desired: Mapping[str, int]
     lost: int
 
@@ -140,9 +142,13 @@ class Witness:
         states = fleet.cluster.pools()
         healthy = dict.fromkeys((pool.key.pool for pool in states), 0)
         names = list(healthy)
+        ailing = 0
         for replica in fleet.replicas:
+            ailing += replica.phase is Phase.FAILED
             if replica.phase is Phase.READY:
-                healthy[names[replica.pool]] += not (replica.cordoned or replica.ailment)
+                ailment = replica.ailment
+                ailing += bool(ailment)
+                healthy[names[replica.pool]] += not (replica.cordoned or ailment)
                 self.replica_hours += 15.0 / 3600.0
         decision, tallies = record.decision, fleet.tallies
         desired = {pool.key.pool: pool.desired for pool in states}
@@ -155,6 +161,7 @@ class Witness:
                 else tuple(dict.fromkeys(Belief(d.name, d.pool.pool, d.subject) for d in decision.diagnoses)),
                 deeds=tuple(self._deeds(record, healthy, desired)),
                 healthy=healthy,
+                ailing=ailing,
                 desired=desired,
                 lost=tallies.ended - tallies.completed,
             )

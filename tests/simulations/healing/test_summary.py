@@ -64,7 +64,7 @@ def test_a_wrong_act_spoils_the_right_remedy() -> None:
 
 
 def test_the_long_run_says_how_sure_zero_is() -> None:
-    long = target("healthy restarts, busy", run(HOURS, hours=10_000.0), run(HOURS, hours=5_000.0))
+    long = target("healthy restarts", run(HOURS, hours=10_000.0), run(HOURS, hours=5_000.0))
     assert long.met is True
     assert long.sure == "< 2.0 in 10,000 h"  # rule of three: 3 / 15,000
-    assert target("healthy restarts, busy", run(HOURS, wronged=1)).met is False
+    assert target("healthy restarts", run(HOURS, wronged=1)).met is False

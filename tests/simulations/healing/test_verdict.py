@@ -16,7 +16,7 @@ NOWHERE = Scene(math.nan, math.inf, "", frozenset())
 
 
 def moment(at_s: float, *deeds: Deed, beliefs: tuple[Belief, ...] = (), healthy: int = 3, **changes: object) -> Moment:
-    usual = {"blind": False, "desired": {POOL: 3}, "lost": 0}
+    usual = {"blind": False, "ailing": 3 - healthy, "desired": {POOL: 3}, "lost": 0}
     return Moment(at_s=at_s, beliefs=beliefs, deeds=deeds, healthy={POOL: healthy}, **{**usual, **changes})  # type: ignore[arg-type]
 
 
