@@ -32,6 +32,7 @@ from policies.playbook import (
     Step,
     Wait,
     blocks_of,
+    longest_of,
 )
 
 UNDO_S = 300.0
@@ -72,7 +73,7 @@ def advance(playbook: Playbook, subject: Subject) -> Advance:
         elif status is not _Status.RUNNING:
             state = "closing"
     if state == "closing":
-        status = walk.block("after", playbook.after)
+        status = walk.close(playbook)
         if status is _Status.FAILED:
             state, why = "failed", walk.why
         elif status is not _Status.RUNNING:
@@ -111,6 +112,16 @@ class _Walk:
                 continue
             return status
         return _Status.DONE
+
+    def close(self, playbook: Playbook) -> _Status:
+        """Take the last steps; an act that is never permitted does not keep a run for ever."""
+        status = self.block("after", playbook.after)
+        if status is _Status.RUNNING:
+            longest_s = self._length_s(longest_of(playbook.after))
+            if self.subject.at > max(self.subject.run.deadline_at, self.steps["after.0"].began_at + longest_s):
+                self.why = "it was not over in time"
+                return _Status.FAILED
+        return status
 
     def undo(self, playbook: Playbook) -> bool:
         """Take back what the steps did, the last first; return whether that is over."""
