@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, model_validator
 
-from policies.causes import CAUSES
+from policies.causes import CAUSES, UNKNOWN
 from policies.disagreement import Disagreement
 from policies.disruption import DisruptionSettings
 from policies.facts import Key
@@ -56,6 +56,9 @@ class HealingSettings(DisruptionSettings):
                 hint = f"did you mean {near[0]}? " if near else ""
                 what = f"there is no cause {cause[:80]!r}"
                 raise Disagreement(("treatments", cause), what, f"{hint}known: {', '.join(CAUSES)}")
+        if UNKNOWN.name in self.treatments:
+            what = "nothing is done on evidence of one kind only"
+            raise Disagreement(("treatments", UNKNOWN.name), what, "leave it out")
         for cause in CAUSES:
             self._check_treatment(cause, self.playbook_for(cause))
         return self

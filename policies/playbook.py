@@ -99,7 +99,7 @@ _DURATION = re.compile(
 
 
 class _Step(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     name: str = Field("", max_length=80, description="What the step is called in reasons while it waits.")
 
@@ -301,7 +301,7 @@ def escalation_cycle(playbooks: Mapping[str, Playbook]) -> tuple[str, ...]:
 
 def _check_step(placed: Placed, scope: Scope) -> None:
     step = placed.step
-    for word, condition in _conditions_of(step).items():
+    for word, condition in conditions_of(step).items():
         _check_condition(condition, (*placed.key, word), scope)
     if not isinstance(step, Do):
         return
@@ -323,7 +323,7 @@ def _check_condition(condition: Condition, at: Key, scope: Scope) -> None:
             raise Disagreement((*at, *key), f"{fact} is nothing that a {scope} has", f"of a {scope}: {possible}")
 
 
-def _conditions_of(step: Step) -> Mapping[str, Condition]:
+def conditions_of(step: Step) -> Mapping[str, Condition]:
     """Return its conditions, by the word that they are written under."""
     match step:
         case Do():

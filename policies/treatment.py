@@ -125,7 +125,7 @@ class _Walk:
 
     def undo(self, playbook: Playbook) -> bool:
         """Take back what the steps did, the last first; return whether that is over."""
-        for path, step in reversed(list(_paths("steps", playbook.steps))):
+        for path, step in reversed(list(paths("steps", playbook.steps))):
             known = self.steps.get(path)
             if not isinstance(step, Do) or step.undo is None or known is None or known.outcome != "done":
                 continue
@@ -331,12 +331,13 @@ _ON_RECORD: tuple[Action, ...] = ("restart", "roll back")
 """Acts that are not asked for twice: the books say what became of each."""
 
 
-def _paths(prefix: str, steps: Sequence[Step]) -> Iterator[tuple[str, Step]]:
+def paths(prefix: str, steps: Sequence[Step]) -> Iterator[tuple[str, Step]]:
+    """Yield every step with the path under which a run remembers it; ``prefix`` is ``steps`` or ``after``."""
     for place, step in enumerate(steps):
         path = f"{prefix}.{place}"
         yield path, step
         for name, inner in blocks_of(step).items():
-            yield from _paths(f"{path}.{name}" if name else path, inner)
+            yield from paths(f"{path}.{name}" if name else path, inner)
 
 
 def _named(step: Step) -> str:

@@ -244,6 +244,7 @@ def test_a_name_that_could_be_misread_is_refused(file: Path, name: str) -> None:
     ("treatment", "what"),
     [
         ("hangs: a", "no cause 'hangs'"),
+        ("unknown: a", "evidence of one kind only"),
         ("hang: c", "no playbook 'c'"),
         ("overload: a", "a is about a replica, and overload is told of a pool"),
         ("hang: hold-and-page", "hold-and-page is about a pool, and hang is told of a replica"),
