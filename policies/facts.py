@@ -21,6 +21,8 @@ Scope: TypeAlias = Literal["replica", "pool"]
 Key: TypeAlias = tuple[str | int, ...]
 
 MOST_DEPTH = 8
+MOST = 1e9
+"""Of any quantity: thirty years, in seconds."""
 _JOINED = ("all", "any")
 
 
@@ -115,9 +117,9 @@ def _check(written: object, at: Key, depth: int) -> None:
             _check(each, (*at, word, place), depth + 1)
     else:
         _check_fact(word, (*at, word), numeric=True)
-        if isinstance(inner, bool) or not isinstance(inner, int | float) or not 0 <= inner < float("inf"):
+        if isinstance(inner, bool) or not isinstance(inner, int | float) or not 0 <= inner <= MOST:
             what = f"{word} takes a number of {FACTS[word].unit}, not {_shortly(inner)}"
-            raise Disagreement((*at, word), what, "write 0 or more")
+            raise Disagreement((*at, word), what, f"write 0 to {MOST:g}")
 
 
 def _check_fact(name: str, at: Key, *, numeric: bool) -> None:

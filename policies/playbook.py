@@ -69,9 +69,9 @@ class Duration:
         if isinstance(written, Duration):
             return written
         if isinstance(written, int | float) and not isinstance(written, bool):
-            found = cls(float(written))
+            found = cls(float(min(written, 10 * LONGEST_S)))
         elif isinstance(written, str) and (match := _DURATION.fullmatch(written.strip())):
-            found = cls(float(match["s"] or 0.0), float(match["lead"] or 0.0))
+            found = cls(float(match["s"] or 0.0), float(match["lead"] or match["alone"] or 0.0))
         else:
             raise ValueError(f"{written!r} is no duration: write 90, 90 s, 2 lead times or 60 s + 2 lead times")
         if not (found.seconds > 0 or found.lead_times > 0):
@@ -93,8 +93,9 @@ class Duration:
 
 
 _NUMBER = r"\d{1,9}(?:\.\d{1,6})?"
+_LEAD = r"\s*lead times?"
 _DURATION = re.compile(
-    rf"(?:(?P<s>{_NUMBER})\s*s(?:econds)?)?(?:\s*\+\s*)?(?:(?P<lead>{_NUMBER})\s*lead times?)?", re.ASCII
+    rf"(?P<s>{_NUMBER})\s*s(?:econds)?(?:\s*\+\s*(?P<lead>{_NUMBER}){_LEAD})?|(?P<alone>{_NUMBER}){_LEAD}", re.ASCII
 )
 
 
