@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -35,8 +36,8 @@ from policies.playbook_catalogue import shipped_playbooks
 from tests.builders_playbooks import playbook
 
 SHIPPED = shipped_playbooks()
-PAGE = {"page": "hello"}
-WAIT = {"wait_until": "ready", "deadline": 60}
+PAGE: dict[str, Any] = {"page": "hello"}
+WAIT: dict[str, Any] = {"wait_until": "ready", "deadline": 60}
 
 
 # durations
@@ -120,8 +121,9 @@ def test_no_act_and_no_wait_is_without_a_deadline(kind: str) -> None:
 
 @pytest.mark.parametrize("changes", [{"steps": []}, {"deadline": None}, {"scope": "fleet"}, {"title": ""}, {"more": 1}])
 def test_a_playbook_needs_all_of_its_parts_and_no_other(changes: dict[str, object]) -> None:
+    written = {**playbook(PAGE).model_dump(), **changes}
     with pytest.raises(ValidationError):
-        playbook(PAGE, **changes)
+        Playbook.model_validate(written)
 
 
 def test_a_playbook_written_as_json_is_the_same_playbook() -> None:
@@ -142,7 +144,7 @@ def test_every_action_has_a_scope_and_what_undoes_it_is_an_action_of_the_same_on
 @pytest.mark.parametrize("action", sorted(SCOPE_OF))
 def test_an_action_is_only_done_to_what_it_can_be_done_to(action: str) -> None:
     other = {"pool": "replica", "replica": "pool"}[SCOPE_OF[action]]  # type: ignore[index]
-    assert playbook({"do": action, "deadline": 1}, scope=SCOPE_OF[action])  # type: ignore[index]
+    assert playbook({"do": action, "deadline": 1}, scope=SCOPE_OF[action]).steps  # type: ignore[index]
     with pytest.raises(ValidationError, match=f"{action} is done to a"):
         playbook({"do": action, "deadline": 1}, scope=other)
 
@@ -173,13 +175,13 @@ def test_a_fact_of_the_other_scope_is_refused_wherever_it_is_asked_for() -> None
 
 
 def test_there_is_an_end_to_steps_and_to_their_depth() -> None:
-    assert playbook(*[PAGE] * MOST_STEPS)
+    assert len(playbook(*[PAGE] * MOST_STEPS).steps) == MOST_STEPS
     with pytest.raises(ValidationError, match="65 steps are too many"):
         playbook(*[PAGE] * MOST_STEPS, after=[PAGE])
-    step: dict[str, object] = PAGE
+    step: dict[str, Any] = PAGE
     for _ in range(MOST_DEPTH - 1):
         step = {"sequence": [step]}
-    assert playbook(step)
+    assert max(placed.depth for placed in walk(playbook(step).steps, ())) == MOST_DEPTH
     with pytest.raises(ValidationError, match="nested 7 deep"):
         playbook({"sequence": [step]})
 
@@ -208,7 +210,7 @@ def test_the_longest_that_a_step_may_take_is_known(step: dict[str, object], long
 
 
 def test_steps_that_may_take_longer_than_their_playbook_are_refused() -> None:
-    assert playbook(WAIT, WAIT, deadline="120 s")
+    assert playbook(WAIT, WAIT, deadline="120 s").longest == Duration(120.0)
     for deadline in ("119 s", "100 lead times"):
         with pytest.raises(ValidationError, match="impossible: its steps may take 120 s"):
             playbook(WAIT, WAIT, deadline=deadline)
