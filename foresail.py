@@ -58,6 +58,9 @@ SUB_COMMANDS = {
     "incidents": SubCommand(
         "controller.incidents.cli:incidents", "Tell what went wrong, what was done, and how it ended."
     ),
+    "playbooks": SubCommand(
+        "simulations.playbooks_cli:playbooks", "List what healing does step by step, check your own, and try them."
+    ),
     "profile": SubCommand("training.profile_cli:profile", "Make engine profiles from measurements, and check them."),
 }
 

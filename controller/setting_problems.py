@@ -7,15 +7,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Union, get_args, get_origin
+from typing import Annotated, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from controller.errors import BadSetting
 from controller.redaction import redacted
 from controller.yaml_source import Key, Value
+from policies.disagreement import Disagreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,6 @@ class Places:
         return self.by_key.get(self.written_part(key), self.file)
 
 
-class Disagreement(ValueError):
-    """What a validator of several settings raises, so that the problem stands at the one that is to be changed."""
-
-    def __init__(self, key: Key, what: str) -> None:
-        """``key`` is relative to the model that is validated."""
-        super().__init__(what)
-        self.key = key
-
-
 class BadSettings(BadSetting):
     """Several settings cannot be used; all of them are reported at once."""
 
@@ -86,32 +78,59 @@ def dotted(key: Key) -> str:
 
 def explained(errors: Sequence[ErrorDetails], model: type[BaseModel], places: Places) -> Iterator[SettingProblem]:
     """Yield what validation of ``model`` found wrong, each at the place where it was written."""
+    located = {error["loc"] for error in errors}
     for error in errors:
-        key: Key = error["loc"]
+        loc = error["loc"]
+        if error["type"] == "too_short" and any(other[: len(loc)] == loc != other for other in located):
+            continue  # what is wrong inside was not counted
+        key, around, found = _written(loc, model)
         cause = error.get("ctx", {}).get("error")
         if isinstance(cause, Disagreement):
             key = (*key, *cause.key)
-        what, remedy = _in_words(error, key, model)
+            around, found = None, _field_at(model, key)
+        what, remedy = _in_words(error, str(key[-1]) if key else "", around, found)
+        if isinstance(cause, Disagreement):
+            remedy = cause.remedy or remedy
         written = key if error["type"] == "missing" else places.written_part(key)
         yield SettingProblem(places.where(key), dotted(written), what, remedy)
 
 
-def _in_words(error: ErrorDetails, key: Key, model: type[BaseModel]) -> tuple[str, str]:
+def _written(loc: Key, model: type[BaseModel]) -> tuple[Key, object, FieldInfo | None]:
+    """Return the key as a file has it, the type of what is around it, and its field.
+
+    Where one of several models is taken, pydantic says which in the place of an error; nobody wrote that.
+    """
+    key: list[str | int] = []
+    annotation: object = model
+    around, found = None, None
+    for part in loc:
+        if part in (members := _members(annotation)):
+            annotation = members[str(part)]
+            continue
+        key.append(part)
+        around, found = annotation, _fields_of(annotation).get(str(part))
+        annotation = annotation_under(annotation, part)
+    return tuple(key), around, found
+
+
+def _in_words(error: ErrorDetails, name: str, around: object, found: FieldInfo | None) -> tuple[str, str]:
     match error["type"]:
         case "extra_forbidden":
-            known = list(_fields_of(_annotation_at(model, key[:-1])))
-            near = difflib.get_close_matches(str(key[-1]), known, n=1, cutoff=0.6)
+            known = list(_fields_of(around))
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}? " if near else ""
             return "there is no such setting", f"{hint}known here: {', '.join(known) or 'nothing'}"
         case "missing":
-            return "is needed and not given", _allowed(_field_at(model, key))
+            return "is needed and not given", _allowed(found)
         case "value_error" | "assertion_error":
             message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            return message, _allowed(_field_at(model, key))
+            return message, _allowed(found)
+        case "too_short":
+            return f"has {error['ctx']['actual_length']}, at least {error['ctx']['min_length']} needed", _allowed(found)
     message = error["msg"].replace("Input should be", "must be")
     value = error["input"]
     instead = "" if isinstance(value, dict | list) else f", not {json.dumps(printable(value))[:80]}"
-    return f"{message[:1].lower()}{message[1:]}{instead}", _allowed(_field_at(model, key))
+    return f"{message[:1].lower()}{message[1:]}{instead}", _allowed(found)
 
 
 def _allowed(found: FieldInfo | None) -> str:
@@ -137,6 +156,18 @@ def _fields_of(annotation: object) -> Mapping[str, FieldInfo]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {found.alias or name: found for name, found in annotation.model_fields.items()}
     return {}
+
+
+def _members(annotation: object) -> Mapping[str, object]:
+    """Return the models of which one is taken, by the tag that says which."""
+    if get_origin(annotation) is not Annotated:
+        return {}
+    union, *rules = get_args(annotation)
+    if not any(isinstance(rule, Discriminator) for rule in rules):
+        return {}
+    return {
+        tag.tag: get_args(each)[0] for each in get_args(union) for tag in get_args(each)[1:] if isinstance(tag, Tag)
+    }
 
 
 def annotation_under(annotation: object, part: str | int) -> object:

@@ -25,7 +25,6 @@ from controller.modes import ModeSettings
 from controller.redaction import may_hold_secret
 from controller.setting_problems import (
     BadSettings,
-    Disagreement,
     Places,
     SettingProblem,
     annotation_under,
@@ -36,6 +35,7 @@ from controller.setting_problems import (
 )
 from controller.yaml_source import MAX_BYTES, Key, Mark, Value, YamlText, read_yaml
 from policies.decide import PolicySettings
+from policies.disagreement import Disagreement
 from policies.fleet import PoolKey
 
 

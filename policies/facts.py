@@ -6,6 +6,7 @@ A condition is the name of a fact, ``{fact: number}`` for one that is a quantity
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,9 +14,15 @@ from typing import Any, Literal, TypeAlias
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from policies.disagreement import Disagreement
+
 Scope: TypeAlias = Literal["replica", "pool"]
 
+Key: TypeAlias = tuple[str | int, ...]
+
 MOST_DEPTH = 8
+MOST = 1e9
+"""Of any quantity: thirty years, in seconds."""
 _JOINED = ("all", "any")
 
 
@@ -65,16 +72,16 @@ FACTS: Mapping[str, Fact] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must hold, as it is written: see the module. Raises ValueError where it means nothing."""
+    """What must hold, as it is written: see the module. Raises ``Disagreement`` where it means nothing."""
 
     written: Any
 
     def __post_init__(self) -> None:
-        _check(self.written, 0)
+        _check(self.written, (), 0)
 
-    def facts(self) -> Iterator[str]:
-        """Yield every fact that it asks for."""
-        yield from _facts_in(self.written)
+    def facts(self) -> Iterator[tuple[Key, str]]:
+        """Yield every fact that it asks for, with its key in what is written."""
+        yield from _facts_in(self.written, ())
 
     def __str__(self) -> str:
         return _told(self.written)
@@ -91,49 +98,57 @@ class Condition:
         )
 
 
-def _check(written: object, depth: int) -> None:
+def _check(written: object, at: Key, depth: int) -> None:
     if depth > MOST_DEPTH:
-        raise ValueError(f"conditions are nested more than {MOST_DEPTH} deep")
+        raise Disagreement(at, f"conditions are nested more than {MOST_DEPTH} deep")
     if isinstance(written, str):
-        _known(written, numeric=False)
+        _check_fact(written, at, numeric=False)
         return
     if not isinstance(written, dict) or len(written) != 1:
-        raise ValueError("a condition is a fact, {fact: number}, {not: ...}, {all: [...]} or {any: [...]}")
+        what = f"{_shortly(written)} is no condition"
+        raise Disagreement(at, what, "write a fact, {fact: number}, {not: ...}, {all: [...]} or {any: [...]}")
     ((word, inner),) = written.items()
     if word == "not":
-        _check(inner, depth + 1)
+        _check(inner, (*at, word), depth + 1)
     elif word in _JOINED:
         if not isinstance(inner, list) or not inner:
-            raise ValueError(f"{word} takes a list of conditions")
-        for each in inner:
-            _check(each, depth + 1)
+            raise Disagreement((*at, word), f"{word} takes a list of conditions, not {_shortly(inner)}")
+        for place, each in enumerate(inner):
+            _check(each, (*at, word, place), depth + 1)
     else:
-        _known(word, numeric=True)
-        if isinstance(inner, bool) or not isinstance(inner, int | float) or not 0 <= inner < float("inf"):
-            raise ValueError(f"{word} takes a number of {FACTS[word].unit}, not {inner!r}")
+        _check_fact(word, (*at, word), numeric=True)
+        if isinstance(inner, bool) or not isinstance(inner, int | float) or not 0 <= inner <= MOST:
+            what = f"{word} takes a number of {FACTS[word].unit}, not {_shortly(inner)}"
+            raise Disagreement((*at, word), what, f"write 0 to {MOST:g}")
 
 
-def _known(name: str, *, numeric: bool) -> None:
+def _check_fact(name: str, at: Key, *, numeric: bool) -> None:
     if name not in FACTS:
-        raise ValueError(f"there is no fact {name!r}; known: {', '.join(FACTS)}")
+        near = difflib.get_close_matches(name, FACTS, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise Disagreement(at, f"there is no fact {_shortly(name)}", f"{hint}known: {', '.join(FACTS)}")
     if numeric and not FACTS[name].unit:
-        raise ValueError(f"{name} takes no number: write it alone")
+        raise Disagreement(at, f"{name} takes no number", f"write {name} alone")
     if not numeric and FACTS[name].unit:
-        raise ValueError(f"{name} needs a number of {FACTS[name].unit}: write {{{name}: 120}}")
+        raise Disagreement(at, f"{name} needs a number of {FACTS[name].unit}", f"write {{{name}: 120}}")
 
 
-def _facts_in(written: object) -> Iterator[str]:
+def _shortly(written: object) -> str:
+    return repr(written)[:80]
+
+
+def _facts_in(written: object, at: Key) -> Iterator[tuple[Key, str]]:
     if isinstance(written, str):
-        yield written
+        yield at, written
     elif isinstance(written, dict):
         ((word, inner),) = written.items()
         if word == "not":
-            yield from _facts_in(inner)
+            yield from _facts_in(inner, (*at, word))
         elif word in _JOINED:
-            for each in inner:
-                yield from _facts_in(each)
+            for place, each in enumerate(inner):
+                yield from _facts_in(each, (*at, word, place))
         else:
-            yield word
+            yield (*at, word), word
 
 
 def _told(written: Any) -> str:

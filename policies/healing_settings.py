@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
-from functools import cached_property
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from policies.causes import CAUSES
+from policies.causes import CAUSES, UNKNOWN
+from policies.disagreement import Disagreement
 from policies.disruption import DisruptionSettings
+from policies.facts import Key
 from policies.playbook import Playbook, escalation_cycle
 from policies.playbook_catalogue import shipped_playbooks
 
@@ -35,29 +37,54 @@ class HealingSettings(DisruptionSettings):
 
     @model_validator(mode="after")
     def _known_playbooks(self) -> HealingSettings:
-        known = {**shipped_playbooks(), **self.playbooks}
-        for name, playbook in self.playbooks.items():
-            further = playbook.escalates_to
-            if further is not None and further not in known:
-                what = f"there is no playbook {further!r}; known: {', '.join(known)}"
-                raise _wrong(what, "playbooks", name, "escalates_to")
-            if further is not None and known[further].scope != playbook.scope:
-                what = f"{further} is about a {known[further].scope}, and {name} about a {playbook.scope}"
-                raise _wrong(what, "playbooks", name, "escalates_to")
+        known = self.all_playbooks
+        for name in self.playbooks:
+            if not _NAME.fullmatch(name):
+                what = f"{name[:80]!r} is no name for a playbook"
+                raise Disagreement(("playbooks", name), what, "use letters, digits, - and _ alone, at most 64")
+        for name, playbook in known.items():
+            self._check_escalation(name, playbook)
         if circle := escalation_cycle(known):
             own = next(name for name in circle if name in self.playbooks)
-            raise _wrong(f"playbooks escalate in a circle: {' -> '.join(circle)}", "playbooks", own, "escalates_to")
-        for cause, name in self.treatments.items():
+            what = f"playbooks escalate in a circle: {' -> '.join(circle)}"
+            raise Disagreement(
+                ("playbooks", own, "escalates_to"), what, "leave it out of the last one: a human is next"
+            )
+        for cause in self.treatments:
             if cause not in CAUSES:
-                raise _wrong(f"there is no cause {cause!r}; known: {', '.join(CAUSES)}", "treatments", cause)
-            if name and name not in known:
-                raise _wrong(f"there is no playbook {name!r}; known: {', '.join(known)}", "treatments", cause)
-            if name and known[name].scope != CAUSES[cause].scope:
-                what = f"{name} is about a {known[name].scope}, and {cause} is told of a {CAUSES[cause].scope}"
-                raise _wrong(what, "treatments", cause)
+                near = difflib.get_close_matches(cause, CAUSES, n=1, cutoff=0.6)
+                hint = f"did you mean {near[0]}? " if near else ""
+                what = f"there is no cause {cause[:80]!r}"
+                raise Disagreement(("treatments", cause), what, f"{hint}known: {', '.join(CAUSES)}")
+        if UNKNOWN.name in self.treatments:
+            what = "nothing is done on evidence of one kind only"
+            raise Disagreement(("treatments", UNKNOWN.name), what, "leave it out")
+        for cause in CAUSES:
+            self._check_treatment(cause, self.playbook_for(cause))
         return self
 
-    @cached_property
+    def _check_escalation(self, name: str, playbook: Playbook) -> None:
+        known, further = self.all_playbooks, playbook.escalates_to
+        if further is None:
+            return
+        if further not in known:
+            raise Disagreement(("playbooks", name, "escalates_to"), *_no_playbook(further, known))
+        if known[further].scope != playbook.scope:
+            what = f"{further} is about a {known[further].scope}, and {name} about a {playbook.scope}"
+            mine: Key = (name, "escalates_to") if name in self.playbooks else (further, "scope")
+            raise Disagreement(("playbooks", *mine), what, f"only one about a {playbook.scope} can take over")
+
+    def _check_treatment(self, cause: str, name: str) -> None:
+        known = self.all_playbooks
+        if name and name not in known:
+            raise Disagreement(("treatments", cause), *_no_playbook(name, known))
+        if name and known[name].scope != CAUSES[cause].scope:
+            what = f"{name} is about a {known[name].scope}, and {cause} is told of a {CAUSES[cause].scope}"
+            mine: Key = ("treatments", cause) if cause in self.treatments else ("playbooks", name, "scope")
+            possible = ", ".join(each for each, playbook in known.items() if playbook.scope == CAUSES[cause].scope)
+            raise Disagreement(mine, what, f"about a {CAUSES[cause].scope}: {possible}")
+
+    @property
     def all_playbooks(self) -> Mapping[str, Playbook]:
         """The shipped playbooks and those of the settings, which go before."""
         return {**shipped_playbooks(), **self.playbooks}
@@ -67,5 +94,10 @@ class HealingSettings(DisruptionSettings):
         return self.treatments.get(cause, CAUSES[cause].playbook)
 
 
-def _wrong(what: str, *at: str) -> PydanticCustomError:
-    return PydanticCustomError("playbook", "{what}", {"what": what, "at": at})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+
+
+def _no_playbook(name: str, known: Mapping[str, Playbook]) -> tuple[str, str]:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"there is no playbook {name[:80]!r}", f"{hint}known: {', '.join(known)}"

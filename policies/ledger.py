@@ -192,7 +192,10 @@ class Ledger:
         nodes = self.fleet.nodes
         if replica.node not in nodes:
             return Refusal("unknown node", f"the platform knows no node {replica.node!r}", final=True)
-        avoided = sum(node.avoided for node in nodes.values())
+        asked = {remedy.node for remedy in self.remedies if isinstance(remedy, AvoidNode)}
+        if replica.node in asked:
+            return None
+        avoided = len(asked | {name for name, node in nodes.items() if node.avoided})
         if avoided + 1 > max(1, int(self.settings.avoided_nodes_ratio * len(nodes))):
             return Refusal("node budget", f"{avoided} of {len(nodes)} nodes are avoided already", final=True)
         self.remedies.append(AvoidNode(replica.node, why.cause))

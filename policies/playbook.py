@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag, model_validator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
-from policies.facts import FACTS, Condition, Scope
+from policies.disagreement import Disagreement
+from policies.facts import FACTS, Condition, Key, Scope
 
 MOST_STEPS = 64
 MOST_DEPTH = 6
@@ -68,9 +69,9 @@ class Duration:
         if isinstance(written, Duration):
             return written
         if isinstance(written, int | float) and not isinstance(written, bool):
-            found = cls(float(written))
+            found = cls(float(min(written, 10 * LONGEST_S)))
         elif isinstance(written, str) and (match := _DURATION.fullmatch(written.strip())):
-            found = cls(float(match["s"] or 0.0), float(match["lead"] or 0.0))
+            found = cls(float(match["s"] or 0.0), float(match["lead"] or match["alone"] or 0.0))
         else:
             raise ValueError(f"{written!r} is no duration: write 90, 90 s, 2 lead times or 60 s + 2 lead times")
         if not (found.seconds > 0 or found.lead_times > 0):
@@ -92,13 +93,14 @@ class Duration:
 
 
 _NUMBER = r"\d{1,9}(?:\.\d{1,6})?"
+_LEAD = r"\s*lead times?"
 _DURATION = re.compile(
-    rf"(?:(?P<s>{_NUMBER})\s*s(?:econds)?)?(?:\s*\+\s*)?(?:(?P<lead>{_NUMBER})\s*lead times?)?", re.ASCII
+    rf"(?P<s>{_NUMBER})\s*s(?:econds)?(?:\s*\+\s*(?P<lead>{_NUMBER}){_LEAD})?|(?P<alone>{_NUMBER}){_LEAD}", re.ASCII
 )
 
 
 class _Step(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     name: str = Field("", max_length=80, description="What the step is called in reasons while it waits.")
 
@@ -222,39 +224,55 @@ class Playbook(BaseModel):
 
     @model_validator(mode="after")
     def _bounded(self) -> Playbook:
-        steps = list(walk((*self.steps, *self.after)))
+        steps = [*walk(self.steps, ("steps",)), *walk(self.after, ("after",))]
         if len(steps) > MOST_STEPS:
-            raise ValueError(f"{len(steps)} steps, at most {MOST_STEPS} are read")
-        if max(depth for depth, _ in steps) > MOST_DEPTH:
-            raise ValueError(f"steps are nested more than {MOST_DEPTH} deep")
-        conditions = [self.until] if self.until else []
-        for _, step in steps:
-            _check_scope(step, self.scope)
-            conditions += _conditions_of(step)
-        for condition in conditions:
-            for fact in condition.facts():
-                if self.scope not in FACTS[fact].scopes:
-                    raise ValueError(f"{fact} is nothing that a {self.scope} has")
-        longest = _longest(self.steps)
+            raise Disagreement(steps[MOST_STEPS].key, f"{len(steps)} steps are too many", f"at most {MOST_STEPS}")
+        for placed in steps:
+            if placed.depth > MOST_DEPTH:
+                raise Disagreement(placed.key, f"steps are nested {placed.depth} deep", f"at most {MOST_DEPTH} deep")
+        if self.until is not None:
+            _check_condition(self.until, ("until",), self.scope)
+        for placed in steps:
+            _check_step(placed, self.scope)
+        longest = self.longest
         for had, needed, unit in (
             (self.deadline.seconds, longest.seconds, "s"),
             (self.deadline.lead_times, longest.lead_times, "lead times"),
         ):
             if needed > had:
-                raise PydanticCustomError(
-                    "budget",
-                    "impossible: its steps may take {needed} {unit}, and the playbook has {had}",
-                    {"needed": f"{needed:g}", "had": f"{had:g}", "unit": unit},
-                )
+                what = f"impossible: its steps may take {needed:g} {unit}, and the playbook has {had:g}"
+                raise Disagreement(("deadline",), what, f"write at least {longest}, or shorten its steps")
         return self
 
+    @property
+    def longest(self) -> Duration:
+        """How long its steps may take in the worst case, without the time for which acts are not permitted."""
+        return longest_of(self.steps)
 
-def walk(steps: Sequence[Step], depth: int = 1) -> Iterator[tuple[int, Step]]:
-    """Yield every step with its depth, those inside others included."""
-    for step in steps:
-        yield depth, step
-        for inner in blocks_of(step).values():
-            yield from walk(inner, depth + 1)
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A step, its key in its playbook as written, and how deep it is nested, from 1 on."""
+
+    key: Key
+    depth: int
+    step: Step
+
+
+def walk(steps: Sequence[Step], at: Key, depth: int = 1) -> Iterator[Placed]:
+    """Yield every step of the list that is written at ``at``, those inside others included."""
+    for place, step in enumerate(steps):
+        key = (*at, place)
+        yield Placed(key, depth, step)
+        for name, inner in blocks_of(step).items():
+            yield from walk(inner, (*key, *_WRITTEN_IN[type(step)], *_part(name)), depth + 1)
+
+
+_WRITTEN_IN: Mapping[type, Key] = {Branch: (), Sequential: ("sequence",), Repeat: ("repeat",), Parallel: ("parallel",)}
+
+
+def _part(name: str) -> Key:
+    return () if not name else (int(name),) if name.isdigit() else (name,)
 
 
 def blocks_of(step: Step) -> Mapping[str, tuple[Step, ...]]:
@@ -282,34 +300,49 @@ def escalation_cycle(playbooks: Mapping[str, Playbook]) -> tuple[str, ...]:
     return ()
 
 
-def _check_scope(step: Step, scope: Scope) -> None:
+def _check_step(placed: Placed, scope: Scope) -> None:
+    step = placed.step
+    for word, condition in conditions_of(step).items():
+        _check_condition(condition, (*placed.key, word), scope)
     if not isinstance(step, Do):
         return
-    for action in (step.do, step.undo):
+    for word, action in (("do", step.do), ("undo", step.undo)):
         if action is not None and SCOPE_OF[action] != scope:
-            raise ValueError(f"{action} is done to a {SCOPE_OF[action]}, and the playbook is about a {scope}")
+            what = f"{action} is done to a {SCOPE_OF[action]}, and the playbook is about a {scope}"
+            possible = ", ".join(act for act, of in SCOPE_OF.items() if of == scope)
+            raise Disagreement((*placed.key, word), what, f"of a {scope}: {possible}")
     if step.undo is not None and step.undo not in UNDOES.get(step.do, ()):
-        raise ValueError(f"{step.do} cannot be undone by {step.undo}")
+        back = ", ".join(UNDOES.get(step.do, ()))
+        remedy = f"write undo: {back}" if back else f"leave it out: nothing takes {step.do} back"
+        raise Disagreement((*placed.key, "undo"), f"{step.undo} does not undo {step.do}", remedy)
 
 
-def _conditions_of(step: Step) -> list[Condition]:
+def _check_condition(condition: Condition, at: Key, scope: Scope) -> None:
+    for key, fact in condition.facts():
+        if scope not in FACTS[fact].scopes:
+            possible = ", ".join(name for name, known in FACTS.items() if scope in known.scopes)
+            raise Disagreement((*at, *key), f"{fact} is nothing that a {scope} has", f"of a {scope}: {possible}")
+
+
+def conditions_of(step: Step) -> Mapping[str, Condition]:
+    """Return its conditions, by the word that they are written under."""
     match step:
         case Do():
-            return [c for c in (step.when, step.until) if c is not None]
+            return {word: c for word, c in (("when", step.when), ("until", step.until)) if c is not None}
         case Wait():
-            return [step.wait_until]
+            return {"wait_until": step.wait_until}
         case Branch():
-            return [step.if_]
-    return []
+            return {"if": step.if_}
+    return {}
 
 
-def _longest(steps: Sequence[Step]) -> Duration:
+def longest_of(steps: Sequence[Step]) -> Duration:
     """Return how long steps may take one after the other, without the time for which acts are not permitted."""
-    each = [_longest_of(step) for step in steps]
+    each = [_longest(step) for step in steps]
     return Duration(sum(d.seconds for d in each), sum(d.lead_times for d in each))
 
 
-def _longest_of(step: Step) -> Duration:
+def _longest(step: Step) -> Duration:
     match step:
         case Do():
             waits_s = step.back_off_s * (2.0 ** (step.attempts - 1) - 1.0)
@@ -317,7 +350,7 @@ def _longest_of(step: Step) -> Duration:
         case Wait():
             return step.deadline
         case Repeat():
-            once, waits_s = _longest(step.repeat), step.back_off_s * (2.0 ** (step.attempts - 1) - 1.0)
+            once, waits_s = longest_of(step.repeat), step.back_off_s * (2.0 ** (step.attempts - 1) - 1.0)
             return Duration(step.attempts * once.seconds + waits_s, step.attempts * once.lead_times)
-    inside = [_longest(block) for block in blocks_of(step).values()]
+    inside = [longest_of(block) for block in blocks_of(step).values()]
     return Duration(max((d.seconds for d in inside), default=0.0), max((d.lead_times for d in inside), default=0.0))

@@ -32,6 +32,7 @@ from policies.playbook import (
     Step,
     Wait,
     blocks_of,
+    longest_of,
 )
 
 UNDO_S = 300.0
@@ -72,7 +73,7 @@ def advance(playbook: Playbook, subject: Subject) -> Advance:
         elif status is not _Status.RUNNING:
             state = "closing"
     if state == "closing":
-        status = walk.block("after", playbook.after)
+        status = walk.close(playbook)
         if status is _Status.FAILED:
             state, why = "failed", walk.why
         elif status is not _Status.RUNNING:
@@ -112,9 +113,19 @@ class _Walk:
             return status
         return _Status.DONE
 
+    def close(self, playbook: Playbook) -> _Status:
+        """Take the last steps; an act that is never permitted does not keep a run for ever."""
+        status = self.block("after", playbook.after)
+        if status is _Status.RUNNING:
+            longest_s = self._length_s(longest_of(playbook.after))
+            if self.subject.at > max(self.subject.run.deadline_at, self.steps["after.0"].began_at + longest_s):
+                self.why = "it was not over in time"
+                return _Status.FAILED
+        return status
+
     def undo(self, playbook: Playbook) -> bool:
         """Take back what the steps did, the last first; return whether that is over."""
-        for path, step in reversed(list(_paths("steps", playbook.steps))):
+        for path, step in reversed(list(paths("steps", playbook.steps))):
             known = self.steps.get(path)
             if not isinstance(step, Do) or step.undo is None or known is None or known.outcome != "done":
                 continue
@@ -320,12 +331,13 @@ _ON_RECORD: tuple[Action, ...] = ("restart", "roll back")
 """Acts that are not asked for twice: the books say what became of each."""
 
 
-def _paths(prefix: str, steps: Sequence[Step]) -> Iterator[tuple[str, Step]]:
+def paths(prefix: str, steps: Sequence[Step]) -> Iterator[tuple[str, Step]]:
+    """Yield every step with the path under which a run remembers it; ``prefix`` is ``steps`` or ``after``."""
     for place, step in enumerate(steps):
         path = f"{prefix}.{place}"
         yield path, step
         for name, inner in blocks_of(step).items():
-            yield from _paths(f"{path}.{name}" if name else path, inner)
+            yield from paths(f"{path}.{name}" if name else path, inner)
 
 
 def _named(step: Step) -> str:

@@ -83,7 +83,7 @@ def run_world(kind: str, seed: int, policy: str) -> WorldRun:
         scene,
         witness.moments,
         card.failed + card.dropped_in_flight,
-        _attained_s(result, scene),
+        attained_s(result, scene),
         diagnoses=policy == FORESAIL,
     )
     return WorldRun(
@@ -100,7 +100,7 @@ def run_world(kind: str, seed: int, policy: str) -> WorldRun:
     )
 
 
-def _attained_s(result: SimulationResult, scene: Scene) -> float:
+def attained_s(result: SimulationResult, scene: Scene) -> float:
     """Return the seconds until the objective was attained again; infinity when that was not within the run."""
     if math.isnan(scene.struck_s):
         return math.nan
