@@ -27,6 +27,7 @@ from simulations.live.live_profiles import MODEL
 from simulations.live.load_client import Target
 from simulations.live.load_player import LoadPlayer, LoadSettings
 from simulations.live.load_report import LoadRow
+from simulations.live.quick_playbooks import quick_playbooks
 from simulations.live.stack import LiveStack
 from simulations.trace import RequestBatch, Trace
 from tests.builders_platform import needs_envoy
@@ -51,7 +52,13 @@ QUICK: Mapping[str, Any] = {
             "max_metrics_age_s": 10,
             "failing": {"half_life_s": 6, "look_back_s": 20, "max_age_s": 10},
         },
-        "healing": {"restart_frozen_after_s": 9, "drain_deadline_s": 10, "cooldown_s": 5, "max_attempts": 50},
+        "healing": {
+            "good_after_s": 10,
+            "cooldown_s": 5,
+            "max_attempts": 50,
+            "again_after_s": 20,
+            "playbooks": quick_playbooks({"silent_s": 9, "out_of_traffic_s": 10, "running_s": 15, "back_off_s": 5}),
+        },
     },
     "forecast": {"step_s": 2, "demand_window_s": 6},
     "prometheus": {"stale_after_s": 10, "means_window_s": 60, "means_refresh_s": 3, "latency_window_s": 10},
