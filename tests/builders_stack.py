@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -258,6 +259,20 @@ class RunningStack:
 
     def serving(self, pool: str) -> list[ReplicaState]:
         return [r for r in self.pool(pool).replicas if r.serving]
+
+    def in_traffic(self, replica: str) -> bool:
+        """Return whether Envoy itself would send the replica a request."""
+        url = f"{self.stack.envoy.admin_url}/clusters"
+        answer = httpx.get(url, params={"format": "json"}, trust_env=False).json()
+        hosts = [host for cluster in answer["cluster_statuses"] for host in cluster.get("host_statuses", ())]
+        return any(
+            host["hostname"] == replica and host["health_status"].get("eds_health_status") == "HEALTHY"
+            for host in hosts
+        )
+
+    def share(self, pool: str) -> float:
+        """Return the pool's share of new requests."""
+        return self.stack.platform.shares(MODEL)[self.key(pool)]
 
     def events(self, since_at: float, *what: str) -> list[Any]:
         """Return what happened to replicas since an instant; all of it where nothing is named."""
