@@ -58,7 +58,7 @@ QUICK: Mapping[str, Any] = {
             "cooldown_s": 5,
             "max_attempts": 50,
             "again_after_s": 20,
-            "playbooks": quick_playbooks({"silent_s": 9, "out_of_traffic_s": 10, "running_s": 15, "back_off_s": 5}),
+            "playbooks": quick_playbooks({"silent_s": 9, "out_of_traffic_s": 10, "running_s": 8, "back_off_s": 5}),
         },
     },
     "forecast": {"step_s": 2, "demand_window_s": 6},
