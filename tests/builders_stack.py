@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -27,6 +28,7 @@ from simulations.live.live_profiles import MODEL
 from simulations.live.load_client import Target
 from simulations.live.load_player import LoadPlayer, LoadSettings
 from simulations.live.load_report import LoadRow
+from simulations.live.quick_playbooks import quick_playbooks
 from simulations.live.stack import LiveStack
 from simulations.trace import RequestBatch, Trace
 from tests.builders_platform import needs_envoy
@@ -51,7 +53,13 @@ QUICK: Mapping[str, Any] = {
             "max_metrics_age_s": 10,
             "failing": {"half_life_s": 6, "look_back_s": 20, "max_age_s": 10},
         },
-        "healing": {"restart_frozen_after_s": 9, "drain_deadline_s": 10, "cooldown_s": 5, "max_attempts": 50},
+        "healing": {
+            "good_after_s": 10,
+            "cooldown_s": 5,
+            "max_attempts": 50,
+            "again_after_s": 20,
+            "playbooks": quick_playbooks({"silent_s": 9, "out_of_traffic_s": 10, "running_s": 8, "back_off_s": 5}),
+        },
     },
     "forecast": {"step_s": 2, "demand_window_s": 6},
     "prometheus": {"stale_after_s": 10, "means_window_s": 60, "means_refresh_s": 3, "latency_window_s": 10},
@@ -251,6 +259,20 @@ class RunningStack:
 
     def serving(self, pool: str) -> list[ReplicaState]:
         return [r for r in self.pool(pool).replicas if r.serving]
+
+    def in_traffic(self, replica: str) -> bool:
+        """Return whether Envoy itself would send the replica a request."""
+        url = f"{self.stack.envoy.admin_url}/clusters"
+        answer = httpx.get(url, params={"format": "json"}, trust_env=False).json()
+        hosts = [host for cluster in answer["cluster_statuses"] for host in cluster.get("host_statuses", ())]
+        return any(
+            host["hostname"] == replica and host["health_status"].get("eds_health_status") == "HEALTHY"
+            for host in hosts
+        )
+
+    def share(self, pool: str) -> float:
+        """Return the pool's share of new requests."""
+        return self.stack.platform.shares(MODEL)[self.key(pool)]
 
     def events(self, since_at: float, *what: str) -> list[Any]:
         """Return what happened to replicas since an instant; all of it where nothing is named."""

@@ -18,6 +18,7 @@ from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from simulations.live.live_pool import EngineSlot, PoolTemplate
 from simulations.live.live_profiles import MODEL, live_profile_named
+from simulations.live.quick_playbooks import quick_playbooks
 
 FLAVOURS = ("vllm", "sglang")
 DEFAULT_POOLS = ("large=emulated-large,replicas=2,max=6", "small=emulated-small,max=4,flavour=sglang")
@@ -195,9 +196,17 @@ def daemon_settings(options: LiveOptions, places: LivePlaces, written: Mapping[s
             "anomaly": {
                 "frozen_after_s": max(10, 5 * scrape_s),
                 "max_metrics_age_s": max(10, 4 * scrape_s),
+                "cold_s": 30,
                 "failing": {"max_age_s": max(10, 4 * scrape_s)},
             },
-            "healing": {"restart_frozen_after_s": 15, "drain_deadline_s": 20, "cooldown_s": 30},
+            "healing": {
+                "good_after_s": 60,
+                "cooldown_s": 30,
+                "again_after_s": 120,
+                "playbooks": quick_playbooks(
+                    {"silent_s": 15, "out_of_traffic_s": 20, "running_s": 60, "back_off_s": 30}
+                ),
+            },
             "failover": {"return_after_s": 20},
         },
         "forecast": {"step_s": 15, "demand_window_s": 15},
@@ -236,6 +245,8 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     joined = dict(below)
     for name, value in above.items():
         under = joined.get(name)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        joined[name] = _laid_over(under, value) if both and name != "pools" else value  # type: ignore[arg-type]  # both are mappings
+        if not (isinstance(under, Mapping) and isinstance(value, Mapping)) or name == "pools":
+            joined[name] = value
+        else:  # a playbook is replaced as a whole: its steps belong together
+            joined[name] = {**under, **value} if name == "playbooks" else _laid_over(under, value)
     return joined

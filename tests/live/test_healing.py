@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.builders_stack import Load, RunningStack, prior, running_stack, steady
@@ -41,15 +40,6 @@ def load(stack: RunningStack) -> Iterator[Load]:
     load.stop()
 
 
-def in_traffic(stack: RunningStack, replica: str) -> bool:
-    """Whether Envoy itself would send the replica a request."""
-    answer = httpx.get(f"{stack.stack.envoy.admin_url}/clusters", params={"format": "json"}, trust_env=False).json()
-    hosts = [host for cluster in answer["cluster_statuses"] for host in cluster.get("host_statuses", ())]
-    return any(
-        host["hostname"] == replica and host["health_status"].get("eds_health_status") == "HEALTHY" for host in hosts
-    )
-
-
 def follow(
     stack: RunningStack, load: Load, measured: Measured, fault: Mapping[str, Any], cause: str, within_s: float
 ) -> None:
@@ -60,7 +50,7 @@ def follow(
     others = {r.id for r in stack.serving(POOL)} - {victim.id}
     began_at = stack.now
     stack.do(stack.stack.platform.inject(stack.key(POOL), victim.id, fault))
-    out_at = stack.until(lambda: not in_traffic(stack, victim.id), f"{victim.id} is out of traffic", within_s)
+    out_at = stack.until(lambda: not stack.in_traffic(victim.id), f"{victim.id} is out of traffic", within_s)
     tick = stack.until_tick(lambda t: cause in t.causes(victim.id), f"{cause} of {victim.id}", began_at)
 
     def made_good() -> bool:
