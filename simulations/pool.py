@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -367,7 +368,7 @@ class SimulatedPool:
         self._gateway.close(replica)
         replica.enter(Phase.DRAINING, at)
         if replica.in_flight:
-            self._events.plan(at + self._settings.drain_deadline_s, lambda then: self.drained(replica, then))
+            self._events.plan(at + self._settings.drain_deadline_s, partial(self.drained, replica))
         else:
             self.drained(replica, at)
 
