@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -352,7 +353,7 @@ class SimulatedPool:
         self._gateway.close(replica)
         replica.enter(Phase.DRAINING, at)
         if replica.in_flight:
-            self._events.plan(at + self._settings.drain_deadline_s, lambda then: self.drained(replica, then))
+            self._events.plan(at + self._settings.drain_deadline_s, partial(self.drained, replica))
         else:
             self.drained(replica, at)
 
