@@ -318,7 +318,7 @@ class ModelMemory:
     Attributes:
         margin_ratio: The extra capacity that attainment has asked for, last steered at ``margin_at``.
         usual_per_s: Requests per second as they usually are, as of ``usual_at``; learned since ``usual_from``, slowly,
-            not while something is wrong.
+            and not while something is wrong.
         levels: ``(at, finished, within)`` of windows of the objective that do not overlap, oldest first.
     """
 
