@@ -100,6 +100,7 @@ class PoolMemory:
         restarts: How often replicas had been restarted in place at the last look, of those that were.
         signs: Instants of late at which something was seen of the pool as a whole, by the name of the sign.
         served_at: When a replica of it last became READY after a start that was seen; None when none did.
+        given: When most of its replicas last gave each figure that engines always give.
     """
 
     __pydantic_config__ = _STRICT
@@ -116,6 +117,7 @@ class PoolMemory:
     restarts: Mapping[str, Count] = field(default_factory=dict)
     signs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     served_at: float | None = None
+    given: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

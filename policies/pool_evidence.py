@@ -136,8 +136,10 @@ def watch_pools(
         usual = _usual(models.get(model, ModelMemory()), fleet.at, settings)
         signs = _signs(fleet, pool, look, usual, settings)
         before = known.get(name, PoolMemory())
+        given, renamed = _given(fleet.at, pool, before.given, settings)
+        signs[METRICS_LOST] = signs[METRICS_LOST] or renamed
         seen = noted(before.signs, [cause.name for cause, said in signs.items() if said], fleet.at)
-        pools[name] = before if seen == before.signs else replace(before, signs=seen)
+        pools[name] = replace(before, signs=seen, given=given)
         for cause, said in signs.items():
             times = tuple(t for t in seen.get(cause.name, ()) if fleet.at - t <= settings.look_back_s)
             if said and len(times) >= _LOOKS.get(cause, settings.looks):
@@ -261,6 +263,40 @@ def _unseen(fleet: FleetState, pool: PoolState, settings: PoolEvidenceSettings) 
     return [
         ("store", f"{silent} of {there} READY replicas have no metrics, or not all"),
         ("platform", f"the platform finds {there} READY, none of them new"),
+    ]
+
+
+ALWAYS_GIVEN = (
+    "running_requests",
+    "queued_requests",
+    "kv_cache_ratio",
+    "steps_total",
+    "prompt_tokens_total",
+    "output_tokens_total",
+)
+"""Figures that an engine which gives them at all gives at every scrape."""
+
+RENAMED_S = 3600.0
+"""How long a figure is missed that nobody gives any more: an upgrade may have dropped it for good."""
+
+
+def _given(
+    at: float, pool: PoolState, before: Mapping[str, float], settings: PoolEvidenceSettings
+) -> tuple[Mapping[str, float], _Said]:
+    """Return when each figure was last given by most replicas that report, and what is said if one is not any more."""
+    fresh = pool.roster.serving & pool.told.fresh(at, settings.max_age_s)
+    reporting = int(np.count_nonzero(fresh))
+    if reporting < 2:
+        return before, []
+    shares = {name: float(np.mean(~np.isnan(pool.told.of(name)[fresh]))) for name in ALWAYS_GIVEN}
+    given = {name: last_at for name, last_at in before.items() if at - last_at <= RENAMED_S}
+    given |= {name: at for name, share in shares.items() if share >= settings.unseen_ratio}
+    gone = sorted(name for name in given if shares[name] < settings.unseen_ratio)
+    if not gone:
+        return given, []
+    return given, [
+        ("store", f"{' and '.join(gone)} of {reporting} replicas came before and does not any more"),
+        ("platform", f"the platform finds {reporting} of them READY, and they are scraped"),
     ]
 
 

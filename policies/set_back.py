@@ -64,6 +64,7 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         failures=tuple(replace(failure, at=failure.at - by_s) for failure in known.failures),
         signs={name: tuple(at - by_s for at in seen_at) for name, seen_at in known.signs.items()},
         served_at=_back(known.served_at, by_s),
+        given={name: at - by_s for name, at in known.given.items()},
         revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
     )
 

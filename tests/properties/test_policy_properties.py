@@ -180,6 +180,7 @@ memories = st.builds(
             restarts=st.dictionaries(words, st.integers(0, 99), max_size=2),
             signs=st.dictionaries(words, st.lists(finite, max_size=4).map(tuple), max_size=2),
             served_at=maybe,
+            given=st.dictionaries(words, finite, max_size=2),
         ),
         max_size=3,
     ),
