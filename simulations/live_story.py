@@ -137,20 +137,27 @@ def incidents_after(
     incidents = {(i.subject, i.since_at): i for i in known}
     still_open = {i.subject: (i.subject, i.since_at) for i in known if i.over_at is None}
     for d in decision.diagnoses:
-        if d.cause != "unknown" and d.subject not in still_open:
-            still_open[d.subject] = (d.subject, d.since_at)
-            incidents[d.subject, d.since_at] = Incident(at, d.since_at, d.cause, d.subject, d.pool.pool, d.sentence)
-    remedies = _remedies(decision, results)
+        subject = d.subject or _whole(d.pool)
+        if d.cause != "unknown" and subject not in still_open:
+            still_open[subject] = (subject, d.since_at)
+            incidents[subject, d.since_at] = Incident(at, d.since_at, d.cause, subject, d.pool.pool, d.sentence)
+    wholes = {str(pool.key): _whole(pool.key) for pool in fleet.pools}
+    remedies = [replace(r, subject=wholes.get(r.subject, r.subject)) for r in _remedies(decision, results)]
     for remedy in remedies:
         key = still_open.setdefault(remedy.subject, (remedy.subject, at))
         incident = incidents.get(key) or remedy.as_incident(at)
         if not any(done == remedy.words for _, done in incident.steps):
             incidents[key] = replace(incident, steps=(*incident.steps, (at, remedy.words)))
-    named = {d.subject for d in decision.diagnoses} | {remedy.subject for remedy in remedies}
+    named = {d.subject or _whole(d.pool) for d in decision.diagnoses} | {remedy.subject for remedy in remedies}
     return tuple(
         replace(i, over_at=at) if i.over_at is None and i.subject not in named and _filled(i, fleet) else i
         for i in incidents.values()
     )[-_KEPT_INCIDENTS:]
+
+
+def _whole(pool: PoolKey) -> str:
+    """Return what the whole of a pool is called as the subject of an incident."""
+    return f"pool {pool.pool}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +191,13 @@ def _remedies(decision: Decision, results: Sequence[ActResult]) -> list[_Remedy]
                 found.append(_Remedy(subject, cause, pool.pool, cause, words))
             case RollBack(pool=pool, revision=good, bad=bad, cause=cause):
                 words = _told("roll back", f"rolled back from revision {bad} to {good}", str(pool), outcomes)
-                found.append(_Remedy(f"pool {pool.pool}", "roll back", pool.pool, cause, words))
+                found.append(_Remedy(_whole(pool), "roll back", pool.pool, cause, words))
             case PauseRollout(pool=pool, cause=cause):
                 words = _told("pause", "its rollout is paused", str(pool), outcomes)
-                found.append(_Remedy(f"pool {pool.pool}", "pause", pool.pool, cause, words))
+                found.append(_Remedy(_whole(pool), "pause", pool.pool, cause, words))
             case FailOver(origin=origin, destination=destination, cause=cause):
                 words = f"traffic moves to {destination.pool}"
-                found.append(_Remedy(f"pool {origin.pool}", "failover", origin.pool, cause, words))
+                found.append(_Remedy(_whole(origin), "failover", origin.pool, cause, words))
             case Page(subject=subject, cause=cause, message=message):
                 found.append(_Remedy(subject, cause, "", message, "a human is called"))
     left = {r.subject for r in decision.reasons if r.rule == "left to the platform"}

@@ -13,8 +13,10 @@ from policies.decisions import (
     Diagnosis,
     FailOver,
     Page,
+    PauseRollout,
     Reason,
     RestartReplica,
+    RollBack,
     ScalingPlan,
     TrafficPlan,
     UncordonReplica,
@@ -153,6 +155,19 @@ FAIL_OVER = FailOver(MODEL, A100, H100, "serves with 1 of 4 replicas")
 def test_every_remedy_is_told(remedy: UncordonReplica | FailOver | Page, told: tuple[str, str, str]) -> None:
     (incident,) = after(record_of(150.0, [pool_of(A100, [R, R])], remediations=[remedy])).incidents
     assert (incident.subject, incident.sentence, incident.steps[0][1]) == told
+
+
+def test_what_is_believed_of_a_pool_and_what_is_done_to_it_are_one_incident() -> None:
+    bad = Diagnosis("F3", "", A100, 100.0, ("cohort", "revision"), "a new revision fails", scope="pool")
+    other = replace(bad, pool=H100, since_at=120.0)
+    both = [pool_of(A100, [R, R]), pool_of(H100, [R])]
+    acts = [PauseRollout(A100, "F3"), RollBack(A100, "1", "2", "F3"), Page(str(A100), "F3", "it was rolled back")]
+    view = after(
+        record_of(150.0, both, diagnoses=[bad, other], remediations=acts), record_of(165.0, both, diagnoses=[other])
+    )
+    assert [(i.subject, i.over_at) for i in view.incidents] == [("pool a100", 165.0), ("pool h100", None)]
+    words = ["its rollout is paused", "rolled back from revision 2 to 1", "a human is called"]
+    assert [told for _, told in view.incidents[0].steps] == words
 
 
 def test_a_failover_lasts_as_long_as_it_is_decided() -> None:
