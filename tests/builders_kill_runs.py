@@ -40,7 +40,7 @@ class Course:
     """A scenario played to its end without a kill.
 
     Attributes:
-        lives: Before each tick.
+        lives: Before each tick, from the one before the first fault on.
         records: What each tick left in the log.
         writes: Acts of each tick.
         touched: Steps that each tick was about.
@@ -61,9 +61,18 @@ class Course:
         return self.lives[-1].shore.deeds
 
     @property
+    def places(self) -> frozenset[Place]:
+        """Every step that it reaches."""
+        return frozenset().union(*self.touched)
+
+    def places_at(self, kills: Sequence[Kill]) -> frozenset[Place]:
+        """Every step that was a current one at one of these kills."""
+        return frozenset().union(*(self.touched[kill.tick] for kill in kills))
+
+    @property
     def first_tick(self) -> int:
         """The tick before the first that a playbook has to do with."""
-        return max(1, next(n for n, places in enumerate(self.touched) if places) - 1)
+        return next(n for n, places in enumerate(self.touched) if places) - 1
 
     @property
     def last_tick(self) -> int:
@@ -78,7 +87,7 @@ def played(scenario: Scenario, audit: SqlAudit) -> Course:
     state: Brief = ()
     with noting_steps() as touched:
         while not _over(course, life, state):
-            course.lives.append(life.copied())
+            course.lives.append(life.copied() if life.shore.elapsed_s >= scenario.begins_s else life)
             before = len(life.shore.deeds)
             touched.clear()
             course.records.append(life.tick())
@@ -115,8 +124,19 @@ def kills_of(course: Course, pauses: Sequence[int] = (0, 1, 4)) -> Iterator[Kill
             yield Kill(tick, "over", 0, pause)
 
 
-def faults_of(course: Course, kill: Kill) -> list[str]:
-    """Return what is not as it is without the kill, and should be."""
+@dataclass(frozen=True)
+class Aftermath:
+    """What became of a kill: ``wrong`` is what is not as it is without the kill and should be.
+
+    ``later_ticks`` is how much later the world stood still, beside the pause.
+    """
+
+    wrong: tuple[str, ...]
+    later_ticks: int
+
+
+def aftermath(course: Course, kill: Kill) -> Aftermath:
+    """Kill the controller there, and play the scenario to its end."""
     life = course.lives[kill.tick].copied()
     _put_on_record(course.audit, course.records[kill.tick - 1])
     life.be_killed(kill)
@@ -135,12 +155,12 @@ def faults_of(course: Course, kill: Kill) -> list[str]:
     if settled > course.settled + allowed:
         found.append(f"over {settled - course.settled} ticks later, {allowed} are allowed")
     found += _wrong_deeds(course, life, kill)
-    return found
+    return Aftermath(tuple(found), settled - course.settled - kill.pause)
 
 
 def _wrong_deeds(course: Course, life: Life, kill: Kill) -> Iterator[str]:
     deeds, base = life.shore.deeds, course.deeds
-    first = {replica.id for replica in course.lives[0].shore.fleet.replicas}
+    first = {replica.id for replica in course.lives[course.first_tick].shore.fleet.replicas}
     for verb in DESTRUCTIVE:
         mine, theirs = (Counter(d.subject if verb != "restart" or d.subject in first else "a newer one"
                                 for d in each if d.verb == verb) for each in (deeds, base))  # fmt: skip
@@ -150,10 +170,22 @@ def _wrong_deeds(course: Course, life: Life, kill: Kill) -> Iterator[str]:
     yield from (f"{name} restarted {count} times" for name, count in once.items() if count > 1)
     yield from (f"{d.subject} restarted at {d.at_s:.0f} s although it was well" for d in deeds
                 if d.verb == "restart" and not d.truth)  # fmt: skip
-    pages, usual = (Counter(d.subject for d in each if d.verb == "page") for each in (deeds, base))
-    in_doubt = kill.point in ("before act", "on its way", "unsettled")
+    yield from _wrong_pages(course, life, kill)
+
+
+def _wrong_pages(course: Course, life: Life, kill: Kill) -> Iterator[str]:
+    """A page that may have been sent is not sent again, and nobody is told of what came and went in the pause."""
+    tick_s = course.scenario.settings.tick_s
+    pages, usual = (Counter(d.subject for d in each if d.verb == "page") for each in (life.shore.deeds, course.deeds))
+    sent = Counter(d.subject for d in course.deeds if d.verb == "page" and round(d.at_s / tick_s) == kill.tick)
+    missed = Counter(
+        d.subject
+        for d in course.deeds
+        if d.verb == "page" and kill.pause and 0 <= round(d.at_s / tick_s) - kill.tick <= kill.pause
+    )
+    in_doubt = sent if kill.point in ("before act", "on its way", "unsettled") else Counter[str]()
     for subject in {*pages, *usual}:
-        if not usual[subject] - in_doubt <= pages[subject] <= usual[subject]:
+        if not usual[subject] - in_doubt[subject] - missed[subject] <= pages[subject] <= usual[subject]:
             yield f"page {subject}: {pages[subject]} times, without the kill {usual[subject]}"
 
 
@@ -162,6 +194,19 @@ def _put_on_record(audit: SqlAudit, record: TickRecord) -> None:
     entry_id = audit.append(replace(record, results=(), error=""))
     if record.results:
         audit.settle(ActsRecord(record.at, entry_id, record.results, record.error))
+
+
+def sampled(course: Course, number: int) -> list[Kill]:
+    """Return about so many kills, spread evenly, and one at least while each step was the current one."""
+    kills = list(kills_of(course))
+    stride = max(1, len(kills) // number)
+    found = kills[stride // 2 :: stride]
+    missing = course.places - course.places_at(found)
+    while missing:
+        more = max(kills, key=lambda kill: len(course.touched[kill.tick] & missing))
+        found.append(more)
+        missing -= course.touched[more.tick]
+    return found
 
 
 # Which steps

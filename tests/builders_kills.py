@@ -19,7 +19,7 @@ from controller.errors import ActuationError
 from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
-from controller.ports import ActsRecord, FleetMetrics, Sources, TickRecord
+from controller.ports import ActsRecord, AuditLog, FleetMetrics, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import Page
@@ -203,6 +203,16 @@ class Log:
             raise Killed
 
 
+class NoLog:
+    """Of what comes after the resumption nothing is asked any more, and writing it is what takes longest."""
+
+    def append(self, record: TickRecord) -> str:
+        return "none"
+
+    def settle(self, outcome: ActsRecord) -> None:
+        """Keep nothing of it."""
+
+
 Brief: TypeAlias = tuple[object, ...]
 
 
@@ -213,13 +223,13 @@ class Life:
         self.shore, self.settings, self.audit = shore, settings, audit
         self.checks = InvariantChecks(settings, 0, all_rules=True)
         self.tick_number = 0
-        self.loop = self._controller(None, None)
+        self.loop = self._controller(Log(audit, shore), None, None)
 
-    def _controller(self, memory: PolicyMemory | None, before: LoadForecasts | None) -> ControlLoop:
+    def _controller(self, log: AuditLog, memory: PolicyMemory | None, before: LoadForecasts | None) -> ControlLoop:
         tick_s = self.settings.tick_s
         return ControlLoop(
             Sources(self.shore, self.shore, self.shore, self.shore),
-            Log(self.audit, self.shore),
+            log,
             Actuator(self.shore, self.shore, self.shore, self.shore, MODES, killed=lambda: False),
             LoadForecasts(
                 FallbackForecaster(()),
@@ -272,7 +282,7 @@ class Life:
         found = resume(self.audit, shore, shore, MODES, shore.now, self._wait, GRACE_S)
         assert not found.refused
         self._arrive()
-        self.loop = self._controller(found.memory, self.loop.forecasts)
+        self.loop = self._controller(NoLog(), found.memory, self.loop.forecasts)
         self.pass_tick()
 
     def _wait(self, seconds: float) -> None:

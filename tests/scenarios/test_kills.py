@@ -1,0 +1,53 @@
+"""Does it matter when the controller is killed? At every step of every playbook, at every point of a tick.
+
+Each scenario is played once without a kill and then again for each of some kills: at a tick, at a point in it (before
+the decision is on record, before and on the way of each act, before the outcome is on record, after all), and followed
+by a pause in which the world goes on by itself. The next controller has nothing but the audit log.
+
+``FORESAIL_KILLS=all pytest -n 0 tests/scenarios/test_kills.py`` tries every kill; without it, a few of each scenario are
+tried, spread evenly, one at least while each step was the current one.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from controller.adapters.sql_audit import SqlAudit
+from policies.playbook_catalogue import shipped_playbooks
+from tests.builders_kill_runs import Course, Place, aftermath, kills_of, places_of, played, sampled
+from tests.builders_kill_scenarios import PLAYBOOKS, SCENARIOS, Scenario
+
+KILLS = 5
+"""Of each scenario, beside those that steps would be left out without."""
+
+NEVER_REACHED: frozenset[Place] = frozenset()
+
+
+@cache
+def course_of(scenario: str) -> Course:
+    audit = SqlAudit.open(f"sqlite:///{Path(_FOLDER.name, scenario.replace(' ', '-').replace(':', ''))}.db")
+    return played(next(each for each in SCENARIOS if each.name == scenario), audit)
+
+
+_FOLDER = TemporaryDirectory()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_controller_that_is_killed_changes_nothing_about_how_it_ends(scenario: Scenario) -> None:
+    course = course_of(scenario.name)
+    kills = list(kills_of(course)) if os.environ.get("FORESAIL_KILLS") == "all" else sampled(course, KILLS)
+    assert course.places_at(kills) == course.places
+    wrong = {str(kill): found for kill in kills if (found := aftermath(course, kill).wrong)}
+    assert not wrong
+    assert course.audit.verify().intact
+
+
+def test_every_step_of_every_playbook_is_reached_by_some_scenario() -> None:
+    reached = frozenset[Place]().union(*(course_of(scenario.name).places for scenario in SCENARIOS))
+    assert places_of(PLAYBOOKS) - reached == NEVER_REACHED
+    assert shipped_playbooks().keys() <= {playbook for playbook, _ in reached}
