@@ -11,13 +11,10 @@ import numpy as np
 
 from policies.engine_profile import EngineProfile
 from policies.fleet import Role
+from simulations.kernel.bins import COARSE_BITS, COARSE_OCTAVES, FINE_BITS, FINE_OCTAVES
 from simulations.kernel.layout import (
-    COARSE_BITS,
-    COARSE_OCTAVES,
     DECODE,
     EXTRA,
-    FINE_BITS,
-    FINE_OCTAVES,
     GROUP_BITS,
     HASHED,
     LFU,

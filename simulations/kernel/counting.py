@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from simulations.kernel.bins import COARSE_BITS, COARSE_FIRST, COARSE_OCTAVES, FINE_BITS, FINE_FIRST, FINE_OCTAVES
 from simulations.kernel.compiled import inlined
 from simulations.kernel.layout import (
-    COARSE_BITS,
-    COARSE_FIRST,
-    COARSE_OCTAVES,
     COMPLETED,
     DROPPED,
     E2E,
-    FINE_BITS,
-    FINE_FIRST,
-    FINE_OCTAVES,
     TPOT,
     TTFT,
     State,

@@ -61,18 +61,8 @@ left, nothing is left in the system at all, or only so that Python may look up."
 IN_SYSTEM, COMPLETED, FAILED, DROPPED = range(4)
 """``simulations.outcomes.RequestStatus``."""
 
-IDLE_POWER, HUNG_POWER, DECODE_POWER, PREFILL_POWER = 0.18, 0.22, 0.65, 0.9
-"""Power of a GPU over its limit: between steps, spinning in a step that does not end, and in steps of either kind.
-Assumptions after boards of 700 W, which take some 120 W with a loaded engine that has nothing to do."""
-
 TTFT, TPOT, E2E = range(3)
 """Rows of ``histograms``."""
-
-FINE_BITS, COARSE_BITS = 9, 5
-"""Bins per octave of a histogram are two to this power: 512 make a bin 0.2 % wide, 32 make it 3.1 %."""
-FINE_FIRST, FINE_OCTAVES = -24, 48
-COARSE_FIRST, COARSE_OCTAVES = -10, 24
-"""Powers of two of seconds: 60 ns to 194 days, 1 ms to 4.5 hours. What lies beyond counts in the outermost bin."""
 
 PROFILE = np.dtype(
     [

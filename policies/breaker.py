@@ -1,0 +1,48 @@
+"""Does too much look sick at once for single replicas to be the cause?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from policies.causes import COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, UNKNOWN, cause_of
+from policies.decisions import Diagnosis, Page, Reason
+from policies.ledger import Ledger
+
+
+def stopped_models(diagnoses: Sequence[Diagnosis], ledger: Ledger) -> set[str]:
+    """Return the models in a stage of which too much looks sick at once to heal single replicas (invariant I3).
+
+    What has no node yet is no engine that could be sick: it waits for GPUs. The fleet's breaker looks at the other
+    models only: one that is stopped already must not stop those with it.
+    """
+    frozen = {(a.pool, a.replica) for a in ledger.seen.anomalies if a.family == "progress"}
+    harmless = (UNKNOWN.name, EXPORTER.name, CUT_OFF.name, COLD_START.name, COUNTER_RESET.name)
+    fleet = ledger.fleet
+    waiting = {(p.key, r.id) for p in fleet.pools for r in p.roster.unplaced}
+    sick = [
+        d
+        for d in diagnoses
+        if d.subject
+        and (cause_of(d).name not in harmless or (d.cause == UNKNOWN.code and (d.pool, d.subject) in frozen))
+        and (d.pool, d.subject) not in waiting
+    ]
+    present = {
+        stage: sum(len(p.roster) - len(p.roster.unplaced) for p in fleet.pools_in(stage)) for stage in fleet.stages
+    }
+    sick_of = {stage: sum(d.pool.stage == stage for d in sick) for stage in present}
+    broken = [stage for stage in present if ledger.settings.breaker_open(sick_of[stage], present[stage])]
+    for stage in sorted(broken):
+        _break(ledger, str(stage), sick_of[stage], present[stage])
+    stopped = {stage.model for stage in broken}
+    others = [stage for stage in present if stage.model not in stopped]
+    sick_others, present_others = sum(sick_of[s] for s in others), sum(present[s] for s in others)
+    if len({s.model for s in others}) > 1 and ledger.settings.breaker_open(sick_others, present_others):
+        _break(ledger, "fleet", sick_others, present_others)
+        return set(fleet.models)
+    return stopped
+
+
+def _break(ledger: Ledger, subject: str, sick: int, present: int) -> None:
+    message = f"{sick} of {present} replicas look sick at once: healing stops"
+    ledger.reasons.append(Reason("breaker", subject, sick, 0, message))
+    ledger.pages.append(Page(subject, "breaker", message))
