@@ -320,7 +320,7 @@ class _Walk:
             subject.ledger.note(name or "waiting", subject.why, detail)
 
     def _change(self, path: str, **changes: object) -> StepMemory:
-        self.steps[path] = replace(self.steps[path], **changes)  # type: ignore[arg-type]  # fields of it, by name
+        self.steps[path] = replace(self.steps[path], **changes)  # type: ignore[arg-type]  # fields of StepMemory
         return self.steps[path]
 
     def _length_s(self, duration: Duration) -> float:

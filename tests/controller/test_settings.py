@@ -62,6 +62,15 @@ def test_what_the_example_has_commented_out_for_approvals_is_valid_as_well(file:
     assert list(settings.approvals.approvers) == ["alice"]
 
 
+def test_the_playbook_that_the_example_has_commented_out_is_valid_as_well(file: Path) -> None:
+    text = EXAMPLE.read_text()
+    begin, end = text.index("  # healing:"), text.index("\nprometheus:")
+    file.write_text(text[:begin] + text[begin:end].replace("\n  # ", "\n  ").replace("  # ", "  ", 1) + text[end:])
+    healing = load_settings(file).policy.healing
+    assert healing.playbook_for("hang") == "restart-at-once"
+    assert healing.playbooks["restart-at-once"].escalates_to == "replace-elsewhere"
+
+
 def test_the_default_does_nothing_but_look() -> None:
     modes = load_settings(None).modes
     assert {modes.scaling, modes.traffic, modes.healing} == {Mode.OBSERVE}
