@@ -18,12 +18,7 @@ import numpy.typing as npt
 from forecasting.series import FloatArray
 from policies.slo import ServiceObjective
 from simulations.fleet_kernel import FleetKernel
-from simulations.kernel.bins import COARSE_BITS, COARSE_FIRST, FINE_BITS, FINE_FIRST
-from simulations.kernel.layout import (
-    E2E,
-    TPOT,
-    TTFT,
-)
+from simulations.kernel.bins import COARSE_BITS, COARSE_FIRST, E2E, FINE_BITS, FINE_FIRST, TPOT, TTFT
 from simulations.outcomes import Outcomes, RequestStatus
 
 BIN_S = 60.0

@@ -7,14 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from simulations.kernel.bins import COARSE_BITS, COARSE_FIRST, COARSE_OCTAVES, FINE_BITS, FINE_FIRST, FINE_OCTAVES
+from simulations.kernel.bins import (
+    COARSE_BITS,
+    COARSE_FIRST,
+    COARSE_OCTAVES,
+    E2E,
+    FINE_BITS,
+    FINE_FIRST,
+    FINE_OCTAVES,
+    TPOT,
+    TTFT,
+)
 from simulations.kernel.compiled import inlined
 from simulations.kernel.layout import (
     COMPLETED,
     DROPPED,
-    E2E,
-    TPOT,
-    TTFT,
     State,
 )
 

@@ -39,8 +39,7 @@ IDLE, SINGLE, JUMP = 0, 1, 2
 
 HELD, WAITING, RUNNING, PREFILLED, MOVING, CONNECTING = range(1, 7)
 """Where a request is: at the gateway, in a replica's queue, in its batch; in the queue of a decode replica with its
-keys and values; prefilled, while these are on their way from the replica that has them; at the gateway, which tries to
-reach its replica."""
+keys and values; prefilled, while these are on their way; at the gateway, which tries to reach its replica."""
 
 UNIFIED, PREFILL, DECODE = range(3)
 """``policies.fleet.Role``."""
@@ -55,14 +54,10 @@ ROUTES = 1 << 16
 """Places of the table in which the gateway notes where prefixes went."""
 
 DONE, NEEDS_ARRIVALS, NEEDS_ROOM, DRAINED, EMPTY, PAUSED = range(6)
-"""Why ``run`` came back: at the instant asked for, batch used up, an array is full, a draining replica has nothing
-left, nothing is left in the system at all, or only so that Python may look up."""
+"""Why ``run`` came back: the instant asked for, batch used up, array full, a draining replica or all empty, a pause."""
 
 IN_SYSTEM, COMPLETED, FAILED, DROPPED = range(4)
 """``simulations.outcomes.RequestStatus``."""
-
-TTFT, TPOT, E2E = range(3)
-"""Rows of ``histograms``."""
 
 PROFILE = np.dtype(
     [

@@ -33,9 +33,9 @@ def watched(
     state: PoolState, lasting_s: float, every_s: float = 15.0, known: PoolMemory | None = None,
     sick: Collection[str] = (), at: float = AT,
 ) -> PoolMemory:  # fmt: skip
-    found = watch_revisions(state, known or PoolMemory(), sick, at, RevisionSettings())
+    found = watch_revisions(state, known or PoolMemory(), sick, at, SETTINGS)
     for look in range(1, round(lasting_s / every_s) + 1):
-        found = watch_revisions(state, found, sick, at + look * every_s, RevisionSettings())
+        found = watch_revisions(state, found, sick, at + look * every_s, SETTINGS)
     return found
 
 
@@ -61,19 +61,19 @@ def test_what_was_not_watched_does_not_count() -> None:
 
 def test_a_clock_that_goes_back_adds_nothing() -> None:
     known = watched(of("1"), 600.0)
-    assert watch_revisions(of("1"), known, (), AT, RevisionSettings()).revisions["1"].healthy_s == 600.0
+    assert watch_revisions(of("1"), known, (), AT, SETTINGS).revisions["1"].healthy_s == 600.0
 
 
 def test_so_many_revisions_are_kept_the_latest_seen() -> None:
     known = PoolMemory()
     for place in range(MOST_REVISIONS + 3):
-        known = watch_revisions(of(str(place)), known, (), AT + place)
+        known = watch_revisions(of(str(place)), known, (), AT + place, SETTINGS)
     assert sorted(known.revisions, key=int) == [str(place) for place in range(3, MOST_REVISIONS + 3)]
 
 
 def test_nothing_new_is_the_same_memory() -> None:
     known = watched(of("1"), 60.0)
-    assert watch_revisions(of("1"), known, (), AT + 60.0, RevisionSettings()) is known
+    assert watch_revisions(of("1"), known, (), AT + 60.0, SETTINGS) is known
 
 
 GOOD = RevisionMemory(AT - 9000.0, SETTINGS.good_after_s, AT - 100.0)
