@@ -141,6 +141,7 @@ def test_a_revision_that(
     measured.note("good replicas given up meanwhile", len(lost), "")
     failed = case.errors()
     assert len(stack.events(case.began_at, "rolled back")) == 1, stack.story()
+    assert not case.restarted() & case.before, stack.story()
     if faults[0]["kind"] == "start-crash":
         assert (failed, lost) == (0, set()), stack.story()
 
