@@ -22,11 +22,11 @@ QUIET_TICKS = 8
 
 MOST_TICKS = 260
 
-LATER_TICKS = 3
-"""How much later than the kill and the pause account for a world may have recovered.
+LATER_TICKS = 5
+"""By how many ticks, beside those of the pause, a world may stand still later than without the kill.
 
-One for the tick that was lost, one for evidence that needs two looks and has to begin anew, and one because an act that
-comes in another tick shows in another scrape.
+One for the tick that was lost; three because nobody saw in the pause since when an engine stands still, so that the 45
+seconds for which it must be seen to do so begin anew; one because what is done in another tick shows in another scrape.
 """
 
 DESTRUCTIVE = ("restart", "roll back", "avoid")
@@ -142,13 +142,12 @@ def aftermath(course: Course, kill: Kill) -> Aftermath:
     life.be_killed(kill)
     allowed = kill.pause + LATER_TICKS
     state, settled = (), life.tick_number
-    while life.tick_number < course.settled + allowed + QUIET_TICKS or _running(life):
+    most = course.settled + allowed + QUIET_TICKS
+    while life.tick_number < most and not _stands_still(course, life, state, settled):
         before = len(life.shore.deeds)
         life.tick()
         if (now := state_of(life)) != state or life.shore.deeds[before:]:
             state, settled = now, life.tick_number
-        if life.tick_number > course.settled + allowed + 80:
-            break
     found = [f"invariant: {violation}" for violation in life.checks.violations]
     if state != course.final:
         found.append(f"ends as {state}, without the kill as {course.final}")
@@ -156,6 +155,11 @@ def aftermath(course: Course, kill: Kill) -> Aftermath:
         found.append(f"over {settled - course.settled} ticks later, {allowed} are allowed")
     found += _wrong_deeds(course, life, kill)
     return Aftermath(tuple(found), settled - course.settled - kill.pause)
+
+
+def _stands_still(course: Course, life: Life, state: Brief, settled: int) -> bool:
+    quiet = life.tick_number - max(settled, course.settled) >= QUIET_TICKS // 2
+    return quiet and state == course.final and not _running(life)
 
 
 def _wrong_deeds(course: Course, life: Life, kill: Kill) -> Iterator[str]:

@@ -138,7 +138,7 @@ _OF_REPLICAS: Sequence[Scenario] = (
     Scenario("errors", (Errors(300.0),)),
     Scenario("errors without a gateway", (Errors(300.0),), troubles=_silent(600.0, "answered", "failed_answers")),
     Scenario("slow", (SlowDown(300.0, factor=4.0),)),
-    Scenario("slow beside a hang", (Hang(300.0), SlowDown(600.0, _at(0), factor=4.0)), AVOIDING),
+    Scenario("slow beside a hang", (Hang(300.0), SlowDown(750.0, factor=4.0)), AVOIDING),
     Scenario("exit", (Crash(300.0),)),
     Scenario("exit for long", (Crash(300.0),), world={"restart_backoff_s": 300.0}),
     Scenario("exit, restart refused", (Crash(300.0),), {}, _refused("restart", 800.0), world=FOR_LONG),

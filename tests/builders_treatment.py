@@ -1,0 +1,217 @@
+"""Drawn playbooks, and healing that carries one out tick after tick on a platform that does not always obey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+from hypothesis import strategies as st
+
+from controller.plans import target_of
+from policies.anomaly import Watch
+from policies.decisions import (
+    AvoidNode,
+    CordonReplica,
+    Diagnosis,
+    FailOver,
+    Page,
+    PauseRollout,
+    Remediation,
+    RestartReplica,
+    ResumeRollout,
+    RollBack,
+    UncordonReplica,
+)
+from policies.facts import FACTS, Scope
+from policies.fleet import NodeState, Phase, PoolState, ReplicaState
+from policies.healing import Course, HealingSettings, heal, unlearn
+from policies.lead_time import LeadTime
+from policies.memory import PolicyMemory, PoolMemory, ReplicaMemory, RevisionMemory
+from policies.playbook import SCOPE_OF, UNDOES, Playbook
+from tests.builders import AT, KEY, fleet, metrics, pool, replica
+
+TICK_S = 30.0
+DEADLINE_S = 900.0
+LEAD_S = 30.0
+LEAD_TIMES = 15
+
+Fate: TypeAlias = Literal["done", "held", "lost"]
+
+_LENGTHS = st.sampled_from([15, 40, "60 s", "1 lead times", "30 s + 0.5 lead times"])
+
+
+def _facts(scope: Scope) -> st.SearchStrategy[Any]:
+    names = [name for name, fact in FACTS.items() if scope in fact.scopes]
+    plain = st.sampled_from([name for name in names if not FACTS[name].unit])
+    numbers = st.builds(lambda name: {name: 60}, st.sampled_from([name for name in names if FACTS[name].unit]))
+    return st.recursive(
+        plain | numbers,
+        lambda inner: st.builds(lambda c: {"not": c}, inner)
+        | st.builds(lambda word, cs: {word: cs}, st.sampled_from(["all", "any"]), st.lists(inner, min_size=1, max_size=2)),
+        max_leaves=3,
+    )  # fmt: skip
+
+
+def _acts(scope: Scope) -> st.SearchStrategy[dict[str, Any]]:
+    verbs = [verb for verb, of in SCOPE_OF.items() if of == scope]
+
+    def with_undo(verb: str, undone: bool, rest: dict[str, Any]) -> dict[str, Any]:
+        return {"do": verb, **rest} | ({"undo": UNDOES[verb][0]} if undone and verb in UNDOES else {})  # type: ignore[index]
+
+    rest = st.fixed_dictionaries(
+        {"deadline": _LENGTHS, "attempts": st.integers(1, 2), "back_off_s": st.sampled_from([0, 30])},
+        optional={"when": _facts(scope), "until": _facts(scope), "holds_up": st.booleans(), "page": st.just("waits")},
+    )
+    return st.builds(with_undo, st.sampled_from(verbs), st.booleans(), rest)
+
+
+def _steps(scope: Scope) -> st.SearchStrategy[Any]:
+    waits = st.fixed_dictionaries(
+        {"wait_until": _facts(scope), "deadline": _LENGTHS, "late": st.sampled_from(["fail", "go on"])},
+        optional={"holding": st.just(["growth"]), "page": st.just("waits")},
+    )
+    leaves = _acts(scope) | waits | st.just({"page": "told"}) | st.sampled_from([{"end": "resolved"}, {"end": "failed"}])
+
+    def around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        block = st.lists(inner, min_size=1, max_size=2)
+        return (
+            st.builds(lambda c, a, b: {"if": c, "then": a, "else": b}, _facts(scope), block, st.just([]) | block)
+            | st.builds(lambda steps: {"sequence": steps}, block)
+            | st.builds(lambda ways: {"parallel": ways}, st.lists(block, min_size=2, max_size=2))
+            | st.builds(lambda steps, n: {"repeat": steps, "attempts": n, "back_off_s": 30}, block, st.integers(1, 2))
+        )
+
+    return st.recursive(leaves, around, max_leaves=6)
+
+
+@st.composite
+def playbooks(draw: st.DrawFn, scope: Scope) -> Playbook:
+    steps = _steps(scope)
+    written = {
+        "title": "drawn",
+        "scope": scope,
+        "deadline": f"{DEADLINE_S:g} s + {LEAD_TIMES} lead times",
+        "steps": draw(st.lists(steps, min_size=1, max_size=3)),
+        "after": draw(st.lists(steps, max_size=2)),
+    } | draw(st.fixed_dictionaries({}, optional={"until": _facts(scope), "holding": st.just(["shrinking"])}))
+    return Playbook.model_validate(written)
+
+
+@dataclass
+class Platform:
+    """A pool whose first replica is treated, on a platform that does what it is asked for, late, or not at all."""
+
+    at: float = AT
+    state: PoolState = field(default_factory=lambda: pool(
+        [replica(f"a{i}", node=f"n{i % 2}", revision="2") for i in range(4)], revision="2", revisions=("1", "2")))  # fmt: skip
+    nodes: dict[str, NodeState] = field(default_factory=lambda: {f"n{i}": NodeState(True, AT) for i in range(4)})
+    made: int = 0
+
+    def carry_out(self, remedy: Remediation) -> None:
+        match remedy:
+            case CordonReplica() | UncordonReplica():
+                self._change(remedy.replica, cordoned=isinstance(remedy, CordonReplica))
+            case RestartReplica():
+                self._restart(remedy.replica)
+            case PauseRollout() | ResumeRollout():
+                self.state = replace(self.state, paused=isinstance(remedy, PauseRollout))
+            case RollBack():
+                self.state = replace(self.state, revision=remedy.revision, replicas=tuple(
+                    replace(r, revision=remedy.revision) for r in self.state.replicas))  # fmt: skip
+            case AvoidNode():
+                self.nodes[remedy.node] = replace(self.nodes[remedy.node], avoided=True)
+            case Page() | FailOver():
+                pass
+
+    def _change(self, name: str, **changes: Any) -> None:
+        self.state = replace(self.state, replicas=tuple(
+            replace(r, **changes) if r.id == name else r for r in self.state.replicas))  # fmt: skip
+
+    def _restart(self, name: str) -> None:
+        """Every other one comes back under its own name, as in a StatefulSet."""
+        self.made += 1
+        new = name if self.made % 2 else f"b{self.made}"
+        fresh = ReplicaState(new, Phase.LOADING, self.at, self.at, node="n3", revision=self.state.revision)
+        self.state = replace(self.state, replicas=tuple(
+            fresh if r.id == name else r for r in self.state.replicas))  # fmt: skip
+
+    def pass_tick(self) -> None:
+        self.at += TICK_S
+        for each in self.state.replicas:
+            if each.phase is Phase.LOADING and self.at - each.since_at > LEAD_S:
+                self._change(each.id, phase=Phase.READY, since_at=self.at, metrics=metrics(), in_flight_requests=0.0)
+
+
+def _seen(state: PoolState, at: float) -> Watch:
+    known = ReplicaMemory("", 1000.0, 1e5, 2e4, 4.0, at, at)
+    memory = {KEY.replica(r.id): replace(known, life=r.life) for r in state.replicas if r.metrics is not None}
+    return Watch((), memory, frozenset(memory))
+
+
+@dataclass
+class Ward:
+    """Healing, tick after tick, of one trouble."""
+
+    playbook: Playbook
+    truths: Sequence[frozenset[str]]
+    fates: Sequence[Fate]
+    sick: Sequence[bool]
+    platform: Platform = field(default_factory=Platform)
+    memory: PolicyMemory = field(default_factory=lambda: PolicyMemory(pools={str(KEY): PoolMemory(
+        revisions={"1": RevisionMemory(AT - 9e4, 8e4), "2": RevisionMemory(AT - 900.0)})}))  # fmt: skip
+    ticks: int = 0
+    acts: int = 0
+
+    @cached_property
+    def settings(self) -> HealingSettings:
+        cause = "hang" if self.playbook.scope == "replica" else "unreachable"
+        return HealingSettings(
+            playbooks={"drawn": self.playbook},
+            treatments={cause: "drawn"},
+            may_avoid_nodes=True,
+            avoided_nodes_ratio=0.5,
+            cooldown_s=30.0,
+            again_after_s=1e6,
+        )
+
+    def told(self) -> list[Diagnosis]:
+        if not self.sick[self.ticks % len(self.sick)] and self.ticks:
+            return []
+        if self.playbook.scope == "pool":
+            return [Diagnosis("F12", "", KEY, AT, ("gateway", "engines"), "cut off", "pool", "unreachable")]
+        if "a0" not in self.platform.state.roster.ids:
+            return []
+        return [Diagnosis("F1", "a0", KEY, AT, ("progress", "gateway"), "hangs", name="hang")]
+
+    def course(self, memory: PolicyMemory) -> Course:
+        there = self.platform
+        state = fleet(there.state, at=there.at, nodes=dict(there.nodes))
+        lead = {str(KEY): LeadTime(LEAD_S, LEAD_S, 5, measured=True)}
+        return heal(state, self.told(), _seen(there.state, there.at), memory, lead, {str(KEY): 1}, self.settings)
+
+    def tick(self) -> Course:
+        """Heal, and let each act have its fate: done, held by a mode, or lost on its way."""
+        course, there = self.course(self.memory), self.platform
+        held, not_paged = set(), set()
+        for remedy in course.remediations:
+            self.acts += 1
+            fate = self.fates[self.acts % len(self.fates)]
+            if fate == "done":
+                there.carry_out(remedy)
+            elif isinstance(remedy, Page):
+                not_paged.add((remedy.subject, remedy.cause))
+            elif fate == "held":
+                target = target_of(remedy)
+                held.add((target.act, target.subject))
+        memory = replace(
+            self.memory, actions=course.actions, cordons=course.cordons, runs=course.runs, pages=course.pages,
+            pools={**self.memory.pools, **course.pools}, decided_at=there.at,
+        )  # fmt: skip
+        self.memory = unlearn(memory, held, not_paged)
+        self.ticks += 1
+        there.pass_tick()
+        return course
+
+
