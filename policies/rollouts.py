@@ -76,7 +76,8 @@ def rollout_evidence(
         settings: When failures make a pattern.
         good: When a revision counts as good.
     """
-    recent = list(since(known, at - settings.window_s))
+    gone = {name for name, revision in known.revisions.items() if revision.rolled_back_at is not None}
+    recent = [failure for failure in since(known, at - settings.window_s) if failure.revision not in gone]
     came_at = _came_at(pool, known)
     young = came_at is not None and at - came_at <= settings.young_s and on_trial(pool, known, good)
     said = worse(pool.revision, found, known.revisions, settings) if young else {}

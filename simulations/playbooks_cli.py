@@ -169,7 +169,9 @@ def _story(rehearsal: Rehearsal) -> list[str]:
     if not rehearsal.cause:
         return [f"{rehearsal.playbook}: not tried, no cause leads to it: name it under policy.healing.treatments"]
     lines = [f"{rehearsal.playbook} against {rehearsal.cause} ({rehearsal.fault})"]
-    lines += [f"  {event.at_s:6.0f} s  {event.subject.rpartition('/')[2]}: {event.what}" for event in rehearsal.events]
+    for event in rehearsal.events:
+        whom = f"{event.subject}: " if event.subject else ""
+        lines.append(f"  {event.at_s:6.0f} s  {whom}{event.what}")
     if not rehearsal.ended:
         lines.append(f"  it never began: {rehearsal.cause} was not diagnosed in this world; try another --seed")
     if rehearsal.begun > MOST_BEGUN:

@@ -72,7 +72,9 @@ def _steps(scope: Scope) -> st.SearchStrategy[Any]:
         {"wait_until": _facts(scope), "deadline": _LENGTHS, "late": st.sampled_from(["fail", "go on"])},
         optional={"holding": st.just(["growth"]), "page": st.just("waits")},
     )
-    leaves = _acts(scope) | waits | st.just({"page": "told"}) | st.sampled_from([{"end": "resolved"}, {"end": "failed"}])
+    leaves = (
+        _acts(scope) | waits | st.just({"page": "told"}) | st.sampled_from([{"end": "resolved"}, {"end": "failed"}])
+    )
 
     def around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         block = st.lists(inner, min_size=1, max_size=2)
@@ -213,5 +215,3 @@ class Ward:
         self.ticks += 1
         there.pass_tick()
         return course
-
-

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from controller.playbook_outline import escalating_to, label, said, treated_by
 from controller.ports import TickRecord
 from policies.decide import Foresail, PolicySettings
+from policies.fleet import PoolKey
 from policies.healing_settings import HealingSettings
 from policies.memory import RunMemory, StepMemory
 from policies.playbook import Playbook, Step
@@ -70,7 +71,7 @@ STRUCK_S = 960.0
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, ``at_s`` seconds after the fault struck, to ``subject``."""
+    """Something that happened, ``at_s`` seconds after the fault struck, to a replica or pool; empty for neither."""
 
     at_s: float
     subject: str
@@ -217,14 +218,14 @@ class Story:
         for name, run in now.items():
             changes = list(self._changes(name, self._runs.get(name), run))
             if self.begun[name] <= MOST_BEGUN:
-                self.events += [Event(at_s, name, what) for what in changes]
+                self.events += [Event(at_s, _whom(run), what) for what in changes]
         for name in [name for name in self._runs if name not in now]:
             run = self._runs[name]
             failed = next((text for text in failures if f"{run.playbook} failed: " in text), "")
             why = failed.partition(f"{run.playbook} failed: ")[2]
             self.ended[name] = f"failed: {why}" if failed else "over"
             if self.begun[name] <= MOST_BEGUN:
-                self.events.append(Event(at_s, name, f"{run.playbook}: {self.ended[name]}"))
+                self.events.append(Event(at_s, _whom(run), f"{run.playbook}: {self.ended[name]}"))
         self._runs = now
 
     def _changes(self, name: str, before: RunMemory | None, run: RunMemory) -> Iterator[str]:
@@ -242,6 +243,10 @@ class Story:
         if run.state != state:
             yield f"{run.playbook} is {run.state}" + f": {run.why}" * bool(run.why)
         self.ended[name] = f"{run.state}: {run.why}" if run.why else run.state
+
+
+def _whom(run: RunMemory) -> str:
+    return run.subject or PoolKey.parse(run.pool).pool
 
 
 def _steps_of(playbook: Playbook) -> dict[str, Step]:

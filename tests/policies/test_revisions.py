@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from policies.fleet import Phase, PoolState
-from policies.memory import PoolMemory, RevisionMemory
+from policies.memory import PolicyMemory, PoolMemory, RevisionMemory
 from policies.revisions import (
     LONGEST_LOOK_S,
     MOST_REVISIONS,
     RevisionSettings,
     good_revision,
     left_by_roll_back,
-    watch_revisions,
 )
-from tests.builders import AT, pool, replica
+from tests.builders import AT, KEY, fleet, pool
+from tests.builders_evidence import Examiner, working
 
 SETTINGS = RevisionSettings()
 
 
-def of(*revisions: str, **changes: Any) -> PoolState:
-    """A pool with one replica of each revision; the last is its own, and all can be restored."""
-    replicas = [replica(f"a{place}", revision=name) for place, name in enumerate(revisions)]
+def of(*revisions: str, after_s: float = 0.0, first: Mapping[str, Any] | None = None, **changes: Any) -> PoolState:
+    """A pool with one replica of each revision; the last is its own, and all can be restored; ``first`` is ``a0``."""
+    replicas = [
+        working(f"a{place}", after_s, revision=name, **(first or {} if place == 0 else {}))
+        for place, name in enumerate(revisions)
+    ]
     return replace(pool(replicas), **{"revision": revisions[-1], "revisions": tuple(revisions), **changes})
 
 
+<<<<<<< HEAD
 def watched(
     state: PoolState, lasting_s: float, every_s: float = 15.0, known: PoolMemory | None = None,
     sick: Collection[str] = (), at: float = AT,
@@ -37,36 +41,61 @@ def watched(
     for look in range(1, round(lasting_s / every_s) + 1):
         found = watch_revisions(state, found, sick, at + look * every_s, SETTINGS)
     return found
+=======
+def known_to(examiner: Examiner) -> Mapping[str, RevisionMemory]:
+    return examiner.memory.pools[str(KEY)].revisions
+
+
+def watched(until_s: float, *revisions: str, **first: Any) -> Mapping[str, RevisionMemory]:
+    """Return what is remembered of revisions whose replicas were looked at every 15 s until then."""
+    examiner = Examiner()
+    examiner.over(until_s, lambda t: of(*revisions, after_s=t, first=first))
+    return known_to(examiner)
+>>>>>>> books
 
 
 def test_time_served_while_watched_adds_up() -> None:
-    assert watched(of("1"), 600.0).revisions == {"1": RevisionMemory(AT, 600.0, AT + 600.0)}
+    found = watched(600.0, "1")["1"]
+    assert (found.seen_at, found.healthy_s, found.looked_at) == (AT, 600.0, AT + 600.0)
+    assert found.rolled_back_at is None
 
 
 def test_time_with_a_sick_replica_of_it_does_not_count() -> None:
-    found = watched(of("1", "2"), 600.0, sick=["a1"])
-    assert (found.revisions["1"].healthy_s, found.revisions["2"].healthy_s) == (600.0, 0.0)
+    hung = {"steps_total": 1000.0, "output_tokens_total": 2e4, "prompt_tokens_total": 1e5}
+    found = watched(600.0, "1", "2", "2", **hung, answered_requests_total=100.0)
+    assert found["2"].healthy_s == 600.0
+    assert found["1"].healthy_s < 100.0  # until it was noticed
 
 
-@pytest.mark.parametrize("changes", [{"phase": Phase.LOADING, "metrics": None}, {"cordoned": True}])
+@pytest.mark.parametrize("changes", [{"phase": Phase.LOADING}, {"cordoned": True}])
 def test_what_does_not_serve_is_not_healthy(changes: dict[str, Any]) -> None:
-    state = pool([replica("a0", **{"in_flight_requests": 0.0, **changes})])
-    assert watched(state, 600.0).revisions["1"].healthy_s == 0.0
+    assert watched(600.0, "1", "2", **changes)["1"].healthy_s == 0.0
 
 
-def test_what_was_not_watched_does_not_count() -> None:
-    assert watched(of("1"), 600.0, every_s=LONGEST_LOOK_S).revisions["1"].healthy_s == 600.0
-    assert watched(of("1"), 2 * (LONGEST_LOOK_S + 1.0), every_s=LONGEST_LOOK_S + 1.0).revisions["1"].healthy_s == 0.0
+@pytest.mark.parametrize(("apart_s", "counted_s"), [(LONGEST_LOOK_S, LONGEST_LOOK_S), (LONGEST_LOOK_S + 1.0, 0.0)])
+def test_what_was_not_watched_does_not_count(apart_s: float, counted_s: float) -> None:
+    examiner = Examiner()
+    for after_s in (0.0, apart_s):
+        examiner.look(fleet(of("1", after_s=after_s), at=AT + after_s))
+    assert known_to(examiner)["1"].healthy_s == counted_s
 
 
 def test_a_clock_that_goes_back_adds_nothing() -> None:
+<<<<<<< HEAD
     known = watched(of("1"), 600.0)
     assert watch_revisions(of("1"), known, (), AT, SETTINGS).revisions["1"].healthy_s == 600.0
+=======
+    examiner = Examiner()
+    examiner.over(600.0, lambda t: of("1", after_s=t))
+    examiner.look(fleet(of("1", after_s=0.0), at=AT))
+    assert known_to(examiner)["1"].healthy_s == 600.0
+>>>>>>> books
 
 
 def test_so_many_revisions_are_kept_the_latest_seen() -> None:
-    known = PoolMemory()
+    examiner = Examiner()
     for place in range(MOST_REVISIONS + 3):
+<<<<<<< HEAD
         known = watch_revisions(of(str(place)), known, (), AT + place, SETTINGS)
     assert sorted(known.revisions, key=int) == [str(place) for place in range(3, MOST_REVISIONS + 3)]
 
@@ -74,6 +103,10 @@ def test_so_many_revisions_are_kept_the_latest_seen() -> None:
 def test_nothing_new_is_the_same_memory() -> None:
     known = watched(of("1"), 60.0)
     assert watch_revisions(of("1"), known, (), AT + 60.0, SETTINGS) is known
+=======
+        examiner.look(fleet(of(str(place), after_s=15.0 * place), at=AT + 15.0 * place))
+    assert sorted(known_to(examiner), key=int) == [str(place) for place in range(3, MOST_REVISIONS + 3)]
+>>>>>>> books
 
 
 GOOD = RevisionMemory(AT - 9000.0, SETTINGS.good_after_s, AT - 100.0)
@@ -101,10 +134,11 @@ def test_the_last_seen_of_those_that_were_good_and_can_be_restored_is_gone_back_
 
 
 def test_a_revision_that_was_rolled_back_is_never_gone_back_to() -> None:
-    known = left_by_roll_back(watched(of("1"), 900.0), "1", AT + 900.0)
-    assert known.revisions["1"].rolled_back_at == AT + 900.0
-    later = watched(of("1"), 900.0, known=known, at=AT + 900.0)
-    assert good_revision(of("2", revisions=("1", "2")), later, SETTINGS) == ""
+    left = left_by_roll_back(PoolMemory(revisions=watched(900.0, "1")), "1", AT + 900.0)
+    examiner = Examiner(memory=PolicyMemory(pools={str(KEY): left}, decided_at=AT + 900.0))
+    examiner.over(1800.0, lambda t: of("1", after_s=t))
+    assert known_to(examiner)["1"].rolled_back_at == AT + 900.0
+    assert good_revision(of("2", revisions=("1", "2")), examiner.memory.pools[str(KEY)], SETTINGS) == ""
 
 
 def test_one_that_was_left_before_anybody_watched_it_is_noted_too() -> None:

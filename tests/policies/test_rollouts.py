@@ -108,6 +108,20 @@ def test_failures_of_old_and_new_alike_are_not_the_revisions() -> None:
     assert rollout(shown) == {"starts-fail"}
 
 
+def test_exits_of_the_old_one_since_it_came_speak_for_the_new_one() -> None:
+    """Whatever makes both exit is no revision's doing, also where the old ones are up again."""
+
+    def shown(t: float) -> PoolState:
+        old = [back(f"c{i}", t, OLD_S + 60.0, revision="1") for i in range(2) if t >= OLD_S + 60.0]
+        state = fleet_of(2, t, *crashing(t))
+        before = [working(f"c{i}", t, revision="1") for i in range(2) if t < OLD_S + 60.0]
+        return replace(state, replicas=(*state.replicas, *old, *before))
+
+    examiner = Examiner()
+    examiner.over(OLD_S, lambda t: pool([working(f"{name}{i}", t, revision="1") for name in "ac" for i in range(2)]))
+    assert "bad-revision" not in of_pool(examiner.over(OLD_S + 300.0, shown))
+
+
 def test_a_revision_that_has_shown_to_be_good_is_not_suspected() -> None:
     examiner = before(Examiner())
 

@@ -125,6 +125,22 @@ def test_a_precondition_keeps_an_act_from_being_asked_for_but_not_from_going_on(
     assert bed.when("cordon") == [30.0]
 
 
+def test_a_precondition_matters_only_until_the_act_was_asked_for() -> None:
+    bed = Bed(playbook({**CORDON, "when": {"not": {"running_s": 20}}}), deaf=(CordonReplica,))
+    bed.until("failed")
+    assert bed.when("cordon") == [0.0, 15.0, 30.0, 45.0, 60.0]
+
+
+def test_a_restart_that_is_not_on_the_books_was_never_asked_for() -> None:
+    bed = Bed(playbook(RESTART), deaf=(RestartReplica,))
+    bed.tick()
+    bed.actions = []
+    bed.tick(times=3)
+    assert bed.when("restart") == [0.0, 15.0]
+    step = bed.run.steps["steps.0"]
+    assert (step.asked_at, step.attempts) == (AT + 15.0, 1)
+
+
 def test_a_postcondition_is_asked_for_beside_the_effect() -> None:
     bed = Bed(playbook({**CORDON, "until": {"running_s": 45}}))
     assert bed.until("resolved") == 45.0
