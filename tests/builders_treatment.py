@@ -49,7 +49,9 @@ def _facts(scope: Scope) -> st.SearchStrategy[Any]:
     return st.recursive(
         plain | numbers,
         lambda inner: st.builds(lambda c: {"not": c}, inner)
-        | st.builds(lambda word, cs: {word: cs}, st.sampled_from(["all", "any"]), st.lists(inner, min_size=1, max_size=2)),
+        | st.builds(
+            lambda word, cs: {word: cs}, st.sampled_from(["all", "any"]), st.lists(inner, min_size=1, max_size=2)
+        ),
         max_leaves=3,
     )  # fmt: skip
 
@@ -106,8 +108,11 @@ class Platform:
     """A pool whose first replica is treated, on a platform that does what it is asked for, late, or not at all."""
 
     at: float = AT
-    state: PoolState = field(default_factory=lambda: pool(
-        [replica(f"a{i}", node=f"n{i % 2}", revision="2") for i in range(4)], revision="2", revisions=("1", "2")))  # fmt: skip
+    state: PoolState = field(
+        default_factory=lambda: pool(
+            [replica(f"a{i}", node=f"n{i % 2}", revision="2") for i in range(4)], revision="2", revisions=("1", "2")
+        )
+    )
     nodes: dict[str, NodeState] = field(default_factory=lambda: {f"n{i}": NodeState(True, AT) for i in range(4)})
     made: int = 0
 

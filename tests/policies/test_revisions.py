@@ -32,16 +32,6 @@ def of(*revisions: str, after_s: float = 0.0, first: Mapping[str, Any] | None = 
     return replace(pool(replicas), **{"revision": revisions[-1], "revisions": tuple(revisions), **changes})
 
 
-<<<<<<< HEAD
-def watched(
-    state: PoolState, lasting_s: float, every_s: float = 15.0, known: PoolMemory | None = None,
-    sick: Collection[str] = (), at: float = AT,
-) -> PoolMemory:  # fmt: skip
-    found = watch_revisions(state, known or PoolMemory(), sick, at, SETTINGS)
-    for look in range(1, round(lasting_s / every_s) + 1):
-        found = watch_revisions(state, found, sick, at + look * every_s, SETTINGS)
-    return found
-=======
 def known_to(examiner: Examiner) -> Mapping[str, RevisionMemory]:
     return examiner.memory.pools[str(KEY)].revisions
 
@@ -51,7 +41,6 @@ def watched(until_s: float, *revisions: str, **first: Any) -> Mapping[str, Revis
     examiner = Examiner()
     examiner.over(until_s, lambda t: of(*revisions, after_s=t, first=first))
     return known_to(examiner)
->>>>>>> books
 
 
 def test_time_served_while_watched_adds_up() -> None:
@@ -81,32 +70,17 @@ def test_what_was_not_watched_does_not_count(apart_s: float, counted_s: float) -
 
 
 def test_a_clock_that_goes_back_adds_nothing() -> None:
-<<<<<<< HEAD
-    known = watched(of("1"), 600.0)
-    assert watch_revisions(of("1"), known, (), AT, SETTINGS).revisions["1"].healthy_s == 600.0
-=======
     examiner = Examiner()
     examiner.over(600.0, lambda t: of("1", after_s=t))
     examiner.look(fleet(of("1", after_s=0.0), at=AT))
     assert known_to(examiner)["1"].healthy_s == 600.0
->>>>>>> books
 
 
 def test_so_many_revisions_are_kept_the_latest_seen() -> None:
     examiner = Examiner()
     for place in range(MOST_REVISIONS + 3):
-<<<<<<< HEAD
-        known = watch_revisions(of(str(place)), known, (), AT + place, SETTINGS)
-    assert sorted(known.revisions, key=int) == [str(place) for place in range(3, MOST_REVISIONS + 3)]
-
-
-def test_nothing_new_is_the_same_memory() -> None:
-    known = watched(of("1"), 60.0)
-    assert watch_revisions(of("1"), known, (), AT + 60.0, SETTINGS) is known
-=======
         examiner.look(fleet(of(str(place), after_s=15.0 * place), at=AT + 15.0 * place))
     assert sorted(known_to(examiner), key=int) == [str(place) for place in range(3, MOST_REVISIONS + 3)]
->>>>>>> books
 
 
 GOOD = RevisionMemory(AT - 9000.0, SETTINGS.good_after_s, AT - 100.0)

@@ -260,7 +260,8 @@ def test_the_outcome_for_machines_counts_from_the_beginning_of_the_day() -> None
     outcome = as_json(day()[0], cards())
     assert outcome["generated"] is True
     assert [card["policy"] for card in outcome["policies"]] == ["foresail", "hpa", "clairvoyant"]
-    assert [i["cause"] for i in outcome["incidents"] if i["cause"] != "failover"] == ["F2", "F1"]
+    causes = [i["cause"] for i in outcome["incidents"]]
+    assert [cause for cause in causes if cause in ("F2", "F1")] == ["F2", "F1"]  # beside overload and failover
     assert 0 < outcome["incidents"][0]["at_s"] < SMALL.day_s
 
 
