@@ -155,16 +155,17 @@ class _Ward:
                 self.ledger.cordons[name] = replace(cordon, confirmed=True)
         self.present[name] = diagnosis
         cause, run = cause_of(diagnosis), self.runs.get(name)
-        if run is not None and run.over and self._still_tired(run):
+        graver = run is not None and CAUSES[run.cause].gravity < cause.gravity
+        if run is not None and run.over and not graver and self._still_tired(run):
             return
-        if run is not None and not run.over and CAUSES[run.cause].gravity >= cause.gravity:
+        if run is not None and not run.over and not graver:
             return
         if replica is not None and pool.key.model in self.ledger.stopped and cordon is None:
             return
         self._begin(diagnosis, cause.name, pool, replica)
 
     def _still_tired(self, run: RunMemory) -> bool:
-        """Whether a playbook that failed is not tried again yet."""
+        """Whether a playbook that is over is not begun again yet, though the trouble stands."""
         return self.ledger.fleet.at - (run.ended_at or 0.0) < self.settings.again_after_s
 
     def _begin(self, why: Diagnosis, cause: str, pool: PoolState, replica: ReplicaState | None) -> None:
@@ -236,7 +237,7 @@ class _Ward:
         diagnosis = self.present.get(name)
         why = diagnosis or _as_it_began(run, ledger.cordons.get(name), ledger.fleet.at)
         if run.over:
-            if diagnosis is not None:
+            if diagnosis is not None and run.state == "failed":
                 ledger.page(str(pool.key), why, f"{run.playbook} failed: {run.why}")
             return
         if playbook is None or digest(playbook) != run.digest:
@@ -271,7 +272,9 @@ class _Ward:
     ) -> None:
         """Take the next rung: another playbook, or a human."""
         further = self.settings.all_playbooks[run.playbook].escalates_to
-        if further is None or (run.subject and replica is None):
+        # What failed only at its end had done its work: the next rung would do more to what is well again.
+        ending = any(path.startswith("after.") for path in run.steps)
+        if further is None or ending or (run.subject and replica is None):
             self.ledger.page(str(pool.key), why, f"{run.playbook} failed: {run.why}")
             return
         self.ledger.note("escalation", why, f"{run.playbook} failed: {run.why}; {further} takes over")
@@ -285,7 +288,7 @@ class _Ward:
     def _matters(self, name: str, run: RunMemory, there: Collection[str]) -> bool:
         sick, out = name in self.present, name in self.ledger.cordons
         if run.state == "resolved":
-            return False
+            return sick
         if run.state == "failed":
             return sick or out
         if run.subject and name not in there:

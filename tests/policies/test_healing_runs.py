@@ -136,3 +136,31 @@ def test_what_playbooks_hold_is_held_for_their_pool_and_adds_up() -> None:
     course = healed(settings, HANG, replace(BAD, name="overload", cause="F7"))
     assert course.holding[KEY] == {"one more", "growth", "shrinking"}
     assert course.lost[str(KEY)] == 1
+
+
+def test_what_fails_at_its_end_calls_a_human_and_takes_no_further_rung() -> None:
+    """The steps did what they were to do: the next rung would do more to a replica that is well again."""
+    ends = playbook({"wait_until": "sick", "deadline": 10}, after=[{"end": "failed"}], escalates_to="further")
+    course = healed(own(mine=ends, further=WAITS), HANG)
+    assert (the_run(course).playbook, the_run(course).state) == ("mine", "failed")
+    assert len(messages(course)) == 1
+
+
+def test_what_is_over_while_its_trouble_stands_is_not_begun_again_at_once() -> None:
+    settings = own(mine=playbook({"end": "resolved"}))
+    first = healed(settings, HANG)
+    second = healed(settings, HANG, before=first, at=AT + 15.0)
+    assert (the_run(second).state, the_run(second).began_at) == ("resolved", AT)
+    later = AT + settings.again_after_s
+    assert the_run(healed(settings, HANG, before=second, at=later)).began_at == later
+    assert dict(healed(settings, before=second, at=AT + 30.0).runs) == {}
+
+
+def test_a_light_trouble_that_failed_does_not_keep_a_graver_one_untreated() -> None:
+    slow = replace(HANG, cause="F8", name="straggler", families=("latency", "peers"))
+    settings = HealingSettings(
+        playbooks={"mine": WAITS, "ends": playbook({"end": "failed"})}, treatments={"hang": "mine", "straggler": "ends"}
+    )
+    first = healed(settings, slow)
+    assert the_run(first).state == "failed"
+    assert the_run(healed(settings, HANG, before=first, at=AT + 15.0)).cause == "hang"
