@@ -76,8 +76,7 @@ def rollout_evidence(
         settings: When failures make a pattern.
         good: When a revision counts as good.
     """
-    gone = {name for name, revision in known.revisions.items() if revision.rolled_back_at is not None}
-    recent = [failure for failure in since(known, at - settings.window_s) if failure.revision not in gone]
+    recent = list(since(known, at - settings.window_s))
     came_at = _came_at(pool, known)
     young = came_at is not None and at - came_at <= settings.young_s and on_trial(pool, known, good)
     said = worse(pool.revision, found, known.revisions, settings) if young else {}
@@ -94,17 +93,27 @@ def rollout_evidence(
         only_it = all(failure.revision == pool.revision for failure in recent)
         if against or only_it:  # too few to tell, and if anything it is the revision
             return RolloutLook(tuple(against), after)
-    return RolloutLook(tuple(_of_no_revision(at, pool, known, recent, settings)), after)
+    return RolloutLook(tuple(_of_no_revision(at, pool, known, recent, settings, good)), after)
 
 
 def _of_no_revision(
-    at: float, pool: PoolState, known: PoolMemory, recent: Sequence[FailureMemory], settings: RolloutSettings
+    at: float,
+    pool: PoolState,
+    known: PoolMemory,
+    recent: Sequence[FailureMemory],
+    settings: RolloutSettings,
+    good: RevisionSettings,
 ) -> list[Anomaly]:
     """Return evidence that is not about a revision: the first pattern that fits."""
-    if len({failure.life for failure in recent}) < settings.least_failures and not _waiting(pool):
+    present, waiting = known.revisions.get(pool.revision), _waiting(pool)
+    if present is not None and present.healthy_s >= good.good_after_s:
+        # What others did, that were rolled back or are on their way out, says nothing of one that is known to be good.
+        recent = [failure for failure in recent if failure.revision == pool.revision]
+        waiting = [replica for replica in waiting if replica.revision == pool.revision]
+    if len({failure.life for failure in recent}) < settings.least_failures and not waiting:
         return []
     found = list(_memory(at, pool, recent, settings))
-    found = found or list(_starts(at, pool, known, recent, settings))
+    found = found or list(_starts(at, pool, known, recent, waiting, settings))
     return found or list(_serial(pool, recent, settings))
 
 
@@ -163,11 +172,15 @@ def _memory(
 
 
 def _starts(
-    at: float, pool: PoolState, known: PoolMemory, recent: Sequence[FailureMemory], settings: RolloutSettings
+    at: float,
+    pool: PoolState,
+    known: PoolMemory,
+    recent: Sequence[FailureMemory],
+    waiting: Sequence[ReplicaState],
+    settings: RolloutSettings,
 ) -> Iterator[Anomaly]:
     """Starts fail and none succeeds, whatever the revision."""
     exits = [failure for failure in recent if failure.kind == EXIT and not failure.serving]
-    waiting = _waiting(pool)
     replicas = {failure.life.split("#")[0] for failure in exits} | {r.id for r in waiting}
     if len(replicas) < settings.least_failures and len({f.life for f in exits}) < settings.least_failures + 1:
         return
