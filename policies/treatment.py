@@ -32,6 +32,7 @@ from policies.playbook import (
     Step,
     Wait,
     blocks_of,
+    longest,
 )
 
 UNDO_S = 300.0
@@ -77,6 +78,8 @@ def advance(playbook: Playbook, subject: Subject) -> Advance:
             state, why = "failed", walk.why
         elif status is not _Status.RUNNING:
             state = "resolved"
+        elif walk.too_late("after.0", walk.length_s(longest(playbook.after))):
+            state, why = "failed", "it was not closed in time"
     if state == "undoing" and walk.undo(playbook):
         state = "failed"
     over = state in ("resolved", "failed")
@@ -124,10 +127,17 @@ class _Walk:
                 continue
             back = Do(do=step.undo, deadline=Duration(UNDO_S))
             status = self._do(place, back)
-            if status is _Status.RUNNING:
+            if status is _Status.RUNNING and not self.too_late(place, UNDO_S):
                 return False
             self._change(place, outcome="done" if status is _Status.DONE else "failed")
         return True
+
+    def too_late(self, path: str, length_s: float) -> bool:
+        """Return whether a step at the end has gone on for so long, and beyond the deadline of the playbook.
+
+        While that lasts, an act may wait until it is permitted: for a kill switch, say, or its own precondition.
+        """
+        return self.subject.at > max(self.subject.run.deadline_at, self.steps[path].began_at + length_s)
 
     def _step(self, path: str, step: Step) -> _Status:
         match step:
@@ -157,7 +167,7 @@ class _Walk:
         if holds(step.wait_until, self.subject):
             return _Status.DONE
         waited_s = self.subject.at - self.steps[path].began_at
-        if waited_s > self._length_s(step.deadline):
+        if waited_s > self.length_s(step.deadline):
             self.why = f"{step.wait_until} did not come true within {step.deadline}"
             return _Status.DONE if step.late == "go on" else _Status.FAILED
         self.holding.update(step.holding)
@@ -202,7 +212,7 @@ class _Walk:
         if self._shows(step.do) and (step.until is None or holds(step.until, self.subject)):
             return _Status.DONE
         known, at = self.steps[path], self.subject.at
-        deadline_s = self._length_s(step.deadline)
+        deadline_s = self.length_s(step.deadline)
         if step.do in _ON_RECORD:
             act = self._on_record(step.do, known)
             if act is not None and act.open:
@@ -312,7 +322,8 @@ class _Walk:
         self.steps[path] = replace(self.steps[path], **changes)  # type: ignore[arg-type]
         return self.steps[path]
 
-    def _length_s(self, duration: Duration) -> float:
+    def length_s(self, duration: Duration) -> float:
+        """Return a duration in seconds, at the lead time of the pool."""
         return duration.over(self.subject.ledger.lead_times[str(self.subject.pool.key)].p90_s)
 
 
