@@ -261,6 +261,9 @@ class StepMemory:
     choice: str = ""
 
 
+RunState: TypeAlias = Literal["running", "closing", "undoing", "resolved", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class RunMemory:
     """A playbook that is, or was, carried out for one subject.
@@ -292,7 +295,7 @@ class RunMemory:
     began_at: float
     deadline_at: float
     sentence: str = ""
-    state: Literal["running", "closing", "undoing", "resolved", "failed"] = "running"
+    state: RunState = "running"
     ended_at: float | None = None
     why: str = ""
     steps: Mapping[str, StepMemory] = field(default_factory=dict)

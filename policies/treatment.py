@@ -15,7 +15,7 @@ from typing import assert_never
 from policies.conditions import Subject, holds
 from policies.disruption import Refusal
 from policies.ledger import ROLL_BACK
-from policies.memory import ActionMemory, RunMemory, StepMemory
+from policies.memory import ActionMemory, RunMemory, RunState, StepMemory
 from policies.paging import page_key
 from policies.playbook import (
     Action,
@@ -73,13 +73,7 @@ def advance(playbook: Playbook, subject: Subject) -> Advance:
         elif status is not _Status.RUNNING:
             state = "closing"
     if state == "closing":
-        status = walk.block("after", playbook.after)
-        if status is _Status.FAILED:
-            state, why = "failed", walk.why
-        elif status is not _Status.RUNNING:
-            state = "resolved"
-        elif walk.too_late("after.0", walk.length_s(longest(playbook.after))):
-            state, why = "failed", "it was not closed in time"
+        state, why = walk.close(playbook, why)
     if state == "undoing" and walk.undo(playbook):
         state = "failed"
     over = state in ("resolved", "failed")
@@ -115,6 +109,17 @@ class _Walk:
             return status
         return _Status.DONE
 
+    def close(self, playbook: Playbook, why: str) -> tuple[RunState, str]:
+        """Take the steps at the end; return the state of the run after that, and why it failed."""
+        status = self.block("after", playbook.after)
+        if status is _Status.FAILED:
+            return "failed", self.why
+        if status is not _Status.RUNNING:
+            return "resolved", why
+        if self._too_late("after.0", self._length_s(longest(playbook.after))):
+            return "failed", "it was not closed in time"
+        return "closing", why
+
     def undo(self, playbook: Playbook) -> bool:
         """Take back what the steps did, the last first; return whether that is over."""
         for path, step in reversed(list(_paths("steps", playbook.steps))):
@@ -127,12 +132,12 @@ class _Walk:
                 continue
             back = Do(do=step.undo, deadline=Duration(UNDO_S))
             status = self._do(place, back)
-            if status is _Status.RUNNING and not self.too_late(place, UNDO_S):
+            if status is _Status.RUNNING and not self._too_late(place, UNDO_S):
                 return False
             self._change(place, outcome="done" if status is _Status.DONE else "failed")
         return True
 
-    def too_late(self, path: str, length_s: float) -> bool:
+    def _too_late(self, path: str, length_s: float) -> bool:
         """Return whether a step at the end has gone on for so long, and beyond the deadline of the playbook.
 
         While that lasts, an act may wait until it is permitted: for a kill switch, say, or its own precondition.
@@ -167,7 +172,7 @@ class _Walk:
         if holds(step.wait_until, self.subject):
             return _Status.DONE
         waited_s = self.subject.at - self.steps[path].began_at
-        if waited_s > self.length_s(step.deadline):
+        if waited_s > self._length_s(step.deadline):
             self.why = f"{step.wait_until} did not come true within {step.deadline}"
             return _Status.DONE if step.late == "go on" else _Status.FAILED
         self.holding.update(step.holding)
@@ -212,7 +217,7 @@ class _Walk:
         if self._shows(step.do) and (step.until is None or holds(step.until, self.subject)):
             return _Status.DONE
         known, at = self.steps[path], self.subject.at
-        deadline_s = self.length_s(step.deadline)
+        deadline_s = self._length_s(step.deadline)
         if step.do in _ON_RECORD:
             act = self._on_record(step.do, known)
             if act is not None and act.open:
@@ -322,8 +327,7 @@ class _Walk:
         self.steps[path] = replace(self.steps[path], **changes)  # type: ignore[arg-type]
         return self.steps[path]
 
-    def length_s(self, duration: Duration) -> float:
-        """Return a duration in seconds, at the lead time of the pool."""
+    def _length_s(self, duration: Duration) -> float:
         return duration.over(self.subject.ledger.lead_times[str(self.subject.pool.key)].p90_s)
 
 

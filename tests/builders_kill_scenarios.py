@@ -28,7 +28,6 @@ from simulations.faults import (
     ReplicaTarget,
     Rollout,
     SlowDown,
-    StartFailures,
     StockOut,
 )
 from simulations.revisions import CrashesAtStart

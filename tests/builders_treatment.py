@@ -13,7 +13,6 @@ import pytest
 from hypothesis import strategies as st
 
 import policies.conditions
-
 from controller.plans import target_of
 from policies.anomaly import Watch
 from policies.conditions import Subject
@@ -55,7 +54,8 @@ def _facts(scope: Scope) -> st.SearchStrategy[Any]:
     return st.recursive(
         plain | numbers,
         lambda inner: st.builds(lambda c: {"not": c}, inner)
-        | st.builds(lambda word, cs: {word: cs}, st.sampled_from(["all", "any"]), st.lists(inner, min_size=1, max_size=2)),
+        | st.builds(lambda cs: {"all": cs}, st.lists(inner, min_size=1, max_size=2))
+        | st.builds(lambda cs: {"any": cs}, st.lists(inner, min_size=1, max_size=2)),
         max_leaves=3,
     )  # fmt: skip
 
@@ -78,7 +78,9 @@ def _steps(scope: Scope) -> st.SearchStrategy[Any]:
         {"wait_until": _facts(scope), "deadline": _LENGTHS, "late": st.sampled_from(["fail", "go on"])},
         optional={"holding": st.just(["growth"]), "page": st.just("waits")},
     )
-    leaves = _acts(scope) | waits | st.just({"page": "told"}) | st.sampled_from([{"end": "resolved"}, {"end": "failed"}])
+    leaves = (
+        _acts(scope) | waits | st.just({"page": "told"}) | st.sampled_from([{"end": "resolved"}, {"end": "failed"}])
+    )
 
     def around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         block = st.lists(inner, min_size=1, max_size=2)
@@ -105,13 +107,15 @@ def playbooks(draw: st.DrawFn, scope: Scope) -> Playbook:
     return Playbook.model_validate(written)
 
 
+_FOUR = [replica(f"a{i}", node=f"n{i % 2}", revision="2") for i in range(4)]
+
+
 @dataclass
 class Platform:
     """A pool whose first replica is treated, on a platform that does what it is asked for, late, or not at all."""
 
     at: float = AT
-    state: PoolState = field(default_factory=lambda: pool(
-        [replica(f"a{i}", node=f"n{i % 2}", revision="2") for i in range(4)], revision="2", revisions=("1", "2")))  # fmt: skip
+    state: PoolState = field(default_factory=lambda: pool(_FOUR, revision="2", revisions=("1", "2")))
     nodes: dict[str, NodeState] = field(default_factory=lambda: {f"n{i}": NodeState(True, AT) for i in range(4)})
     made: int = 0
 

@@ -80,7 +80,9 @@ def test_only_acts_of_the_playbook_are_asked_for_and_only_of_its_scope(ward: War
 @given(WARDS)
 def test_no_restart_and_no_roll_back_is_asked_for_while_one_is_open(ward: Ward) -> None:
     for course in islice(ticks_of(ward), 60):
-        still = {(act.kind, act.target) for act in course.actions if act.open and act.started_at < ward.memory.decided_at}
+        still = {
+            (act.kind, act.target) for act in course.actions if act.open and act.started_at < ward.memory.decided_at
+        }
         for remedy in course.remediations:
             if isinstance(remedy, RestartReplica):
                 assert ("restart", remedy.replica) not in still
