@@ -261,9 +261,6 @@ class StepMemory:
     choice: str = ""
 
 
-RunState: TypeAlias = Literal["running", "closing", "undoing", "resolved", "failed"]
-
-
 @dataclass(frozen=True, slots=True)
 class RunMemory:
     """A playbook that is, or was, carried out for one subject.
@@ -295,7 +292,7 @@ class RunMemory:
     began_at: float
     deadline_at: float
     sentence: str = ""
-    state: RunState = "running"
+    state: Literal["running", "closing", "undoing", "resolved", "failed"] = "running"
     ended_at: float | None = None
     why: str = ""
     steps: Mapping[str, StepMemory] = field(default_factory=dict)

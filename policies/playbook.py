@@ -235,10 +235,10 @@ class Playbook(BaseModel):
             for fact in condition.facts():
                 if self.scope not in FACTS[fact].scopes:
                     raise ValueError(f"{fact} is nothing that a {self.scope} has")
-        most = longest(self.steps)
+        longest = longest_of(self.steps)
         for had, needed, unit in (
-            (self.deadline.seconds, most.seconds, "s"),
-            (self.deadline.lead_times, most.lead_times, "lead times"),
+            (self.deadline.seconds, longest.seconds, "s"),
+            (self.deadline.lead_times, longest.lead_times, "lead times"),
         ):
             if needed > had:
                 raise PydanticCustomError(
@@ -303,13 +303,13 @@ def _conditions_of(step: Step) -> list[Condition]:
     return []
 
 
-def longest(steps: Sequence[Step]) -> Duration:
+def longest_of(steps: Sequence[Step]) -> Duration:
     """Return how long steps may take one after the other, without the time for which acts are not permitted."""
-    each = [_longest_of(step) for step in steps]
+    each = [_longest(step) for step in steps]
     return Duration(sum(d.seconds for d in each), sum(d.lead_times for d in each))
 
 
-def _longest_of(step: Step) -> Duration:
+def _longest(step: Step) -> Duration:
     match step:
         case Do():
             waits_s = step.back_off_s * (2.0 ** (step.attempts - 1) - 1.0)
@@ -317,7 +317,7 @@ def _longest_of(step: Step) -> Duration:
         case Wait():
             return step.deadline
         case Repeat():
-            once, waits_s = longest(step.repeat), step.back_off_s * (2.0 ** (step.attempts - 1) - 1.0)
+            once, waits_s = longest_of(step.repeat), step.back_off_s * (2.0 ** (step.attempts - 1) - 1.0)
             return Duration(step.attempts * once.seconds + waits_s, step.attempts * once.lead_times)
-    inside = [longest(block) for block in blocks_of(step).values()]
+    inside = [longest_of(block) for block in blocks_of(step).values()]
     return Duration(max((d.seconds for d in inside), default=0.0), max((d.lead_times for d in inside), default=0.0))

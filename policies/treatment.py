@@ -15,7 +15,7 @@ from typing import assert_never
 from policies.conditions import Subject, holds
 from policies.disruption import Refusal
 from policies.ledger import ROLL_BACK
-from policies.memory import ActionMemory, RunMemory, RunState, StepMemory
+from policies.memory import ActionMemory, RunMemory, StepMemory
 from policies.paging import page_key
 from policies.playbook import (
     Action,
@@ -32,7 +32,7 @@ from policies.playbook import (
     Step,
     Wait,
     blocks_of,
-    longest,
+    longest_of,
 )
 
 UNDO_S = 300.0
@@ -73,7 +73,11 @@ def advance(playbook: Playbook, subject: Subject) -> Advance:
         elif status is not _Status.RUNNING:
             state = "closing"
     if state == "closing":
-        state, why = walk.close(playbook, why)
+        status = walk.close(playbook)
+        if status is _Status.FAILED:
+            state, why = "failed", walk.why
+        elif status is not _Status.RUNNING:
+            state = "resolved"
     if state == "undoing" and walk.undo(playbook):
         state = "failed"
     over = state in ("resolved", "failed")
@@ -109,16 +113,15 @@ class _Walk:
             return status
         return _Status.DONE
 
-    def close(self, playbook: Playbook, why: str) -> tuple[RunState, str]:
-        """Take the steps at the end; return the state of the run after that, and why it failed."""
+    def close(self, playbook: Playbook) -> _Status:
+        """Take the last steps; an act that is never permitted does not keep a run for ever."""
         status = self.block("after", playbook.after)
-        if status is _Status.FAILED:
-            return "failed", self.why
-        if status is not _Status.RUNNING:
-            return "resolved", why
-        if self._too_late("after.0", self._length_s(longest(playbook.after))):
-            return "failed", "it was not closed in time"
-        return "closing", why
+        if status is _Status.RUNNING:
+            longest_s = self._length_s(longest_of(playbook.after))
+            if self._too_late("after.0", longest_s):
+                self.why = "it was not over in time"
+                return _Status.FAILED
+        return status
 
     def undo(self, playbook: Playbook) -> bool:
         """Take back what the steps did, the last first; return whether that is over."""
@@ -324,7 +327,7 @@ class _Walk:
             subject.ledger.note(name or "waiting", subject.why, detail)
 
     def _change(self, path: str, **changes: object) -> StepMemory:
-        self.steps[path] = replace(self.steps[path], **changes)  # type: ignore[arg-type]
+        self.steps[path] = replace(self.steps[path], **changes)  # type: ignore[arg-type]  # fields of StepMemory
         return self.steps[path]
 
     def _length_s(self, duration: Duration) -> float:
