@@ -190,13 +190,14 @@ class _Ward:
         )
 
     def take_over(self, pool: PoolState) -> None:
-        """See to replicas that are out of traffic and that no playbook is about."""
+        """See to replicas that are out of traffic and that no playbook is about, or one that failed a while ago."""
         for place in pool.roster.cordoned:
             self._take_over(pool, pool.replicas[place])
 
     def _take_over(self, pool: PoolState, replica: ReplicaState) -> None:
         name, at = pool.key.replica(replica.id), self.ledger.fleet.at
-        if name in self.runs or replica.phase is not Phase.READY:
+        run = self.runs.get(name)
+        if replica.phase is not Phase.READY or (run is not None and (not run.over or self._still_tired(run))):
             return
         cordon = self.ledger.cordons.get(name)
         if cordon is None:
@@ -270,11 +271,10 @@ class _Ward:
     def _escalate(
         self, name: str, run: RunMemory, why: Diagnosis, pool: PoolState, replica: ReplicaState | None
     ) -> None:
-        """Take the next rung: another playbook, or a human."""
+        """Take the next rung: another playbook, or a human. What failed only at its end has done what it was for."""
         further = self.settings.all_playbooks[run.playbook].escalates_to
-        # What failed only at its end had done its work: the next rung would do more to what is well again.
-        ending = any(path.startswith("after.") for path in run.steps)
-        if further is None or ending or (run.subject and replica is None):
+        closing = any(path.startswith("after.") for path in run.steps)
+        if further is None or closing or (run.subject and replica is None):
             self.ledger.page(str(pool.key), why, f"{run.playbook} failed: {run.why}")
             return
         self.ledger.note("escalation", why, f"{run.playbook} failed: {run.why}; {further} takes over")

@@ -118,7 +118,7 @@ class _Walk:
         status = self.block("after", playbook.after)
         if status is _Status.RUNNING:
             longest_s = self._length_s(longest_of(playbook.after))
-            if self.subject.at > max(self.subject.run.deadline_at, self.steps["after.0"].began_at + longest_s):
+            if self._too_late("after.0", longest_s):
                 self.why = "it was not over in time"
                 return _Status.FAILED
         return status
@@ -135,10 +135,17 @@ class _Walk:
                 continue
             back = Do(do=step.undo, deadline=Duration(UNDO_S))
             status = self._do(place, back)
-            if status is _Status.RUNNING:
+            if status is _Status.RUNNING and not self._too_late(place, UNDO_S):
                 return False
             self._change(place, outcome="done" if status is _Status.DONE else "failed")
         return True
+
+    def _too_late(self, path: str, length_s: float) -> bool:
+        """Return whether a step at the end has gone on for so long, and beyond the deadline of the playbook.
+
+        While that lasts, an act may wait until it is permitted: for a kill switch, say, or its own precondition.
+        """
+        return self.subject.at > max(self.subject.run.deadline_at, self.steps[path].began_at + length_s)
 
     def _step(self, path: str, step: Step) -> _Status:
         match step:

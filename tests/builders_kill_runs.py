@@ -179,6 +179,8 @@ def _wrong_deeds(course: Course, life: Life, kill: Kill) -> Iterator[str]:
 
 def _wrong_pages(course: Course, life: Life, kill: Kill) -> Iterator[str]:
     """A page that may have been sent is not sent again, and nobody is told of what came and went in the pause."""
+    if kill.pause and not life.shore.deeds:
+        return
     tick_s = course.scenario.settings.tick_s
     pages, usual = (Counter(d.subject for d in each if d.verb == "page") for each in (life.shore.deeds, course.deeds))
     sent = Counter(d.subject for d in course.deeds if d.verb == "page" and round(d.at_s / tick_s) == kill.tick)

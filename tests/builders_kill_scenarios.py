@@ -48,7 +48,7 @@ class Scenario:
     """One way through a playbook.
 
     ``healing`` and ``world`` are settings of healing and of the simulated fleet, ``pools`` the number of replicas of
-    each pool. At ``resumed_at_s`` somebody lets the rollout of the first pool go on.
+    each pool, of which there may be ``more``. At ``resumed_at_s`` somebody lets the rollout of the first pool go on.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Scenario:
     pool: Mapping[str, Any] = field(default_factory=dict)
     lead_time: Mapping[str, Any] = field(default_factory=dict)
     resumed_at_s: float | None = None
+    more: int = 2
 
     def life(self, audit: SqlAudit) -> Life:
         """Return the scenario at its beginning."""
@@ -94,7 +95,7 @@ class Scenario:
         healing = {"cooldown_s": 30.0, "page_quiet_s": 900.0, "good_after_s": 120.0, **self.healing}
         return PolicySettings(
             pools={
-                str(a_key(name)): PoolSettings(profile=a_profile(), min_replicas=count, max_replicas=count + 2)
+                str(a_key(name)): PoolSettings(profile=a_profile(), min_replicas=count, max_replicas=count + self.more)
                 for name, count in self.pools
             },
             healing=HealingSettings.model_validate(healing),
@@ -129,6 +130,8 @@ TWO = (("main", 4), ("spare", 4))
 _OF_REPLICAS: Sequence[Scenario] = (
     Scenario("hang", (Hang(300.0),)),
     Scenario("hang that ends", (Hang(300.0, duration_s=120.0),)),
+    Scenario("hang that ends, uncordon refused", (Hang(300.0, duration_s=120.0),), {"again_after_s": 300.0},
+             _refused("uncordon", 700.0), more=0),
     Scenario("hang without a gateway", (Hang(300.0),), troubles=_silent(420.0, "in_flight", "answered", "unreached"),
              world={"request_timeout_s": 900.0}),
     Scenario("two hangs on a node", (Hang(300.0), Hang(600.0)), AVOIDING),
@@ -227,7 +230,7 @@ _IN_HAND = _treating("hang", "take-in-hand", playbooks=_OPERATORS)
 _STILL = _treating("unreachable", "stand-still", playbooks=_OPERATORS)
 
 _OF_OPERATORS: Sequence[Scenario] = (
-    Scenario("taken in hand", (Hang(300.0),), _IN_HAND),
+    Scenario("taken in hand", (Hang(300.0),), _IN_HAND, more=0),
     Scenario("taken in hand, hang ends", (Hang(300.0, duration_s=90.0),), _IN_HAND),
     Scenario("taken in hand, hang ends later", (Hang(300.0, duration_s=190.0),), _IN_HAND),
     Scenario("stands still", (Partition(300.0, MAIN, 400.0),), _STILL, pools=TWO),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from controller.actuation import Actuator
 from controller.adapters.sql_audit import SqlAudit
@@ -108,8 +108,8 @@ class Shore:
 
     def read(self, at: float) -> FleetMetrics:
         found = self.fleet.metrics.read(at)
-        hidden = [name for trouble in self._troubles() for name in trouble.hidden]
-        return replace(found, **{name: {} for name in hidden})  # type: ignore[arg-type]
+        hidden: dict[str, Any] = {name: {} for trouble in self._troubles() for name in trouble.hidden}
+        return replace(found, **hidden)
 
     def _troubles(self) -> Iterator[Trouble]:
         return (t for t in self.troubles if t.from_s <= self.elapsed_s < t.until_s)

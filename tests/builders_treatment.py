@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+import pytest
 from hypothesis import strategies as st
 
+import policies.conditions
 from controller.plans import target_of
 from policies.anomaly import Watch
+from policies.conditions import Subject
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
@@ -49,9 +54,8 @@ def _facts(scope: Scope) -> st.SearchStrategy[Any]:
     return st.recursive(
         plain | numbers,
         lambda inner: st.builds(lambda c: {"not": c}, inner)
-        | st.builds(
-            lambda word, cs: {word: cs}, st.sampled_from(["all", "any"]), st.lists(inner, min_size=1, max_size=2)
-        ),
+        | st.builds(lambda cs: {"all": cs}, st.lists(inner, min_size=1, max_size=2))
+        | st.builds(lambda cs: {"any": cs}, st.lists(inner, min_size=1, max_size=2)),
         max_leaves=3,
     )  # fmt: skip
 
@@ -103,23 +107,22 @@ def playbooks(draw: st.DrawFn, scope: Scope) -> Playbook:
     return Playbook.model_validate(written)
 
 
+_FOUR = [replica(f"a{i}", node=f"n{i % 2}", revision="2") for i in range(4)]
+
+
 @dataclass
 class Platform:
     """A pool whose first replica is treated, on a platform that does what it is asked for, late, or not at all."""
 
     at: float = AT
-    state: PoolState = field(
-        default_factory=lambda: pool(
-            [replica(f"a{i}", node=f"n{i % 2}", revision="2") for i in range(4)], revision="2", revisions=("1", "2")
-        )
-    )
+    state: PoolState = field(default_factory=lambda: pool(_FOUR, revision="2", revisions=("1", "2")))
     nodes: dict[str, NodeState] = field(default_factory=lambda: {f"n{i}": NodeState(True, AT) for i in range(4)})
     made: int = 0
 
     def carry_out(self, remedy: Remediation) -> None:
         match remedy:
             case CordonReplica() | UncordonReplica():
-                self._change(remedy.replica, cordoned=isinstance(remedy, CordonReplica))
+                self.change(remedy.replica, cordoned=isinstance(remedy, CordonReplica))
             case RestartReplica():
                 self._restart(remedy.replica)
             case PauseRollout() | ResumeRollout():
@@ -132,7 +135,7 @@ class Platform:
             case Page() | FailOver():
                 pass
 
-    def _change(self, name: str, **changes: Any) -> None:
+    def change(self, name: str, **changes: Any) -> None:
         self.state = replace(self.state, replicas=tuple(
             replace(r, **changes) if r.id == name else r for r in self.state.replicas))  # fmt: skip
 
@@ -148,7 +151,7 @@ class Platform:
         self.at += TICK_S
         for each in self.state.replicas:
             if each.phase is Phase.LOADING and self.at - each.since_at > LEAD_S:
-                self._change(each.id, phase=Phase.READY, since_at=self.at, metrics=metrics(), in_flight_requests=0.0)
+                self.change(each.id, phase=Phase.READY, since_at=self.at, metrics=metrics(), in_flight_requests=0.0)
 
 
 def _seen(state: PoolState, at: float) -> Watch:
@@ -168,6 +171,7 @@ class Ward:
     platform: Platform = field(default_factory=Platform)
     memory: PolicyMemory = field(default_factory=lambda: PolicyMemory(pools={str(KEY): PoolMemory(
         revisions={"1": RevisionMemory(AT - 9e4, 8e4), "2": RevisionMemory(AT - 900.0)})}))  # fmt: skip
+    again_after_s: float = 1e6
     ticks: int = 0
     acts: int = 0
 
@@ -180,7 +184,7 @@ class Ward:
             may_avoid_nodes=True,
             avoided_nodes_ratio=0.5,
             cooldown_s=30.0,
-            again_after_s=1e6,
+            again_after_s=self.again_after_s,
         )
 
     def told(self) -> list[Diagnosis]:
@@ -220,3 +224,19 @@ class Ward:
         self.ticks += 1
         there.pass_tick()
         return course
+
+
+@contextmanager
+def drawn_truths(ward: Ward) -> Iterator[None]:
+    """Let facts be so or not as was drawn, whatever they look at; how conditions join them is the real thing."""
+
+    def so(name: str, _: Subject) -> bool:
+        return name in ward.truths[ward.ticks % len(ward.truths)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, fact in FACTS.items():
+            table: Any = policies.conditions._QUANTITIES if fact.unit else policies.conditions._SO
+            how = (lambda s, name=name: math.inf if so(name, s) else math.nan) if fact.unit else (
+                lambda s, name=name: so(name, s))  # fmt: skip
+            patch.setitem(table, name, how)
+        yield

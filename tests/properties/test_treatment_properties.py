@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
-from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import policies.conditions
-from policies.conditions import Subject
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
@@ -34,7 +29,7 @@ from policies.ledger import ROLL_BACK
 from policies.memory import PolicyMemory
 from policies.playbook import SCOPE_OF, Action, Do, Playbook, walk
 from policies.treatment import UNDO_S
-from tests.builders_treatment import DEADLINE_S, LEAD_S, LEAD_TIMES, TICK_S, Ward, playbooks
+from tests.builders_treatment import DEADLINE_S, LEAD_S, LEAD_TIMES, TICK_S, Ward, drawn_truths, playbooks
 
 _TRUTHS = st.lists(st.frozensets(st.sampled_from(list(FACTS))), min_size=1, max_size=12)
 _FATES = st.lists(st.sampled_from(["done", "held", "lost"]), min_size=1, max_size=8)
@@ -50,22 +45,6 @@ _ACTS: Mapping[type[Remediation], Action] = {
     ResumeRollout: "resume",
     RollBack: "roll back",
 }
-
-
-@contextmanager
-def drawn_truths(ward: Ward) -> Iterator[None]:
-    """Let facts be so or not as was drawn, whatever they look at; how conditions join them is the real thing."""
-
-    def so(name: str, _: Subject) -> bool:
-        return name in ward.truths[ward.ticks % len(ward.truths)]
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, fact in FACTS.items():
-            table: Any = policies.conditions._QUANTITIES if fact.unit else policies.conditions._SO
-            how = (lambda s, name=name: math.inf if so(name, s) else math.nan) if fact.unit else (
-                lambda s, name=name: so(name, s))  # fmt: skip
-            patch.setitem(table, name, how)
-        yield
 
 
 def ticks_of(ward: Ward) -> Iterator[Course]:

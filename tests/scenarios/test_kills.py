@@ -4,8 +4,8 @@ Each scenario is played once without a kill and then again for each of some kill
 the decision is on record, before and on the way of each act, before the outcome is on record, after all), and followed
 by a pause in which the world goes on by itself. The next controller has nothing but the audit log.
 
-``FORESAIL_KILLS=all pytest -n 0 tests/scenarios/test_kills.py`` tries every kill; without it, a few of each scenario
-are tried, spread evenly, one at least while each step was the current one.
+``FORESAIL_KILLS=all pytest -n 0 tests/scenarios/test_kills.py`` tries every kill, some 6,000 in a quarter of an hour;
+without it, a few of each scenario are tried, spread evenly, one at least while each step was the current one.
 """
 
 from __future__ import annotations
