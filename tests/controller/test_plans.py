@@ -11,7 +11,16 @@ import pytest
 from controller.maintenance import HeldClass
 from controller.modes import ActionClass
 from controller.plans import Part, digest_of, facts_of, plan_digest, said, target_of, why_of
-from policies.decisions import Diagnosis, FailOver, Page, Reason
+from policies.decisions import (
+    AvoidNode,
+    Diagnosis,
+    FailOver,
+    Page,
+    PauseRollout,
+    Reason,
+    ResumeRollout,
+    RollBack,
+)
 from policies.fleet import PoolKey
 from policies.wire import plain
 from tests.builders import KEY, MODEL, OTHER, pool, replica
@@ -25,6 +34,10 @@ PARTS: tuple[Any, ...] = (
     RESTART,
     FailOver(MODEL, KEY, OTHER, "F4"),
     Page(MODEL, "breaker", "look"),
+    RollBack(KEY, "1", "2", "F3"),
+    PauseRollout(KEY, "F3"),
+    ResumeRollout(KEY, "F3"),
+    AvoidNode("n1", "F1"),
 )
 
 

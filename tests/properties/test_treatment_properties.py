@@ -6,7 +6,7 @@ Playbooks, truths of facts and fates of acts are drawn; healing itself is the re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from hypothesis import given
@@ -27,7 +27,7 @@ from policies.facts import FACTS
 from policies.healing import Course
 from policies.ledger import ROLL_BACK
 from policies.memory import PolicyMemory
-from policies.playbook import SCOPE_OF, Action, Do, Playbook, walk
+from policies.playbook import SCOPE_OF, Action, Do, Playbook, Step, walk
 from policies.treatment import UNDO_S
 from tests.builders_treatment import DEADLINE_S, LEAD_S, LEAD_TIMES, TICK_S, Ward, drawn_truths, playbooks
 
@@ -55,8 +55,12 @@ def ticks_of(ward: Ward) -> Iterator[Course]:
 
 
 def _most_s(playbook: Playbook) -> float:
-    undos = sum(isinstance(step, Do) and step.undo is not None for _, step in walk(playbook.steps))
+    undos = sum(isinstance(step, Do) and step.undo is not None for step in _steps(playbook.steps))
     return DEADLINE_S + LEAD_TIMES * LEAD_S + undos * (UNDO_S + TICK_S) + 2 * TICK_S
+
+
+def _steps(steps: Sequence[Step]) -> list[Step]:
+    return [placed.step for placed in walk(steps, ())]
 
 
 @given(WARDS)
@@ -69,7 +73,7 @@ def test_a_playbook_ends_within_its_deadline_and_what_it_takes_to_undo(ward: War
 
 @given(WARDS)
 def test_only_acts_of_the_playbook_are_asked_for_and_only_of_its_scope(ward: Ward) -> None:
-    steps = [step for _, step in walk((*ward.playbook.steps, *ward.playbook.after)) if isinstance(step, Do)]
+    steps = [step for step in _steps((*ward.playbook.steps, *ward.playbook.after)) if isinstance(step, Do)]
     named = {act for step in steps for act in (step.do, step.undo) if act is not None}
     for course in islice(ticks_of(ward), 40):
         asked = {_ACTS[type(remedy)] for remedy in course.remediations if not isinstance(remedy, Page)}

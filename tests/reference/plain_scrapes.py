@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from simulations.kernel.layout import DECODE_POWER, HUNG_POWER, IDLE_POWER, PREFILL_POWER
+from simulations.kernel.scraping import DECODE_POWER, HUNG_POWER, IDLE_POWER, PREFILL_POWER
 from tests.reference.plain_engine import PlainEngine
 from tests.reference.plain_parties import Replica
 
