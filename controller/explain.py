@@ -147,7 +147,7 @@ def _plans(decision: Json) -> Section:
         rows.append(("weights", plan["model"], shares))
     for remedy in decision.get("remediations") or ():
         subject = next((remedy[key] for key in ("replica", "model", "subject", "node", "pool") if remedy.get(key)), "")
-        rows.append((_verb(remedy["type"]), subject, remedy["cause"]))
+        rows.append((verb_of(remedy["type"]), subject, remedy["cause"]))
     return Section("Decided", ("act", "subject", "what"), tuple(rows), "" if rows else "nothing to do")
 
 
@@ -203,14 +203,14 @@ def _pruned(record: Json) -> str:
     return f"rows {record['first']} to {record['last']} ({ages}) pruned for their {record['why']}, {where}"
 
 
-def _verb(type_name: str) -> str:
-    """Return the verb in a remediation's class name.
+def verb_of(type_name: str) -> str:
+    """Return the verb in a remediation's class name, also in one that this program does not know.
 
-    >>> _verb("CordonReplica"), _verb("FailOver"), _verb("PauseRollout")
-    ('cordon', 'fail over', 'pause')
+    >>> verb_of("CordonReplica"), verb_of("FailOver"), verb_of("PauseRollout"), verb_of("MoveElsewhere")
+    ('cordon', 'fail over', 'pause', 'move elsewhere')
     """
     words = re.findall("[A-Z][a-z]*", type_name)
-    return " ".join(words if words[-1] not in ("Replica", "Rollout") else words[:-1]).lower()
+    return " ".join(words[:-1] if words[-1:] in (["Replica"], ["Rollout"], ["Node"]) else words).lower()
 
 
 def _total(metrics: Sequence[Json], name: str) -> float | None:
