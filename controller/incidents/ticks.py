@@ -7,11 +7,12 @@ does not know, are taken as they are: a missing field says nothing, an unknown r
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
+
+from controller.explain import verb_of
 
 Json: TypeAlias = Mapping[str, Any]
 ActState: TypeAlias = Literal["done", "held", "failed", "unknown"]
@@ -161,16 +162,6 @@ class Tick:
     def memory_after(self) -> Json:
         """What the decision led to, had all of it been done."""
         return self.decision.get("memory") or {}
-
-
-def verb_of(type_name: str) -> str:
-    """Return the verb in a remediation's class name, also in one that this program does not know.
-
-    >>> verb_of("CordonReplica"), verb_of("FailOver"), verb_of("PauseRollout"), verb_of("MoveElsewhere")
-    ('cordon', 'fail over', 'pause', 'move elsewhere')
-    """
-    words = re.findall("[A-Z][a-z]*", type_name)
-    return " ".join(words[:-1] if words[-1:] in (["Replica"], ["Rollout"], ["Node"]) else words).lower()
 
 
 def _belief(at: float, written: Json) -> Belief:
