@@ -33,10 +33,12 @@ Evidence of a pool, the first that fits
     queue and throughput                         more load than capacity     F7
     ===========================================  ==========================  =======
 
-An idle pool (F15) shows nothing, and so nothing is said of it. Where a gateway reports, its word is needed for a hang.
-Where none does, the engine's exporter is the only witness, since peers say nothing of that exporter: such a diagnosis
-is not ``confirmed``, and nothing is destroyed for it. The same goes for an engine that says of itself that it fails.
-Errors that all replicas answer with alike are those of clients, of what they all depend on, or of a revision.
+Nothing gathers evidence of the family ``gpu`` yet. An idle pool (F15) shows nothing, and so nothing is said of it.
+
+Where a gateway reports, its word is needed for a hang. Where none does, the engine's exporter is the only witness,
+since peers say nothing of that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it. The
+same goes for an engine that says of itself that it fails. Errors that all replicas answer with alike are those of
+clients, of what they all depend on, or of a revision.
 """
 
 from __future__ import annotations
