@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -109,7 +108,7 @@ def measure_ticks(
         "ticks": ticks,
         "history_s": history_s,
         **_quantiles(totals, "tick_"),
-        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),
+        "rss_mb": round(peak_rss_mb(), 1),
         "phases": {name: _quantiles([phase[name] for phase in watch.phases_s[1:]]) for name in _PHASES},
     }
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 import click
 import numpy as np
 
+from controller.adapters.process_memory import peak_rss_mb
 from controller.adapters.system_clock import SystemClock
 from controller.errors import BadInput
 from policies.fleet import PoolKey
@@ -122,7 +123,7 @@ def measure(run: Run, show: Shown) -> Speed:
         simulated_s, requests = result.scorecard.simulated_s, result.fleet.tallies.ended
     drawing_s = trace.took_s - drawn_s
     wall_s, core_s = clock.elapsed() - began_s, _core_s() - worked_s - drawing_s
-    rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    rss_mb = peak_rss_mb()
     return Speed(
         run.shape if not run.week else f"{run.shape}, a week",
         run.policy,

@@ -7,7 +7,6 @@ train`` shapes it for steps of a minute. Its weights are drawn, not fitted: they
 from __future__ import annotations
 
 import json
-import resource
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from statistics import median
 import click
 import numpy as np
 
+from controller.adapters.process_memory import peak_rss_mb
 from controller.adapters.system_clock import SystemClock
 from forecasting.features import DAY_S, HOUR_S, NetSpec
 from forecasting.forecast import LoadForecast
@@ -97,7 +97,7 @@ def measure(forecaster: FleetForecaster, spec: NetSpec, workloads: int) -> Forec
         answers = forecaster.forecast_many(histories, horizons)
         took.append(clock.elapsed() - began_s)
         made = sum(isinstance(answer, LoadForecast) for answer in answers)
-    rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    rss_mb = peak_rss_mb()
     return ForecastSpeed(workloads, round(median(took), 4), round(rss_mb, 1), made, spec.most_steps)
 
 

@@ -7,7 +7,6 @@ and registration in an embedded store. Made-up load, steps of a minute, twenty o
 from __future__ import annotations
 
 import json
-import resource
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from controller.adapters.process_memory import peak_rss_mb
 from controller.adapters.registry_store import RegistrySettings
 from controller.adapters.system_clock import SystemClock
 from forecasting.series import CHANNELS, FloatArray, LoadSeries
@@ -104,7 +104,7 @@ def measure(count: int, days: int, max_fit_s: float) -> TrainingSpeed:
         fit_s=round(fitted.fit_s, 1),
         judge_s=round(total_s - fitted.fit_s, 1),
         total_s=round(total_s, 1),
-        rss_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1),
+        rss_mb=round(peak_rss_mb(), 1),
         skill_vs_last_value=round(float(np.mean(skills)), 4),
     )
 

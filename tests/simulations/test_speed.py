@@ -7,12 +7,11 @@ import json
 import pytest
 
 import foresail
+from tests.builders_process import foresail_in_a_process
 
 
-def test_a_short_measurement_tells_rates_that_fit_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["bench", "simulator", "--requests", "20000", "--replicas", "16", "--json"]
-    assert foresail.main(command) == 0
-    rows = json.loads(capsys.readouterr().out)
+def test_a_short_measurement_tells_rates_that_fit_its_figures() -> None:
+    rows = json.loads(foresail_in_a_process("bench", "simulator", "--requests", "20000", "--replicas", "16", "--json"))
     assert {row["policy"] for row in rows} == {"none", "hpa", "foresail"}
     for row in rows:
         assert row["requests"] == pytest.approx(20_000, rel=0.1)

@@ -7,11 +7,11 @@ import json
 import pytest
 
 import foresail
+from tests.builders_process import foresail_in_a_process
 
 
-def test_a_short_measurement_answers_for_every_workload(capsys: pytest.CaptureFixture[str]) -> None:
-    assert foresail.main(["bench", "forecast", "--workloads", "30", "--workloads", "3", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+def test_a_short_measurement_answers_for_every_workload() -> None:
+    rows = json.loads(foresail_in_a_process("bench", "forecast", "--workloads", "30", "--workloads", "3", "--json"))
     assert [(row["workloads"], row["forecasts"]) for row in rows] == [(3, 3), (30, 30)]
     for row in rows:
         assert row["predict_s"] > 0
