@@ -85,6 +85,8 @@ def measure_ticks(
         BadInput: If there is no Prometheus.
         ForesailError: If it does not come up, or does not see the fleet.
     """
+    from controller.adapters.process_memory import peak_rss_mb
+
     say = tell or (lambda _: None)
     with ExitStack() as stack:
         url = stack.enter_context(_prometheus_of(workloads, replicas, scrape_interval_s, say))
