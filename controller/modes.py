@@ -64,6 +64,11 @@ class ModeSettings(BaseModel):
         fleet: Mode = getattr(self, action_class.value)
         return own if own is not None else fleet
 
+    def may_act(self, action_class: ActionClass) -> bool:
+        """Return whether acts of a class may be done at all, on any workload."""
+        given = (getattr(self, action_class.value), *(getattr(w, action_class.value) for w in self.workloads.values()))
+        return any(mode in (Mode.APPROVE, Mode.AUTO) for mode in given)
+
     def tells(self, subject: str) -> bool:
         """Return whether humans are paged about ``subject``: a model, or a stage, pool or replica of one, or neither.
 

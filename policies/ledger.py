@@ -110,7 +110,7 @@ class Ledger:
         out = (
             self.hung
             | self.failing - {name}
-            | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica)}
+            | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica | RestartReplica)}
         )
         left = sum(r.serving and other not in out for other, r in replicas) - 1
         healthy = last_healthy(self.fleet, stage, self.seen.memory.keys())
@@ -122,7 +122,10 @@ class Ledger:
     # What is destroyed and made anew
 
     def restart(self, pool: PoolState, replica: ReplicaState, why: Diagnosis, deadline_s: float) -> Refusal | None:
-        """Have a replica deleted; ``deadline_s`` is how long its replacement may take to serve."""
+        """Have a replica deleted; ``deadline_s`` is how long its replacement may take to serve.
+
+        One that is in traffic and may still serve goes only when enough others do, as for a cordon.
+        """
         at, key = self.fleet.at, str(pool.key)
         if self.open_restart(key, replica.id) is not None:
             return Refusal("restart under way", "asked for, and not seen to have worked yet")
@@ -130,10 +133,12 @@ class Ledger:
             return Refusal("leaving", "it is on its way out")
         if pool.key.model in self.stopped:
             return _STOPPED
+        name = pool.key.replica(replica.id)
+        if replica.serving and name not in self.hung and (refusal := self._too_few_left(pool, name)) is not None:
+            self.waiting.add(name)
+            return refusal
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
-        refusal = refusal or why_not_now(
-            pool.key.model, self._under_repair(pool.key.replica(replica.id)), self.settings
-        )
+        refusal = refusal or why_not_now(pool.key.model, self._under_repair(name), self.settings)
         if refusal is not None:
             return refusal
         self.remedies.append(RestartReplica(replica.id, pool.key, why.cause))

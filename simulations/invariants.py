@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from controller.ports import TickRecord
+from controller.modes import ActionClass, ModeSettings
+from controller.ports import ActResult, TickRecord
 from policies.decide import PolicySettings
 from policies.decisions import Decision, RestartReplica
 from policies.fleet import FleetState
+from simulations.healing_invariants import HealingChecks
 
 MOST_KEPT = 100
 """Violations kept of one run; a broken rule breaks at every tick, and the first ones tell."""
@@ -18,12 +20,15 @@ class InvariantChecks:
     """Watches a run and keeps what was violated, each with instant and seed so that it can be replayed.
 
     Rivals are held to the rules that hold for everybody (bounds, weights); Foresail also to its own (budgets, no
-    shrinking while blind, disruption budget).
+    shrinking while blind, disruption budget, and what ``healing_invariants`` knows of acts of healing).
     """
 
-    def __init__(self, settings: PolicySettings, seed: int, *, all_rules: bool) -> None:
+    def __init__(
+        self, settings: PolicySettings, seed: int, *, all_rules: bool, modes: ModeSettings | None = None
+    ) -> None:
         self.violations: list[str] = []
         self._settings, self._seed, self._all_rules = settings, seed, all_rules
+        self._modes, self._healing = modes or ModeSettings.all_auto(), HealingChecks(settings)
 
     def check(self, record: TickRecord) -> None:
         """Check one tick."""
@@ -33,6 +38,11 @@ class InvariantChecks:
             return
         for violation in self._found(record.fleet, record.decision):
             self._note(record.at, violation)
+        for violation in _beyond_modes(record.results, self._modes):
+            self._note(record.at, violation)
+        if self._all_rules:
+            for violation in self._healing.found(record):
+                self._note(record.at, violation)
 
     def _note(self, at: float, what: str) -> None:
         if len(self.violations) < MOST_KEPT:
@@ -45,6 +55,19 @@ class InvariantChecks:
             yield from _over_budget(fleet, decision, self._settings)
             yield from _shrunk_blind(fleet, decision, self._settings)
             yield from _too_disruptive(decision, self._settings)
+
+
+def _beyond_modes(results: Sequence[ActResult], modes: ModeSettings) -> Iterator[str]:
+    """Nothing is done of a class that may not act for any workload (I13)."""
+    for result in results:
+        if result.outcome != "done" or result.act in ("page", "approval"):
+            continue
+        kind = _CLASSES.get(result.act, ActionClass.HEALING)
+        if not modes.may_act(kind):
+            yield f"{result.subject}: {result.act} done although {kind} may not act (I13)"
+
+
+_CLASSES = {"weights": ActionClass.TRAFFIC, "scale": ActionClass.SCALING}
 
 
 def _out_of_bounds(fleet: FleetState, decision: Decision, settings: PolicySettings) -> Iterator[str]:

@@ -109,7 +109,8 @@ def replay(
     fleet = case.fleet(first, rhythm.seen_in(case.settings.fleet), keep_rows=keep_rows)
     loads = _load_forecasts(case, forecasters) if foresail else RawDemand(case.settings.forecast)
     loop = _control_loop(case, policy, fleet, loads, _NoAudit() if audit is None else audit)
-    tally, checks = Tally(case.policy.tick_s), InvariantChecks(case.policy, case.settings.seed, all_rules=foresail)
+    tally = Tally(case.policy.tick_s)
+    checks = InvariantChecks(case.policy, case.settings.seed, all_rules=foresail, modes=case.settings.modes)
     start_at = fleet.clock.now()
 
     for tick_due in _instants(fleet, rhythm.tick_s, case.policy.tick_s):

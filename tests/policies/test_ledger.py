@@ -102,6 +102,16 @@ def test_a_restart_is_on_the_books_with_the_time_that_it_may_take() -> None:
     assert restart(ledger) == "restart under way"
 
 
+def test_what_is_in_traffic_and_may_serve_is_restarted_only_beside_enough_others() -> None:
+    free = STRICT.model_copy(update={"disruption_budget": 9, "fleet_disruption_budget": 9})
+    ledger = a_ledger(fleet(some(4)), free, least=2)
+    assert [restart(ledger, place) for place in range(3)] == ["", "", "serving floor"]
+    assert ledger.waiting == {KEY.replica("a2")}
+    ledger.hung.add(KEY.replica("a2"))
+    assert restart(ledger, 2) == ""
+    assert restart(a_ledger(fleet(some(1, cordoned=True)), STRICT, least=1)) == ""
+
+
 def test_one_restart_at_a_time_in_a_model_and_so_many_in_the_fleet() -> None:
     ledger = a_ledger(settings=STRICT)
     assert [restart(ledger, 0), restart(ledger, 1)] == ["", "disruption budget"]
