@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from policies.causes import COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, UNKNOWN, cause_of
@@ -29,7 +30,7 @@ def stopped_models(diagnoses: Sequence[Diagnosis], ledger: Ledger) -> set[str]:
     present = {
         stage: sum(len(p.roster) - len(p.roster.unplaced) for p in fleet.pools_in(stage)) for stage in fleet.stages
     }
-    sick_of = {stage: sum(d.pool.stage == stage for d in sick) for stage in present}
+    sick_of = Counter(d.pool.stage for d in sick)
     broken = [stage for stage in present if ledger.settings.breaker_open(sick_of[stage], present[stage])]
     for stage in sorted(broken):
         _break(ledger, str(stage), sick_of[stage], present[stage])

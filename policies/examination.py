@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -82,9 +83,11 @@ def examine(
         pools[str(pool.key)] = look.memory
     anomalies = (*seen.anomalies, *wide.anomalies, *of_revisions)
     diagnoses = diagnose(fleet, anomalies)
+    about: dict[PoolKey, list[Diagnosis]] = {}
+    for diagnosis in diagnoses:
+        about.setdefault(diagnosis.pool, []).append(diagnosis)
     for pool in fleet.pools:
-        name = str(pool.key)
-        believed = [d for d in diagnoses if d.pool == pool.key]
+        name, believed = str(pool.key), about.get(pool.key, [])
         sick = {d.subject for d in believed if d.subject and d.name not in _HARMLESS}
         pools[name] = with_beliefs(pool, _served(pool, pools[name]), believed, at)
         pools[name] = watch_revisions(pool, pools[name], sick, at, settings.healing)
@@ -107,11 +110,9 @@ def examine(
 def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:
     """Return of each pool whether another one of its stage serves and nothing is wrong with that as a whole."""
     wrong = {d.pool for d in diagnoses if not d.subject and CAUSES[d.name].gravity >= _GRAVE}
-    sound = [p for p in fleet.pools if p.key not in wrong and p.roster.serving_count]
-    return {
-        pool.key: any(other.key != pool.key and other.key.stage == pool.key.stage for other in sound)
-        for pool in fleet.pools
-    }
+    sound = {p.key for p in fleet.pools if p.key not in wrong and p.roster.serving_count}
+    per_stage = Counter(key.stage for key in sound)
+    return {pool.key: per_stage[pool.key.stage] > (pool.key in sound) for pool in fleet.pools}
 
 
 _GRAVE = 6

@@ -99,16 +99,18 @@ def heal(
     ours = [d for d in diagnoses if str(d.pool) in least]
     ledger.stopped = frozenset(stopped_models(ours, ledger))
     ledger.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
-    ward = _Ward(ledger, settings, outside or Outside(), dict(memory.runs))
+    ward = _Ward(
+        ledger, settings, outside or Outside(), dict(memory.runs), {str(pool.key): pool for pool in fleet.pools}
+    )
+    believed = _by_model(d for d in ours if d.cause != UNKNOWN.code)
     for model in fleet.models:
-        believed = [d for d in ours if d.pool.model == model and d.cause != UNKNOWN.code]
-        ward.admit(believed)
+        ward.admit(believed.get(model, ()))
         for pool in fleet.pools_of(model):
             if str(pool.key) in least:
                 ward.take_over(pool)
             else:
                 ward.discharge(pool)
-        ward.treat(model, believed, least)
+    ward.treat_all(believed)
     pages, episodes = once_per_episode(ledger.pages, memory.pages, fleet.at, settings.page_quiet_s)
     return Course(
         (*ledger.remedies, *pages),
@@ -124,6 +126,13 @@ def heal(
     )
 
 
+def _by_model(diagnoses: Iterable[Diagnosis]) -> Mapping[str, Sequence[Diagnosis]]:
+    found: dict[str, list[Diagnosis]] = {}
+    for diagnosis in diagnoses:
+        found.setdefault(diagnosis.pool.model, []).append(diagnosis)
+    return found
+
+
 @dataclass(slots=True)
 class _Ward:
     """The playbooks that run, by the name of their subject."""
@@ -132,9 +141,11 @@ class _Ward:
     settings: HealingSettings
     outside: Outside
     runs: dict[str, RunMemory]
+    pools: Mapping[str, PoolState]
     holding: dict[PoolKey, frozenset[Hold]] = field(default_factory=dict)
     present: dict[str, Diagnosis] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def admit(self, believed: Sequence[Diagnosis]) -> None:
         """Begin a playbook for what is newly believed."""
@@ -142,7 +153,8 @@ class _Ward:
             self._admit(diagnosis)
 
     def _admit(self, diagnosis: Diagnosis) -> None:
-        pool, replica = _find(self.ledger.fleet, diagnosis)
+        pool = self.pools[str(diagnosis.pool)]
+        replica = next((r for r in pool.replicas if r.id == diagnosis.subject), None)
         name = _name(diagnosis)
         cordon = self.ledger.cordons.get(name)
         if replica is not None and replica.cordoned and cordon is None:
@@ -178,7 +190,7 @@ class _Ward:
         at, known = self.ledger.fleet.at, self.settings.all_playbooks[playbook]
         return RunMemory(
             playbook,
-            digest(known),
+            self._digest(playbook),
             cause,
             why.cause,
             str(why.pool),
@@ -188,6 +200,11 @@ class _Ward:
             at + known.deadline.over(self.ledger.lead_times[str(why.pool)].p90_s),
             why.sentence,
         )
+
+    def _digest(self, playbook: str) -> str:
+        if playbook not in self.digests:
+            self.digests[playbook] = digest(self.settings.all_playbooks[playbook])
+        return self.digests[playbook]
 
     def take_over(self, pool: PoolState) -> None:
         """See to replicas that are out of traffic and that no playbook is about, or one that failed a while ago."""
@@ -218,20 +235,20 @@ class _Ward:
         for name in [name for name, run in self.runs.items() if run.pool == str(pool.key)]:
             del self.runs[name]
 
-    def treat(self, model: str, believed: Sequence[Diagnosis], least: Mapping[str, int]) -> None:
-        """Carry on every playbook of the model: of what is believed now first, in that order."""
-        first = [name for name in map(_name, believed) if name in self.runs]
-        others = [
-            name
-            for name, run in self.runs.items()
-            if name not in first and run.pool in least and PoolKey.parse(run.pool).model == model
-        ]
-        for name in (*first, *others):
-            self._treat(name)
+    def treat_all(self, believed: Mapping[str, Sequence[Diagnosis]]) -> None:
+        """Carry on every playbook, model by model: of what is believed now first, in that order."""
+        runs_of: dict[str, list[str]] = {}
+        for name, run in self.runs.items():
+            runs_of.setdefault(run.pool, []).append(name)
+        for model in self.ledger.fleet.models:
+            present = dict.fromkeys(name for name in map(_name, believed.get(model, ())) if name in self.runs)
+            others = [name for pool in self.ledger.fleet.pools_of(model) for name in runs_of.get(str(pool.key), ())]
+            for name in (*present, *(name for name in others if name not in present)):
+                self._treat(name)
 
     def _treat(self, name: str) -> None:
         run, ledger = self.runs[name], self.ledger
-        pool = next((p for p in ledger.fleet.pools if str(p.key) == run.pool), None)
+        pool = self.pools.get(run.pool)
         if pool is None:
             return  # not listed just now
         playbook = self.settings.all_playbooks.get(run.playbook)
@@ -241,7 +258,7 @@ class _Ward:
             if diagnosis is not None and run.state == "failed":
                 ledger.page(str(pool.key), why, f"{run.playbook} failed: {run.why}")
             return
-        if playbook is None or digest(playbook) != run.digest:
+        if playbook is None or self._digest(run.playbook) != run.digest:
             # Its steps are others now: what was done stands in the books, and the new ones begin at the first.
             self._begin_anew(name, why, pool)
             return
@@ -352,11 +369,6 @@ def _subject_of(action: ActionMemory) -> str:
 
 def _name(diagnosis: Diagnosis) -> str:
     return diagnosis.pool.replica(diagnosis.subject) if diagnosis.subject else str(diagnosis.pool)
-
-
-def _find(fleet: FleetState, diagnosis: Diagnosis) -> tuple[PoolState, ReplicaState | None]:
-    pool = next(p for p in fleet.pools if p.key == diagnosis.pool)
-    return pool, next((r for r in pool.replicas if r.id == diagnosis.subject), None)
 
 
 def _as_it_began(run: RunMemory, cordon: CordonMemory | None, at: float) -> Diagnosis:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from policies.anomaly import Watch
 from policies.causes import HANG, STILL_SERVING
@@ -34,7 +35,7 @@ from policies.revisions import good_revision
 ROLL_BACK = "roll back"
 
 
-@dataclass(slots=True)
+@dataclass
 class Ledger:
     """What healing asks for in one tick: made by ``healing.heal``, read by it, and thrown away.
 
@@ -223,10 +224,14 @@ class Ledger:
     def _under_repair(self, besides: str) -> set[tuple[str, str]]:
         """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2)."""
         repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
-        out = {name for name, cordon in self.cordons.items() if cordon.cause in STILL_SERVING}
-        there = {(p.key.model, p.key.replica(r.id)) for p in self.fleet.pools for r in p.roster.replicas}
-        repairs |= {(model, name) for model, name in there if name in out}
+        out = [name for name, cordon in self.cordons.items() if cordon.cause in STILL_SERVING]
+        repairs |= {(self._models[name], name) for name in out if name in self._models}
         return {repair for repair in repairs if repair[1] != besides}
+
+    @cached_property
+    def _models(self) -> Mapping[str, str]:
+        """Return the model of every replica that is there."""
+        return {p.key.replica(r.id): p.key.model for p in self.fleet.pools for r in p.roster.replicas}
 
 
 _STOPPED = Refusal("breaker", "too many replicas look sick at once")
