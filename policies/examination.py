@@ -13,8 +13,9 @@ from policies.decisions import Anomaly, Diagnosis
 from policies.diagnosis import diagnose
 from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
+from policies.gpu_faults import gpu_evidence, with_reports
 from policies.lead_time import LeadTime
-from policies.memory import ModelMemory, PolicyMemory, PoolMemory
+from policies.memory import ModelMemory, PolicyMemory, PoolMemory, XidMemory
 from policies.patience import patience_s
 from policies.pool_evidence import watch_pools
 from policies.revisions import watch_revisions
@@ -35,6 +36,7 @@ class Examination:
         diagnoses: What is believed.
         pools, models: What is remembered of each now.
         burning: Models whose error budget is being spent too fast.
+        xids: What GPUs reported of late, by node.
     """
 
     watch: Watch
@@ -43,6 +45,7 @@ class Examination:
     pools: Mapping[str, PoolMemory]
     models: Mapping[str, ModelMemory]
     burning: frozenset[str]
+    xids: Mapping[str, XidMemory]
 
 
 def examine(
@@ -72,15 +75,16 @@ def examine(
     wide = watch_pools(fleet, WatchedReplicas.of(seen.memory), pools, memory.models, mine, anomaly.pools)
     pools = dict(wide.pools)
     of_revisions: list[Anomaly] = []
+    xids = with_reports(fleet, memory.xids)
     first, watched = 0, WatchedReplicas.of(seen.memory)
     for pool in fleet.pools:
         part = slice(first, first + len(pool.roster))
         first = part.stop
         found = cohorts(pool, watched, part)
-        look = rollout_evidence(at, pool, pools[str(pool.key)], found, anomaly.rollouts, settings.healing)
+        look = rollout_evidence(at, pool, pools[str(pool.key)], found, anomaly.rollouts, settings.healing, xids)
         of_revisions += look.anomalies
         pools[str(pool.key)] = look.memory
-    anomalies = (*seen.anomalies, *wide.anomalies, *of_revisions)
+    anomalies = (*seen.anomalies, *gpu_evidence(fleet, xids, seen.anomalies), *wide.anomalies, *of_revisions)
     diagnoses = diagnose(fleet, anomalies)
     for pool in fleet.pools:
         name = str(pool.key)
@@ -101,7 +105,7 @@ def examine(
             anomaly.burn,
         )
     )
-    return Examination(seen, anomalies, diagnoses, pools, models, burnt)
+    return Examination(seen, anomalies, diagnoses, pools, models, burnt, xids)
 
 
 def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:

@@ -14,14 +14,14 @@ from policies.anomaly import Watch
 from policies.breaker import stopped_models
 from policies.causes import (
     CAUSES,
-    HANG,
+    HARDWARE,
     UNKNOWN,
     cause_of,
     cause_of_cordon,
 )
 from policies.conditions import Subject
 from policies.decisions import CordonReplica, Diagnosis, Reason, Remediation, UncordonReplica
-from policies.diagnosis import answers_with_errors, confirmed
+from policies.diagnosis import answers_with_errors, serves_nothing
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
 from policies.healing_settings import HealingSettings
@@ -96,6 +96,7 @@ def heal(
     pools = _left_revisions(fleet, memory)
     known = {**memory.pools, **pools}
     ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages)
+    ledger.gpu_faults = frozenset(memory.xids)
     ours = [d for d in diagnoses if str(d.pool) in least]
     ledger.stopped = frozenset(stopped_models(ours, ledger))
     ledger.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
@@ -149,7 +150,9 @@ class _Ward:
             self.ledger.page(name, diagnosis, "somebody else took it out of traffic: left to them")
             self.left.add(name)
             return
-        if diagnosis.cause == HANG.code and confirmed(diagnosis):
+        if diagnosis.name == HARDWARE.name and replica is not None and replica.phase is not Phase.READY:
+            self.ledger.broken.add(name)
+        if serves_nothing(diagnosis):
             self.ledger.hung.add(name)
             if cordon is not None:
                 self.ledger.cordons[name] = replace(cordon, confirmed=True)
@@ -403,7 +406,8 @@ def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[
     """Replicas per pool that the platform counts but that will not serve soon: the planner must not count on them.
 
     What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody. Nor is
-    anything of a revision that is on trial: what takes its place would be of the same.
+    anything of a revision that is on trial: what takes its place would be of the same. What has exited on a GPU at fault
+    does not come back there.
     A playbook may ask for one more than the load needs.
     """
     back = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, UncordonReplica)}
@@ -412,12 +416,12 @@ def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[
     for pool in ledger.fleet.pools:
         known = ledger.known.get(str(pool.key))
         trial = pool.revision if known is not None and on_trial(pool, known, ledger.settings) else None
-        for r in pool.roster.replicas if out else pool.roster.troubled:
+        for r in pool.roster.replicas if out or ledger.broken else pool.roster.troubled:
             if r.revision == trial:
                 continue
             name = pool.key.replica(r.id)
             away = r.phase is Phase.READY and (r.cordoned or name in out) and name not in back
             looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in ledger.stopped
-            lost[str(pool.key)] += away or looping
+            lost[str(pool.key)] += away or looping or name in ledger.broken
         lost[str(pool.key)] += "one more" in holding.get(pool.key, ())
     return lost

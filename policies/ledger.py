@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from policies.anomaly import Watch
-from policies.causes import HANG, STILL_SERVING
+from policies.causes import STILL_SERVING
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
@@ -24,7 +24,7 @@ from policies.decisions import (
     RollBack,
     UncordonReplica,
 )
-from policies.diagnosis import confirmed
+from policies.diagnosis import confirmed, serves_nothing
 from policies.disruption import DisruptionSettings, Refusal, last_healthy, why_no_restart, why_not_now
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
@@ -51,6 +51,8 @@ class Ledger:
         waiting: Replicas that stay in traffic until there are enough others.
         hung: Replicas that serve nothing although the platform calls them READY.
         failing: Replicas that answer with errors: no help to whatever is taken out of traffic beside them.
+        gpu_faults: Nodes on which an Xid error of late asks for more than a restart of the engine.
+        broken: Replicas that have exited or start on a GPU at fault: nothing to count on.
     """
 
     fleet: FleetState
@@ -69,6 +71,8 @@ class Ledger:
     waiting: set[str] = field(default_factory=set)
     hung: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
+    gpu_faults: frozenset[str] = frozenset()
+    broken: set[str] = field(default_factory=set)
 
     # Traffic of one replica
 
@@ -81,7 +85,7 @@ class Ledger:
         name = pool.key.replica(replica.id)
         if replica.phase is not Phase.READY:
             return Refusal("not ready", "only what is READY gets traffic")
-        if why.cause != HANG.code or not confirmed(why):
+        if not serves_nothing(why):
             if pool.key.model in self.stopped:
                 return _STOPPED
             if (refusal := self._too_few_left(pool, name)) is not None:
