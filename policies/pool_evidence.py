@@ -318,7 +318,7 @@ def _lost_nodes(fleet: FleetState, pool: PoolState, before: PoolMemory, keep_s: 
 
 
 def _node_trouble(fleet: FleetState, pool: PoolState, before: PoolMemory, now: PoolMemory) -> _Said:
-    """Nodes that are not in order or leave, with what is on them or was a look ago, and nodes that went away with it."""
+    """Nodes that are not in order or leave, and what is or was on them; nodes that went away with it."""
     if not fleet.nodes:
         return []
     on, was = pool.roster.by_node, before.nodes

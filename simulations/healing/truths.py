@@ -90,6 +90,11 @@ TRUTHS: Mapping[str, Truth] = {
         # R: let the kubelet do it. W: delete it again while it loads.
         right=_set("exited"), fitting=_set("overload"), exits=True,
     ),
+    "F2-xid": Truth(
+        "engine exits with Xid 31, which is the application's own",
+        # W: anything against the node, which is well.
+        right=_set("exited"), fitting=_set("overload"), wrong=_NOTHING_MOVES, exits=True,
+    ),
     "F2-errors": Truth(
         "engine answers with errors, process alive",
         right=_set("errors"), fitting=_set("overload"), remedies=(_set(RESTART_IT),), restarts=_set("errors"),
@@ -129,11 +134,23 @@ TRUTHS: Mapping[str, Truth] = {
         remedies=(_set("cordon it"), _set(RESTART_IT)), restarts=_set("slow"),
     ),
     "F9": Truth(
-        "Xid 79: the node's GPUs are gone",
-        right=_set("hardware"), fitting=_set("exited", "node-trouble", "overload"),
-        remedies=(_set("avoid"), _set(RESTART_IT)), restarts=_set("exited", "starting"), exits=True,
+        "Xid 79: a GPU fell off the bus, and no replica may be kept off its node",
+        right=_set("hardware"), fitting=_set("exited", "overload"),
+        # R: whoever tends to nodes drains and resets it; others take its share. W: a restart on the same node.
+        remedies=(_set("page"),), wrong=_NOTHING_MOVES, exits=True,
     ),
-    "F10": Truth("Xid 63: a row is remapped, to be ignored", fitting=_set("hardware"), wrong=_NOTHING_MOVES),
+    "F9-avoid": Truth(
+        "Xid 79: a GPU fell off the bus, and replicas may be kept off its node",
+        right=_set("hardware"), fitting=_set("exited", "overload"),
+        # R: move replicas, never schedule back.
+        remedies=(_set("avoid", RESTART_IT),), restarts=_set("exited", "starting"), exits=True,
+    ),
+    "F9-hang": Truth(
+        "Xid 119: a GPU needs a reset, and an engine on its node hangs",
+        right=_set("hardware"), fitting=_set("hang", "overload"),
+        remedies=(_set("avoid", RESTART_IT),), restarts=_set("hung"),
+    ),
+    "F10": Truth("an Xid that is to be ignored, or is the application's own", wrong=_NOTHING_MOVES),
     "F11": Truth(
         "a node is lost",
         right=_set("node-trouble"), subject="pool",
@@ -200,13 +217,10 @@ TRUTHS: Mapping[str, Truth] = {
     ),
 }  # fmt: skip
 
-BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F19", "F20"})
+BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F9-avoid", "F19", "F20"})
 """Kinds that have really struck only when fewer replicas were well than before."""
 HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one", "F17"})
 """Kinds that have really struck only when requests were lost or the objective was missed."""
-
-BESIDE = frozenset({"F9", "F10"})
-"""Kinds that are shown and count for no target: where an engine exits, this simulation no longer exports its GPUs."""
 
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 
