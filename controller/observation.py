@@ -72,7 +72,7 @@ def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) 
 
 
 def _with_xids(nodes: Mapping[str, NodeState], xids: Mapping[str, float]) -> Mapping[str, NodeState]:
-    """Return the nodes with what their GPUs report; what is said of nodes that the platform does not know is ignored."""
+    """Return the nodes with what their GPUs report, but for what is said of nodes that the platform does not know."""
     told = {name: xid for name, xid in xids.items() if name in nodes and 0 <= xid < _MOST_XID}
     return {**nodes, **{name: replace(nodes[name], xid=xid) for name, xid in told.items()}} if told else nodes
 

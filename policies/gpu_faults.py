@@ -76,9 +76,7 @@ def _fresh(at: float, pool: PoolState, place: int) -> bool:
     return bool(pool.told.scraped[place]) and at - float(pool.told.of("observed_at")[place]) <= FRESH_S
 
 
-def gpu_evidence(
-    fleet: FleetState, reports: Mapping[str, XidMemory], others: Sequence[Anomaly]
-) -> tuple[Anomaly, ...]:
+def gpu_evidence(fleet: FleetState, reports: Mapping[str, XidMemory], others: Sequence[Anomaly]) -> tuple[Anomaly, ...]:
     """Return what GPUs say against replicas.
 
     Args:

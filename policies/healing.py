@@ -406,9 +406,8 @@ def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[
     """Replicas per pool that the platform counts but that will not serve soon: the planner must not count on them.
 
     What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody. Nor is
-    anything of a revision that is on trial: what takes its place would be of the same. What has exited on a GPU at fault
-    does not come back there.
-    A playbook may ask for one more than the load needs.
+    anything of a revision that is on trial: what takes its place would be of the same. What has exited on a GPU at
+    fault does not come back there. A playbook may ask for one more than the load needs.
     """
     back = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, UncordonReplica)}
     out = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, CordonReplica)} | ledger.waiting

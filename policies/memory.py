@@ -354,9 +354,9 @@ class PolicyMemory:
     """All that survives from one tick to the next, and across a restart.
 
     Keys are text so that the JSON form is plain: of a pool its key, of a replica its name (``PoolKey.replica``), of a
-    run the one or the other that it is about, of a page what ``paging.page_key`` says, of an Xid its node. ``pages`` holds the instant at
-    which each page was last wanted, so that it goes out once per episode; ``decided_at`` is the instant of the last
-    decision.
+    run the one or the other that it is about, of a page what ``paging.page_key`` says, of an Xid its node. ``pages``
+    holds the instant at which each page was last wanted, so that it goes out once per episode; ``decided_at`` is the
+    instant of the last decision.
     """
 
     __pydantic_config__ = _STRICT

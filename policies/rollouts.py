@@ -146,9 +146,7 @@ def _against_revision(
     mine = [failure for failure in since_then if failure.revision == pool.revision]
     others = [failure for failure in since_then if failure.revision != pool.revision]
     waits = [r for r in waiting if r.revision == pool.revision]
-    count = len({failure.life for failure in mine}) + len(
-        {r.id for r in waits} - {f.life.split("#")[0] for f in mine}
-    )
+    count = len({failure.life for failure in mine}) + len({r.id for r in waits} - {f.life.split("#")[0] for f in mine})
     if count < settings.least_failures or others or len(waits) < len(waiting):
         return
     first_at = min([failure.at for failure in mine], default=at)
