@@ -145,6 +145,7 @@ class AnswerMemory:
         ended_at: When an answer, good or failed, was last seen among them; None when never.
         answered, failed: Growth, of which half counts after each half-life.
         worse_at: Looks, within the look-back, at which it failed far more than its peers.
+        answered_long, failed_long: The same growth with the longer half-life.
     """
 
     __pydantic_config__ = _STRICT
@@ -156,6 +157,8 @@ class AnswerMemory:
     answered: Total = 0.0
     failed: Total = 0.0
     worse_at: tuple[float, ...] = ()
+    answered_long: Total = 0.0
+    failed_long: Total = 0.0
 
     @property
     def ended(self) -> float:

@@ -1,4 +1,4 @@
-"""Is a GPU at fault told by what its engines do after an Xid, on that node, for a while; and never by a harmless code?"""
+"""Is a GPU at fault told by what its engines do after an Xid, on that node, for a while; never by a harmless code?"""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def nodes(code: float, since_s: float = XID_S) -> Callable[[float], dict[str, No
     return lambda t: {n: replace(SOUND, xid=code if n == "n0" and t >= since_s else 0.0) for n in NODES}
 
 
-def down(after_s: float, since_s: float = EXIT_S, **changes: Any) -> dict[str, Any]:
+def down(since_s: float = EXIT_S, **changes: Any) -> dict[str, Any]:
     at = AT + since_s
     return {"phase": Phase.FAILED, "since_at": at, "requested_at": at, "restarts": 1, "exit_reason": "Error", **changes}
 
 
 def exits(after_s: float) -> list[ReplicaState]:
-    return placed(after_s, **(down(after_s) if after_s >= EXIT_S else {}))
+    return placed(after_s, **(down() if after_s >= EXIT_S else {}))
 
 
 def hangs(after_s: float) -> list[ReplicaState]:
@@ -101,7 +101,7 @@ def own(code: float, others: float = math.nan) -> Shown:
     """The engine's own exporter, which falls silent as it exits; its neighbours on the node tell ``others``."""
 
     def shown(after_s: float) -> list[ReplicaState]:
-        told = {"gpu_xid": code if after_s >= XID_S else 0.0} if after_s < EXIT_S else down(after_s)
+        told = {"gpu_xid": code if after_s >= XID_S else 0.0} if after_s < EXIT_S else down()
         first, *rest = placed(after_s, **told)
         neighbours = [replace(r, metrics=replace(r.metrics, gpu_xid=others)) for r in rest if r.metrics]
         return [first, *neighbours]
@@ -130,7 +130,7 @@ def test_it_counts_for_a_while_after_it_was_last_told(after_s: float, name: str)
     exits_s = XID_S + 60.0 + after_s
 
     def shown(t: float) -> list[ReplicaState]:
-        return placed(t, **(down(t, exits_s) if t >= exits_s else {}))
+        return placed(t, **(down(exits_s) if t >= exits_s else {}))
 
     found = Examiner().over(exits_s + 15.0, shown, nodes=passing(60.0))
     assert (name, "a0") in believed(found)
@@ -159,7 +159,7 @@ def test_exits_on_such_a_node_are_no_failure_of_starts_or_revisions() -> None:
     def looping(after_s: float) -> list[ReplicaState]:
         broken = after_s >= EXIT_S
         times = 1 + int((after_s - EXIT_S) / 60.0)
-        changes = down(after_s, after_s, restarts=times, waiting_reason="CrashLoopBackOff") if broken else {}
+        changes = down(after_s, restarts=times, waiting_reason="CrashLoopBackOff") if broken else {}
         return [replace(r, metrics=None, **changes) if broken and r.node == "n0" else r for r in placed(after_s)]
 
     assert of_pool(Examiner().over(900.0, looping, nodes=nodes(0.0))) == {"starts-fail"}
