@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from policies.anomaly import Watch
 from policies.breaker import stopped_models
 from policies.causes import (
+    BAD_REVISION,
     CAUSES,
     HARDWARE,
     UNKNOWN,
@@ -253,6 +254,9 @@ class _Ward:
             return
         if replica is not None and replica.phase is Phase.DRAINING:
             return  # it leaves, well or not
+        if replica is not None and self._revision_fails(pool, replica):
+            ledger.note("of a revision that fails", why, "its roll-back replaces it")
+            return
         subject = Subject(
             ledger, pool, replica, diagnosis, why, run,
             self.outside.elsewhere.get(pool.key, False), pool.key.model in self.outside.burning,
@@ -263,6 +267,13 @@ class _Ward:
             self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | after.holding
         if after.run.state == "failed":
             self._escalate(name, after.run, why, pool, replica)
+
+    def _revision_fails(self, pool: PoolState, replica: ReplicaState) -> bool:
+        """Whether it is of a revision that is believed to fail: a restart would only bring another one of that."""
+        believed, run = self.present.get(str(pool.key)), self.runs.get(str(pool.key))
+        treated = run is not None and run.cause == BAD_REVISION.name and not run.over
+        fails = treated or (believed is not None and believed.name == BAD_REVISION.name)
+        return fails and replica.revision == pool.revision
 
     def _begin_anew(self, name: str, why: Diagnosis, pool: PoolState) -> None:
         run = self.runs.pop(name)

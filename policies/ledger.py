@@ -6,7 +6,7 @@ cooldowns, load times and the breaker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from policies.anomaly import Watch
@@ -91,7 +91,7 @@ class Ledger:
             if (refusal := self._too_few_left(pool, name)) is not None:
                 self.waiting.add(name)
                 return refusal
-            if (refusal := why_not_now(pool.key.model, self._under_repair(name), self.settings)) is not None:
+            if (refusal := why_not_now(pool.key.model, self._under_repair({name}), self.settings)) is not None:
                 return refusal
         elif pool.key.model in self.stopped:
             return _STOPPED
@@ -136,7 +136,7 @@ class Ledger:
             return _STOPPED
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
         refusal = refusal or why_not_now(
-            pool.key.model, self._under_repair(pool.key.replica(replica.id)), self.settings
+            pool.key.model, self._under_repair({pool.key.replica(replica.id)}), self.settings
         )
         if refusal is not None:
             return refusal
@@ -167,7 +167,8 @@ class Ledger:
         before = known.revisions.get(pool.revision)
         if tried or (before is not None and before.rolled_back_at is not None):
             return Refusal("rolled back before", f"revision {pool.revision} was rolled back once already", final=True)
-        if refusal := why_not_now(pool.key.model, self._under_repair(""), self.settings):
+        replaced = {pool.key.replica(r.id) for r in pool.roster.replicas if r.cordoned and r.revision == pool.revision}
+        if refusal := why_not_now(pool.key.model, self._under_repair(replaced), self.settings):
             return refusal
         self.remedies.append(RollBack(pool.key, good, pool.revision, why.cause))
         detail = f"{why.cause} {why.sentence}; from revision {pool.revision} to {good}"
@@ -219,13 +220,16 @@ class Ledger:
         subject = why.subject or str(why.pool)
         self.reasons.append(Reason(rule, subject, 0, 0, f"{why.cause} {why.sentence}; {detail}"))
 
-    def _under_repair(self, besides: str) -> set[tuple[str, str]]:
-        """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2)."""
+    def _under_repair(self, besides: Collection[str]) -> set[tuple[str, str]]:
+        """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2).
+
+        ``besides`` is left out: what is asked for is about it, or replaces it.
+        """
         repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
         out = {name for name, cordon in self.cordons.items() if cordon.cause in STILL_SERVING}
         there = {(p.key.model, p.key.replica(r.id)) for p in self.fleet.pools for r in p.roster.replicas}
         repairs |= {(model, name) for model, name in there if name in out}
-        return {repair for repair in repairs if repair[1] != besides}
+        return {repair for repair in repairs if repair[1] not in besides}
 
 
 _STOPPED = Refusal("breaker", "too many replicas look sick at once")

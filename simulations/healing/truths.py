@@ -219,8 +219,10 @@ TRUTHS: Mapping[str, Truth] = {
 
 BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F9-avoid", "F19", "F20"})
 """Kinds that have really struck only when fewer replicas were well than before."""
-HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one", "F17"})
+HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one"})
 """Kinds that have really struck only when requests were lost or the objective was missed."""
+LOSES = frozenset({"F17"})
+"""Kinds that have really struck only when requests were lost: clients ask again for nothing else."""
 
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 
