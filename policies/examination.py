@@ -16,7 +16,7 @@ from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.gpu_faults import gpu_evidence, with_reports
 from policies.lead_time import LeadTime
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory, XidMemory
-from policies.patience import patience_s
+from policies.patience import one_prompt_s, patience_s
 from policies.pool_evidence import watch_pools
 from policies.revisions import watch_revisions
 from policies.rollouts import rollout_evidence
@@ -66,7 +66,7 @@ def examine(
     """
     anomaly, at = settings.anomaly, fleet.at
     patience = patience_s(fleet, settings.pools, anomaly.frozen_after_s)
-    seen = watch(fleet, memory.replicas, lead_times, anomaly, patience)
+    seen = watch(fleet, memory.replicas, lead_times, anomaly, patience, one_prompt_s(fleet, settings.pools))
     pools = {
         str(pool.key): with_exits(pool, known[str(pool.key)], memory.replicas, at, first_look=_unseen(pool, memory))
         for pool in fleet.pools
