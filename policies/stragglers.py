@@ -34,7 +34,12 @@ class SlowSettings(BaseModel):
     )
     min_peers: int = Field(4, ge=2, description="Fewer reporting peers give no median worth comparing with.")
     slow_scrapes: int = Field(4, ge=1, description="Scrapes within the look-back that must agree (k of n).")
-    look_back_s: float = Field(120.0, gt=0, description="Look-back of the k-of-n rule, in seconds.")
+    look_back_s: float = Field(
+        300.0,
+        gt=0,
+        description="Look-back of the k-of-n rule, in seconds: at little load a replica ends a request a minute. Scrapes "
+        "on time make slow ones forgotten sooner.",
+    )
     cold_s: float = Field(
         300.0,
         ge=0,
