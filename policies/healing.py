@@ -307,8 +307,13 @@ class _Ward:
             return sick or out
         if run.subject and name not in there:
             # Not listed just now: its restart may be under way, or the platform's answer is incomplete.
-            return _asked_for_more(run) or name in self.ledger.seen.memory
+            return self._restarted(run) or name in self.ledger.seen.memory
         return not run.subject or sick or out or _asked_for_more(run)
+
+    def _restarted(self, run: RunMemory) -> bool:
+        """Whether its replica is gone since the playbook had it restarted: whatever else it did is gone with that."""
+        mine = ("restart", run.pool, run.subject)
+        return any((a.kind, a.pool, a.target) == mine and a.started_at >= run.began_at for a in self.ledger.actions)
 
 
 def not_to_be_learned(memory: PolicyMemory) -> frozenset[str]:

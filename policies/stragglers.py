@@ -37,8 +37,8 @@ class SlowSettings(BaseModel):
     look_back_s: float = Field(
         300.0,
         gt=0,
-        description="Look-back of the k-of-n rule, in seconds: at little load a replica ends a request a minute. Scrapes "
-        "on time make slow ones forgotten sooner.",
+        description="Look-back of the k-of-n rule, in seconds: at little load a replica ends one request a minute. "
+        "Scrapes on time make slow ones forgotten sooner.",
     )
     cold_s: float = Field(
         300.0,
