@@ -27,6 +27,8 @@ class Truth:
         right: Names of causes of which one is the right diagnosis; none where nothing is to be diagnosed.
         fitting: Names that are true as well: a part of it, or what follows from it.
         subject: Whom the diagnosis has to be about.
+        of_pool: Names that are as right when they are of its pool and nothing else of that was well: a replica that is
+            alone cannot be told from its pool.
         remedies: Sets of acts, of which one has to be done in full; none where the right thing is to do nothing wrong.
         restarts: Ailments that deserve a restart.
         cordons: Ailments that deserve to be taken out of traffic, beside those.
@@ -43,6 +45,7 @@ class Truth:
     right: frozenset[str] = frozenset()
     fitting: frozenset[str] = frozenset()
     subject: Literal["replica", "pool"] = "replica"
+    of_pool: frozenset[str] = frozenset()
     remedies: tuple[frozenset[str], ...] = ()
     restarts: frozenset[str] = frozenset()
     cordons: frozenset[str] = frozenset()
@@ -174,7 +177,9 @@ TRUTHS: Mapping[str, Truth] = {
     ),
     "F12-one": Truth(
         "the gateway does not reach one replica, which is well",
-        right=_set("cut-off"), fitting=_set("overload"), remedies=(_set("cordon it"),), cordons=_set("cut off"),
+        right=_set("cut-off"), fitting=_set("overload"), of_pool=_set("unreachable"),
+        # To give up a pool most of which is well is wrong anywhere.
+        remedies=(_set("cordon it"), _set("fail over")), cordons=_set("cut off"),
         recovery="attainment",
     ),
     "F13-store": _METRICS,
