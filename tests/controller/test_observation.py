@@ -216,7 +216,12 @@ def test_impossible_counts_of_the_gateway_become_unknown(count: float) -> None:
 
 def test_xids_are_those_of_nodes_that_the_platform_knows_and_unknown_where_nobody_tells() -> None:
     sound = NodeState(ready=True, since_at=AT)
-    cluster = FakeCluster(FixedClock(), {BARE.key: BARE}, nodes_there=dict.fromkeys(("n0", "n1", "n2"), sound))
+
+    class WithNodes(FakeCluster):
+        def nodes(self) -> Mapping[str, NodeState]:
+            return dict.fromkeys(("n0", "n1", "n2"), sound)
+
+    cluster = WithNodes(FixedClock(), {BARE.key: BARE})
     told = FleetMetrics(node_xids={"n0": 79.0, "n1": -1.0, "n9": 79.0})
     nodes = observe(AT, FakeMetrics(told), cluster, FakeRouter({KEY: 1.0})).nodes  # type: ignore[arg-type]
     assert set(nodes) == {"n0", "n1", "n2"}
