@@ -13,7 +13,7 @@ import numpy as np
 from controller.by_replica import read_figures, read_scrapes, strangers
 from controller.errors import ObservationError
 from controller.ports import Cluster, FleetMetrics, MetricSource, Router
-from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
+from policies.fleet import Demand, FleetState, NodeState, PoolKey, PoolState, ServiceLevel
 from policies.roster import FIGURES, ROW, Bools, Floats, told_from
 
 CLOCK_SKEW_S = 60.0
@@ -29,6 +29,7 @@ _COUNTS = [row for row, name in enumerate(FIGURES) if name not in ("observed_at"
 
 _NAMED = 5
 _LONGEST_NAME = 80
+_MOST_XID = 1000
 _UNKNOWN = re.compile(r"unknown:(\d+) pods? \(")
 
 MAX_TOKENS_PER_REQUEST = 1e7
@@ -66,8 +67,14 @@ def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) 
             *(f"impossible:{what}" for what in impossible),
             *_note_of_strangers(seen, pools),
         ),
-        nodes=cluster.nodes(),
+        nodes=_with_xids(cluster.nodes(), seen.node_xids),
     )
+
+
+def _with_xids(nodes: Mapping[str, NodeState], xids: Mapping[str, float]) -> Mapping[str, NodeState]:
+    """Return the nodes with what their GPUs report, but for what is said of nodes that the platform does not know."""
+    told = {name: xid for name, xid in xids.items() if name in nodes and 0 <= xid < _MOST_XID}
+    return {**nodes, **{name: replace(nodes[name], xid=xid) for name, xid in told.items()}} if told else nodes
 
 
 def unknown_pods(missing: Iterable[str]) -> int:

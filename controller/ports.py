@@ -27,7 +27,7 @@ class FleetMetrics:
     """What the metrics store had to say. A missing key was not observed.
 
     ``replicas`` and what the gateway counts (``in_flight``, ``answered``, ``failed_answers``, ``unreached``; see
-    ``ReplicaState``) are by replica id, the others by model.
+    ``ReplicaState``) are by replica id, ``node_xids`` (see ``NodeState``) by node, the others by model.
     """
 
     replicas: Mapping[str, ReplicaMetrics] = field(default_factory=dict)
@@ -39,6 +39,7 @@ class FleetMetrics:
     answered: Mapping[str, float] = field(default_factory=dict)
     failed_answers: Mapping[str, float] = field(default_factory=dict)
     unreached: Mapping[str, float] = field(default_factory=dict)
+    node_xids: Mapping[str, float] = field(default_factory=dict)
 
 
 class MetricSource(Protocol):

@@ -90,10 +90,12 @@ def watch(
     lead_times: Mapping[str, LeadTime],
     settings: AnomalySettings,
     patience_s: Mapping[str, float] | None = None,
+    one_prompt_s: Mapping[str, float] | None = None,
 ) -> Watch:
     """Return anomalies of every replica, and memory of those that exist or were seen ``keep_vanished_s`` ago.
 
     ``patience_s`` says, by pool key, how long engines may stand still that are well; else ``frozen_after_s`` holds.
+    ``one_prompt_s`` says, the same way, what one prompt adds to the TPOT of others.
     """
     allowed_s = _allowed_s(fleet, patience_s or {}, settings)
     seen, told = remembered(fleet, memory, settings.failing)
@@ -110,7 +112,8 @@ def watch(
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
         if frozen[part].any():
             found += _frozen(fleet.at, pool, seen, part, newest, float(allowed_s[part][0]))
-        evidence, changed = slower(fleet.at, pool, seen, memory, pace[:, part], settings)
+        prompt_s = (one_prompt_s or {}).get(str(pool.key), 0.0)
+        evidence, changed = slower(fleet.at, pool, seen, memory, pace[:, part], settings, prompt_s)
         found += evidence
         looked.update(changed)
         first = part.stop

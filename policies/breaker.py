@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from policies.causes import COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, UNKNOWN, cause_of
+from policies.causes import COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, HARDWARE, UNKNOWN, cause_of
 from policies.decisions import Diagnosis, Page, Reason
 from policies.ledger import Ledger
 
@@ -13,16 +13,22 @@ from policies.ledger import Ledger
 def stopped_models(diagnoses: Sequence[Diagnosis], ledger: Ledger) -> set[str]:
     """Return the models in a stage of which too much looks sick at once to heal single replicas (invariant I3).
 
-    What has no node yet is no engine that could be sick: it waits for GPUs. The fleet's breaker looks at the other
+    What has no node yet is no engine that could be sick: it waits for GPUs. All that a node with a GPU at fault takes
+    with it counts once, for it is one failure. The fleet's breaker looks at the other
     models only: one that is stopped already must not stop those with it.
     """
     frozen = {(a.pool, a.replica) for a in ledger.seen.anomalies if a.family == "progress"}
     harmless = (UNKNOWN.name, EXPORTER.name, CUT_OFF.name, COLD_START.name, COUNTER_RESET.name)
     fleet = ledger.fleet
     waiting = {(p.key, r.id) for p in fleet.pools for r in p.roster.unplaced}
+    nodes = {(p.key, r.id): r.node for p in fleet.pools for r in p.roster.replicas} if ledger.gpu_faults else {}
+    at_fault = {
+        (d.pool.stage, nodes.get((d.pool, d.subject), "")): d for d in diagnoses if cause_of(d).name == HARDWARE.name
+    }
+    once = [d for d in diagnoses if cause_of(d).name != HARDWARE.name]
     sick = [
         d
-        for d in diagnoses
+        for d in (*once, *at_fault.values())
         if d.subject
         and (cause_of(d).name not in harmless or (d.cause == UNKNOWN.code and (d.pool, d.subject) in frozen))
         and (d.pool, d.subject) not in waiting

@@ -67,7 +67,7 @@ CAUSES: Mapping[str, Cause] = {
 STILL_SERVING = (STRAGGLER.code, ERRORS.code)
 """Causes for which a replica is taken out of traffic although it serves."""
 
-_OF_CORDONS: Mapping[str, Cause] = {cause.code: cause for cause in (HANG, ERRORS, STRAGGLER, CUT_OFF)}
+_OF_CORDONS: Mapping[str, Cause] = {cause.code: cause for cause in (HANG, ERRORS, STRAGGLER, CUT_OFF, HARDWARE)}
 
 
 def cause_of(diagnosis: Diagnosis) -> Cause:

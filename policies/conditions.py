@@ -155,9 +155,13 @@ def _node_suspect(subject: Subject) -> bool:
     if replica is None or not replica.node:
         return False
     node = ledger.fleet.nodes.get(replica.node)
-    if node is not None and not node.ready:
+    if (node is not None and not node.ready) or _gpu_fault(subject):
         return True
     return any(a.kind == "restart" and a.node == replica.node and a.target != replica.id for a in ledger.actions)
+
+
+def _gpu_fault(subject: Subject) -> bool:
+    return subject.replica is not None and subject.replica.node in subject.ledger.gpu_faults
 
 
 def _sound(subject: Subject) -> bool:
@@ -199,6 +203,7 @@ _SO: Mapping[str, Callable[[Subject], bool]] = {
     "errors_seen": lambda s: s.replica is not None and s.replica.failed_answers_total > 0,
     "placed": lambda s: s.replica is not None and s.replica.phase is not Phase.PENDING,
     "node_suspect": _node_suspect,
+    "gpu_fault": _gpu_fault,
     "nodes_may_be_avoided": lambda s: s.ledger.settings.may_avoid_nodes,
     "lead_time_known": _lead_time_known,
     "good_revision": _good_revision,

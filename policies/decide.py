@@ -79,7 +79,7 @@ def decide(
     draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
     outside = Outside(room_elsewhere(fleet, diagnoses), found.burning)
-    informed = replace(memory, pools={**memory.pools, **draft.pools})
+    informed = replace(memory, pools={**memory.pools, **draft.pools}, xids=found.xids)
     believed = unexplained(fleet, diagnoses, lately(found.pools))
     course = heal(fleet, believed, seen, informed, lead_times, least, settings.healing, outside)
     draft.pools.update(course.pools)
@@ -125,6 +125,7 @@ def decide(
             course.pages,
             decided_at=fleet.at,
             runs=course.runs,
+            xids=found.xids,
         ),
         settings_digest=settings_digest,
     )

@@ -4,7 +4,8 @@ Evidence of a replica
     ===========================================  ==========================  =======
     evidence                                     cause                       code
     ===========================================  ==========================  =======
-    gpu and one other                            its GPU is at fault         F9
+    gpu, and an exit, a start that does not
+    finish, or progress, peers, latency, cohort  its GPU is at fault         F9
     platform: FAILED, or exit                    engine exited               F2
     platform: starting for too long              start does not finish       F4
     answers and cohort                           engine answers with errors  F2
@@ -14,7 +15,7 @@ Evidence of a replica
     progress and unreached                       gateway does not reach it   F12
     exporter, or unscraped and answering         its metrics are at fault    F13
     peers, latency and young                     slow, for it just started   F19
-    peers and latency                            one slow replica            F8
+    peers and latency, or peers and clock        one slow replica            F8
     counters and platform                        counters began anew         F14
     anything else                                unknown                     unknown
     ===========================================  ==========================  =======
@@ -33,7 +34,7 @@ Evidence of a pool, the first that fits
     queue and throughput                         more load than capacity     F7
     ===========================================  ==========================  =======
 
-Nothing gathers evidence of the family ``gpu`` yet. An idle pool (F15) shows nothing, and so nothing is said of it.
+An idle pool (F15) shows nothing, and so nothing is said of it.
 
 Where a gateway reports, its word is needed for a hang. Where none does, the engine's exporter is the only witness,
 since peers say nothing of that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it. The
@@ -86,6 +87,10 @@ _OF_POOL: tuple[tuple[Cause, frozenset[str]], ...] = (
     (PREEMPTIONS, frozenset({"preemptions", "cache"})),
     (OVERLOAD, frozenset({"queue", "throughput"})),
 )
+
+
+_WITH_GPU = ("progress", "peers", "latency", "cohort")
+"""What else shows at a replica that goes on, on a GPU that is at fault."""
 
 
 def diagnose(fleet: FleetState, anomalies: Sequence[Anomaly]) -> tuple[Diagnosis, ...]:
@@ -144,6 +149,13 @@ def confirmed(diagnosis: Diagnosis) -> bool:
     return diagnosis.cause != HANG.code or "gateway" in diagnosis.families
 
 
+def serves_nothing(diagnosis: Diagnosis) -> bool:
+    """Return whether what is believed means that it serves nothing, by more than the engine's own word: it hangs."""
+    if diagnosis.name == HARDWARE.name:
+        return {"progress", "gateway"} <= set(diagnosis.families)
+    return diagnosis.cause == HANG.code and confirmed(diagnosis)
+
+
 def answers_with_errors(diagnosis: Diagnosis) -> bool:
     """Return whether the engine is said to fail requests while its process lives: the other F2 is one that exited."""
     return diagnosis.cause == ERRORS.code and "cohort" in diagnosis.families
@@ -174,8 +186,9 @@ def _cause_of_pool(families: AbstractSet[str]) -> Cause:
 def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Cause:
     witness = "peers" if math.isnan(replica.in_flight_requests) else "gateway"
     counts_errors = "errors" if math.isnan(replica.failed_answers_total) else "answers"
+    ended = replica.phase is Phase.FAILED or (replica.starting and not families.isdisjoint(("platform", "exit")))
     table: tuple[tuple[Cause, bool], ...] = (
-        (HARDWARE, "gpu" in families and len(families) > 1),
+        (HARDWARE, "gpu" in families and (ended or not families.isdisjoint(_WITH_GPU))),
         (EXITED, replica.phase is Phase.FAILED),
         (START_OVERDUE, "platform" in families and replica.starting),
         (EXITED, "exit" in families),
@@ -184,7 +197,7 @@ def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Caus
         (ERRORS, {"cohort", counts_errors} <= families),
         (EXPORTER, "exporter" in families or {"unscraped", "answering"} <= families),
         (COLD_START, {"latency", "peers", "young"} <= families),
-        (STRAGGLER, {"latency", "peers"} <= families),
+        (STRAGGLER, "peers" in families and not families.isdisjoint(("latency", "clock"))),
         (COUNTER_RESET, {"counters", "platform"} <= families),
     )
     return next((cause for cause, so in table if so), UNKNOWN)

@@ -14,9 +14,10 @@ from policies.decisions import Anomaly, Diagnosis
 from policies.diagnosis import diagnose
 from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
+from policies.gpu_faults import gpu_evidence, with_reports
 from policies.lead_time import LeadTime
-from policies.memory import ModelMemory, PolicyMemory, PoolMemory
-from policies.patience import patience_s
+from policies.memory import ModelMemory, PolicyMemory, PoolMemory, XidMemory
+from policies.patience import one_prompt_s, patience_s
 from policies.pool_evidence import watch_pools
 from policies.revisions import watch_revisions
 from policies.rollouts import rollout_evidence
@@ -36,6 +37,7 @@ class Examination:
         diagnoses: What is believed.
         pools, models: What is remembered of each now.
         burning: Models whose error budget is being spent too fast.
+        xids: What GPUs reported of late, by node.
     """
 
     watch: Watch
@@ -44,6 +46,7 @@ class Examination:
     pools: Mapping[str, PoolMemory]
     models: Mapping[str, ModelMemory]
     burning: frozenset[str]
+    xids: Mapping[str, XidMemory]
 
 
 def examine(
@@ -64,7 +67,7 @@ def examine(
     """
     anomaly, at = settings.anomaly, fleet.at
     patience = patience_s(fleet, settings.pools, anomaly.frozen_after_s)
-    seen = watch(fleet, memory.replicas, lead_times, anomaly, patience)
+    seen = watch(fleet, memory.replicas, lead_times, anomaly, patience, one_prompt_s(fleet, settings.pools))
     pools = {
         str(pool.key): with_exits(pool, known[str(pool.key)], memory.replicas, at, first_look=_unseen(pool, memory))
         for pool in fleet.pools
@@ -73,15 +76,16 @@ def examine(
     wide = watch_pools(fleet, WatchedReplicas.of(seen.memory), pools, memory.models, mine, anomaly.pools)
     pools = dict(wide.pools)
     of_revisions: list[Anomaly] = []
+    xids = with_reports(fleet, memory.xids)
     first, watched = 0, WatchedReplicas.of(seen.memory)
     for pool in fleet.pools:
         part = slice(first, first + len(pool.roster))
         first = part.stop
         found = cohorts(pool, watched, part)
-        look = rollout_evidence(at, pool, pools[str(pool.key)], found, anomaly.rollouts, settings.healing)
+        look = rollout_evidence(at, pool, pools[str(pool.key)], found, anomaly.rollouts, settings.healing, xids)
         of_revisions += look.anomalies
         pools[str(pool.key)] = look.memory
-    anomalies = (*seen.anomalies, *wide.anomalies, *of_revisions)
+    anomalies = (*seen.anomalies, *gpu_evidence(fleet, xids, seen.anomalies), *wide.anomalies, *of_revisions)
     diagnoses = diagnose(fleet, anomalies)
     about: dict[PoolKey, list[Diagnosis]] = {}
     for diagnosis in diagnoses:
@@ -104,7 +108,7 @@ def examine(
             anomaly.burn,
         )
     )
-    return Examination(seen, anomalies, diagnoses, pools, models, burnt)
+    return Examination(seen, anomalies, diagnoses, pools, models, burnt, xids)
 
 
 def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:

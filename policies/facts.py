@@ -56,7 +56,10 @@ FACTS: Mapping[str, Fact] = {
     "out_of_traffic_s": Fact(_REPLICA, "since it was taken out of traffic", "seconds"),
     "errors_seen": Fact(_REPLICA, "the gateway itself saw it fail requests"),
     "placed": Fact(_REPLICA, "it has its GPUs"),
-    "node_suspect": Fact(_REPLICA, "its node is not in order, or another replica was restarted there lately"),
+    "node_suspect": Fact(
+        _REPLICA, "its node is not in order, a GPU of it is at fault, or another replica was restarted there"
+    ),
+    "gpu_fault": Fact(_REPLICA, "an Xid error on its node, of late, asks for more than a restart of the engine"),
     "nodes_may_be_avoided": Fact(_REPLICA, "the settings allow to keep replicas off a node"),
     "lead_time_known": Fact(_BOTH, "enough starts of its pool were seen to know how long one takes"),
     "good_revision": Fact(_POOL, "a revision is on record as good, can still be restored, and is not the present one"),

@@ -4,6 +4,9 @@ Errors have two witnesses: the gateway, which sees what a replica answers, and t
 whose fault an error is. The cohort can: all replicas of a model get the same requests and depend on the same things, so
 that what clients send, or an outage behind them all, shows at all of them alike. Only a replica that fails far more
 than most of its peers is suspected, and only once that has been seen ``looks`` times.
+
+Answers are counted with two half-lives. The short one tells a burst within two ticks; at little load, or with a single
+peer, it holds too few answers for any share of errors to be beyond chance, and the long one goes on counting.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.stats import hypergeom
 
 from policies.decisions import Anomaly
 from policies.fleet import FleetState, Phase, PoolKey
@@ -33,6 +37,9 @@ class FailingSettings(BaseModel):
         description="Time in seconds after which an answer counts half: long enough for some ten of them at the load "
         "of one replica, short enough to notice a burst within two ticks.",
     )
+    long_half_life_s: float = Field(
+        120.0, gt=0, description="The longer half-life, in seconds: for replicas that answer once in some seconds."
+    )
     failed_ratio: float = Field(
         0.2, gt=0, le=1, description="Share of its answers that must be errors; fewer cost less than a restart does."
     )
@@ -46,7 +53,20 @@ class FailingSettings(BaseModel):
         "to 20 % of all requests fail by chance, ten replicas had a single such look about once in two months of "
         "simulated time, and never several in a row.",
     )
+    chance: float = Field(
+        1e-9,
+        gt=0,
+        lt=1,
+        description="Chance of as many errors being its own, if all replicas failed alike (Fisher's exact test), "
+        "below which it is none, of what counts with the longer half-life: far less than the z-score leaves, since "
+        "that changes little from one look to the next.",
+    )
     least_failed: float = Field(5.0, ge=1, description="Errors that must count at the moment; fewer are single errors.")
+    least_failed_long: float = Field(
+        12.0,
+        ge=1,
+        description="The same with the longer half-life: fewer in the minutes that it holds cost less than a restart.",
+    )
     looks: int = Field(3, ge=1, description="Looks within the look-back at which it must be so (k of n).")
     look_back_s: float = Field(
         120.0,
@@ -59,6 +79,7 @@ class FailingSettings(BaseModel):
 _TOTALS = slice(ANSWER_ROW["answered_total"], ANSWER_ROW["failed_total"] + 1)
 _TOLD_AT, _ENDED_AT = ANSWER_ROW["told_at"], ANSWER_ROW["ended_at"]
 _COUNTING = slice(ANSWER_ROW["answered"], ANSWER_ROW["failed"] + 1)
+_LONG = slice(ANSWER_ROW["answered_long"], ANSWER_ROW["failed_long"] + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +104,10 @@ def counted(before: Floats, at: Floats, totals: Floats, settings: FailingSetting
     It stays as it was where a counter is not given, and begins anew where one fell (F14).
 
     Args:
-        before: ``float64[2, 6, N]``, as ``WatchedReplicas.answers``; NaN where nothing was counted.
+        before: ``float64[2, 8, N]``, as ``WatchedReplicas.answers``; NaN where nothing was counted.
         at: ``float64[2, N]``, when the counters were read.
         totals: ``float64[2, 2, N]``, answers that ended as they should and errors so far; NaN where nobody counts them.
-        settings: Half-life and look-back.
+        settings: Half-lives and look-back.
     """
     growth = totals - before[:, _TOTALS]
     elapsed_s = at - before[:, _TOLD_AT]
@@ -95,21 +116,27 @@ def counted(before: Floats, at: Floats, totals: Floats, settings: FailingSetting
     later = given & ~late & (elapsed_s > 0)
     fell = later & ((growth[:, 0] < 0) | (growth[:, 1] < 0))
     grown, new = later & ~fell, (given & late) | fell
-    # By Python's power, whose last bit is the same wherever this runs; replicas share a few lengths of time.
-    halvings = np.where(grown, elapsed_s / settings.half_life_s, 0.0).ravel().tolist()
-    weight = {exponent: 0.5**exponent for exponent in set(halvings)}
-    kept = np.array([weight[exponent] for exponent in halvings]).reshape(elapsed_s.shape)
     ended = grown & (growth[:, 0] + growth[:, 1] > 0)
     after = before.copy()
     np.copyto(after[:, _TOTALS], totals, where=(grown | new)[:, None])
     np.copyto(after[:, _TOLD_AT], at, where=grown | new)
     np.copyto(after[:, _ENDED_AT], at, where=ended)
-    counting = rounded(before[:, _COUNTING] * kept[:, None] + growth)
-    np.copyto(after[:, _COUNTING], counting, where=grown[:, None])
+    for rows, half_life_s in ((_COUNTING, settings.half_life_s), (_LONG, settings.long_half_life_s)):
+        kept = _kept(elapsed_s, grown, half_life_s)
+        counting = rounded(before[:, rows] * kept[:, None] + growth)
+        np.copyto(after[:, rows], counting, where=grown[:, None])
     if np.count_nonzero(new):
         np.copyto(after[:, _COUNTING], 0.0, where=new[:, None])
+        np.copyto(after[:, _LONG], 0.0, where=new[:, None])
         np.copyto(after[:, _ENDED_AT], np.nan, where=new)
     return after, new
+
+
+def _kept(elapsed_s: Floats, grown: Bools, half_life_s: float) -> Floats:
+    """Return which share of what was counted still counts, by Python's power, whose last bit is the same everywhere."""
+    halvings = np.where(grown, elapsed_s / half_life_s, 0.0).ravel().tolist()  # replicas share a few lengths of time
+    weight = {exponent: 0.5**exponent for exponent in set(halvings)}
+    return np.array([weight[exponent] for exponent in halvings]).reshape(elapsed_s.shape)
 
 
 def rounded(values: Floats) -> Floats:
@@ -159,30 +186,56 @@ def failing(
                 if (answers := witness.read(known[name])) and _recent(answers, fleet.at, settings)
             }
             for name in [name for name in told if name in worth_a_look]:
-                answers, suspicious = told[name], _suspicious(told[name], settings)
+                answers = told[name]
+                views = _views(answers, settings)
                 # Nobody's share means anything before one answer counts in full. Of those beyond suspicion nobody
                 # asks how their peers do: to compare everyone with everyone takes a second per 1,000 replicas.
-                peers = (
-                    [peer for other, peer in told.items() if other != name and peer.ended >= 1.0] if suspicious else []
-                )
-                better, worse = _compared(answers, peers, settings)
+                peers = [peer for other, peer in told.items() if other != name and peer.ended >= 1.0] if views else []
+                compared = [_compared(view, answers, peers, settings) for view in views]
+                better, worse = max(compared, key=lambda found: found[1], default=(0, False))
                 looked = _with_look(answers, fleet.at, settings, worse=worse)
                 if looked is not answers:
                     changed[name] = witness.write(changed.get(name, known[name]), looked)
-                if suspicious:
+                if views:
                     key, replica = cohort[name]
-                    found.append(_errors(key, replica.id, witness, looked, settings))
+                    found.append(_errors(key, replica.id, witness, looked, views[0](looked), settings))
                     if worse and len(looked.worse_at) >= settings.looks:
                         found.append(_alone(key, replica.id, looked, f"{better} of {len(peers)}", settings))
     return found, changed
 
 
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Answers that count in one view."""
+
+    failed: float
+    ended: float
+
+    @property
+    def ratio(self) -> float:
+        return self.failed / self.ended if self.ended > 0 else 0.0
+
+
+_View = Callable[[AnswerMemory], _Counts]
+
+
+def _short(answers: AnswerMemory) -> _Counts:
+    return _Counts(answers.failed, answers.ended)
+
+
+def _long(answers: AnswerMemory) -> _Counts:
+    return _Counts(answers.failed_long, answers.answered_long + answers.failed_long)
+
+
 def _worth_a_look(memory: WatchedReplicas, settings: FailingSettings) -> set[str]:
     """Return who fails so much that peers are asked, and who was found to fail more than they before."""
-    counting = memory.answers[:, _COUNTING]
-    answered, failed = counting[:, 0], counting[:, 1]
-    many = (failed >= settings.least_failed) & (failed >= settings.failed_ratio * (answered + failed) * (1.0 - 1e-9))
-    found = {memory.names[place] for place in np.nonzero(many)[1].tolist()} if np.count_nonzero(many) else set()
+    found: set[str] = set()
+    for rows, least in ((_COUNTING, settings.least_failed), (_LONG, settings.least_failed_long)):
+        counting = memory.answers[:, rows]
+        answered, failed = counting[:, 0], counting[:, 1]
+        many = (failed >= least) & (failed >= settings.failed_ratio * (answered + failed) * (1.0 - 1e-9))
+        if np.count_nonzero(many):
+            found |= {memory.names[place] for place in np.nonzero(many)[1].tolist()}
     return found.union(memory.worse_by_gateway, memory.worse_by_itself)
 
 
@@ -190,24 +243,52 @@ def _recent(answers: AnswerMemory, at: float, settings: FailingSettings) -> bool
     return at - answers.told_at <= settings.max_age_s
 
 
-def _suspicious(answers: AnswerMemory, settings: FailingSettings) -> bool:
-    return answers.failed >= settings.least_failed and answers.failed_ratio >= settings.failed_ratio
+def _views(answers: AnswerMemory, settings: FailingSettings) -> list[_View]:
+    """Return in which views it fails enough to be suspected: what was in minutes, only as long as it goes on."""
+    short, long = _short(answers), _long(answers)
+    goes_on = short.failed >= 1.0 and short.ratio >= settings.failed_ratio
+    views: list[_View] = [_short] if goes_on and short.failed >= settings.least_failed else []
+    if goes_on and long.failed >= settings.least_failed_long and long.ratio >= settings.failed_ratio:
+        views.append(_long)
+    return views
 
 
-def _compared(own: AnswerMemory, peers: Sequence[AnswerMemory], settings: FailingSettings) -> tuple[int, bool]:
+def _compared(
+    view: _View, answers: AnswerMemory, others: Sequence[AnswerMemory], settings: FailingSettings
+) -> tuple[int, bool]:
     """Return how many peers fail far fewer, and whether it (suspicious) fails more than chance explains.
 
     Most peers must do better one by one, so that a second bad replica hides none. Chance is ruled out against all of
-    them together, by a two-proportion z-test with the pooled share: 9 errors in 25 answers, where peers had 11 in 225,
-    are 5.4 standard errors.
+    them together. Of the short counts by a two-proportion z-test with the pooled share: 9 errors in 25 answers, where
+    peers had 11 in 225, are 5.4 standard errors. Of the long ones by an exact test.
     """
-    if not peers:
+    if not others:
         return 0, False
-    better = sum(own.failed_ratio >= settings.times_peers * peer.failed_ratio for peer in peers)
+    own, peers = view(answers), [view(other) for other in others]
+    better = sum(own.ratio >= settings.times_peers * peer.ratio for peer in peers)
     failed, ended = sum(peer.failed for peer in peers), sum(peer.ended for peer in peers)
+    if 2 * better <= len(peers):
+        return better, False
+    if view is _long:
+        return better, _chance(own, _Counts(failed, ended)) < settings.chance
     pooled = (own.failed + failed) / (own.ended + ended)
     deviation = math.sqrt(pooled * (1.0 - pooled) * (1.0 / own.ended + 1.0 / ended))
-    return better, 2 * better > len(peers) and own.failed_ratio - failed / ended > settings.z * deviation
+    return better, own.ratio - failed / ended > settings.z * deviation
+
+
+def _chance(own: _Counts, peers: _Counts) -> float:
+    """Return how likely it is that as many of all errors are its own if all fail alike (hypergeometric tail).
+
+    Counts with a half-life are no whole numbers, and vary less than whole ones would; they are rounded to its favour.
+
+    >>> _chance(_Counts(16.0, 56.0), _Counts(0.0, 1000.0)) < 1e-18
+    True
+    >>> _chance(_Counts(5.0, 20.0), _Counts(10.0, 180.0)) > 0.001
+    True
+    """
+    mine, theirs = math.floor(own.failed), math.ceil(peers.failed)
+    answers, of_peers = math.ceil(own.ended), max(theirs, math.floor(peers.ended))
+    return float(hypergeom.sf(mine - 1, answers + of_peers, mine + theirs, answers))
 
 
 def _with_look(answers: AnswerMemory, at: float, settings: FailingSettings, *, worse: bool) -> AnswerMemory:
@@ -219,10 +300,12 @@ def _with_look(answers: AnswerMemory, at: float, settings: FailingSettings, *, w
     return replace(answers, worse_at=(*kept, answers.told_at) if worse and new else kept)
 
 
-def _errors(key: PoolKey, name: str, witness: _Witness, answers: AnswerMemory, settings: FailingSettings) -> Anomaly:
+def _errors(
+    key: PoolKey, name: str, witness: _Witness, answers: AnswerMemory, counts: _Counts, settings: FailingSettings
+) -> Anomaly:
     since_at = answers.worse_at[0] if answers.worse_at else answers.told_at
-    detail = f"{answers.failed_ratio:.0%} of its latest {answers.ended:.0f} answers are errors, {witness.said}"
-    return Anomaly(witness.family, name, key, answers.failed_ratio / settings.failed_ratio, since_at, detail)
+    detail = f"{counts.ratio:.0%} of its latest {counts.ended:.0f} answers are errors, {witness.said}"
+    return Anomaly(witness.family, name, key, counts.ratio / settings.failed_ratio, since_at, detail)
 
 
 def _alone(key: PoolKey, name: str, answers: AnswerMemory, better: str, settings: FailingSettings) -> Anomaly:

@@ -226,12 +226,15 @@ class NodeState:
         since_at: Since when it is, or is not.
         leaving: Whether it is going to be taken away: reclaimed, drained or under maintenance.
         avoided: Whether nothing more is placed there.
+        xid: The newest Xid error that an exporter tells of any GPU of it, whoever holds that or nobody; 0 for none, NaN
+            where its GPUs are not exported.
     """
 
     ready: bool
     since_at: float
     leaving: bool = False
     avoided: bool = False
+    xid: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field, replace
 from policies.anomaly import Watch
 from policies.breaker import stopped_models
 from policies.causes import (
+    BAD_REVISION,
     CAUSES,
-    HANG,
+    HARDWARE,
     UNKNOWN,
     cause_of,
     cause_of_cordon,
 )
 from policies.conditions import Subject
 from policies.decisions import CordonReplica, Diagnosis, Reason, Remediation, UncordonReplica
-from policies.diagnosis import answers_with_errors, confirmed
+from policies.diagnosis import answers_with_errors, serves_nothing
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
 from policies.healing_settings import HealingSettings
@@ -96,6 +97,7 @@ def heal(
     pools = _left_revisions(fleet, memory)
     known = {**memory.pools, **pools}
     ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages)
+    ledger.gpu_faults = frozenset(memory.xids)
     ours = [d for d in diagnoses if str(d.pool) in least]
     ledger.stopped = frozenset(stopped_models(ours, ledger))
     ledger.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
@@ -161,7 +163,9 @@ class _Ward:
             self.ledger.page(name, diagnosis, "somebody else took it out of traffic: left to them")
             self.left.add(name)
             return
-        if diagnosis.cause == HANG.code and confirmed(diagnosis):
+        if diagnosis.name == HARDWARE.name and replica is not None and replica.phase is not Phase.READY:
+            self.ledger.broken.add(name)
+        if serves_nothing(diagnosis):
             self.ledger.hung.add(name)
             if cordon is not None:
                 self.ledger.cordons[name] = replace(cordon, confirmed=True)
@@ -267,6 +271,9 @@ class _Ward:
             return
         if replica is not None and replica.phase is Phase.DRAINING:
             return  # it leaves, well or not
+        if replica is not None and self._revision_fails(pool, replica):
+            ledger.note("of a revision that fails", why, "its roll-back replaces it")
+            return
         subject = Subject(
             ledger, pool, replica, diagnosis, why, run,
             self.outside.elsewhere.get(pool.key, False), pool.key.model in self.outside.burning,
@@ -277,6 +284,13 @@ class _Ward:
             self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | after.holding
         if after.run.state == "failed":
             self._escalate(name, after.run, why, pool, replica)
+
+    def _revision_fails(self, pool: PoolState, replica: ReplicaState) -> bool:
+        """Whether it is of a revision that is believed to fail: a restart would only bring another one of that."""
+        believed, run = self.present.get(str(pool.key)), self.runs.get(str(pool.key))
+        treated = run is not None and run.cause == BAD_REVISION.name and not run.over
+        fails = treated or (believed is not None and believed.name == BAD_REVISION.name)
+        return fails and replica.revision == pool.revision
 
     def _begin_anew(self, name: str, why: Diagnosis, pool: PoolState) -> None:
         run = self.runs.pop(name)
@@ -310,8 +324,13 @@ class _Ward:
             return sick or out
         if run.subject and name not in there:
             # Not listed just now: its restart may be under way, or the platform's answer is incomplete.
-            return _asked_for_more(run) or name in self.ledger.seen.memory
+            return self._restarted(run) or name in self.ledger.seen.memory
         return not run.subject or sick or out or _asked_for_more(run)
+
+    def _restarted(self, run: RunMemory) -> bool:
+        """Whether its replica is gone since the playbook had it restarted: whatever else it did is gone with that."""
+        mine = ("restart", run.pool, run.subject)
+        return any((a.kind, a.pool, a.target) == mine and a.started_at >= run.began_at for a in self.ledger.actions)
 
 
 def not_to_be_learned(memory: PolicyMemory) -> frozenset[str]:
@@ -415,8 +434,8 @@ def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[
     """Replicas per pool that the platform counts but that will not serve soon: the planner must not count on them.
 
     What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody. Nor is
-    anything of a revision that is on trial: what takes its place would be of the same.
-    A playbook may ask for one more than the load needs.
+    anything of a revision that is on trial: what takes its place would be of the same. What has exited on a GPU at
+    fault does not come back there. A playbook may ask for one more than the load needs.
     """
     back = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, UncordonReplica)}
     out = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, CordonReplica)} | ledger.waiting
@@ -424,12 +443,12 @@ def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[
     for pool in ledger.fleet.pools:
         known = ledger.known.get(str(pool.key))
         trial = pool.revision if known is not None and on_trial(pool, known, ledger.settings) else None
-        for r in pool.roster.replicas if out else pool.roster.troubled:
+        for r in pool.roster.replicas if out or ledger.broken else pool.roster.troubled:
             if r.revision == trial:
                 continue
             name = pool.key.replica(r.id)
             away = r.phase is Phase.READY and (r.cordoned or name in out) and name not in back
             looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in ledger.stopped
-            lost[str(pool.key)] += away or looping
+            lost[str(pool.key)] += away or looping or name in ledger.broken
         lost[str(pool.key)] += "one more" in holding.get(pool.key, ())
     return lost

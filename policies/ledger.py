@@ -6,12 +6,12 @@ cooldowns, load times and the breaker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from policies.anomaly import Watch
-from policies.causes import HANG, STILL_SERVING
+from policies.causes import STILL_SERVING
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
@@ -25,7 +25,7 @@ from policies.decisions import (
     RollBack,
     UncordonReplica,
 )
-from policies.diagnosis import confirmed
+from policies.diagnosis import confirmed, serves_nothing
 from policies.disruption import DisruptionSettings, Refusal, last_healthy, why_no_restart, why_not_now
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
@@ -52,6 +52,8 @@ class Ledger:
         waiting: Replicas that stay in traffic until there are enough others.
         hung: Replicas that serve nothing although the platform calls them READY.
         failing: Replicas that answer with errors: no help to whatever is taken out of traffic beside them.
+        gpu_faults: Nodes on which an Xid error of late asks for more than a restart of the engine.
+        broken: Replicas that have exited or start on a GPU at fault: nothing to count on.
     """
 
     fleet: FleetState
@@ -70,6 +72,8 @@ class Ledger:
     waiting: set[str] = field(default_factory=set)
     hung: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
+    gpu_faults: frozenset[str] = frozenset()
+    broken: set[str] = field(default_factory=set)
 
     # Traffic of one replica
 
@@ -82,13 +86,13 @@ class Ledger:
         name = pool.key.replica(replica.id)
         if replica.phase is not Phase.READY:
             return Refusal("not ready", "only what is READY gets traffic")
-        if why.cause != HANG.code or not confirmed(why):
+        if not serves_nothing(why):
             if pool.key.model in self.stopped:
                 return _STOPPED
             if (refusal := self._too_few_left(pool, name)) is not None:
                 self.waiting.add(name)
                 return refusal
-            if (refusal := why_not_now(pool.key.model, self._under_repair(name), self.settings)) is not None:
+            if (refusal := why_not_now(pool.key.model, self._under_repair({name}), self.settings)) is not None:
                 return refusal
         elif pool.key.model in self.stopped:
             return _STOPPED
@@ -139,7 +143,7 @@ class Ledger:
             self.waiting.add(name)
             return refusal
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
-        refusal = refusal or why_not_now(pool.key.model, self._under_repair(name), self.settings)
+        refusal = refusal or why_not_now(pool.key.model, self._under_repair({name}), self.settings)
         if refusal is not None:
             return refusal
         self.remedies.append(RestartReplica(replica.id, pool.key, why.cause))
@@ -169,7 +173,8 @@ class Ledger:
         before = known.revisions.get(pool.revision)
         if tried or (before is not None and before.rolled_back_at is not None):
             return Refusal("rolled back before", f"revision {pool.revision} was rolled back once already", final=True)
-        if refusal := why_not_now(pool.key.model, self._under_repair(""), self.settings):
+        replaced = {pool.key.replica(r.id) for r in pool.roster.replicas if r.cordoned and r.revision == pool.revision}
+        if refusal := why_not_now(pool.key.model, self._under_repair(replaced), self.settings):
             return refusal
         self.remedies.append(RollBack(pool.key, good, pool.revision, why.cause))
         detail = f"{why.cause} {why.sentence}; from revision {pool.revision} to {good}"
@@ -221,12 +226,15 @@ class Ledger:
         subject = why.subject or str(why.pool)
         self.reasons.append(Reason(rule, subject, 0, 0, f"{why.cause} {why.sentence}; {detail}"))
 
-    def _under_repair(self, besides: str) -> set[tuple[str, str]]:
-        """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2)."""
+    def _under_repair(self, besides: Collection[str]) -> set[tuple[str, str]]:
+        """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2).
+
+        ``besides`` is left out: what is asked for is about it, or replaces it.
+        """
         repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
         out = [name for name, cordon in self.cordons.items() if cordon.cause in STILL_SERVING]
         repairs |= {(self._models[name], name) for name in out if name in self._models}
-        return {repair for repair in repairs if repair[1] != besides}
+        return {repair for repair in repairs if repair[1] not in besides}
 
     @cached_property
     def _models(self) -> Mapping[str, str]:

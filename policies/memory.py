@@ -101,6 +101,8 @@ class PoolMemory:
         signs: Instants of late at which something was seen of the pool as a whole, by the name of the sign.
         served_at: When a replica of it last became READY after a start that was seen; None when none did.
         given: When most of its replicas last gave each figure that engines always give.
+        nodes: How many of its replicas, but for those that leave, are on each node that the platform told of.
+        lost: When a node went away with replicas of it, and with how many, by the node's name; those of late.
     """
 
     __pydantic_config__ = _STRICT
@@ -118,6 +120,19 @@ class PoolMemory:
     signs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     served_at: float | None = None
     given: Mapping[str, float] = field(default_factory=dict)
+    nodes: Mapping[str, Count] = field(default_factory=dict)
+    lost: Mapping[str, tuple[float, Count]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class XidMemory:
+    """An Xid error on a node that asks for more than a restart of the engine: first seen, and last told."""
+
+    __pydantic_config__ = _STRICT
+
+    code: Count
+    since_at: float
+    seen_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,7 @@ class AnswerMemory:
         ended_at: When an answer, good or failed, was last seen among them; None when never.
         answered, failed: Growth, of which half counts after each half-life.
         worse_at: Looks, within the look-back, at which it failed far more than its peers.
+        answered_long, failed_long: The same growth with the longer half-life.
     """
 
     __pydantic_config__ = _STRICT
@@ -141,6 +157,8 @@ class AnswerMemory:
     answered: Total = 0.0
     failed: Total = 0.0
     worse_at: tuple[float, ...] = ()
+    answered_long: Total = 0.0
+    failed_long: Total = 0.0
 
     @property
     def ended(self) -> float:
@@ -339,9 +357,9 @@ class PolicyMemory:
     """All that survives from one tick to the next, and across a restart.
 
     Keys are text so that the JSON form is plain: of a pool its key, of a replica its name (``PoolKey.replica``), of a
-    run the one or the other that it is about, of a page what ``paging.page_key`` says. ``pages`` holds the instant at
-    which each page was last wanted, so that it goes out once per episode; ``decided_at`` is the instant of the last
-    decision.
+    run the one or the other that it is about, of a page what ``paging.page_key`` says, of an Xid its node. ``pages``
+    holds the instant at which each page was last wanted, so that it goes out once per episode; ``decided_at`` is the
+    instant of the last decision.
     """
 
     __pydantic_config__ = _STRICT
@@ -356,6 +374,7 @@ class PolicyMemory:
     decided_at: float | None = None
     version: Literal[1] = VERSION
     runs: Mapping[str, RunMemory] = field(default_factory=dict)
+    xids: Mapping[str, XidMemory] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return a JSON text that ``from_json`` turns back into an equal memory.

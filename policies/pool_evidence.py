@@ -134,8 +134,10 @@ def watch_pools(
         name, model = str(pool.key), pool.key.model
         look = _look(fleet.at, pool, replicas, part, settings)
         usual = _usual(models.get(model, ModelMemory()), fleet.at, settings)
+        earlier = known.get(name, PoolMemory())
+        before = _lost_nodes(fleet, pool, earlier, settings.look_back_s)
         signs = _signs(fleet, pool, look, usual, settings)
-        before = known.get(name, PoolMemory())
+        signs[NODE_TROUBLE] = _node_trouble(fleet, pool, earlier, before)
         given, renamed = _given(fleet.at, pool, before.given, settings)
         signs[METRICS_LOST] = signs[METRICS_LOST] or renamed
         seen = noted(before.signs, [cause.name for cause, said in signs.items() if said], fleet.at)
@@ -200,7 +202,6 @@ def _signs(
     retrying = given_up >= settings.given_up_ratio and surge >= settings.surge_ratio
     storming = _storming(look, settings)
     return {
-        NODE_TROUBLE: _node_trouble(fleet, pool),
         UNREACHABLE: _unreachable(look, settings),
         METRICS_LOST: _unseen(fleet, pool, settings),
         RETRY_STORM: [
@@ -300,18 +301,40 @@ def _given(
     ]
 
 
-def _node_trouble(fleet: FleetState, pool: PoolState) -> _Said:
+def _lost_nodes(fleet: FleetState, pool: PoolState, before: PoolMemory, keep_s: float) -> PoolMemory:
+    """Return ``before`` with where its replicas are now, and with nodes of late that went away with some of them.
+
+    A node can be gone before it was ever seen not to be in order, and what was on it with it.
+    """
+    there = pool.roster.staying_by_node if fleet.nodes else {}
+    lost = {name: (at, count) for name, (at, count) in before.lost.items() if fleet.at - at <= keep_s}
+    if fleet.nodes and there != before.nodes:
+        on = pool.roster.by_node
+        gone = {name: n for name, n in before.nodes.items() if name not in fleet.nodes and name not in on}
+        lost |= {name: (fleet.at, count) for name, count in gone.items()}
+    if not fleet.nodes or (there == before.nodes and lost == before.lost):
+        return before
+    return replace(before, nodes=dict(there), lost=lost)
+
+
+def _node_trouble(fleet: FleetState, pool: PoolState, before: PoolMemory, now: PoolMemory) -> _Said:
+    """Nodes that are not in order or leave, and what is or was on them; nodes that went away with it."""
     if not fleet.nodes:
         return []
-    bad: dict[str, int] = {}
-    for replica in pool.roster.replicas:
-        node = fleet.nodes.get(replica.node)
-        if node is not None and (not node.ready or node.leaving):
-            bad[replica.node] = bad.get(replica.node, 0) + 1
-    if not bad:
-        return []
-    told = ", ".join(f"{name} ({count} of its replicas)" for name, count in sorted(bad.items()))
-    return [("node", f"not in order or leaving: {told}"), ("platform", "as the platform says of the node itself")]
+    on, was = pool.roster.by_node, before.nodes
+    bad = {
+        name: max(on.get(name, 0), was.get(name, 0))
+        for name in {**on, **was}
+        if (node := fleet.nodes.get(name)) is not None and (not node.ready or node.leaving)
+    }
+    said: _Said = []
+    if bad:
+        told = ", ".join(f"{name} ({count} of its replicas)" for name, count in sorted(bad.items()))
+        said.append(("node", f"not in order or leaving: {told}"))
+    if now.lost:
+        told = ", ".join(f"{name} ({count} of its replicas)" for name, (_, count) in sorted(now.lost.items()))
+        said.append(("node", f"gone: {told}"))
+    return [*said, ("platform", "as the platform says of the node itself")] if said else []
 
 
 def _usual(known: ModelMemory, at: float, settings: PoolEvidenceSettings) -> float | None:

@@ -8,7 +8,7 @@ against neither when they are of replicas that had served and ended one after th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -65,6 +65,7 @@ def rollout_evidence(
     found: Mapping[str, Cohort],
     settings: RolloutSettings,
     good: RevisionSettings,
+    bad_nodes: Collection[str] = (),
 ) -> RolloutLook:
     """Return evidence against the pool's revision, its starts, its memory or what is sent to it.
 
@@ -75,15 +76,17 @@ def rollout_evidence(
         found: Its cohorts.
         settings: When failures make a pattern.
         good: When a revision counts as good.
+        bad_nodes: Nodes with a GPU at fault: what fails there says nothing of revisions, starts or requests.
     """
-    recent = list(since(known, at - settings.window_s))
+    recent = [failure for failure in since(known, at - settings.window_s) if failure.node not in bad_nodes]
+    waiting = [replica for replica in _waiting(pool) if replica.node not in bad_nodes]
     came_at = _came_at(pool, known)
     young = came_at is not None and at - came_at <= settings.young_s and on_trial(pool, known, good)
     said = worse(pool.revision, found, known.revisions, settings) if young else {}
     signs = noted(known.signs, [sign for sign, words in said.items() if words], at)
     after = with_figures(known if signs == known.signs else replace(known, signs=signs), found)
     if young and came_at is not None:
-        against = list(_against_revision(at, pool, known, recent, came_at, settings))
+        against = list(_against_revision(at, pool, known, recent, waiting, came_at, settings))
         for sign, words in said.items():
             times = [t for t in signs.get(sign, ()) if at - t <= settings.cohort_look_back_s]
             if words and len(times) >= settings.cohort_looks:
@@ -93,7 +96,7 @@ def rollout_evidence(
         only_it = all(failure.revision == pool.revision for failure in recent)
         if against or only_it:  # too few to tell, and if anything it is the revision
             return RolloutLook(tuple(against), after)
-    return RolloutLook(tuple(_of_no_revision(at, pool, known, recent, settings, good)), after)
+    return RolloutLook(tuple(_of_no_revision(at, pool, known, recent, waiting, settings, good)), after)
 
 
 def _of_no_revision(
@@ -101,11 +104,12 @@ def _of_no_revision(
     pool: PoolState,
     known: PoolMemory,
     recent: Sequence[FailureMemory],
+    waiting: Sequence[ReplicaState],
     settings: RolloutSettings,
     good: RevisionSettings,
 ) -> list[Anomaly]:
     """Return evidence that is not about a revision: the first pattern that fits."""
-    present, waiting = known.revisions.get(pool.revision), _waiting(pool)
+    present = known.revisions.get(pool.revision)
     if present is not None and present.healthy_s >= good.good_after_s:
         # What others did, that were rolled back or are on their way out, says nothing of one that is known to be good.
         recent = [failure for failure in recent if failure.revision == pool.revision]
@@ -133,6 +137,7 @@ def _against_revision(
     pool: PoolState,
     known: PoolMemory,
     recent: Sequence[FailureMemory],
+    waiting: Sequence[ReplicaState],
     came_at: float,
     settings: RolloutSettings,
 ) -> Iterator[Anomaly]:
@@ -140,14 +145,12 @@ def _against_revision(
     since_then = [failure for failure in recent if failure.at >= came_at]
     mine = [failure for failure in since_then if failure.revision == pool.revision]
     others = [failure for failure in since_then if failure.revision != pool.revision]
-    waiting = [r for r in _waiting(pool) if r.revision == pool.revision]
-    count = len({failure.life for failure in mine}) + len(
-        {r.id for r in waiting} - {f.life.split("#")[0] for f in mine}
-    )
-    if count < settings.least_failures or others or any(r.revision != pool.revision for r in _waiting(pool)):
+    waits = [r for r in waiting if r.revision == pool.revision]
+    count = len({failure.life for failure in mine}) + len({r.id for r in waits} - {f.life.split("#")[0] for f in mine})
+    if count < settings.least_failures or others or len(waits) < len(waiting):
         return
     first_at = min([failure.at for failure in mine], default=at)
-    kinds = ", ".join(sorted({failure.kind for failure in mine} | {r.waiting_reason for r in waiting}))
+    kinds = ", ".join(sorted({failure.kind for failure in mine} | {r.waiting_reason for r in waits}))
     yield Anomaly("platform", "", pool.key, count / settings.least_failures, first_at, f"{count} failures ({kinds})")
     detail = f"all of revision {pool.revision}, which came {first_at - came_at:.0f} s before the first"
     yield Anomaly("revision", "", pool.key, 1.0, first_at, detail)

@@ -8,7 +8,8 @@ and stays in arrays. ``states`` makes ``ReplicaState`` objects of both, for whoe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import attrgetter
@@ -128,6 +129,18 @@ class Roster:
     def cordoned(self) -> tuple[int, ...]:
         """The places of those that are taken out of traffic."""
         return tuple([place for place, replica in enumerate(self.replicas) if replica.cordoned])
+
+    @cached_property
+    def by_node(self) -> Mapping[str, int]:
+        """How many there are on each node."""
+        return Counter([replica.node for replica in self.replicas if replica.node])
+
+    @cached_property
+    def staying_by_node(self) -> Mapping[str, int]:
+        """How many there are on each node, but for those that are DRAINING."""
+        if not self.draining_count:
+            return self.by_node
+        return Counter([r.node for r in self.replicas if r.node and r.phase is not Phase.DRAINING])
 
     @cached_property
     def since_at(self) -> Floats:

@@ -39,6 +39,10 @@ def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[R
         runs={name: _run(run, by_s) for name, run in memory.runs.items()},
         pages={key: wanted_at - by_s for key, wanted_at in memory.pages.items()},
         decided_at=at,
+        xids={
+            name: replace(seen, since_at=seen.since_at - by_s, seen_at=seen.seen_at - by_s)
+            for name, seen in memory.xids.items()
+        },
     )
     detail = f"it shows {by_s:.0f} s less than at the last decision; what is remembered moves with it"
     return moved, (Reason("clock set back", "clock", memory.decided_at, at, detail),)
@@ -65,6 +69,7 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         signs={name: tuple(at - by_s for at in seen_at) for name, seen_at in known.signs.items()},
         served_at=_back(known.served_at, by_s),
         given={name: at - by_s for name, at in known.given.items()},
+        lost={name: (at - by_s, count) for name, (at, count) in known.lost.items()},
         revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
     )
 

@@ -34,7 +34,12 @@ class SlowSettings(BaseModel):
     )
     min_peers: int = Field(4, ge=2, description="Fewer reporting peers give no median worth comparing with.")
     slow_scrapes: int = Field(4, ge=1, description="Scrapes within the look-back that must agree (k of n).")
-    look_back_s: float = Field(120.0, gt=0, description="Look-back of the k-of-n rule, in seconds.")
+    look_back_s: float = Field(
+        300.0,
+        gt=0,
+        description="Look-back of the k-of-n rule, in seconds: at little load a replica ends one request a minute. "
+        "Scrapes on time make slow ones forgotten sooner.",
+    )
     cold_s: float = Field(
         300.0,
         ge=0,
@@ -56,6 +61,7 @@ def slower(
     looked_before: Mapping[str, ReplicaMemory],
     tpot_s: Floats,
     settings: SlowSettings,
+    one_prompt_s: float = 0.0,
 ) -> tuple[list[Anomaly], dict[str, ReplicaMemory]]:
     """TPOT far above the peers' at k of the last n scrapes; more than its load explains is the second family.
 
@@ -67,6 +73,8 @@ def slower(
         tpot_s: ``float64[2, R]`` of the pool's, as told now, NaN where nothing ended, and as last told of late: at a
             low load hardly any two replicas end a request at the same look.
         settings: When it counts.
+        one_prompt_s: What the prefill of one prompt adds to the TPOT of those who decode beside it. Where that is much,
+            requests are of two kinds, and a few of the slow kind say nothing of the engine.
 
     Returns:
         The evidence, and memory of those of whom something else is to be remembered than before.
@@ -99,7 +107,8 @@ def slower(
             if outlying and observed_at not in slow_at:
                 slow_at = (*slow_at, observed_at)
             if outlying and len(slow_at) >= settings.slow_scrapes:
-                most_s = middle * _busier(before, [memory[names[peer]] for peer in peers.tolist()])
+                busier = _busier(before, [memory[names[peer]] for peer in peers.tolist()])
+                most_s = middle * busier + one_prompt_s if busier <= BUSIEST else math.inf
                 age_s = at - float(pool.roster.since_at[place])
                 found += _evidence(pool, place, mine_s, (middle, z, most_s), age_s, slow_at[0], settings)
         elif _newer(observed_at, looked_before.get(name)):
@@ -123,7 +132,7 @@ def _evidence(
     replica = pool.roster.ids[place]
     detail = f"TPOT {mine_s * 1000:.0f} ms, its peers' median is {middle_s * 1000:.0f} ms"
     found = [Anomaly("peers", replica, pool.key, z / settings.slow_z, since_at, detail)]
-    if mine_s > 1.25 * most_s and most_s <= BUSIEST * middle_s:
+    if mine_s > 1.25 * most_s:
         detail = f"the work that it does explains a TPOT of {most_s * 1000:.0f} ms at most"
         found.append(Anomaly("latency", replica, pool.key, mine_s / most_s, since_at, detail))
     if age_s < settings.cold_s:

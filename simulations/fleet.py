@@ -114,6 +114,8 @@ class SimulatedFleet:
         self._scheduler = Scheduler(
             berths, platform or PlatformSettings(), settings.gpus_per_node, self._events, seed, settings.epoch_at
         )
+        if settings.gpu_metrics:
+            self.metrics.node_xids = self._scheduler.xids
         for index, spec in enumerate(pools):
             pool = SimulatedPool(
                 index, spec, self._gateway, self._events, settings, seed, self.metrics.watch, self._scheduler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,7 @@ class _GatewayScrape:
     answered: npt.NDArray[np.int64]
     failed: npt.NDArray[np.int64]
     unreached: npt.NDArray[np.int64]
+    node_xids: Mapping[str, float]
 
     def by_replica(self, figures: npt.NDArray[np.integer]) -> Figures:
         """Return one of the last four by the replica's id."""
@@ -86,7 +87,11 @@ class SimulatedMetrics:
     simulation and from then on so that a control tick finds fresh figures (see ``FleetSettings``). A sample can be
     read ``scrape_delay_s`` after it was taken. A target whose engine does not run has no series, as after Prometheus'
     staleness marker. The gateway's figures carry no instant of their own, so they are missing rather than old when
-    two scrapes in a row have failed.
+    two scrapes in a row have failed. So are the Xid errors of nodes, which their exporters tell whether or not an
+    engine runs there; they are scraped together with the gateway.
+
+    Attributes:
+        node_xids: Asked at each scrape for the newest Xid of each node whose GPUs are exported.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class SimulatedMetrics:
         self._lost_until = -math.inf
         self._frozen_until = -math.inf
         self._unexported: list[tuple[int, float, float]] = []
+        self.node_xids: Callable[[], Mapping[str, float]] = dict
         self._scrapes: deque[_GatewayScrape] = deque()
         self._alive, self._watched = _Looked(), _Looked()
         self._scrape_gateway(settings.epoch_at, again=False)
@@ -167,6 +173,7 @@ class SimulatedMetrics:
             answered=state.replicas["finished"][rows],
             failed=state.replicas["failed"][rows],
             unreached=state.replicas["unreached"][rows],
+            node_xids=self.node_xids(),
         )
         self._scrapes.append(scrape)
         windows_s = max(self._settings.output_tokens_window_s, self._objective.window_s)
@@ -198,6 +205,7 @@ class SimulatedMetrics:
             answered=last.by_replica(last.answered),
             failed_answers=last.by_replica(last.failed),
             unreached=last.by_replica(last.unreached),
+            node_xids=last.node_xids,
             demand={} if demand is None else {self._model: demand},
             service={} if service is None else {self._model: service},
             gateway_queued={self._model: float(last.held)},

@@ -166,6 +166,10 @@ class Scheduler:
             for node in group
         }
 
+    def xids(self) -> Mapping[str, float]:
+        """Return the newest Xid error of each node, 0 for none."""
+        return {node.name: float(node.xid) for group in self._groups for node in group}
+
     def avoid(self, name: str, at: float, *, avoided: bool) -> None:
         """Let a node take nothing new, or take it again.
 

@@ -58,7 +58,12 @@ class Examiner:
         found = examine(state, self.memory, known, {str(p.key): LEAD for p in state.pools}, self.settings)
         pools = {key: replace(memory, listed_at=state.at) for key, memory in found.pools.items()}
         self.memory = replace(
-            self.memory, replicas=found.watch.memory, pools=pools, models=found.models, decided_at=state.at
+            self.memory,
+            replicas=found.watch.memory,
+            pools=pools,
+            models=found.models,
+            decided_at=state.at,
+            xids=found.xids,
         )
         return found
 

@@ -29,6 +29,7 @@ from simulations.faults import (
     Rollout,
     SlowDown,
     StockOut,
+    XidError,
 )
 from simulations.revisions import CrashesAtStart
 from tests.builders_fleet import a_batch, a_fleet, a_key, a_pool, a_profile, poisson
@@ -138,6 +139,9 @@ _OF_REPLICAS: Sequence[Scenario] = (
     Scenario("hang, restart refused", (Hang(300.0),), troubles=_refused("restart", 700.0)),
     Scenario("hang, restart refused for long", (Hang(300.0),), AVOIDING, _refused("restart", 1000.0)),
     Scenario("hang, replaced elsewhere", (Hang(300.0),), _treating("hang", "replace-elsewhere")),
+    Scenario("GPU at fault, its engine hangs", (XidError(290.0, code=79), Hang(300.0)), AVOIDING),
+    Scenario("GPU at fault, no node may be avoided", (XidError(290.0, code=79), Hang(300.0), NodeLoss(900.0))),
+    Scenario("GPU at fault, its engines exit", (XidError(300.0, code=79, exits=True),), AVOIDING),
     Scenario("errors", (Errors(300.0),)),
     Scenario("errors without a gateway", (Errors(300.0),), troubles=_silent(600.0, "answered", "failed_answers")),
     Scenario("slow", (SlowDown(300.0, factor=4.0),)),

@@ -157,7 +157,7 @@ def _of_gateway(source: Source, settings: PrometheusSettings) -> Iterator[tuple[
 
 
 def _of_gpus(source: Source, settings: PrometheusSettings) -> Iterator[tuple[Asked, str]]:
-    holders = _grouping(source, settings, source.names.replica_labels)
+    holders = _grouping(source, settings, (*source.names.replica_labels, *source.names.node_labels))
     yield _sampled_at(source, holders)
     yield from _figures(source, GPU_SIGNALS, holders, settings)
 

@@ -27,10 +27,12 @@ class GpuFigures:
     Attributes:
         columns: ``float64[N]`` per signal, in the order of the replicas that were asked for; NaN where nobody tells.
         others: How many pods with a GPU are none of those replicas.
+        node_xids: The largest Xid of late of each node, whoever holds its GPUs or nobody; 0 for none.
     """
 
     columns: Mapping[str, FloatArray] = field(default_factory=dict)
     others: int = 0
+    node_xids: Mapping[str, float] = field(default_factory=dict)
 
 
 def of_gpus(
@@ -42,8 +44,10 @@ def of_gpus(
     """
     columns = {signal: np.full(len(replicas), np.nan) for signal in GPU_SIGNALS}
     others: set[str] = set()
+    node_xids: dict[str, float] = {}
     for source in sources:
-        sampled_at = _by_replica(source, SAMPLED_AT, answers.of(source, SAMPLED_AT) or ())
+        sampled = answers.of(source, SAMPLED_AT) or ()
+        sampled_at = _by_replica(source, SAMPLED_AT, sampled)
         skew_s = settings.max_clock_skew_s
         fresh = {name for name, at in sampled_at.items() if -skew_s <= answers.at - at <= settings.stale_after_s}
         if old := len(sampled_at) - len(fresh):
@@ -60,7 +64,13 @@ def of_gpus(
                 values = np.nan_to_num(values)
             columns[signal] = np.where(known & np.isnan(columns[signal]), values, columns[signal])
         others |= fresh.difference(replicas)
-    return GpuFigures(columns, len(others))
+        scraped = _largest(source.names.node_labels, sampled)
+        told = _largest(source.names.node_labels, answers.of(source, "gpu_xid") or ())
+        for name, at in scraped.items():
+            xid = told.get(name, 0.0)
+            if -skew_s <= answers.at - at <= settings.stale_after_s and not impossible("gpu_xid", np.array([xid]))[0]:
+                node_xids[name] = max(xid, node_xids.get(name, 0.0))
+    return GpuFigures(columns, len(others), node_xids)
 
 
 def _by_replica(source: Source, signal: str, rows: Sequence[Row]) -> dict[str, float]:
@@ -74,7 +84,20 @@ def _by_replica(source: Source, signal: str, rows: Sequence[Row]) -> dict[str, f
     return told
 
 
+def _largest(labels: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+    """Return the largest figure by the first of ``labels`` that each row has."""
+    told: dict[str, float] = {}
+    for name, value in zip(_first_of(labels, rows), values_of(rows).tolist(), strict=True):
+        if name:
+            told[name] = max(value, told.get(name, value))
+    return told
+
+
 def _names(source: Source, rows: Sequence[Row]) -> Iterable[str]:
     """Return the replica that each row is about; empty where no pod holds the GPU."""
-    labels = [labels_of(rows, label) for label in source.names.replica_labels]
+    return _first_of(source.names.replica_labels, rows)
+
+
+def _first_of(names: Sequence[str], rows: Sequence[Row]) -> Iterable[str]:
+    labels = [labels_of(rows, label) for label in names]
     return [next(filter(None, values), "") for values in zip(*labels, strict=True)]

@@ -254,6 +254,7 @@ class PrometheusSource:
             demand=demand,
             service=self._service(answers, subjects, fresh | {*seen.arrivals.requests_per_s}),
             gateway_queued=seen.queued,
+            node_xids=self.gpus.node_xids,
             missing=tuple(notes.told),
         )
 

@@ -87,6 +87,7 @@ class MetricNames(BaseModel):
         subject: Of a gateway: the label that names model or pool.
         endpoint: Of a gateway: the label that names the replica, on series that are about one.
         replica_labels: Of an exporter of GPU figures: labels that name the replica, the first that is there counts.
+        node_labels: Of an exporter of GPU figures: labels that name the node, the first that is there counts.
         signals: Per signal the candidates, best first.
     """
 
@@ -100,6 +101,7 @@ class MetricNames(BaseModel):
     subject: Label | None = None
     endpoint: Label | None = None
     replica_labels: tuple[str, ...] = ()
+    node_labels: tuple[str, ...] = ()
     signals: Mapping[str, tuple[Candidate, ...]]
 
     @field_validator("signals", mode="before")

@@ -203,9 +203,28 @@ def _poison(ground: Ground, rng: Rng) -> Strike:
     return Strike((f"poison@{ground.struck_s:.3f}:times={int(rng.integers(3, 6))}",))
 
 
-def _xid(code: int, exits: str) -> Callable[[Ground, Rng], Strike]:
-    hit = _one("xid", f"code={code}", f"exits={exits}")
-    return lambda ground, rng: replace(hit(ground, rng), gpus_exported=True)
+def _xid(code: int, *, may_avoid_nodes: bool = False) -> Callable[[Ground, Rng], Strike]:
+    """Return an Xid error that ends all engines of a node, and every one that starts there later."""
+    hit = _one("xid", f"code={code}", "exits=yes")
+    return lambda ground, rng: replace(hit(ground, rng), gpus_exported=True, may_avoid_nodes=may_avoid_nodes)
+
+
+def _xid_and(kind: str, code: int) -> Callable[[Ground, Rng], Strike]:
+    """Return an Xid error on a node, and what one engine there does soon after."""
+
+    def strikes(ground: Ground, rng: Rng) -> Strike:
+        pool, replica = str(rng.choice(ground.pools)), int(rng.integers(ground.replicas))
+        where = f"pool={pool},replica={replica}"
+        after_s = float(rng.uniform(0.0, 30.0))
+        faults = (f"xid@{ground.struck_s - after_s:.3f}:{where},code={code}", f"{kind}@{ground.struck_s:.3f}:{where}")
+        return Strike(faults, pool, gpus_exported=True, may_avoid_nodes=True)
+
+    return strikes
+
+
+def _harmless_xid(ground: Ground, rng: Rng) -> Strike:
+    code = int(rng.choice([13, 31, 43, 63, 92, 94]))
+    return replace(_one("xid", f"code={code}", "exits=no")(ground, rng), gpus_exported=True)
 
 
 def _nothing(_ground: Ground, _rng: Rng) -> Strike:
@@ -245,6 +264,7 @@ PLANS: Mapping[str, Plan] = {
     "F1-zero": Plan(_one("hang", "running=zero")),
     "F2": Plan(_one("crash")),
     "F2-errors": Plan(_errors),
+    "F2-xid": Plan(_xid_and("crash", 31)),
     "F3": Plan(_bad_rollout, after_s=1200.0),
     "F3-later": Plan(_bad_later, after_s=1200.0),
     "F4": Plan(_starts_fail, after_s=1200.0),
@@ -252,8 +272,10 @@ PLANS: Mapping[str, Plan] = {
     "F6": Plan(_kv_shrink, levels=(0.6, 0.8), shapes=("balanced", "chat"), room=3.0),
     "F7": Plan(_overload, levels=(0.4, 0.6, 0.8), room=4.0, after_s=900.0),
     "F8": Plan(_slow, replicas=(5, 24), fixed_ratio=1.0),
-    "F9": Plan(_xid(79, "yes")),
-    "F10": Plan(_xid(63, "no")),
+    "F9": Plan(_xid(79)),
+    "F9-avoid": Plan(_xid(79, may_avoid_nodes=True)),
+    "F9-hang": Plan(_xid_and("hang", 119)),
+    "F10": Plan(_harmless_xid),
     "F11": Plan(_node_loss),
     "F11-reclaim": Plan(_reclaim),
     "F12": Plan(_partition, pools=(2,), levels=(0.05, 0.2, 0.4), fixed_ratio=1.0),

@@ -10,7 +10,7 @@ from typing import Any
 from simulations.case import prepare
 from simulations.healing.plans import PLANS, world_of
 from simulations.healing.rivals import FORESAIL, policy_for
-from simulations.healing.truths import BREAKS, HURTS, truth_of
+from simulations.healing.truths import BREAKS, HURTS, LOSES, truth_of
 from simulations.healing.verdict import Scene, Verdict, ever_short, judge
 from simulations.healing.witness import Moment, Witness
 from simulations.healing.worlds import World
@@ -115,6 +115,8 @@ def _struck(world: World, hit: tuple[str, ...], moments: Sequence[Moment], verdi
         return False
     if world.kind in BREAKS:
         return ever_short(moments, world.ground.struck_s)
+    if world.kind in LOSES:
+        return verdict.lost > 0
     return world.kind not in HURTS or verdict.recovered_s > 0.0 or verdict.lost > 0
 
 

@@ -27,6 +27,8 @@ class Truth:
         right: Names of causes of which one is the right diagnosis; none where nothing is to be diagnosed.
         fitting: Names that are true as well: a part of it, or what follows from it.
         subject: Whom the diagnosis has to be about.
+        of_pool: Names that are as right when they are of its pool and nothing else of that was well: a replica that is
+            alone cannot be told from its pool.
         remedies: Sets of acts, of which one has to be done in full; none where the right thing is to do nothing wrong.
         restarts: Ailments that deserve a restart.
         cordons: Ailments that deserve to be taken out of traffic, beside those.
@@ -43,6 +45,7 @@ class Truth:
     right: frozenset[str] = frozenset()
     fitting: frozenset[str] = frozenset()
     subject: Literal["replica", "pool"] = "replica"
+    of_pool: frozenset[str] = frozenset()
     remedies: tuple[frozenset[str], ...] = ()
     restarts: frozenset[str] = frozenset()
     cordons: frozenset[str] = frozenset()
@@ -90,6 +93,11 @@ TRUTHS: Mapping[str, Truth] = {
         # R: let the kubelet do it. W: delete it again while it loads.
         right=_set("exited"), fitting=_set("overload"), exits=True,
     ),
+    "F2-xid": Truth(
+        "engine exits with Xid 31, which is the application's own",
+        # W: anything against the node, which is well.
+        right=_set("exited"), fitting=_set("overload"), wrong=_NOTHING_MOVES, exits=True,
+    ),
     "F2-errors": Truth(
         "engine answers with errors, process alive",
         right=_set("errors"), fitting=_set("overload"), remedies=(_set(RESTART_IT),), restarts=_set("errors"),
@@ -129,11 +137,23 @@ TRUTHS: Mapping[str, Truth] = {
         remedies=(_set("cordon it"), _set(RESTART_IT)), restarts=_set("slow"),
     ),
     "F9": Truth(
-        "Xid 79: the node's GPUs are gone",
-        right=_set("hardware"), fitting=_set("exited", "node-trouble", "overload"),
-        remedies=(_set("avoid"), _set(RESTART_IT)), restarts=_set("exited", "starting"), exits=True,
+        "Xid 79: a GPU fell off the bus, and no replica may be kept off its node",
+        right=_set("hardware"), fitting=_set("exited", "overload"),
+        # R: whoever tends to nodes drains and resets it; others take its share. W: a restart on the same node.
+        remedies=(_set("page"),), wrong=_NOTHING_MOVES, exits=True,
     ),
-    "F10": Truth("Xid 63: a row is remapped, to be ignored", fitting=_set("hardware"), wrong=_NOTHING_MOVES),
+    "F9-avoid": Truth(
+        "Xid 79: a GPU fell off the bus, and replicas may be kept off its node",
+        right=_set("hardware"), fitting=_set("exited", "overload"),
+        # R: move replicas, never schedule back.
+        remedies=(_set("avoid", RESTART_IT),), restarts=_set("exited", "starting"), exits=True,
+    ),
+    "F9-hang": Truth(
+        "Xid 119: a GPU needs a reset, and an engine on its node hangs",
+        right=_set("hardware"), fitting=_set("hang", "overload"),
+        remedies=(_set("avoid", RESTART_IT),), restarts=_set("hung"),
+    ),
+    "F10": Truth("an Xid that is to be ignored, or is the application's own", wrong=_NOTHING_MOVES),
     "F11": Truth(
         "a node is lost",
         right=_set("node-trouble"), subject="pool",
@@ -157,7 +177,9 @@ TRUTHS: Mapping[str, Truth] = {
     ),
     "F12-one": Truth(
         "the gateway does not reach one replica, which is well",
-        right=_set("cut-off"), fitting=_set("overload"), remedies=(_set("cordon it"),), cordons=_set("cut off"),
+        right=_set("cut-off"), fitting=_set("overload"), of_pool=_set("unreachable"),
+        # To give up a pool most of which is well is wrong anywhere.
+        remedies=(_set("cordon it"), _set("fail over")), cordons=_set("cut off"),
         recovery="attainment",
     ),
     "F13-store": _METRICS,
@@ -200,13 +222,12 @@ TRUTHS: Mapping[str, Truth] = {
     ),
 }  # fmt: skip
 
-BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F19", "F20"})
+BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F9-avoid", "F19", "F20"})
 """Kinds that have really struck only when fewer replicas were well than before."""
-HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one", "F17"})
+HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one"})
 """Kinds that have really struck only when requests were lost or the objective was missed."""
-
-BESIDE = frozenset({"F9", "F10"})
-"""Kinds that are shown and count for no target: where an engine exits, this simulation no longer exports its GPUs."""
+LOSES = frozenset({"F17"})
+"""Kinds that have really struck only when requests were lost: clients ask again for nothing else."""
 
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 

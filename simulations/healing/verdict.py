@@ -99,16 +99,16 @@ def judge(
     """
     after = [moment for moment in moments if moment.at_s >= scene.begins_s]
     before = [moment for moment in moments if moment.at_s < scene.begins_s]
-    beliefs = [(moment.at_s, belief) for moment in after for belief in moment.beliefs]
+    beliefs = [(moment, belief) for moment in after for belief in moment.beliefs]
     deeds = [deed for moment in moments for deed in moment.deeds]
     answers = [deed for deed in deeds if deed.at_s >= scene.begins_s]
-    named = truth.right | truth.fitting
+    named = truth.right | truth.fitting | truth.of_pool
     called = tuple(dict.fromkeys(belief.name for _, belief in beliefs))
     unjudged = () if diagnoses else _SCALING
     wrong = tuple(map(str, wrong_deeds(truth, _fed_s(scene, after), scene, deeds, unjudged)))
     return Verdict(
         detected_s=_detected_s(truth, scene, after, answers, diagnoses=diagnoses),
-        diagnosed=any(b.name in truth.right and _about(b, truth, scene) for _, b in beliefs)
+        diagnosed=any(_names(belief, moment, truth, scene) for moment, belief in beliefs)
         or (truth.blind and any(moment.blind for moment in after)),
         called=called,
         miscalled=tuple(name for name in called if name not in named and name != UNKNOWN),
@@ -171,15 +171,22 @@ def _detected_s(
     for moment in after:
         if truth.blind and moment.blind:
             return moment.at_s - scene.struck_s
-        if any(_notices(belief, truth, scene) for belief in moment.beliefs):
+        if any(_notices(belief, moment, truth, scene) for belief in moment.beliefs):
             return moment.at_s - scene.struck_s
     return math.nan
 
 
-def _notices(belief: Belief, truth: Truth, scene: Scene) -> bool:
+def _names(belief: Belief, moment: Moment, truth: Truth, scene: Scene) -> bool:
+    """Whether the belief calls what was hit by its right name, or its pool where that is as right."""
+    if belief.name in truth.of_pool:
+        return not belief.replica and belief.pool == scene.pool and not moment.healthy.get(scene.pool, 0)
+    return belief.name in truth.right and _about(belief, truth, scene)
+
+
+def _notices(belief: Belief, moment: Moment, truth: Truth, scene: Scene) -> bool:
     """Whether the belief is about what was hit: by its right name, or by another that is true of a replica of it."""
-    if belief.name in truth.right:
-        return _about(belief, truth, scene)
+    if belief.name in truth.right | truth.of_pool:
+        return _names(belief, moment, truth, scene)
     return belief.name in truth.fitting and belief.replica in scene.replicas
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
+from policies.healing_settings import HealingSettings
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
 from policies.settings import PolicySettings
@@ -104,6 +105,7 @@ class Strike:
         patience_s: When clients give up; None for what SDKs default to.
         load: ``float64[T]`` requests/s per step instead of a steady load; None keeps that.
         gpus_exported: Whether GPUs must be exported for it to be seen; else that is drawn.
+        may_avoid_nodes: Whether the settings allow to keep replicas off a node.
         cv: Coefficient of variation of the gaps between arrivals.
     """
 
@@ -113,6 +115,7 @@ class Strike:
     patience_s: float | None = None
     load: Float64 | None = None
     gpus_exported: bool = False
+    may_avoid_nodes: bool = False
     cv: float = 1.0
 
 
@@ -126,7 +129,8 @@ def built(kind: str, seed: int, ground: Ground, strike: Strike, rng: np.random.G
     rates = steady(ground) if strike.load is None else strike.load
     client = Client(RateCurve(STEP_S, rates), ArrivalProcess(strike.cv), token_shape_named(ground.shape))
     trace = DrawnTrace(f"{kind} {seed}", "the fault benchmark", True, [client], int(rng.integers(2**31)))
-    policy = PolicySettings(objective=objective_of(ground.shape))
+    healing = HealingSettings(may_avoid_nodes=strike.may_avoid_nodes)
+    policy = PolicySettings(objective=objective_of(ground.shape), healing=healing)
     settings = SimulationSettings(
         pools={
             pool_name(profile): PoolSettings(profile=profile, min_replicas=ground.floor, max_replicas=ground.most)

@@ -11,7 +11,7 @@ import pytest
 from controller.errors import ObservationError
 from controller.observation import observe, plausible, unknown_pods
 from controller.ports import FleetMetrics
-from policies.fleet import Demand, FleetState, PoolKey, PoolState, ServiceLevel
+from policies.fleet import Demand, FleetState, NodeState, PoolKey, PoolState, ServiceLevel
 from policies.roster import figures_of
 from tests.builders import (
     AT,
@@ -212,6 +212,22 @@ def test_impossible_counts_of_the_gateway_become_unknown(count: float) -> None:
     assert math.isnan(state.pools[0].replicas[0].in_flight_requests)
     assert state.gateway_queued == {}
     assert state.missing == (f"impossible:gateway_queued:{MODEL}",)
+
+
+def test_xids_are_those_of_nodes_that_the_platform_knows_and_unknown_where_nobody_tells() -> None:
+    sound = NodeState(ready=True, since_at=AT)
+
+    class WithNodes(FakeCluster):
+        def nodes(self) -> Mapping[str, NodeState]:
+            return dict.fromkeys(("n0", "n1", "n2"), sound)
+
+    cluster = WithNodes(FixedClock(), {BARE.key: BARE})
+    told = FleetMetrics(node_xids={"n0": 79.0, "n1": -1.0, "n9": 79.0})
+    nodes = observe(AT, FakeMetrics(told), cluster, FakeRouter({KEY: 1.0})).nodes  # type: ignore[arg-type]
+    assert set(nodes) == {"n0", "n1", "n2"}
+    assert nodes["n0"] == replace(sound, xid=79.0)
+    assert math.isnan(nodes["n1"].xid)
+    assert math.isnan(nodes["n2"].xid)
 
 
 def test_a_store_or_a_cluster_that_does_not_answer_is_an_observation_error() -> None:

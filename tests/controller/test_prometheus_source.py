@@ -397,6 +397,23 @@ def test_an_xid_is_told_once_it_occurs_for_some_time_and_not_of_whoever_gets_the
     assert seen[-1] == 0.0
 
 
+@pytest.mark.parametrize("label", ["Hostname", "node"])
+def test_an_xid_is_told_of_the_node_whoever_holds_the_gpu_and_when_its_engine_is_gone(store: Store, label: str) -> None:
+    def on(node: str, pod: str, xid: float) -> list[Figure]:
+        return [(name, {**labels, label: node}, value) for name, labels, value in gpu(pod, XID_ERRORS=xid)]
+
+    source = store.source(event_window_s=60.0)
+    for xid in (0.0, 79.0, 79.0):
+        engines = [*an_engine("r1"), *(an_engine("r0") if not xid else [])]  # r0 exits, and keeps its GPU
+        store.scrape(*engines, *on("n0", "r0", xid), *on("n0", "trainer", 0.0), *on("n1", "r1", 0.0), *gpu("r2"))
+        metrics = looked(source, store)
+        assert metrics.node_xids == {"n0": xid, "n1": 0.0}
+    for _ in range(5):
+        store.scrape(*an_engine("r1"), *on("n0", "r0", 79.0))
+        metrics = looked(source, store)
+    assert metrics.node_xids == {"n0": 0.0}  # it is over, and the exporter of the other one silent
+
+
 def test_gpu_figures_that_are_old_or_cannot_be_are_missing(store: Store) -> None:
     source = store.source()
     blank = gpu("r0", MAX_SM_CLOCK=9.2e18, POWER_USAGE=0.0)

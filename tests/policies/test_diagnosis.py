@@ -52,6 +52,18 @@ COUNTED = replica("r", failed_answers_total=9.0)
         (replica("r", Phase.FAILED), ("platform",), "F2"),
         (replica("r", Phase.LOADING), ("platform",), "F4"),
         (replica("r", Phase.PENDING), ("platform",), "F4"),
+        (replica("r", Phase.FAILED), ("platform", "gpu"), "F9"),
+        (replica("r", Phase.LOADING), ("exit", "gpu"), "F9"),
+        (GATEWAY, ("progress", "gateway", "gpu"), "F9"),
+        (GATEWAY, ("progress", "gpu"), "F9"),
+        (GATEWAY, ("peers", "gpu"), "F9"),
+        (COUNTED, ("answers", "cohort", "gpu"), "F9"),
+        (GATEWAY, ("gpu",), "unknown"),  # it works on: what its GPU reported does it no harm so far
+        (GATEWAY, ("exporter", "gpu"), "F13"),
+        (GATEWAY, ("counters", "platform", "gpu"), "F14"),
+        (replica("r", Phase.FAILED), ("platform", "application"), "F2"),
+        (GATEWAY, ("peers", "clock"), "F8"),
+        (GATEWAY, ("clock",), "unknown"),
     ],
 )
 def test_evidence_is_held_against_the_catalogue(state: ReplicaState, families: tuple[str, ...], expected: str) -> None:

@@ -70,10 +70,12 @@ TRIED = ActionMemory("1", "roll back", MODEL, str(KEY), AT - 500.0, AT, open=Fal
 ELSEWHERE = ActionMemory("a9", "restart", MODEL, str(KEY), AT - 500.0, AT, open=False, node="n1")
 
 
-def on_node(**changes: Any) -> Subject:
+def on_node(faults: tuple[str, ...] = (), **changes: Any) -> Subject:
     node = NodeState(**{"ready": True, "since_at": AT - 9e3, **changes})
     state = fleet(some(node="n1"), nodes={"n1": node})
-    return a_subject(a_ledger(state))
+    ledger = a_ledger(state)
+    ledger.gpu_faults = frozenset(faults)
+    return a_subject(ledger)
 
 
 def with_act(act: ActionMemory, **first: Any) -> Subject:
@@ -98,6 +100,7 @@ SO: dict[str, tuple[Callable[[], Subject], Callable[[], Subject], Callable[[], S
     ),
     "placed": (about_a0, lambda: about_a0(phase=Phase.PENDING, in_flight_requests=math.nan), gone),
     "node_suspect": (lambda: on_node(ready=False), on_node, about_a0),
+    "gpu_fault": (lambda: on_node(faults=("n1",)), lambda: on_node(faults=("n2",)), gone),
     "nodes_may_be_avoided": (
         lambda: a_subject(a_ledger(settings=FREE.model_copy(update={"may_avoid_nodes": True}))), about_a0, gone,
     ),
@@ -124,6 +127,11 @@ SO: dict[str, tuple[Callable[[], Subject], Callable[[], Subject], Callable[[], S
 
 def test_every_fact_that_is_so_or_not_is_tested() -> None:
     assert set(SO) == set(conditions._SO)
+
+
+def test_a_node_with_a_gpu_at_fault_is_suspect() -> None:
+    assert is_so("node_suspect", on_node(faults=("n1",)))
+    assert not is_so("node_suspect", on_node(faults=("n2",)))
 
 
 @pytest.mark.parametrize("fact", sorted(SO))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from policies.anomaly import AnomalySettings, Watch, watch
@@ -128,6 +129,44 @@ def test_a_few_errors_are_no_burst() -> None:
         rare.look(1.0, 0.0, 0.0, ended=1.0, after_s=15.0)
     assert rare.seen.anomalies == ()
     assert after([(0.15, 0.0, 0.0)] * 20).seen.anomalies == ()
+
+
+def rarely(looks: int, names: str = "abcdefghij", every: int = 4, failing: Sequence[int] = (0, 3, 7)) -> Counters:
+    """Each replica ends one request per look; of ``a`` some of every ten fail, after a quiet time."""
+    counters = Counters(names)
+    for _ in range(20):
+        counters.look(*[0.0] * len(names), ended=float(every))
+    for look in range(looks):
+        counters.look(float(look % 10 in failing), *[0.0] * (len(names) - 1), ended=1.0, after_s=3.0)
+    return counters
+
+
+def test_three_errors_in_ten_at_little_load_are_told_with_patience() -> None:
+    assert "cohort" not in rarely(30).families()
+    found = rarely(90)
+    assert found.families() == ALL
+    assert found.memory[KEY.replica("a")].by_gateway.failed < 5.0  # type: ignore[union-attr]  # too few for the short one
+
+
+def test_with_a_single_peer_three_errors_in_ten_are_told_too() -> None:
+    counters = after([(0.3, 0.0)] * 14, "ab")
+    assert counters.families() == ALL
+
+
+def test_what_was_counted_for_long_and_is_over_convicts_nobody() -> None:
+    counters = rarely(60)
+    for _ in range(40):
+        counters.look(*[0.0] * 10, ended=1.0, after_s=3.0)
+        assert "cohort" not in counters.families()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_errors_by_chance_at_little_load_single_out_nobody(share: float) -> None:
+    drawn = np.random.default_rng(7)
+    counters = Counters("abcdefghij")
+    for _ in range(300):
+        counters.look(*(drawn.random(10) < share).astype(float), ended=1.0, after_s=5.0)
+        assert not any(one.family == "cohort" for one in counters.seen.anomalies)
 
 
 def test_peers_of_other_pools_of_the_model_are_heard() -> None:

@@ -23,7 +23,7 @@ from policies.decisions import (
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.healing import Course, HealingSettings, heal, unlearn
 from policies.lead_time import LeadTime
-from policies.memory import ActionMemory, CordonMemory, PolicyMemory, ReplicaMemory
+from policies.memory import ActionMemory, CordonMemory, PolicyMemory, ReplicaMemory, XidMemory
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, metrics, pool, replica
 
 SETTINGS = HealingSettings()
@@ -441,6 +441,18 @@ def test_too_many_sick_at_once_stop_healing_and_call_a_human() -> None:
     course = treated(some(5), sick("a0", "F1", 900.0), sick("a1", "F1", 900.0))
     assert (done(course), pages(course)) == ([], [(MODEL, "breaker")])
     assert course.stopped == {MODEL}
+
+
+@pytest.mark.parametrize(("nodes", "opens"), [(("n0", "n0"), False), (("n0", "n1"), True)])
+def test_all_that_one_node_takes_with_it_counts_once_for_the_breaker(nodes: tuple[str, str], opens: bool) -> None:
+    down = {"phase": Phase.FAILED, "since_at": AT - 60.0, "in_flight_requests": math.nan}
+    broken = [replica(f"a{place}", node=node, **down) for place, node in enumerate(nodes)]
+    state = fleet(pool([*broken, *(replica(f"a{n}", node="n2") for n in range(2, 5))]))
+    memory = PolicyMemory(xids={name: XidMemory(79, AT - 90.0, AT) for name in nodes})
+    faults = [replace(sick(f"a{n}", "F9"), name="hardware") for n in range(2)]
+    course = treated(state, *faults, memory=memory)
+    assert bool(course.stopped) is opens
+    assert course.lost[str(KEY)] == 2  # nothing comes back there, so others are asked for at once
 
 
 def test_what_waits_for_a_node_opens_no_breaker_and_is_told_to_a_human_once() -> None:

@@ -164,3 +164,27 @@ def test_a_light_trouble_that_failed_does_not_keep_a_graver_one_untreated() -> N
     first = healed(settings, slow)
     assert the_run(first).state == "failed"
     assert the_run(healed(settings, HANG, before=first, at=AT + 15.0)).cause == "hang"
+
+
+def test_a_replica_of_a_revision_that_fails_is_left_to_its_roll_back() -> None:
+    settings = own(mine=playbook({"do": "restart", "deadline": "2 lead times"}))
+    waits = own(mine=playbook({"wait_until": {"running_s": 30}, "deadline": 900},
+                              {"do": "restart", "deadline": "2 lead times"}))  # fmt: skip
+    assert [type(r) for r in healed(settings, HANG).remediations] == [RestartReplica]
+    first = healed(waits, HANG)
+    second = healed(waits, BAD, before=first, at=AT + 30.0)
+    assert not any(isinstance(r, RestartReplica) for r in second.remediations)
+    assert "of a revision that fails" in {r.rule for r in second.reasons}
+    other = fleet(replace(some(), revision="2"))
+    elsewhere = healed(waits, BAD, before=first, at=AT + 30.0, state=other)
+    assert any(isinstance(r, RestartReplica) for r in elsewhere.remediations)
+
+
+def test_a_run_whose_replica_is_gone_by_itself_is_over_and_one_that_had_it_restarted_is_not() -> None:
+    rest = fleet(replace(some(), replicas=some().replicas[1:]))
+    paged = own(mine=playbook(PAGE, {"wait_until": {"running_s": 500}, "deadline": 900}))
+    first = healed(paged, HANG)
+    assert dict(healed(paged, before=first, at=AT + 15.0, state=rest).runs) == {}
+    restarts = own(mine=playbook({"do": "restart", "deadline": "2 lead times"}))
+    first = healed(restarts, HANG)
+    assert A0 in healed(restarts, before=first, at=AT + 15.0, state=rest).runs

@@ -191,6 +191,23 @@ def test_a_roll_back_waits_for_repairs() -> None:
     assert roll_back(rolling(actions=[OPEN])) == "disruption budget"
 
 
+@pytest.mark.parametrize(("revision", "answer"), [("1", ""), ("0", "disruption budget")])
+def test_a_roll_back_does_not_wait_for_what_it_replaces(revision: str, answer: str) -> None:
+    state = some(cordoned=True, revision=revision)
+    cordons = {A0: CordonMemory(AT - 60.0, "F2", "a0#0")}
+    ledger = rolling(cordons=cordons)
+    there = replace(first(ledger), replicas=state.replicas)
+    ledger = replace(ledger, fleet=fleet(there))
+    assert roll_back(ledger) == answer
+
+
+def test_what_hangs_on_a_gpu_at_fault_goes_at_once_and_what_is_slow_there_only_with_enough_others() -> None:
+    hangs = replace(HANG, cause="F9", name="hardware", families=("gateway", "gpu", "progress"))
+    slow = replace(hangs, families=("gpu", "latency", "peers"))
+    assert cordon(a_ledger(settings=STRICT, least=4), hangs) == ""
+    assert cordon(a_ledger(settings=STRICT, least=4), slow) == "serving floor"
+
+
 def test_a_rollout_may_be_paused_at_any_time() -> None:
     ledger = rolling(stopped=frozenset({MODEL}), actions=[OPEN])
     assert refused(ledger.pause(first(ledger), BAD)) == ""

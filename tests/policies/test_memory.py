@@ -16,11 +16,23 @@ from policies.memory import (
     PoolMemory,
     ReplicaMemory,
     UnknownVersion,
+    XidMemory,
 )
 
 FULL = PolicyMemory(
     generation=7,
-    pools={"m/a/unified": PoolMemory(((1.0, 2), (16.0, 3)), ((1.0, 2),), (80.5, 91.25), ("a0#0", "a1#2"), 12.5, 16.0)},
+    pools={
+        "m/a/unified": PoolMemory(
+            ((1.0, 2), (16.0, 3)),
+            ((1.0, 2),),
+            (80.5, 91.25),
+            ("a0#0", "a1#2"),
+            12.5,
+            16.0,
+            nodes={"n0": 2},
+            lost={"n1": (15.0, 1)},
+        )
+    },
     models={"m": ModelMemory(0.04, 3.0)},
     replicas={
         "m/a/unified/a0": ReplicaMemory(
@@ -46,6 +58,7 @@ FULL = PolicyMemory(
     cordons={"m/a/unified/a0": CordonMemory(2.0, "F1", "a0#0", 10.0, None)},
     pages={"m breaker": 9.0},
     decided_at=16.0,
+    xids={"n0": XidMemory(79, 3.0, 9.0)},
 )
 
 

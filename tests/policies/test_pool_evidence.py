@@ -208,6 +208,69 @@ def test_a_bad_node_without_our_replicas_is_nobodys_trouble() -> None:
     assert of_pool(seen) == set()
 
 
+def gone_at(gone_s: float, left: int) -> Callable[[float], list[ReplicaState]]:
+    """Six replicas on two nodes; from an instant on only those on the first ``left`` nodes, and new ones elsewhere."""
+
+    def there(after_s: float) -> list[ReplicaState]:
+        if after_s < gone_s:
+            return placed(after_s)
+        old = [each for each in placed(after_s) if int(each.node[1:]) < left]
+        new = [working(f"b{i}", after_s, phase=Phase.LOADING, node="n2") for i in range(6 - len(old))]
+        return old + new
+
+    return there
+
+
+def nodes_until(gone_s: float, name: str) -> Callable[[float], Any]:
+    return lambda after_s: {k: v for k, v in on_nodes().items() if after_s < gone_s or k != name}
+
+
+def test_a_node_that_is_gone_with_its_replicas_before_anybody_looked_is_told() -> None:
+    examiner = Examiner()
+    assert of_pool(examiner.over(45.0, placed, nodes=on_nodes())) == set()
+    there, nodes = gone_at(60.0, 1), nodes_until(60.0, "n1")
+    found = examiner.over(60.0, there, nodes=nodes)
+    assert of_pool(found) == {"node-trouble"}
+    assert "gone: n1 (3 of its replicas)" in next(d.sentence for d in found.diagnoses if d.name == "node-trouble")
+    assert of_pool(examiner.over(120.0, there, nodes=nodes)) == {"node-trouble"}
+    assert of_pool(examiner.over(400.0, there, nodes=nodes)) == set()
+
+
+def test_a_node_that_goes_when_nothing_is_left_on_it_is_nobodys_trouble() -> None:
+    def emptied(after_s: float) -> list[ReplicaState]:
+        drains = [replace(each, phase=Phase.DRAINING) if each.node == "n1" else each for each in placed(after_s)]
+        return drains if after_s < 60.0 else [each for each in drains if each.node == "n0"]
+
+    examiner = Examiner()
+    examiner.over(15.0, placed, nodes=on_nodes())
+    assert of_pool(examiner.over(120.0, emptied, nodes=nodes_until(60.0, "n1"))) == set()
+
+
+def test_a_node_that_the_platform_leaves_out_while_its_replicas_are_listed_is_not_gone() -> None:
+    examiner = Examiner()
+    examiner.over(45.0, placed, nodes=on_nodes())
+    assert of_pool(examiner.over(120.0, placed, nodes=nodes_until(60.0, "n1"))) == set()
+
+
+def test_a_platform_that_tells_of_no_nodes_any_more_has_lost_none() -> None:
+    examiner = Examiner()
+    examiner.over(45.0, placed, nodes=on_nodes())
+    assert of_pool(examiner.over(120.0, gone_at(60.0, 1), nodes={})) == set()
+
+
+def test_a_node_that_leaves_is_told_by_what_was_on_it_a_look_ago() -> None:
+    def leaving(after_s: float) -> Any:
+        away = after_s >= 60.0
+        return on_nodes(NodeState(ready=True, since_at=AT, leaving=True)) if away else on_nodes()
+
+    def left(after_s: float) -> list[ReplicaState]:
+        return [each for each in placed(after_s) if after_s < 60.0 or each.node == "n1"]
+
+    examiner = Examiner()
+    examiner.over(45.0, left, nodes=leaving)
+    assert of_pool(examiner.over(60.0, left, nodes=leaving)) == {"node-trouble"}
+
+
 # retries
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policies.fleet import ReplicaState
-from tests.builders import AT
+from tests.builders import AT, demand
 from tests.builders_evidence import Examiner, believed, said_of, working
 
 LONG_S = 300.0
@@ -103,3 +103,18 @@ def test_one_that_does_far_more_than_its_peers_may_be_slower() -> None:
         )  # fmt: skip
 
     assert ("straggler", "a0") not in believed(Examiner().over(LONG_S, busy))
+
+
+@pytest.mark.parametrize(("prompt", "name"), [(1000.0, "straggler"), (60_000.0, "unknown")])
+def test_what_one_prefill_beside_it_explains_convicts_nobody(prompt: float, name: str) -> None:
+    """60,000 tokens take 6 s: shared by 200 output tokens, 30 ms each, which makes 80 ms of 50."""
+    found = Examiner().over(LONG_S, shown(tpot_mean_s=0.09), demand={"m": demand(8.0, prompt)})
+    assert believed(found) == {(name, "a0")}
+
+
+def test_one_that_ends_a_request_a_minute_is_told_too() -> None:
+    def rarely(after_s: float) -> list[ReplicaState]:
+        return with_one(after_s, tpot_mean_s=SLOW_S if after_s % 60.0 == 0.0 else math.nan)
+
+    assert believed(Examiner().over(120.0, rarely)) == set()
+    assert believed(Examiner().over(240.0, rarely)) == {("straggler", "a0")}

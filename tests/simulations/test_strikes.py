@@ -284,6 +284,17 @@ def test_an_xid_error_is_told_by_all_on_its_node_and_may_end_their_engines_for_g
     assert [r.phase for r in only_pool(fleet).replicas] == [READY] * 6
 
 
+def test_a_node_tells_its_xid_also_when_no_engine_is_left_on_it() -> None:
+    fault = XidError(50.0, code=79, exits=True)
+    fleet = struck(fault, replicas=6, gpus_per_node=8)
+    first, second = (only_pool(fleet).replicas[n].node for n in (0, 5))
+    look = seen(fleet, 90.0)
+    assert look.node_xids == {first: 79.0, second: 0.0}
+    assert set(look.replicas) == {"main-4", "main-5"}
+    silent = struck(fault, replicas=6, gpus_per_node=8, gpu_metrics=False)
+    assert seen(silent, 90.0).node_xids == {}
+
+
 # Clients
 
 

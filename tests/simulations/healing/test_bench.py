@@ -15,7 +15,7 @@ from simulations.healing.plans import CALM, HOURS, KINDS
 
 
 def test_a_code_stands_for_all_of_its_forms_and_a_form_for_itself() -> None:
-    assert kinds_of("F2") == ("F2", "F2-errors")
+    assert kinds_of("F2") == ("F2", "F2-errors", "F2-xid")
     assert kinds_of("F2-errors,idle") == ("F2-errors", "idle")
     assert kinds_of("all") == tuple(KINDS)
 

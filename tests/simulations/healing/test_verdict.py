@@ -163,3 +163,27 @@ def test_one_restart_of_what_does_not_start_is_no_mass_restart_and_two_are() -> 
     page = moment(690.0, Deed(690.0, "page"))
     assert judge(TRUTHS["F4"], HANG, course(page, one), 0).right
     assert judge(TRUTHS["F4"], HANG, course(page, one, two), 0).wrong
+
+
+def gpu_fault(kind: str, *deeds: Deed) -> Verdict:
+    return judge(TRUTHS[kind], HANG, course(moment(630.0, *deeds, healthy=2)), 0)
+
+
+def test_a_restart_on_the_same_node_is_no_remedy_for_a_gpu_at_fault() -> None:
+    page, again = Deed(630.0, "page"), restart(630.0, ailment="exited")
+    assert gpu_fault("F9", page).right
+    assert gpu_fault("F9", page, again).wrong
+    assert not gpu_fault("F9").remedied
+    elsewhere = Deed(630.0, "avoid", detail="n0")
+    assert gpu_fault("F9-avoid", elsewhere, again).right
+    assert not gpu_fault("F9-avoid", again).remedied
+    assert gpu_fault("F10", elsewhere).wrong
+    assert gpu_fault("F2-xid", elsewhere).wrong
+
+
+@pytest.mark.parametrize(("healthy", "named"), [(0, True), (1, False)])
+def test_a_replica_that_is_alone_cannot_be_told_from_its_pool(healthy: int, named: bool) -> None:
+    seen = moment(660.0, beliefs=(Belief("unreachable", POOL),), healthy=healthy)
+    verdict = judge(TRUTHS["F12-one"], HANG, course(seen), 0)
+    assert verdict.diagnosed is named
+    assert math.isnan(verdict.detected_s) is not named
