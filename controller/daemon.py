@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -123,8 +124,14 @@ class Daemon:
         return not why, {"why": why} if why else {"missing_signals": len(newest.fleet.missing if newest.fleet else ())}
 
     def status(self) -> Mapping[str, Any]:
-        """Who forecasts, how well, and what followed from that; and what waits for an approval."""
-        return {**self._chores.told(), "waiting_for_approval": [proposal_json(p) for p in self._live.waiting]}
+        """Who forecasts, how well, and what followed from that; what waits for an approval; which budgets burn."""
+        newest = self._live.ticker.newest
+        burn = newest.decision.burn if newest is not None and newest.decision is not None else {}
+        return {
+            **self._chores.told(),
+            "waiting_for_approval": [proposal_json(p) for p in self._live.waiting],
+            "error_budgets": {model: asdict(spent) for model, spent in burn.items()},
+        }
 
     def _supervise(self) -> int:
         while True:

@@ -50,6 +50,7 @@ def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
         *before,
         *seen,
         _forecasts(record),
+        *_budgets(decision),
         _diagnoses(decision),
         _plans(decision),
         *_acts(entry),
@@ -135,6 +136,17 @@ def _diagnoses(decision: Json) -> Section:
     )
     columns = ("cause", "subject", "since", "evidence", "believed")
     return Section("Believed to be wrong", columns, rows, "" if rows else "nothing")
+
+
+def _budgets(decision: Json) -> tuple[Section, ...]:
+    """Return how fast error budgets are spent; nothing where all of them would last."""
+    rows = []
+    for model, burn in sorted((decision.get("burn") or {}).items()):
+        state = "burns" if burn["burning"] else "about to burn" if burn["about_to"] else "lasts for now"
+        windows = (burn[name] for name in ("newest", "half_hour", "hour", "six_hours"))
+        rows.append((model, *(f"{rate:.1f} x" for rate in windows), state))
+    columns = ("model", "newest window", "half an hour", "1 h", "6 h", "budget")
+    return (Section("Error budgets: spent so many times as fast as they last", columns, tuple(rows)),) if rows else ()
 
 
 def _plans(decision: Json) -> Section:

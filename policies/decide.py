@@ -78,7 +78,7 @@ def decide(
     draft.pools.update(found.pools)
     draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
-    outside = Outside(room_elsewhere(fleet, diagnoses), found.burning)
+    outside = Outside(room_elsewhere(fleet, diagnoses), found.burn)
     informed = replace(memory, pools={**memory.pools, **draft.pools})
     believed = unexplained(fleet, diagnoses, lately(found.pools))
     course = heal(fleet, believed, seen, informed, lead_times, least, settings.healing, outside)
@@ -127,6 +127,7 @@ def decide(
             runs=course.runs,
         ),
         settings_digest=settings_digest,
+        burn={model: burn for model, burn in found.burn.items() if burn.most > 1.0},
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from forecasting.forecast import LoadForecast
+from policies.burn import Burn
 from policies.fleet import FleetState, PoolKey
 from policies.memory import PolicyMemory
 from policies.wire import Digest
@@ -180,6 +181,7 @@ Remediation: TypeAlias = (
 class Decision:
     """What one tick decided, with the memory that the next tick starts from.
 
+    ``burn`` has the models whose error budget would not last, at the rate of any window.
     ``generation`` grows by one per decision; ``input_digest`` names all that it was made from: fleet, forecasts,
     memory and settings, and ``settings_digest`` the last of them; after ``expires_at`` the plans are stale and are
     dropped.
@@ -197,6 +199,7 @@ class Decision:
     reasons: tuple[Reason, ...]
     memory: PolicyMemory
     settings_digest: str | Digest = ""
+    burn: Mapping[str, Burn] = field(default_factory=dict)
 
 
 class Policy(Protocol):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from policies.anomaly import Watch
+from policies.burn import Burn
+from policies.burn_gate import RULE, GatedAct, why_not_for_latency
 from policies.causes import HANG, STILL_SERVING
 from policies.decisions import (
     AvoidNode,
@@ -29,6 +31,7 @@ from policies.disruption import DisruptionSettings, Refusal, last_healthy, why_n
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory, CordonMemory, PoolMemory
+from policies.playbook import Hold
 from policies.revisions import good_revision
 
 ROLL_BACK = "roll back"
@@ -51,6 +54,7 @@ class Ledger:
         waiting: Replicas that stay in traffic until there are enough others.
         hung: Replicas that serve nothing although the platform calls them READY.
         failing: Replicas that answer with errors: no help to whatever is taken out of traffic beside them.
+        burn: How fast the error budgets of models are spent, where that is measured.
     """
 
     fleet: FleetState
@@ -69,6 +73,7 @@ class Ledger:
     waiting: set[str] = field(default_factory=set)
     hung: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
+    burn: Mapping[str, Burn] = field(default_factory=dict)
 
     # Traffic of one replica
 
@@ -84,6 +89,8 @@ class Ledger:
         if why.cause != HANG.code or not confirmed(why):
             if pool.key.model in self.stopped:
                 return _STOPPED
+            if (refusal := self._for_latency("cordon", pool, why)) is not None:
+                return refusal
             if (refusal := self._too_few_left(pool, name)) is not None:
                 self.waiting.add(name)
                 return refusal
@@ -130,6 +137,8 @@ class Ledger:
             return Refusal("leaving", "it is on its way out")
         if pool.key.model in self.stopped:
             return _STOPPED
+        if not self._serves_nobody(pool, replica) and (refusal := self._for_latency("restart", pool, why)) is not None:
+            return refusal
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
         refusal = refusal or why_not_now(
             pool.key.model, self._under_repair(pool.key.replica(replica.id)), self.settings
@@ -163,6 +172,9 @@ class Ledger:
         before = known.revisions.get(pool.revision)
         if tried or (before is not None and before.rolled_back_at is not None):
             return Refusal("rolled back before", f"revision {pool.revision} was rolled back once already", final=True)
+        if refusal := self._for_latency("roll back", pool, why):
+            self.page(key, why, f"its rollout stands still, and {refusal.detail}", refusal.rule)
+            return refusal
         if refusal := why_not_now(pool.key.model, self._under_repair(""), self.settings):
             return refusal
         self.remedies.append(RollBack(pool.key, good, pool.revision, why.cause))
@@ -170,6 +182,24 @@ class Ledger:
         self.reasons.append(Reason(ROLL_BACK, key, 0, 1, detail))
         self.actions.append(ActionMemory(pool.revision, ROLL_BACK, pool.key.model, key, at, at + deadline_s))
         return None
+
+    # What latency alone is no reason for
+
+    def permitted(self, pool: PoolState, why: Diagnosis, holding: frozenset[Hold]) -> frozenset[Hold]:
+        """Return what of ``holding`` a playbook may hold: it gives up no pool for latency while no budget burns."""
+        if "traffic" in holding and (refusal := self._for_latency("fail over", pool, why)) is not None:
+            self.note(refusal.rule, why, refusal.detail)
+            return holding - {"traffic"}
+        return holding
+
+    def _for_latency(self, act: GatedAct, pool: PoolState, why: Diagnosis) -> Refusal | None:
+        held = why_not_for_latency(act, why, self.burn.get(pool.key.model), self.settings.burn_gate)
+        return Refusal(RULE, held) if held else None
+
+    def _serves_nobody(self, pool: PoolState, replica: ReplicaState) -> bool:
+        """Return whether it is out of traffic by us, and nothing is left inside: to end it costs no request."""
+        name = pool.key.replica(replica.id)
+        return replica.cordoned and name in self.cordons and name in self.seen.fresh and replica.empty
 
     # What can be taken back
 

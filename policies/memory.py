@@ -287,6 +287,7 @@ class RunMemory:
         why: Why it failed.
         steps: By the path of the step; those that were reached.
         holding: What it holds until the next tick (``playbook.Hold``).
+        soft: Whether nothing but latency was ever shown for it (``burn_gate``).
     """
 
     __pydantic_config__ = _STRICT
@@ -306,6 +307,7 @@ class RunMemory:
     why: str = ""
     steps: Mapping[str, StepMemory] = field(default_factory=dict)
     holding: tuple[str, ...] = ()
+    soft: bool = False
 
     @property
     def over(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from controller.ports import ActResult, TickRecord
+from policies.burn import Burn
 from policies.decisions import (
     CordonReplica,
     Decision,
@@ -60,6 +61,7 @@ def decision_of(at: float, generation: int, plans: tuple[ScalingPlan, ...] = (),
             Reason("tolerance", str(POOL), 3, 3, "within 10 %"),
         ),
         memory=PolicyMemory(generation),
+        burn={MODEL: Burn(5.0, 7.2, 3.1, 0.4)} if acts else {},
     )
 
 
