@@ -37,7 +37,9 @@ def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
     before = (Section("Before this", note=record["gap"]),) if record.get("gap") else ()
     if not record.get("fleet"):
         why = f"Nothing could be observed, so nothing was done: {record.get('error', '')}"
-        return (Section(title, note=why), *before)
+        page = record.get("told")
+        told = (_results({"results": [page]}, "Told", ("done", "held")),) if page else ()
+        return (Section(title, note=why), *told, *before)
     seen = (_demand(record["fleet"]), _pools(record["fleet"]), _missing(record["fleet"]))
     if not decision:
         why = f"Nothing was decided and nothing done: {record.get('error', '')}"

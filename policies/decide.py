@@ -32,6 +32,7 @@ from policies.set_back import follow_clock
 from policies.settings import PolicySettings
 from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
+from policies.unseen import look_of, seen_again, unseen_pages
 from policies.vanished import vanished
 from policies.waiting import not_coming
 from policies.watched import WatchedReplicas
@@ -42,7 +43,10 @@ __all__ = ["Foresail", "PolicySettings", "decide"]
 
 @dataclass(slots=True)
 class _Draft:
-    """What has been decided so far in this tick, and which models are ``incomplete`` or ``taking_prompts``."""
+    """What has been decided so far in this tick, and which models are ``incomplete`` or ``taking_prompts``.
+
+    ``blind`` says of models why nothing of them may be given up for want of data.
+    """
 
     reasons: list[Reason] = field(default_factory=list)
     pools: dict[str, PoolMemory] = field(default_factory=dict)
@@ -50,6 +54,7 @@ class _Draft:
     desired: dict[PoolKey, int] = field(default_factory=dict)
     traffic: list[TrafficPlan] = field(default_factory=list)
     failovers: list[FailOver] = field(default_factory=list)
+    blind: Mapping[str, str] = field(default_factory=dict)
     incomplete: frozenset[str] = frozenset()
     taking_prompts: frozenset[str] = frozenset()
 
@@ -67,7 +72,7 @@ def decide(
     """
     memory, clock_reasons = follow_clock(memory, fleet.at)
     gone = vanished(fleet, memory, settings.anomaly.keep_vanished_s)
-    draft = _Draft(reasons=[*clock_reasons, *gone.reasons], incomplete=gone.incomplete)
+    draft = _Draft(reasons=[*clock_reasons, *seen_again(memory, fleet.at), *gone.reasons], incomplete=gone.incomplete)
     for pool in fleet.pools:
         known = replace(memory.pools.get(str(pool.key), PoolMemory()), listed_at=fleet.at)
         draft.pools[str(pool.key)] = observe_starts(pool, known, settings.lead_time)
@@ -78,7 +83,11 @@ def decide(
     draft.pools.update(found.pools)
     draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
-    outside = Outside(room_elsewhere(fleet, diagnoses), found.burn)
+    mine = [model for model in fleet.models if any(str(pool.key) in settings.pools for pool in fleet.pools_of(model))]
+    draft.blind = {model: unseen for model in mine if (unseen := _blind(fleet, model, settings, draft))}
+    draft.models.update(look_of(found.models, mine, draft.blind, fleet.at))
+    pages = unseen_pages(draft.models, draft.blind, diagnoses, fleet.at, settings.healing.blind_page_after_s)
+    outside = Outside(room_elsewhere(fleet, diagnoses), found.burn, pages)
     informed = replace(memory, pools={**memory.pools, **draft.pools})
     believed = unexplained(fleet, diagnoses, lately(found.pools))
     course = heal(fleet, believed, seen, informed, lead_times, least, settings.healing, outside)
@@ -88,7 +97,7 @@ def decide(
     fit, why = fit_for_use(fleet, forecasts, memory, settings)
     draft.reasons += why
     for model in fleet.models:
-        known_model = found.models.get(model, ModelMemory())
+        known_model = draft.models.get(model) or found.models.get(model, ModelMemory())
         _decide_model(fleet, model, fit.get(model), known_model, course, lead_times, settings, draft)
     in_vain = {
         pool.key: min(not_coming(pool, lead_times[str(pool.key)], fleet.at), max(0, pool.desired - bounds.min_replicas))
@@ -167,9 +176,8 @@ def _decide_model(
     known, why = steer_margin(known, fleet, model, objective, settings.scaling)
     draft.reasons += why
     draft.models[model] = known
-    incomplete = "one of its pools is not listed" if model in draft.incomplete else ""
-    busy = model in draft.taking_prompts
-    blind = incomplete or guardrails.blind_spot(fleet, model, settings.guardrails, taking_prompts=busy)
+    incomplete = model in draft.incomplete
+    blind = draft.blind.get(model, "")
     sick = "too many replicas look sick" if model in course.stopped else _held(fleet, model, course, "shrinking")
     current = {p.key: p.weight for p in fleet.pools_of(model)}
     weights = dict(current)
@@ -190,6 +198,14 @@ def _decide_model(
         weights.update(moved)
     if weights != current and not incomplete and _can_be_set(weights, fleet.stages_of(model)):
         draft.traffic.append(TrafficPlan(model, weights))
+
+
+def _blind(fleet: FleetState, model: str, settings: PolicySettings, draft: _Draft) -> str:
+    """Return why nothing of a model may be given up for want of data; empty when it is well observed."""
+    if model in draft.incomplete:
+        return "one of its pools is not listed"
+    busy = model in draft.taking_prompts
+    return guardrails.blind_spot(fleet, model, settings.guardrails, taking_prompts=busy)
 
 
 def _size_stage(

@@ -22,7 +22,7 @@ from policies.causes import (
     cause_of_cordon,
 )
 from policies.conditions import Subject
-from policies.decisions import CordonReplica, Diagnosis, Reason, Remediation, UncordonReplica
+from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
 from policies.diagnosis import answers_with_errors, confirmed
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
@@ -64,10 +64,14 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What else counts: whether others could take the traffic of a pool, and how fast budgets of models burn."""
+    """What else counts: whether others could take the traffic of a pool, and how fast budgets of models burn.
+
+    ``unseen`` is what humans should know of models that are not observed.
+    """
 
     elsewhere: Mapping[PoolKey, bool] = field(default_factory=dict)
     burn: Mapping[str, Burn] = field(default_factory=dict)
+    unseen: Sequence[Page] = ()
 
 
 def heal(
@@ -112,6 +116,8 @@ def heal(
             else:
                 ward.discharge(pool)
         ward.treat(model, believed, least)
+    ledger.pages += outside.unseen
+    ledger.reasons += [Reason("not observed", page.subject, 0, 0, page.message) for page in outside.unseen]
     pages, episodes = once_per_episode(ledger.pages, memory.pages, fleet.at, settings.page_quiet_s)
     return Course(
         (*ledger.remedies, *pages),

@@ -324,6 +324,7 @@ class ModelMemory:
         usual_per_s: Requests per second as they usually are, as of ``usual_at``; learned since ``usual_from``, slowly,
             and not while something is wrong.
         levels: ``(at, finished, within)`` of windows of the objective that do not overlap, oldest first.
+        seen_at: When it was last observed well enough for something of it to be given up; None when it never was.
     """
 
     __pydantic_config__ = _STRICT
@@ -334,6 +335,7 @@ class ModelMemory:
     usual_at: float | None = None
     levels: tuple[tuple[float, Total, Total], ...] = ()
     usual_from: float | None = None
+    seen_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +345,8 @@ class PolicyMemory:
     Keys are text so that the JSON form is plain: of a pool its key, of a replica its name (``PoolKey.replica``), of a
     run the one or the other that it is about, of a page what ``paging.page_key`` says. ``pages`` holds the instant at
     which each page was last wanted, so that it goes out once per episode; ``decided_at`` is the instant of the last
-    decision.
+    decision. ``blind_since_at`` is the first of the latest ticks at which nothing could be observed, None after a
+    decision, and ``blind_told`` whether a human was told of it.
     """
 
     __pydantic_config__ = _STRICT
@@ -358,6 +361,8 @@ class PolicyMemory:
     decided_at: float | None = None
     version: Literal[1] = VERSION
     runs: Mapping[str, RunMemory] = field(default_factory=dict)
+    blind_since_at: float | None = None
+    blind_told: bool = False
 
     def to_json(self) -> str:
         """Return a JSON text that ``from_json`` turns back into an equal memory.

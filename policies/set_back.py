@@ -38,6 +38,7 @@ def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[R
         cordons={name: replace(cordon, at=cordon.at - by_s) for name, cordon in memory.cordons.items()},
         runs={name: _run(run, by_s) for name, run in memory.runs.items()},
         pages={key: wanted_at - by_s for key, wanted_at in memory.pages.items()},
+        blind_since_at=_back(memory.blind_since_at, by_s),
         decided_at=at,
     )
     detail = f"it shows {by_s:.0f} s less than at the last decision; what is remembered moves with it"
@@ -50,6 +51,7 @@ def _model(known: ModelMemory, by_s: float) -> ModelMemory:
         margin_at=_back(known.margin_at, by_s),
         usual_at=_back(known.usual_at, by_s),
         usual_from=_back(known.usual_from, by_s),
+        seen_at=_back(known.seen_at, by_s),
         levels=tuple((at - by_s, finished, within) for at, finished, within in known.levels),
     )
 
