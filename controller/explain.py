@@ -10,6 +10,7 @@ from typing import Any
 
 from controller.adapters.sql_audit import AuditEntry
 from controller.instants import instant
+from policies.decisions import with_beside
 
 Json = Mapping[str, Any]
 
@@ -133,11 +134,16 @@ def _forecasts(record: Json) -> Section:
 
 def _diagnoses(decision: Json) -> Section:
     rows = tuple(
-        (d["cause"], d["subject"], instant(d["since_at"]), "+".join(d["families"]), d["sentence"])
+        (d["cause"], d["subject"], instant(d["since_at"]), "+".join(d["families"]), believed(d))
         for d in decision.get("diagnoses") or ()
     )
     columns = ("cause", "subject", "since", "evidence", "believed")
     return Section("Believed to be wrong", columns, rows, "" if rows else "nothing")
+
+
+def believed(diagnosis: Json) -> str:
+    """Return the sentence of a diagnosis, with what came shortly before it."""
+    return with_beside(diagnosis.get("sentence") or "", diagnosis.get("beside") or (), diagnosis.get("ours") or "")
 
 
 def _budgets(decision: Json) -> tuple[Section, ...]:

@@ -99,7 +99,7 @@ class Ledger:
         elif pool.key.model in self.stopped:
             return _STOPPED
         self.remedies.append(CordonReplica(replica.id, pool.key, why.cause))
-        self.reasons.append(Reason("cordon", replica.id, 1, 0, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("cordon", replica.id, 1, 0, f"{why.cause} {why.told}"))
         seen = self.seen.memory[name]
         self.cordons[name] = CordonMemory(
             self.fleet.at, why.cause, seen.life, seen.steps_total, seen.output_tokens_total, confirmed(why)
@@ -146,7 +146,7 @@ class Ledger:
         if refusal is not None:
             return refusal
         self.remedies.append(RestartReplica(replica.id, pool.key, why.cause))
-        self.reasons.append(Reason("restart", replica.id, 1, 0, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("restart", replica.id, 1, 0, f"{why.cause} {why.told}"))
         self.actions.append(
             ActionMemory(replica.id, "restart", pool.key.model, key, at, at + deadline_s, node=replica.node)
         )
@@ -178,7 +178,7 @@ class Ledger:
         if refusal := why_not_now(pool.key.model, self._under_repair(""), self.settings):
             return refusal
         self.remedies.append(RollBack(pool.key, good, pool.revision, why.cause))
-        detail = f"{why.cause} {why.sentence}; from revision {pool.revision} to {good}"
+        detail = f"{why.cause} {why.told}; from revision {pool.revision} to {good}"
         self.reasons.append(Reason(ROLL_BACK, key, 0, 1, detail))
         self.actions.append(ActionMemory(pool.revision, ROLL_BACK, pool.key.model, key, at, at + deadline_s))
         return None
@@ -206,13 +206,13 @@ class Ledger:
     def pause(self, pool: PoolState, why: Diagnosis) -> Refusal | None:
         """Let a rollout go no further."""
         self.remedies.append(PauseRollout(pool.key, why.cause))
-        self.reasons.append(Reason("pause", str(pool.key), 0, 1, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("pause", str(pool.key), 0, 1, f"{why.cause} {why.told}"))
         return None
 
     def resume(self, pool: PoolState, why: Diagnosis) -> Refusal | None:
         """Let a rollout go on."""
         self.remedies.append(ResumeRollout(pool.key, why.cause))
-        self.reasons.append(Reason("resume", str(pool.key), 1, 0, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("resume", str(pool.key), 1, 0, f"{why.cause} {why.told}"))
         return None
 
     def avoid_node(self, replica: ReplicaState, why: Diagnosis) -> Refusal | None:
@@ -229,7 +229,7 @@ class Ledger:
         if avoided + 1 > max(1, int(self.settings.avoided_nodes_ratio * len(nodes))):
             return Refusal("node budget", f"{avoided} of {len(nodes)} nodes are avoided already", final=True)
         self.remedies.append(AvoidNode(replica.node, why.cause))
-        self.reasons.append(Reason("avoid node", replica.node, 0, 1, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("avoid node", replica.node, 0, 1, f"{why.cause} {why.told}"))
         return None
 
     # What is said
@@ -238,12 +238,12 @@ class Ledger:
         """Tell a human, and leave a reason."""
         self.note(rule, why, detail)
         about = f"{why.subject}: " if why.subject else ""
-        self.pages.append(Page(subject, why.cause, f"{about}{why.sentence}; {detail}"))
+        self.pages.append(Page(subject, why.cause, f"{about}{why.told}; {detail}"))
 
     def note(self, rule: str, why: Diagnosis, detail: str) -> None:
         """Leave a reason for what is not done, or not yet."""
         subject = why.subject or str(why.pool)
-        self.reasons.append(Reason(rule, subject, 0, 0, f"{why.cause} {why.sentence}; {detail}"))
+        self.reasons.append(Reason(rule, subject, 0, 0, f"{why.cause} {why.told}; {detail}"))
 
     def _under_repair(self, besides: str) -> set[tuple[str, str]]:
         """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2)."""

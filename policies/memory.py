@@ -81,6 +81,34 @@ class FailureMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveMemory:
+    """A change of a pool's share of the traffic, or of how many replicas it is asked to have, by whomever.
+
+    ``began_at`` is its first step and ``at`` its last; ``ours`` says whether it came about as we had asked for.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    what: Literal["traffic", "size"]
+    began_at: float
+    at: float
+    before: float
+    after: float
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TroubleMemory:
+    """What came before a trouble that stands, or stood until a moment ago, as its first diagnosis told it."""
+
+    __pydantic_config__ = _STRICT
+
+    seen_at: float
+    beside: tuple[str, ...] = ()
+    ours: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolMemory:
     """What is remembered of one pool.
 
@@ -101,6 +129,9 @@ class PoolMemory:
         signs: Instants of late at which something was seen of the pool as a whole, by the name of the sign.
         served_at: When a replica of it last became READY after a start that was seen; None when none did.
         given: When most of its replicas last gave each figure that engines always give.
+        moves: How its weight and its size moved of late; ``weight`` and ``size`` are as last observed.
+        asked_weight: What we last asked its weight to be; None when we never did.
+        troubles: What is believed of it and of its replicas, by the replica's id and the name of the cause.
     """
 
     __pydantic_config__ = _STRICT
@@ -118,6 +149,11 @@ class PoolMemory:
     signs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     served_at: float | None = None
     given: Mapping[str, float] = field(default_factory=dict)
+    moves: tuple[MoveMemory, ...] = ()
+    weight: Total | None = None
+    size: Count | None = None
+    asked_weight: Total | None = None
+    troubles: Mapping[str, TroubleMemory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

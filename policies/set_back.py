@@ -68,6 +68,8 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         served_at=_back(known.served_at, by_s),
         given={name: at - by_s for name, at in known.given.items()},
         revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
+        troubles={name: replace(each, seen_at=each.seen_at - by_s) for name, each in known.troubles.items()},
+        moves=tuple(replace(move, began_at=move.began_at - by_s, at=move.at - by_s) for move in known.moves),
     )
 
 

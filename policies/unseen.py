@@ -32,6 +32,7 @@ def blind_page(memory: PolicyMemory, at: float, why: str, after_s: float) -> Pag
     since_at = memory.blind_since_at
     if since_at is None or memory.blind_told or at - since_at < after_s:
         return None
+    why = why.splitlines()[0] if why else "an error without words"
     lasting = f"nothing could be observed for {at - since_at:.0f} s, since {_told(since_at)}"
     return Page(FLEET, METRICS_LOST.code, f"{lasting}: {why}; until it can, nothing is scaled, restarted or shifted")
 

@@ -194,7 +194,7 @@ def test_a_tick_is_explained_from_what_was_seen_to_why(capsys: pytest.CaptureFix
         "lstm 7",
         "7.2 x",
         "lasts for now",
-        "r0 hangs",
+        "r0 hangs (35 s after revision 8 began; that may be why)",
         "cordon",
         "fail over",
         "llama-3.1-70b/h100/unified 75%",
