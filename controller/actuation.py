@@ -85,6 +85,19 @@ class Actuator:
         if unforeseen is not None:
             raise unforeseen
 
+    def tell(self, page: Page) -> ActResult:
+        """Tell a human of what no decision can: unless nothing but looking is asked for, or the kill switch is on.
+
+        What is about the whole fleet is told where humans are told of any part of it.
+        """
+        told = self.modes.tells(page.subject) or any(map(self.modes.tells, self.modes.workloads))
+        at = self._clock.now()
+        why_not = self._why_not(Mode.AUTO if told else Mode.OBSERVE, at)
+        if why_not:
+            return ActResult("page", page.subject, "held", why_not)
+        self._notifier.page(page, at)
+        return ActResult("page", page.subject, "done", page.message)
+
     def _writes(self, decision: Decision) -> Iterator[tuple[Part, Write]]:
         for remedy in decision.remediations:
             write = self._write_of(remedy, decision.at)

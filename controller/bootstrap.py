@@ -171,4 +171,5 @@ def control_loop(
         Horizon(policy.lead_time, policy.tick_s),
         Foresail(policy),
         memory,
+        policy.healing.blind_page_after_s,
     )

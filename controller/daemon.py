@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import asdict
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -33,6 +34,8 @@ WATCH_S = 0.25
 LATE_TICKS = 3.0
 LATE_S = 2.0
 ABANDONED_WITHIN_S = 2.0
+MOST_BELIEVED = 50
+"""Diagnoses of the newest tick that ``/status`` tells, the oldest first."""
 
 
 class Daemon:
@@ -123,8 +126,19 @@ class Daemon:
         return not why, {"why": why} if why else {"missing_signals": len(newest.fleet.missing if newest.fleet else ())}
 
     def status(self) -> Mapping[str, Any]:
-        """Who forecasts, how well, and what followed from that; and what waits for an approval."""
-        return {**self._chores.told(), "waiting_for_approval": [proposal_json(p) for p in self._live.waiting]}
+        """Who forecasts, how well, and what followed from that; what waits for an approval; which budgets burn."""
+        newest = self._live.ticker.newest
+        burn = newest.decision.burn if newest is not None and newest.decision is not None else {}
+        believed = newest.decision.diagnoses if newest is not None and newest.decision is not None else ()
+        return {
+            **self._chores.told(),
+            "waiting_for_approval": [proposal_json(p) for p in self._live.waiting],
+            "error_budgets": {model: asdict(spent) for model, spent in burn.items()},
+            "believed": [
+                {"cause": d.name, "pool": str(d.pool), "replica": d.subject, "since_at": d.since_at, "sentence": d.told}
+                for d in believed[:MOST_BELIEVED]
+            ],
+        }
 
     def _supervise(self) -> int:
         while True:

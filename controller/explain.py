@@ -10,6 +10,7 @@ from typing import Any
 
 from controller.adapters.sql_audit import AuditEntry
 from controller.instants import instant
+from policies.decisions import with_beside
 
 Json = Mapping[str, Any]
 
@@ -37,7 +38,9 @@ def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
     before = (Section("Before this", note=record["gap"]),) if record.get("gap") else ()
     if not record.get("fleet"):
         why = f"Nothing could be observed, so nothing was done: {record.get('error', '')}"
-        return (Section(title, note=why), *before)
+        page = record.get("told")
+        told = (_results({"results": [page]}, "Told", ("done", "held")),) if page else ()
+        return (Section(title, note=why), *told, *before)
     seen = (_demand(record["fleet"]), _pools(record["fleet"]), _missing(record["fleet"]))
     if not decision:
         why = f"Nothing was decided and nothing done: {record.get('error', '')}"
@@ -50,6 +53,7 @@ def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
         *before,
         *seen,
         _forecasts(record),
+        *_budgets(decision),
         _diagnoses(decision),
         _plans(decision),
         *_acts(entry),
@@ -130,11 +134,27 @@ def _forecasts(record: Json) -> Section:
 
 def _diagnoses(decision: Json) -> Section:
     rows = tuple(
-        (d["cause"], d["subject"], instant(d["since_at"]), "+".join(d["families"]), d["sentence"])
+        (d["cause"], d["subject"], instant(d["since_at"]), "+".join(d["families"]), believed(d))
         for d in decision.get("diagnoses") or ()
     )
     columns = ("cause", "subject", "since", "evidence", "believed")
     return Section("Believed to be wrong", columns, rows, "" if rows else "nothing")
+
+
+def believed(diagnosis: Json) -> str:
+    """Return the sentence of a diagnosis, with what came shortly before it."""
+    return with_beside(diagnosis.get("sentence") or "", diagnosis.get("beside") or (), diagnosis.get("ours") or "")
+
+
+def _budgets(decision: Json) -> tuple[Section, ...]:
+    """Return how fast error budgets are spent; nothing where all of them would last."""
+    rows = []
+    for model, burn in sorted((decision.get("burn") or {}).items()):
+        state = "burns" if burn["burning"] else "about to burn" if burn["about_to"] else "lasts for now"
+        windows = (burn[name] for name in ("newest", "half_hour", "hour", "six_hours"))
+        rows.append((model, *(f"{rate:.1f} x" for rate in windows), state))
+    columns = ("model", "newest window", "half an hour", "1 h", "6 h", "budget")
+    return (Section("Error budgets: spent so many times as fast as they last", columns, tuple(rows)),) if rows else ()
 
 
 def _plans(decision: Json) -> Section:

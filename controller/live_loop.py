@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import structlog
 
@@ -11,6 +12,7 @@ from controller.approvals import Proposal
 from controller.bootstrap import Consent, WorldOf, approvals_of, control_loop, kill_switch
 from controller.champion import Champion, chain_of
 from controller.checkpoint import Resumption, resume
+from controller.errors import ForesailError
 from controller.loop import ControlLoop
 from controller.ports import Clock
 from controller.settings import Settings
@@ -19,6 +21,8 @@ from controller.ticker import Stopwatch, Ticker
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
 from policies.decisions import Page
+from policies.memory import PolicyMemory
+from policies.unseen import blind_page, still_blind
 
 
 class LiveLoop:
@@ -48,6 +52,7 @@ class LiveLoop:
         self.champion = _champion(settings)
         self.ticker = Ticker(self._begin, telemetry, stopwatch)
         self._forbidden = threading.Event()
+        self._waited = PolicyMemory()
         telemetry.configure(settings.daemon.telemetry, settings.policy)
 
     _model: Forecaster | None
@@ -165,8 +170,23 @@ class LiveLoop:
         return loop
 
     def _begin(self) -> ControlLoop:
-        """Return a loop that goes on where the last controller stopped."""
-        found = resume(
+        """Return a loop that goes on where the last controller stopped; until there is one, nothing is seen either."""
+        try:
+            found = self._resumed()
+        except ForesailError as error:
+            self._waited = still_blind(self._waited, self.now)
+            page = blind_page(self._waited, self.now, str(error), self.settings.policy.healing.blind_page_after_s)
+            if page is not None:
+                self.page(page)
+                self._waited = replace(self._waited, blind_told=True)
+            raise
+        _tell(found)
+        memory = replace(found.memory, blind_since_at=self._waited.blind_since_at, blind_told=self._waited.blind_told)
+        chain = self._chain(self._model)
+        return control_loop(self.settings, self._world, self._audit, self._clock, self._consent(), chain, memory=memory)
+
+    def _resumed(self) -> Resumption:
+        return resume(
             self._audit,
             self._world.cluster,
             self._world.router,
@@ -174,11 +194,6 @@ class LiveLoop:
             self._clock.now,
             lambda wait_s: self._forbidden.wait(wait_s / self.pace),
             self.settings.daemon.resume_grace_s,
-        )
-        _tell(found)
-        chain = self._chain(self._model)
-        return control_loop(
-            self.settings, self._world, self._audit, self._clock, self._consent(), chain, memory=found.memory
         )
 
     def _chain(self, model: Forecaster | None) -> FallbackForecaster:

@@ -5,6 +5,7 @@ The daemon runs this object on the real clock, the simulator runs the same objec
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from policies.decisions import Decision, Page, Policy
 from policies.fleet import FleetState
 from policies.healing import not_to_be_learned, unlearn
 from policies.memory import PolicyMemory
+from policies.unseen import blind_page, still_blind
 
 
 class ControlLoop:
@@ -33,11 +35,16 @@ class ControlLoop:
         horizon: Horizon,
         policy: Policy,
         memory: PolicyMemory | None = None,
+        blind_page_after_s: float = math.inf,
     ) -> None:
-        """Start from ``memory``, an earlier run's checkpoint, or from nothing."""
+        """Start from ``memory``, an earlier run's checkpoint, or from nothing.
+
+        A human is told once nothing could be observed for ``blind_page_after_s``.
+        """
         self._sources, self._recorder, self._actuator = sources, Recorder(audit), actuator
         self.forecasts, self._horizon, self._policy = forecasts, horizon, policy
         self.memory = memory or PolicyMemory()
+        self._blind_page_after_s = blind_page_after_s
         self.time_phase: PhaseTimer = _untimed
 
     def follow(self, predecessor: ControlLoop) -> None:
@@ -60,7 +67,7 @@ class ControlLoop:
                 fleet = observe(record.at, look.metrics, look.cluster, look.router)
             decision, record = self._decided(fleet, record)
         except ObservationError as error:
-            return self._announced(replace(record, fleet=fleet, error=str(error)))[0]
+            return self._blind(replace(record, fleet=fleet, error=str(error)))
         except Exception as bug:
             self._announced(replace(record, fleet=fleet, error=_named(bug)))
             raise
@@ -84,6 +91,16 @@ class ControlLoop:
             stepped_back={m: notes[m].stepped_back for m in fleet.models if m in notes and notes[m].stepped_back},
             memory=self.memory,
         )
+
+    def _blind(self, record: TickRecord) -> TickRecord:
+        """Change nothing, remember since when nothing is seen, and tell a human once that is too long."""
+        self.memory = still_blind(self.memory, record.at)
+        page = blind_page(self.memory, record.at, record.error, self._blind_page_after_s)
+        if page is not None:
+            told = self._actuator.tell(page)
+            self.memory = replace(self.memory, blind_told=told.outcome == "done")
+            record = replace(record, told=told)
+        return self._announced(record)[0]
 
     def _acted(self, decision: Decision, record: TickRecord, entry_id: str) -> TickRecord:
         """Carry ``decision`` out, learn from what became of it, and have that recorded."""

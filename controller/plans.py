@@ -144,7 +144,7 @@ def why_of(target: Target, decision: Decision) -> str:
     """Return in a sentence or a few why that is decided, as far as ``decision`` says."""
     if target.action_class is ActionClass.HEALING:
         told = [
-            d.sentence
+            d.told
             for d in decision.diagnoses
             if target.subject == (d.pool.replica(d.subject) if d.subject else str(d.pool))
         ]

@@ -205,6 +205,7 @@ class TickRecord:
         memory: What the decision started from.
         unrecorded: Why this tick, or what became of it, is not in the audit log; empty when it is.
         gap: What of earlier ticks is not in the audit log; empty when all is.
+        told: The page about ticks that saw nothing, where this one sent it or would have; nothing else is done then.
     """
 
     at: float
@@ -218,6 +219,7 @@ class TickRecord:
     memory: PolicyMemory | None = None
     unrecorded: str = ""
     gap: str = ""
+    told: ActResult | None = None
 
     @property
     def acts_planned(self) -> bool:

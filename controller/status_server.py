@@ -86,7 +86,7 @@ class Health(Protocol):
         ...
 
     def status(self) -> Mapping[str, Any]:
-        """Who forecasts, how well, and what followed from that; and what waits for an approval."""
+        """Who forecasts, how well, and what followed from that; what waits for an approval; which budgets burn."""
         ...
 
 

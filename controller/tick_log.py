@@ -30,6 +30,7 @@ def line_of(record: TickRecord) -> TickLine | None:
         fields |= {"gap": record.gap}
     if record.decision is None:
         what = {**fields, "error": record.error}
+        what |= {"told": _text(record.told)} if record.told is not None and record.told.outcome == "done" else {}
         return TickLine("warning", "nothing could be observed, so nothing was done", what, f"blind {record.error}")
     return _decided(record, record.decision, fields)
 

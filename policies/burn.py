@@ -7,7 +7,7 @@ matters, the short one that it goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,6 +30,46 @@ class BurnSettings(BaseModel):
         gt=1,
         description="Burn rate over six hours and half an hour: a twentieth of a month's budget in six hours.",
     )
+    ahead_s: float = Field(
+        900.0,
+        ge=0,
+        le=3600,
+        description="A budget is about to burn when the short window of a pair does and the long one will, if it goes "
+        "on for so many seconds: as long as what is done about it takes to help.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """How fast a model's error budget is spent, in multiples of the rate at which it would just last.
+
+    Attributes:
+        newest: Over the newest window of the objective, five minutes as a rule.
+        half_hour, hour, six_hours: Over so long, or as much of it as is known.
+        burning: Whether a long and a short window burn at their rate.
+        about_to: Whether the short one does, and the long one will by ``BurnSettings.ahead_s``.
+        fast, slow: The rates of the pairs, over an hour and over six.
+    """
+
+    newest: float
+    half_hour: float
+    hour: float
+    six_hours: float
+    burning: bool = False
+    about_to: bool = False
+    fast: float = 14.4
+    slow: float = 6.0
+
+    @property
+    def most(self) -> float:
+        """The largest of the rates; above 1 the budget would not last."""
+        return max(self.newest, self.half_hour, self.hour, self.six_hours)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.hour:.1f} x of {self.fast:g} x over 1 h and {self.newest:.1f} x over the newest window, "
+            f"{self.six_hours:.1f} x of {self.slow:g} x over 6 h and {self.half_hour:.1f} x over half an hour"
+        )
 
 
 def note_level(known: ModelMemory, service: ServiceLevel | None, at: float) -> ModelMemory:
@@ -42,14 +82,14 @@ def note_level(known: ModelMemory, service: ServiceLevel | None, at: float) -> M
     return replace(known, levels=(*kept, (at, service.finished, service.within_objective)))
 
 
-def burning(
+def burn_of(
     levels: Sequence[tuple[float, float, float]],
     service: ServiceLevel | None,
     target: float,
     at: float,
     settings: BurnSettings,
-) -> bool:
-    """Return whether the budget burns at one of the pairs of rates.
+) -> Burn | None:
+    """Return how fast the budget is spent; None where no service level is measured, or no request ended.
 
     Args:
         levels: ``(at, finished, within)`` of windows that do not overlap, oldest first.
@@ -59,11 +99,28 @@ def burning(
         settings: The rates.
     """
     if service is None or not service.finished:
-        return False
+        return None
     budget = max(1e-9, 1.0 - target)
-    now = (1.0 - service.within_objective / service.finished) / budget
+    newest = (1.0 - service.within_objective / service.finished) / budget
     half_hour, hour, longest = (_rate(levels, at - s, budget) for s in (1800.0, 3600.0, _LONGEST_S))
-    return (now >= settings.fast and hour >= settings.fast) or (half_hour >= settings.slow and longest >= settings.slow)
+    fast, slow = settings.fast, settings.slow
+    # What the rest of each window and the newest one, for as long again as it takes to help, come to together.
+    more = settings.ahead_s / service.window_s
+    coming = at, service.finished * more, service.within_objective * more
+    hour_soon, longest_soon = (
+        _rate((*levels, coming), at - s + settings.ahead_s, budget) if more else now
+        for s, now in ((3600.0, hour), (_LONGEST_S, longest))
+    )
+    return Burn(
+        newest,
+        half_hour,
+        hour,
+        longest,
+        burning=(newest >= fast and hour >= fast) or (half_hour >= slow and longest >= slow),
+        about_to=(newest >= fast and hour_soon >= fast) or (half_hour >= slow and longest_soon >= slow),
+        fast=fast,
+        slow=slow,
+    )
 
 
 def _rate(levels: Sequence[tuple[float, float, float]], since_at: float, budget: float) -> float:

@@ -121,14 +121,6 @@ def doubt(replica: ReplicaState, cordon: CordonMemory, known: ReplicaMemory) -> 
     return ""
 
 
-def empty(replica: ReplicaState) -> bool:
-    """Return whether nothing is inside, by the gateway's word or, without one, the engine's."""
-    if replica.in_flight_requests >= 0:
-        return replica.in_flight_requests == 0
-    seen = replica.metrics
-    return seen is not None and seen.running_requests == 0 and seen.queued_requests == 0
-
-
 def _is(subject: Subject, phase: Phase) -> bool:
     return subject.replica is not None and subject.replica.phase is phase
 
@@ -199,7 +191,7 @@ _SO: Mapping[str, Callable[[Subject], bool]] = {
     "recovered": _recovered,
     "cordoned": lambda s: s.replica is not None and s.replica.cordoned,
     "ready": lambda s: _is(s, Phase.READY),
-    "empty": lambda s: s.replica is not None and s.name in s.ledger.seen.fresh and empty(s.replica),
+    "empty": lambda s: s.replica is not None and s.name in s.ledger.seen.fresh and s.replica.empty,
     "errors_seen": lambda s: s.replica is not None and s.replica.failed_answers_total > 0,
     "placed": lambda s: s.replica is not None and s.replica.phase is not Phase.PENDING,
     "node_suspect": _node_suspect,

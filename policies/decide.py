@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from forecasting.forecast import LoadForecast
 from policies import guardrails
-from policies.decisions import Decision, FailOver, Reason, ScalingPlan, TrafficPlan
+from policies.beside import correlated, held_movements, with_moves
+from policies.decisions import Decision, Diagnosis, FailOver, Reason, ScalingPlan, TrafficPlan
 from policies.diagnosis import unexplained
 from policies.examination import examine, room_elsewhere
 from policies.failover import fail_over
@@ -32,6 +33,7 @@ from policies.set_back import follow_clock
 from policies.settings import PolicySettings
 from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
+from policies.unseen import look_of, seen_again, unseen_pages
 from policies.vanished import vanished
 from policies.waiting import not_coming
 from policies.watched import WatchedReplicas
@@ -42,7 +44,11 @@ __all__ = ["Foresail", "PolicySettings", "decide"]
 
 @dataclass(slots=True)
 class _Draft:
-    """What has been decided so far in this tick, and which models are ``incomplete`` or ``taking_prompts``."""
+    """What has been decided so far in this tick, and which models are ``incomplete`` or ``taking_prompts``.
+
+    ``blind`` says of models why nothing of them may be given up for want of data, ``burdened`` which pools got into
+    trouble after we had given them more to do.
+    """
 
     reasons: list[Reason] = field(default_factory=list)
     pools: dict[str, PoolMemory] = field(default_factory=dict)
@@ -50,6 +56,8 @@ class _Draft:
     desired: dict[PoolKey, int] = field(default_factory=dict)
     traffic: list[TrafficPlan] = field(default_factory=list)
     failovers: list[FailOver] = field(default_factory=list)
+    blind: Mapping[str, str] = field(default_factory=dict)
+    burdened: Mapping[PoolKey, Diagnosis] = field(default_factory=dict)
     incomplete: frozenset[str] = frozenset()
     taking_prompts: frozenset[str] = frozenset()
 
@@ -67,18 +75,26 @@ def decide(
     """
     memory, clock_reasons = follow_clock(memory, fleet.at)
     gone = vanished(fleet, memory, settings.anomaly.keep_vanished_s)
-    draft = _Draft(reasons=[*clock_reasons, *gone.reasons], incomplete=gone.incomplete)
+    draft = _Draft(reasons=[*clock_reasons, *seen_again(memory, fleet.at), *gone.reasons], incomplete=gone.incomplete)
     for pool in fleet.pools:
-        known = replace(memory.pools.get(str(pool.key), PoolMemory()), listed_at=fleet.at)
+        known = with_moves(pool, memory.pools.get(str(pool.key), PoolMemory()), fleet.at)
+        known = replace(known, listed_at=fleet.at)
         draft.pools[str(pool.key)] = observe_starts(pool, known, settings.lead_time)
     lead_times = {key: lead_time(known, settings.lead_time) for key, known in draft.pools.items()}
 
     found = examine(fleet, memory, draft.pools, lead_times, settings)
-    seen, diagnoses = found.watch, found.diagnoses
     draft.pools.update(found.pools)
+    diagnoses, troubled = correlated(fleet, found.diagnoses, memory, draft.pools)
+    draft.pools.update(troubled)
+    seen = found.watch
+    draft.burdened = held_movements(diagnoses)
     draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
-    outside = Outside(room_elsewhere(fleet, diagnoses), found.burning)
+    mine = [model for model in fleet.models if any(str(pool.key) in settings.pools for pool in fleet.pools_of(model))]
+    draft.blind = {model: unseen for model in mine if (unseen := _blind(fleet, model, settings, draft))}
+    draft.models.update(look_of(found.models, mine, draft.blind, fleet.at))
+    pages = unseen_pages(draft.models, draft.blind, diagnoses, fleet.at, settings.healing.blind_page_after_s)
+    outside = Outside(room_elsewhere(fleet, diagnoses), found.burn, pages)
     informed = replace(memory, pools={**memory.pools, **draft.pools}, xids=found.xids)
     believed = unexplained(fleet, diagnoses, lately(found.pools))
     course = heal(fleet, believed, seen, informed, lead_times, least, settings.healing, outside)
@@ -88,7 +104,7 @@ def decide(
     fit, why = fit_for_use(fleet, forecasts, memory, settings)
     draft.reasons += why
     for model in fleet.models:
-        known_model = found.models.get(model, ModelMemory())
+        known_model = draft.models.get(model) or found.models.get(model, ModelMemory())
         _decide_model(fleet, model, fit.get(model), known_model, course, lead_times, settings, draft)
     in_vain = {
         pool.key: min(not_coming(pool, lead_times[str(pool.key)], fleet.at), max(0, pool.desired - bounds.min_replicas))
@@ -98,9 +114,12 @@ def decide(
     within, why = guardrails.spend_within(draft.desired, fleet.pools, settings.guardrails, in_vain)
     draft.reasons += why
     scaling = _plans(fleet, within, course.cordons)
+    asked = {key: weight for plan in draft.traffic for key, weight in plan.weights.items()}
     for pool in fleet.pools:
         name, count = str(pool.key), within.get(pool.key, pool.desired)
         draft.pools[name] = guardrails.remember_desired(draft.pools[name], pool, count, fleet.at, settings.guardrails)
+        if pool.key in asked:
+            draft.pools[name] = replace(draft.pools[name], asked_weight=round(asked[pool.key], 4))
 
     generation = memory.generation + 1
     settings_digest = settings_digest or Digest(settings)
@@ -128,6 +147,7 @@ def decide(
             xids=found.xids,
         ),
         settings_digest=settings_digest,
+        burn={model: burn for model, burn in found.burn.items() if burn.most > 1.0},
     )
 
 
@@ -167,10 +187,10 @@ def _decide_model(
     known, why = steer_margin(known, fleet, model, objective, settings.scaling)
     draft.reasons += why
     draft.models[model] = known
-    incomplete = "one of its pools is not listed" if model in draft.incomplete else ""
-    busy = model in draft.taking_prompts
-    blind = incomplete or guardrails.blind_spot(fleet, model, settings.guardrails, taking_prompts=busy)
-    sick = "too many replicas look sick" if model in course.stopped else _held(fleet, model, course, "shrinking")
+    incomplete = model in draft.incomplete
+    blind = draft.blind.get(model, "")
+    sick = _burdened(model, draft) or _held(fleet, model, course, "shrinking")
+    sick = "too many replicas look sick" if model in course.stopped else sick
     current = {p.key: p.weight for p in fleet.pools_of(model)}
     weights = dict(current)
     for part, pools in stages:
@@ -185,11 +205,19 @@ def _decide_model(
         draft.reasons += failover.reasons
         _size_stage(part, model, outlook, failover.options, known, (blind, sick), settings, draft)
         _hold_growth(pools, course, draft)
-        moved, why = weigh(part, model, failover.options, settings.traffic, hold=bool(blind))
+        moved, why = weigh(part, model, failover.options, settings.traffic, tuple(draft.burdened), hold=bool(blind))
         draft.reasons += why
         weights.update(moved)
     if weights != current and not incomplete and _can_be_set(weights, fleet.stages_of(model)):
         draft.traffic.append(TrafficPlan(model, weights))
+
+
+def _blind(fleet: FleetState, model: str, settings: PolicySettings, draft: _Draft) -> str:
+    """Return why nothing of a model may be given up for want of data; empty when it is well observed."""
+    if model in draft.incomplete:
+        return "one of its pools is not listed"
+    busy = model in draft.taking_prompts
+    return guardrails.blind_spot(fleet, model, settings.guardrails, taking_prompts=busy)
 
 
 def _size_stage(
@@ -220,6 +248,12 @@ def _held(fleet: FleetState, model: str, course: Course, what: Hold) -> str:
     names = [str(pool.key) for pool in fleet.pools_of(model) if what in course.holding.get(pool.key, ())]
     runs = sorted({course.runs[name].playbook for name in names if name in course.runs})
     return f"{' and '.join(runs) or 'a playbook'} holds it" if names else ""
+
+
+def _burdened(model: str, draft: _Draft) -> str:
+    """Return why a model does not shrink further: a pool of it got into trouble after we had taken replicas away."""
+    found = [d for key, d in draft.burdened.items() if key.model == model and d.ours == "size"]
+    return f"{found[0].pool} got into trouble right after it had given up replicas" if found else ""
 
 
 def _hold_growth(pools: Sequence[tuple[PoolState, PoolSettings]], course: Course, draft: _Draft) -> None:

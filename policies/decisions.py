@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from forecasting.forecast import LoadForecast
+from policies.burn import Burn
 from policies.fleet import FleetState, PoolKey
 from policies.memory import PolicyMemory
 from policies.wire import Digest
@@ -66,11 +67,23 @@ class Anomaly:
     detail: str
 
 
+def with_beside(sentence: str, beside: Sequence[str], ours: str) -> str:
+    """Return what is believed, with what came shortly before and whether that was our own movement.
+
+    >>> with_beside("more load than capacity", ["35 s after we gave up 2 replicas"], "size")
+    'more load than capacity (35 s after we gave up 2 replicas; that may be why)'
+    """
+    told = "; ".join([*beside, "that may be why"] if ours else beside)
+    return f"{sentence} ({told})" if told else sentence
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What is believed to be wrong, after the failure catalogue (F1 to F20, or ``unknown``), in one sentence.
 
     ``subject`` is the id of a replica, or empty where it is about the whole pool. ``name`` is that of the cause.
+    ``beside`` says what happened shortly before the first evidence, the latest first, and ``ours`` which movement of
+    our own, of ``traffic`` or ``size``, it followed within minutes.
     """
 
     cause: str
@@ -81,6 +94,13 @@ class Diagnosis:
     sentence: str
     scope: Literal["replica", "pool"] = "replica"
     name: str = ""
+    beside: tuple[str, ...] = ()
+    ours: str = ""
+
+    @property
+    def told(self) -> str:
+        """The sentence, with what came shortly before."""
+        return with_beside(self.sentence, self.beside, self.ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +200,7 @@ Remediation: TypeAlias = (
 class Decision:
     """What one tick decided, with the memory that the next tick starts from.
 
+    ``burn`` has the models whose error budget would not last, at the rate of any window.
     ``generation`` grows by one per decision; ``input_digest`` names all that it was made from: fleet, forecasts,
     memory and settings, and ``settings_digest`` the last of them; after ``expires_at`` the plans are stale and are
     dropped.
@@ -197,6 +218,7 @@ class Decision:
     reasons: tuple[Reason, ...]
     memory: PolicyMemory
     settings_digest: str | Digest = ""
+    burn: Mapping[str, Burn] = field(default_factory=dict)
 
 
 class Policy(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
+from policies.burn_gate import DEFAULT_GATE, GatedAct
 from policies.fleet import FleetState, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory
@@ -44,6 +45,13 @@ class DisruptionSettings(RevisionSettings):
     )
     avoided_nodes_ratio: float = Field(
         0.1, ge=0, le=0.5, description="Largest share of all nodes that may be avoided at once; one is always allowed."
+    )
+    burn_gate: tuple[GatedAct, ...] = Field(
+        DEFAULT_GATE,
+        description="What is done for latency alone only while the error budget of the model burns or is about to: "
+        "cordon, restart (of what still has requests inside), roll back, fail over (a playbook's hold of traffic). Two "
+        "are not among them by default: a cordon, which waits for enough others to serve and can be taken back, and a "
+        "roll back, for a slow revision is on all replicas by the time that a budget burns.",
     )
 
     def breaker_open(self, sick: int, present: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from policies.anomaly import Watch, watch
-from policies.burn import burning, note_level
+from policies.burn import Burn, burn_of, note_level
 from policies.causes import CAUSES, COLD_START, COUNTER_RESET, EXPORTER
 from policies.cohorts import cohorts
 from policies.decisions import Anomaly, Diagnosis
@@ -36,7 +36,7 @@ class Examination:
         anomalies: All evidence.
         diagnoses: What is believed.
         pools, models: What is remembered of each now.
-        burning: Models whose error budget is being spent too fast.
+        burn: How fast the error budgets of models are spent, where that is measured.
         xids: What GPUs reported of late, by node.
     """
 
@@ -45,7 +45,7 @@ class Examination:
     diagnoses: tuple[Diagnosis, ...]
     pools: Mapping[str, PoolMemory]
     models: Mapping[str, ModelMemory]
-    burning: frozenset[str]
+    burn: Mapping[str, Burn]
     xids: Mapping[str, XidMemory]
 
 
@@ -97,18 +97,15 @@ def examine(
         pools[name] = watch_revisions(pool, pools[name], sick, at, settings.healing)
     models = dict(wide.models)
     models |= {name: note_level(models[name], fleet.service.get(name), at) for name in mine}
-    burnt = frozenset(
-        name
+    burn = {
+        name: spent
         for name in mine
-        if burning(
-            models[name].levels,
-            fleet.service.get(name),
-            settings.objective_of(name).attainment_ratio,
-            at,
-            anomaly.burn,
+        if (level := fleet.service.get(name))
+        and (
+            spent := burn_of(models[name].levels, level, settings.objective_of(name).attainment_ratio, at, anomaly.burn)
         )
-    )
-    return Examination(seen, anomalies, diagnoses, pools, models, burnt, xids)
+    }
+    return Examination(seen, anomalies, diagnoses, pools, models, burn, xids)
 
 
 def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:

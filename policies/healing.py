@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from policies.anomaly import Watch
 from policies.breaker import stopped_models
+from policies.burn import Burn
+from policies.burn_gate import soft
 from policies.causes import (
     BAD_REVISION,
     CAUSES,
@@ -21,7 +23,7 @@ from policies.causes import (
     cause_of_cordon,
 )
 from policies.conditions import Subject
-from policies.decisions import CordonReplica, Diagnosis, Reason, Remediation, UncordonReplica
+from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
 from policies.diagnosis import answers_with_errors, serves_nothing
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
@@ -63,10 +65,14 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What else a playbook may ask about a pool: whether others could take its traffic, and whether budgets burn."""
+    """What else counts: whether others could take the traffic of a pool, and how fast budgets of models burn.
+
+    ``unseen`` is what humans should know of models that are not observed.
+    """
 
     elsewhere: Mapping[PoolKey, bool] = field(default_factory=dict)
-    burning: Collection[str] = ()
+    burn: Mapping[str, Burn] = field(default_factory=dict)
+    unseen: Sequence[Page] = ()
 
 
 def heal(
@@ -96,14 +102,13 @@ def heal(
     actions, cordons = settled(fleet, memory.actions, settings), _still_on(fleet, seen, memory.cordons)
     pools = _left_revisions(fleet, memory)
     known = {**memory.pools, **pools}
-    ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages)
+    outside = outside or Outside()
+    ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages, burn=outside.burn)
     ledger.gpu_faults = frozenset(memory.xids)
     ours = [d for d in diagnoses if str(d.pool) in least]
     ledger.stopped = frozenset(stopped_models(ours, ledger))
     ledger.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
-    ward = _Ward(
-        ledger, settings, outside or Outside(), dict(memory.runs), {str(pool.key): pool for pool in fleet.pools}
-    )
+    ward = _Ward(ledger, settings, outside, dict(memory.runs), {str(pool.key): pool for pool in fleet.pools})
     believed = _by_model(d for d in ours if d.cause != UNKNOWN.code)
     for model in fleet.models:
         ward.admit(believed.get(model, ()))
@@ -113,6 +118,8 @@ def heal(
             else:
                 ward.discharge(pool)
     ward.treat_all(believed)
+    ledger.pages += outside.unseen
+    ledger.reasons += [Reason("not observed", page.subject, 0, 0, page.message) for page in outside.unseen]
     pages, episodes = once_per_episode(ledger.pages, memory.pages, fleet.at, settings.page_quiet_s)
     return Course(
         (*ledger.remedies, *pages),
@@ -171,6 +178,8 @@ class _Ward:
                 self.ledger.cordons[name] = replace(cordon, confirmed=True)
         self.present[name] = diagnosis
         cause, run = cause_of(diagnosis), self.runs.get(name)
+        if run is not None and run.soft and not soft(diagnosis):
+            self.runs[name] = run = replace(run, soft=False)
         graver = run is not None and CAUSES[run.cause].gravity < cause.gravity
         if run is not None and run.over and not graver and self._still_tired(run):
             return
@@ -203,6 +212,7 @@ class _Ward:
             at,
             at + known.deadline.over(self.ledger.lead_times[str(why.pool)].p90_s),
             why.sentence,
+            soft=soft(why),
         )
 
     def _digest(self, playbook: str) -> str:
@@ -274,14 +284,15 @@ class _Ward:
         if replica is not None and self._revision_fails(pool, replica):
             ledger.note("of a revision that fails", why, "its roll-back replaces it")
             return
+        burn = self.outside.burn.get(pool.key.model)
         subject = Subject(
             ledger, pool, replica, diagnosis, why, run,
-            self.outside.elsewhere.get(pool.key, False), pool.key.model in self.outside.burning,
+            self.outside.elsewhere.get(pool.key, False), burn is not None and burn.burning,
         )  # fmt: skip
         after = advance(playbook, subject)
         self.runs[name] = after.run
-        if after.holding:
-            self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | after.holding
+        if holding := ledger.permitted(pool, why, after.holding):
+            self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | holding
         if after.run.state == "failed":
             self._escalate(name, after.run, why, pool, replica)
 
@@ -394,7 +405,8 @@ def _as_it_began(run: RunMemory, cordon: CordonMemory | None, at: float) -> Diag
     """Return why a playbook runs whose diagnosis does not stand any more."""
     since_at = run.began_at if cordon is None else cordon.at
     sentence = f"{run.sentence} (begun {at - run.began_at:.0f} s ago)" if at > run.began_at else run.sentence
-    return Diagnosis(run.code, run.subject, PoolKey.parse(run.pool), since_at, (), sentence, name=run.cause)
+    families = ("latency",) if run.soft else ()
+    return Diagnosis(run.code, run.subject, PoolKey.parse(run.pool), since_at, families, sentence, name=run.cause)
 
 
 def _asked_for_more(run: RunMemory) -> bool:

@@ -22,6 +22,12 @@ class HealingSettings(DisruptionSettings):
     page_quiet_s: float = Field(
         900.0, ge=0, description="A page that was not wanted for this long, in seconds, is sent anew when it is again."
     )
+    blind_page_after_s: float = Field(
+        180.0,
+        ge=0,
+        description="Time in seconds for which nothing could be observed, or a model not well enough for anything of "
+        "it to be given up, after which a human is told, once. Stores are restarted within a minute or two.",
+    )
     again_after_s: float = Field(
         1800.0, gt=0, description="Time in seconds after which a playbook that failed is tried again, if it is needed."
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from policies.anomaly import Watch
+from policies.burn import Burn
+from policies.burn_gate import RULE, GatedAct, why_not_for_latency
 from policies.causes import STILL_SERVING
 from policies.decisions import (
     AvoidNode,
@@ -30,6 +32,7 @@ from policies.disruption import DisruptionSettings, Refusal, last_healthy, why_n
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory, CordonMemory, PoolMemory
+from policies.playbook import Hold
 from policies.revisions import good_revision
 
 ROLL_BACK = "roll back"
@@ -54,6 +57,7 @@ class Ledger:
         failing: Replicas that answer with errors: no help to whatever is taken out of traffic beside them.
         gpu_faults: Nodes on which an Xid error of late asks for more than a restart of the engine.
         broken: Replicas that have exited or start on a GPU at fault: nothing to count on.
+        burn: How fast the error budgets of models are spent, where that is measured.
     """
 
     fleet: FleetState
@@ -74,6 +78,7 @@ class Ledger:
     failing: set[str] = field(default_factory=set)
     gpu_faults: frozenset[str] = frozenset()
     broken: set[str] = field(default_factory=set)
+    burn: Mapping[str, Burn] = field(default_factory=dict)
 
     # Traffic of one replica
 
@@ -89,6 +94,8 @@ class Ledger:
         if not serves_nothing(why):
             if pool.key.model in self.stopped:
                 return _STOPPED
+            if (refusal := self._for_latency("cordon", pool, why)) is not None:
+                return refusal
             if (refusal := self._too_few_left(pool, name)) is not None:
                 self.waiting.add(name)
                 return refusal
@@ -97,7 +104,7 @@ class Ledger:
         elif pool.key.model in self.stopped:
             return _STOPPED
         self.remedies.append(CordonReplica(replica.id, pool.key, why.cause))
-        self.reasons.append(Reason("cordon", replica.id, 1, 0, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("cordon", replica.id, 1, 0, f"{why.cause} {why.told}"))
         seen = self.seen.memory[name]
         self.cordons[name] = CordonMemory(
             self.fleet.at, why.cause, seen.life, seen.steps_total, seen.output_tokens_total, confirmed(why)
@@ -142,12 +149,14 @@ class Ledger:
         if replica.serving and name not in self.hung and (refusal := self._too_few_left(pool, name)) is not None:
             self.waiting.add(name)
             return refusal
+        if not self._serves_nobody(pool, replica) and (refusal := self._for_latency("restart", pool, why)) is not None:
+            return refusal
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
         refusal = refusal or why_not_now(pool.key.model, self._under_repair({name}), self.settings)
         if refusal is not None:
             return refusal
         self.remedies.append(RestartReplica(replica.id, pool.key, why.cause))
-        self.reasons.append(Reason("restart", replica.id, 1, 0, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("restart", replica.id, 1, 0, f"{why.cause} {why.told}"))
         self.actions.append(
             ActionMemory(replica.id, "restart", pool.key.model, key, at, at + deadline_s, node=replica.node)
         )
@@ -173,27 +182,48 @@ class Ledger:
         before = known.revisions.get(pool.revision)
         if tried or (before is not None and before.rolled_back_at is not None):
             return Refusal("rolled back before", f"revision {pool.revision} was rolled back once already", final=True)
+        if refusal := self._for_latency("roll back", pool, why):
+            self.page(key, why, f"its rollout stands still, and {refusal.detail}", refusal.rule)
+            return refusal
         replaced = {pool.key.replica(r.id) for r in pool.roster.replicas if r.cordoned and r.revision == pool.revision}
         if refusal := why_not_now(pool.key.model, self._under_repair(replaced), self.settings):
             return refusal
         self.remedies.append(RollBack(pool.key, good, pool.revision, why.cause))
-        detail = f"{why.cause} {why.sentence}; from revision {pool.revision} to {good}"
+        detail = f"{why.cause} {why.told}; from revision {pool.revision} to {good}"
         self.reasons.append(Reason(ROLL_BACK, key, 0, 1, detail))
         self.actions.append(ActionMemory(pool.revision, ROLL_BACK, pool.key.model, key, at, at + deadline_s))
         return None
+
+    # What latency alone is no reason for
+
+    def permitted(self, pool: PoolState, why: Diagnosis, holding: frozenset[Hold]) -> frozenset[Hold]:
+        """Return what of ``holding`` a playbook may hold: it gives up no pool for latency while no budget burns."""
+        if "traffic" in holding and (refusal := self._for_latency("fail over", pool, why)) is not None:
+            self.note(refusal.rule, why, refusal.detail)
+            return holding - {"traffic"}
+        return holding
+
+    def _for_latency(self, act: GatedAct, pool: PoolState, why: Diagnosis) -> Refusal | None:
+        held = why_not_for_latency(act, why, self.burn.get(pool.key.model), self.settings.burn_gate)
+        return Refusal(RULE, held) if held else None
+
+    def _serves_nobody(self, pool: PoolState, replica: ReplicaState) -> bool:
+        """Return whether it is out of traffic by us, and nothing is left inside: to end it costs no request."""
+        name = pool.key.replica(replica.id)
+        return replica.cordoned and name in self.cordons and name in self.seen.fresh and replica.empty
 
     # What can be taken back
 
     def pause(self, pool: PoolState, why: Diagnosis) -> Refusal | None:
         """Let a rollout go no further."""
         self.remedies.append(PauseRollout(pool.key, why.cause))
-        self.reasons.append(Reason("pause", str(pool.key), 0, 1, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("pause", str(pool.key), 0, 1, f"{why.cause} {why.told}"))
         return None
 
     def resume(self, pool: PoolState, why: Diagnosis) -> Refusal | None:
         """Let a rollout go on."""
         self.remedies.append(ResumeRollout(pool.key, why.cause))
-        self.reasons.append(Reason("resume", str(pool.key), 1, 0, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("resume", str(pool.key), 1, 0, f"{why.cause} {why.told}"))
         return None
 
     def avoid_node(self, replica: ReplicaState, why: Diagnosis) -> Refusal | None:
@@ -210,7 +240,7 @@ class Ledger:
         if avoided + 1 > max(1, int(self.settings.avoided_nodes_ratio * len(nodes))):
             return Refusal("node budget", f"{avoided} of {len(nodes)} nodes are avoided already", final=True)
         self.remedies.append(AvoidNode(replica.node, why.cause))
-        self.reasons.append(Reason("avoid node", replica.node, 0, 1, f"{why.cause} {why.sentence}"))
+        self.reasons.append(Reason("avoid node", replica.node, 0, 1, f"{why.cause} {why.told}"))
         return None
 
     # What is said
@@ -219,12 +249,12 @@ class Ledger:
         """Tell a human, and leave a reason."""
         self.note(rule, why, detail)
         about = f"{why.subject}: " if why.subject else ""
-        self.pages.append(Page(subject, why.cause, f"{about}{why.sentence}; {detail}"))
+        self.pages.append(Page(subject, why.cause, f"{about}{why.told}; {detail}"))
 
     def note(self, rule: str, why: Diagnosis, detail: str) -> None:
         """Leave a reason for what is not done, or not yet."""
         subject = why.subject or str(why.pool)
-        self.reasons.append(Reason(rule, subject, 0, 0, f"{why.cause} {why.sentence}; {detail}"))
+        self.reasons.append(Reason(rule, subject, 0, 0, f"{why.cause} {why.told}; {detail}"))
 
     def _under_repair(self, besides: Collection[str]) -> set[tuple[str, str]]:
         """Return ``(model, name)`` of acts not yet verified, and of replicas out of traffic that served (I2).

@@ -81,6 +81,34 @@ class FailureMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveMemory:
+    """A change of a pool's share of the traffic, or of how many replicas it is asked to have, by whomever.
+
+    ``began_at`` is its first step and ``at`` its last; ``ours`` says whether it came about as we had asked for.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    what: Literal["traffic", "size"]
+    began_at: float
+    at: float
+    before: float
+    after: float
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TroubleMemory:
+    """What came before a trouble that stands, or stood until a moment ago, as its first diagnosis told it."""
+
+    __pydantic_config__ = _STRICT
+
+    seen_at: float
+    beside: tuple[str, ...] = ()
+    ours: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolMemory:
     """What is remembered of one pool.
 
@@ -103,6 +131,9 @@ class PoolMemory:
         given: When most of its replicas last gave each figure that engines always give.
         nodes: How many of its replicas, but for those that leave, are on each node that the platform told of.
         lost: When a node went away with replicas of it, and with how many, by the node's name; those of late.
+        moves: How its weight and its size moved of late; ``weight`` and ``size`` are as last observed.
+        asked_weight: What we last asked its weight to be; None when we never did.
+        troubles: What is believed of it and of its replicas, by the replica's id and the name of the cause.
     """
 
     __pydantic_config__ = _STRICT
@@ -121,6 +152,11 @@ class PoolMemory:
     served_at: float | None = None
     given: Mapping[str, float] = field(default_factory=dict)
     nodes: Mapping[str, Count] = field(default_factory=dict)
+    moves: tuple[MoveMemory, ...] = ()
+    weight: Total | None = None
+    size: Count | None = None
+    asked_weight: Total | None = None
+    troubles: Mapping[str, TroubleMemory] = field(default_factory=dict)
     lost: Mapping[str, tuple[float, Count]] = field(default_factory=dict)
 
 
@@ -305,6 +341,7 @@ class RunMemory:
         why: Why it failed.
         steps: By the path of the step; those that were reached.
         holding: What it holds until the next tick (``playbook.Hold``).
+        soft: Whether nothing but latency was ever shown for it (``burn_gate``).
     """
 
     __pydantic_config__ = _STRICT
@@ -324,6 +361,7 @@ class RunMemory:
     why: str = ""
     steps: Mapping[str, StepMemory] = field(default_factory=dict)
     holding: tuple[str, ...] = ()
+    soft: bool = False
 
     @property
     def over(self) -> bool:
@@ -340,6 +378,7 @@ class ModelMemory:
         usual_per_s: Requests per second as they usually are, as of ``usual_at``; learned since ``usual_from``, slowly,
             and not while something is wrong.
         levels: ``(at, finished, within)`` of windows of the objective that do not overlap, oldest first.
+        seen_at: When it was last observed well enough for something of it to be given up; None when it never was.
     """
 
     __pydantic_config__ = _STRICT
@@ -350,6 +389,7 @@ class ModelMemory:
     usual_at: float | None = None
     levels: tuple[tuple[float, Total, Total], ...] = ()
     usual_from: float | None = None
+    seen_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +399,8 @@ class PolicyMemory:
     Keys are text so that the JSON form is plain: of a pool its key, of a replica its name (``PoolKey.replica``), of a
     run the one or the other that it is about, of a page what ``paging.page_key`` says, of an Xid its node. ``pages``
     holds the instant at which each page was last wanted, so that it goes out once per episode; ``decided_at`` is the
-    instant of the last decision.
+    instant of the last decision. ``blind_since_at`` is the first of the latest ticks at which nothing could be
+    observed, None after a decision, and ``blind_told`` whether a human was told of it.
     """
 
     __pydantic_config__ = _STRICT
@@ -375,6 +416,8 @@ class PolicyMemory:
     version: Literal[1] = VERSION
     runs: Mapping[str, RunMemory] = field(default_factory=dict)
     xids: Mapping[str, XidMemory] = field(default_factory=dict)
+    blind_since_at: float | None = None
+    blind_told: bool = False
 
     def to_json(self) -> str:
         """Return a JSON text that ``from_json`` turns back into an equal memory.

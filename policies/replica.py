@@ -112,6 +112,14 @@ class ReplicaState:
         return self.phase in (Phase.PENDING, Phase.LOADING)
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing is inside, by the gateway's word or, without one, the engine's."""
+        if self.in_flight_requests >= 0:
+            return self.in_flight_requests == 0
+        seen = self.metrics
+        return seen is not None and seen.running_requests == 0 and seen.queued_requests == 0
+
+    @property
     def unplaced(self) -> bool:
         """Not on any node yet; also what is PENDING on a platform that tells no nodes."""
         return self.phase is Phase.PENDING and not self.node

@@ -38,6 +38,7 @@ def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[R
         cordons={name: replace(cordon, at=cordon.at - by_s) for name, cordon in memory.cordons.items()},
         runs={name: _run(run, by_s) for name, run in memory.runs.items()},
         pages={key: wanted_at - by_s for key, wanted_at in memory.pages.items()},
+        blind_since_at=_back(memory.blind_since_at, by_s),
         decided_at=at,
         xids={
             name: replace(seen, since_at=seen.since_at - by_s, seen_at=seen.seen_at - by_s)
@@ -54,6 +55,7 @@ def _model(known: ModelMemory, by_s: float) -> ModelMemory:
         margin_at=_back(known.margin_at, by_s),
         usual_at=_back(known.usual_at, by_s),
         usual_from=_back(known.usual_from, by_s),
+        seen_at=_back(known.seen_at, by_s),
         levels=tuple((at - by_s, finished, within) for at, finished, within in known.levels),
     )
 
@@ -71,6 +73,8 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         given={name: at - by_s for name, at in known.given.items()},
         lost={name: (at - by_s, count) for name, (at, count) in known.lost.items()},
         revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
+        troubles={name: replace(each, seen_at=each.seen_at - by_s) for name, each in known.troubles.items()},
+        moves=tuple(replace(move, began_at=move.began_at - by_s, at=move.at - by_s) for move in known.moves),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,14 +38,20 @@ def ready_headroom(option: PoolOption, at: float, settings: TrafficSettings) -> 
 
 
 def weigh(
-    fleet: FleetState, model: str, options: Sequence[PoolOption], settings: TrafficSettings, *, hold: bool = False
+    fleet: FleetState,
+    model: str,
+    options: Sequence[PoolOption],
+    settings: TrafficSettings,
+    burdened: Collection[PoolKey] = (),
+    *,
+    hold: bool = False,
 ) -> tuple[Mapping[PoolKey, float], tuple[Reason, ...]]:
     """Return the weight of every pool of ``model`` (they sum to one) and why they move.
 
     A pool without a serving replica, or given up for now, gets nothing, at once; other moves are bounded by
-    ``max_step_ratio``, and there are none with ``hold``. Where no pool can take traffic, or a weight could not be read,
-    the weights stay as they are: there is no better place, or no step from what is not known. A pool that is not among
-    ``options`` keeps its share.
+    ``max_step_ratio``, and there are none with ``hold``, nor while they would give more to a pool that is ``burdened``.
+    Where no pool can take traffic, or a weight could not be read, the weights stay as they are: there is no better
+    place, or no step from what is not known. A pool that is not among ``options`` keeps its share.
     """
     current = {p.key: p.weight for p in fleet.pools_of(model)}
     if any(math.isnan(weight) for weight in current.values()):
@@ -58,11 +64,16 @@ def weigh(
     wanted = {key: share * one / total for key, one in room.items()}
     base = _scaled({key: current[key] if one > 0 else 0.0 for key, one in room.items()}, share) or wanted
     largest = max(abs(wanted[key] - base[key]) for key in room)
-    step = 0.0 if hold or largest < settings.min_change_ratio else min(1.0, settings.max_step_ratio / largest)
+    more = sorted(key for key in burdened if key in room and wanted[key] - base[key] >= settings.min_change_ratio)
+    step = 0.0 if hold or more or largest < settings.min_change_ratio else min(1.0, settings.max_step_ratio / largest)
     moved = {key: base[key] + step * (wanted[key] - base[key]) for key in room}
+    held = tuple(
+        Reason("traffic held", str(key), round(base[key], 4), round(base[key], 4), "in trouble since it got more")
+        for key in more
+    )
     if max(abs(moved[key] - current[key]) for key in room) < 1e-9:
-        return current, ()
-    reasons = tuple(
+        return current, held
+    reasons = held + tuple(
         Reason("traffic", str(key), round(current[key], 4), round(moved[key], 4), _why(room[key]))
         for key in sorted(moved)
         if moved[key] != current[key]

@@ -140,7 +140,7 @@ def incidents_after(
         subject = d.subject or _whole(d.pool)
         if d.cause != "unknown" and subject not in still_open:
             still_open[subject] = (subject, d.since_at)
-            incidents[subject, d.since_at] = Incident(at, d.since_at, d.cause, subject, d.pool.pool, d.sentence)
+            incidents[subject, d.since_at] = Incident(at, d.since_at, d.cause, subject, d.pool.pool, d.told)
     wholes = {str(pool.key): _whole(pool.key) for pool in fleet.pools}
     remedies = [replace(r, subject=wholes.get(r.subject, r.subject)) for r in _remedies(decision, results)]
     for remedy in remedies:

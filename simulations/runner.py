@@ -15,6 +15,7 @@ are its own (``peers/rhythm.py``), and it sees the load as it was scraped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ def replay(
     rhythm = rhythm_of(policy_name, case.settings)
     fleet = case.fleet(first, rhythm.seen_in(case.settings.fleet), keep_rows=keep_rows)
     loads = _load_forecasts(case, forecasters) if foresail else RawDemand(case.settings.forecast)
-    loop = _control_loop(case, policy, fleet, loads, _NoAudit() if audit is None else audit)
+    loop = _control_loop(case, policy, fleet, loads, _NoAudit() if audit is None else audit, foresail=foresail)
     tally = Tally(case.policy.tick_s)
     checks = InvariantChecks(case.policy, case.settings.seed, all_rules=foresail, modes=case.settings.modes)
     start_at = fleet.clock.now()
@@ -154,9 +155,12 @@ def _instants(fleet: SimulatedFleet, tick_s: float, step_s: float) -> Iterator[b
 
 
 def _control_loop(
-    case: Case, policy: Policy, fleet: SimulatedFleet, loads: LoadForecasts, audit: AuditLog
+    case: Case, policy: Policy, fleet: SimulatedFleet, loads: LoadForecasts, audit: AuditLog, *, foresail: bool
 ) -> ControlLoop:
-    """Wire the loop as the daemon does, with everything allowed to act unless the run is to be a dry run."""
+    """Wire the loop as the daemon does, with everything allowed to act unless the run is to be a dry run.
+
+    No rival tells anybody that nothing can be observed.
+    """
     modes = case.settings.modes
     actuator = Actuator(fleet.clock, fleet.cluster, fleet.router, _Pager(), modes, killed=lambda: False)
     return ControlLoop(
@@ -166,6 +170,7 @@ def _control_loop(
         loads,
         Horizon(case.policy.lead_time, case.policy.tick_s),
         policy,
+        blind_page_after_s=case.policy.healing.blind_page_after_s if foresail else math.inf,
     )
 
 

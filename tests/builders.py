@@ -5,6 +5,7 @@ The round engine: at 1000 prompt and 200 output tokens one replica carries exact
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -381,7 +382,8 @@ def a_bench(
     lead_time = chosen.settings.lead_time if isinstance(chosen, Foresail) else PolicySettings().lead_time
     switch = killed if callable(killed) else lambda: killed
     actuator = Actuator(clock, cluster, router, notifier, modes or ModeSettings.all_auto(), switch)
+    after_s = chosen.settings.healing.blind_page_after_s if isinstance(chosen, Foresail) else math.inf
     forecasts = LoadForecasts(FallbackForecaster(tuple(forecasters)), tick_s, ForecastSettings())
     sources, horizon = Sources(clock, source, cluster, router), Horizon(lead_time, tick_s)
-    loop = ControlLoop(sources, audit, actuator, forecasts, horizon, chosen, memory)
+    loop = ControlLoop(sources, audit, actuator, forecasts, horizon, chosen, memory, after_s)
     return Bench(loop, clock, source, cluster, router, audit, notifier)

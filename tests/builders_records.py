@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from controller.ports import ActResult, TickRecord
+from policies.burn import Burn
 from policies.decisions import (
     CordonReplica,
     Decision,
@@ -19,6 +20,7 @@ from policies.memory import PolicyMemory
 MODEL = "llama-3.1-70b"
 POOL = PoolKey(MODEL, "a100")
 SPARE = PoolKey(MODEL, "h100")
+BESIDE = ("35 s after revision 8 began",)
 
 
 def fleet_of(at: float, replicas: int = 3) -> FleetState:
@@ -53,13 +55,16 @@ def decision_of(at: float, generation: int, plans: tuple[ScalingPlan, ...] = (),
         scaling=plans,
         traffic=(TrafficPlan(MODEL, {POOL: 0.25, SPARE: 0.75}),) if acts else (),
         anomalies=(),
-        diagnoses=(Diagnosis("F7", "r0", POOL, at - 60, ("progress", "peers"), "r0 hangs"),) if acts else (),
+        diagnoses=(Diagnosis("F7", "r0", POOL, at - 60, ("progress", "peers"), "r0 hangs", beside=BESIDE, ours="size"),)
+        if acts
+        else (),
         remediations=remedies if acts else (),
         reasons=(
             Reason("predictive target", MODEL, 3, 5.25, "12.5 requests/s at the 0.90 level of the peak"),
             Reason("tolerance", str(POOL), 3, 3, "within 10 %"),
         ),
         memory=PolicyMemory(generation),
+        burn={MODEL: Burn(5.0, 7.2, 3.1, 0.4)} if acts else {},
     )
 
 

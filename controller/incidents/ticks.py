@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from controller.explain import verb_of
+from controller.explain import believed, verb_of
 
 Json: TypeAlias = Mapping[str, Any]
 ActState: TypeAlias = Literal["done", "held", "failed", "unknown"]
@@ -173,7 +173,7 @@ def _belief(at: float, written: Json) -> Belief:
         written.get("cause") or "unknown",
         written.get("since_at") or at,
         tuple(written.get("families") or ()),
-        written.get("sentence") or "",
+        believed(written),
     )
 
 

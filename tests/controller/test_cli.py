@@ -172,7 +172,18 @@ def test_the_schema_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_tick_is_explained_from_what_was_seen_to_why(capsys: pytest.CaptureFixture[str], audit: Path) -> None:
     code, out, err = run(capsys, "explain", "3", "--audit", audit)
     assert (code, err) == (0, "")
-    ordered = ["Tick 3", "Seen: load", "Seen: pools", "Forecast by", "Believed", "Decided", "Done", "Held", "Why"]
+    ordered = [
+        "Tick 3",
+        "Seen: load",
+        "Seen: pools",
+        "Forecast by",
+        "Error budgets",
+        "Believed",
+        "Decided",
+        "Done",
+        "Held",
+        "Why",
+    ]
     places = [out.index(title) for title in ordered]
     assert places == sorted(places)
     for said in (
@@ -181,7 +192,9 @@ def test_a_tick_is_explained_from_what_was_seen_to_why(capsys: pytest.CaptureFix
         "1 cordoned, 2 ready",
         "metrics:r0",
         "lstm 7",
-        "r0 hangs",
+        "7.2 x",
+        "lasts for now",
+        "r0 hangs (35 s after revision 8 began; that may be why)",
         "cordon",
         "fail over",
         "llama-3.1-70b/h100/unified 75%",

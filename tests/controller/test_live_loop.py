@@ -184,6 +184,31 @@ def test_beginning_waits_for_a_platform_that_has_to_be_asked(rig: Rig, monkeypat
     assert (again.ticker.waiting, rig.audit.without_outcome(9)) == ("", [])
 
 
+def test_a_human_is_told_once_of_a_platform_that_keeps_the_loop_from_beginning(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.run()
+    rig.world.requests_per_s = 300.0
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.audit, "settle", _refuses)
+        rig.run(8)
+    again = rig.a_loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.world, "pools", _is_down)
+        for _ in range(20):
+            again.ticker.tick()
+            rig.world.advance(15.0)
+    (page,) = rig.notifier.pages
+    assert (page.subject, page.cause) == ("fleet", "F13")
+    assert "for 180 s" in page.message
+    assert "the platform is down" in page.message
+    record = again.ticker.tick()
+    assert record is not None
+    assert record.decision is not None
+    (over,) = [reason for reason in record.decision.reasons if reason.rule == "seen again"]
+    assert over.detail == "nothing could be observed for 300 s; a human was told; that is over"
+
+
 def _is_down() -> None:
     raise ObservationError("the platform is down")
 

@@ -36,7 +36,9 @@ def text_of(folder: Path) -> str:
 
 def the_proposal(daemon: RunningDaemon, folder: Path) -> Proposal:
     wait_for(lambda: daemon.ask("/status").json()["waiting_for_approval"], "proposal")
-    (told,) = daemon.ask("/status").json()["waiting_for_approval"]
+    status = daemon.ask("/status").json()
+    (told,) = status["waiting_for_approval"]
+    assert (status["error_budgets"], status["believed"]) == ({}, [])  # nothing is wrong but its size
     proposal = next(p for p in read_proposals(folder / "approvals").proposals if p.id == told["id"])
     assert told["what"].startswith("scale pool small/l40s/unified, current 2, desired ")
     return proposal

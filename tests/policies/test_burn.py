@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.burn import BurnSettings, burning, note_level
+from policies.burn import Burn, BurnSettings, burn_of, note_level
 from policies.fleet import ServiceLevel
 from policies.memory import ModelMemory
 from tests.builders import AT, service
@@ -21,9 +21,16 @@ def levels(*spans: tuple[float, float], finished: float = 1000.0) -> tuple[tuple
     return tuple((first + place * WINDOW_S, finished, finished * share) for place, share in enumerate(shares))
 
 
-def burns(*spans: tuple[float, float], now: float | None = None, target: float = TARGET) -> bool:
-    """Whether it burns; the newest window is the last of ``spans`` unless it is told."""
-    return burning(levels(*spans), service(spans[-1][1] if now is None else now), target, AT, BurnSettings())
+def spent(*spans: tuple[float, float], target: float = TARGET, **settings: float) -> Burn:
+    """How fast it is spent; the newest window is the last of ``spans``."""
+    level = service(spans[-1][1], finished=1000.0, window_s=WINDOW_S)
+    found = burn_of(levels(*spans), level, target, AT, BurnSettings(**settings))
+    assert found is not None
+    return found
+
+
+def burns(*spans: tuple[float, float], target: float = TARGET) -> bool:
+    return spent(*spans, target=target).burning
 
 
 @pytest.mark.parametrize(
@@ -44,9 +51,37 @@ def test_both_windows_of_a_pair_must_burn(spans: list[tuple[float, float]], so: 
 
 def test_without_requests_or_figures_nothing_burns() -> None:
     bad = levels((21600.0, 0.0))
-    assert not burning(bad, None, TARGET, AT, BurnSettings())
-    assert not burning(bad, ServiceLevel(WINDOW_S, 0.0, 0.0), TARGET, AT, BurnSettings())
-    assert not burning((), service(0.0), TARGET, AT, BurnSettings())
+    assert burn_of(bad, None, TARGET, AT, BurnSettings()) is None
+    assert burn_of(bad, ServiceLevel(WINDOW_S, 0.0, 0.0), TARGET, AT, BurnSettings()) is None
+
+
+def test_what_has_just_begun_does_not_burn_yet_and_is_about_to() -> None:
+    """Five dead minutes are 8 times over the hour; fifteen more are 26 times."""
+    found = spent((21300.0, 1.0), (300.0, 0.0))
+    assert (round(found.newest), round(found.hour, 1), found.burning, found.about_to) == (100, 8.3, False, True)
+    assert not spent((21300.0, 1.0), (300.0, 0.0), ahead_s=0.0).about_to
+
+
+@pytest.mark.parametrize(
+    ("spans", "so"),
+    [
+        ([(20700.0, 1.0), (900.0, 0.7)], True),  # 7.5 times over the hour, 15 with as much again
+        ([(20700.0, 1.0), (900.0, 0.75)], False),  # 12.5 with as much again
+        ([(18000.0, 1.0), (3300.0, 0.7), (300.0, 1.0)], False),  # over again: the short window is clean
+        ([(21600.0, 0.95)], False),  # 5 times for ever
+        ([(18000.0, 1.0), (3600.0, 0.85)], True),  # what burns is about to
+    ],
+)
+def test_a_budget_is_about_to_burn_when_going_on_for_a_while_would_make_it(
+    spans: list[tuple[float, float]], so: bool
+) -> None:
+    assert spent(*spans).about_to is so
+
+
+def test_rates_are_told_with_what_they_would_have_to_be() -> None:
+    assert str(spent((18000.0, 1.0), (3600.0, 0.96))) == (
+        "4.0 x of 14.4 x over 1 h and 4.0 x over the newest window, 0.7 x of 6 x over 6 h and 4.0 x over half an hour"
+    )
 
 
 def test_a_long_window_is_what_is_known_of_it() -> None:
@@ -56,7 +91,9 @@ def test_a_long_window_is_what_is_known_of_it() -> None:
 
 def test_windows_are_weighed_by_their_requests() -> None:
     busy, quiet = levels((3000.0, 1.0), finished=1000.0), levels((600.0, 0.0), finished=1.0)
-    assert not burning((*busy, *quiet), service(0.0, finished=1.0), TARGET, AT, BurnSettings())
+    found = burn_of((*busy, *quiet), service(0.0, finished=1.0), TARGET, AT, BurnSettings())
+    assert found is not None
+    assert (found.burning, found.about_to) == (False, False)
 
 
 def test_an_objective_without_a_budget_does_not_divide_by_zero() -> None:

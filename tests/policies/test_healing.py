@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from policies.anomaly import Watch
+from policies.burn import Burn
 from policies.decisions import (
     Anomaly,
     CordonReplica,
@@ -21,7 +22,7 @@ from policies.decisions import (
     UncordonReplica,
 )
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
-from policies.healing import Course, HealingSettings, heal, unlearn
+from policies.healing import Course, HealingSettings, Outside, heal, unlearn
 from policies.lead_time import LeadTime
 from policies.memory import ActionMemory, CordonMemory, PolicyMemory, ReplicaMemory, XidMemory
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, metrics, pool, replica
@@ -57,6 +58,7 @@ def treated(
     least: int = 0,
     ours: Sequence[PoolKey] | None = None,
     settings: HealingSettings = SETTINGS,
+    outside: Outside | None = None,
 ) -> Course:
     """What is done; ``least`` replicas of the first pool must serve, ``fresh`` are ids in it."""
     known = remembered(state) if seen is None else seen
@@ -70,6 +72,7 @@ def treated(
         {str(p.key): lead for p in state.pools},
         {str(key): least * (key == state.pools[0].key) for key in managed},
         settings,
+        outside,
     )
 
 
@@ -326,9 +329,13 @@ def test_two_slow_replicas_go_one_after_the_other() -> None:
     assert done(treated(out, sick("a1", "F8"), memory=cordoned("F8", 10.0), seen=remembered(out, slow_at=(AT,)))) == []
 
 
-def slow_and_out(in_flight: float = 3.0, ago_s: float = 60.0, **seen: Any) -> Course:
+BURNS = Outside(burn={MODEL: Burn(30.0, 30.0, 20.0, 7.0, burning=True, about_to=True)})
+
+
+def slow_and_out(in_flight: float = 3.0, ago_s: float = 60.0, outside: Outside | None = None, **seen: Any) -> Course:
     state = some(cordoned=True, in_flight_requests=in_flight)
-    return treated(state, memory=cordoned("F8", ago_s), seen=remembered(state, **{"slow_at": (AT - 60.0,), **seen}))
+    known = remembered(state, **{"slow_at": (AT - 60.0,), **seen})
+    return treated(state, memory=cordoned("F8", ago_s), seen=known, outside=outside)
 
 
 def test_a_slow_replica_is_restarted_once_it_is_empty() -> None:
@@ -336,9 +343,11 @@ def test_a_slow_replica_is_restarted_once_it_is_empty() -> None:
     assert done(slow_and_out(0.0)) == [(RestartReplica, "a0")]
 
 
-def test_a_slow_replica_that_does_not_empty_is_restarted_after_the_deadline() -> None:
-    assert done(slow_and_out(3.0, 119.0)) == []
-    assert done(slow_and_out(3.0, 120.0)) == [(RestartReplica, "a0")]
+def test_a_slow_replica_that_does_not_empty_is_restarted_after_the_deadline_if_that_is_worth_its_requests() -> None:
+    assert done(slow_and_out(3.0, 119.0, BURNS)) == []
+    assert done(slow_and_out(3.0, 120.0, BURNS)) == [(RestartReplica, "a0")]
+    held = slow_and_out(3.0, 86000.0)
+    assert (done(held), rules(held)) == ([], ["error budget"])
 
 
 def test_a_slow_replica_that_keeps_up_again_gets_its_traffic_back() -> None:
