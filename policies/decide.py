@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from forecasting.forecast import LoadForecast
-from policies import guardrails
+from policies import canaries, guardrails
 from policies.decisions import Decision, FailOver, Reason, ScalingPlan, TrafficPlan
 from policies.diagnosis import unexplained
 from policies.examination import examine, room_elsewhere
@@ -102,6 +102,11 @@ def decide(
         name, count = str(pool.key), within.get(pool.key, pool.desired)
         draft.pools[name] = guardrails.remember_desired(draft.pools[name], pool, count, fleet.at, settings.guardrails)
 
+    watched = WatchedReplicas.of(seen.memory)
+    asked = canaries.ask(
+        fleet, found.canaries, watched, course.cordons, settings.pools, settings.anomaly.canary,
+        settings.anomaly.max_metrics_age_s,
+    )  # fmt: skip
     generation = memory.generation + 1
     settings_digest = settings_digest or Digest(settings)
     return Decision(
@@ -114,7 +119,7 @@ def decide(
         anomalies=found.anomalies,
         diagnoses=diagnoses,
         remediations=(*course.remediations, *draft.failovers),
-        reasons=tuple(draft.reasons),
+        reasons=(*draft.reasons, *asked.reasons),
         memory=PolicyMemory(
             generation,
             {**gone.pools, **draft.pools},
@@ -125,8 +130,10 @@ def decide(
             course.pages,
             decided_at=fleet.at,
             runs=course.runs,
+            canaries=asked.books,
         ),
         settings_digest=settings_digest,
+        canaries=asked.canaries,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from policies.anomaly import Watch, watch
 from policies.burn import burning, note_level
+from policies.canary_evidence import hear
 from policies.causes import CAUSES, COLD_START, COUNTER_RESET, EXPORTER
 from policies.cohorts import cohorts
 from policies.decisions import Anomaly, Diagnosis
@@ -14,7 +15,7 @@ from policies.diagnosis import diagnose
 from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.lead_time import LeadTime
-from policies.memory import ModelMemory, PolicyMemory, PoolMemory
+from policies.memory import CanaryBooks, ModelMemory, PolicyMemory, PoolMemory
 from policies.patience import patience_s
 from policies.pool_evidence import watch_pools
 from policies.revisions import watch_revisions
@@ -35,6 +36,7 @@ class Examination:
         diagnoses: What is believed.
         pools, models: What is remembered of each now.
         burning: Models whose error budget is being spent too fast.
+        canaries: What is remembered of requests for one token, with the answers that came.
     """
 
     watch: Watch
@@ -43,6 +45,7 @@ class Examination:
     pools: Mapping[str, PoolMemory]
     models: Mapping[str, ModelMemory]
     burning: frozenset[str]
+    canaries: CanaryBooks
 
 
 def examine(
@@ -80,7 +83,8 @@ def examine(
         look = rollout_evidence(at, pool, pools[str(pool.key)], found, anomaly.rollouts, settings.healing)
         of_revisions += look.anomalies
         pools[str(pool.key)] = look.memory
-    anomalies = (*seen.anomalies, *wide.anomalies, *of_revisions)
+    heard = hear(fleet, memory.canaries, watched, anomaly.canary, anomaly.max_metrics_age_s)
+    anomalies = (*seen.anomalies, *heard.anomalies, *wide.anomalies, *of_revisions)
     diagnoses = diagnose(fleet, anomalies)
     for pool in fleet.pools:
         name = str(pool.key)
@@ -101,7 +105,7 @@ def examine(
             anomaly.burn,
         )
     )
-    return Examination(seen, anomalies, diagnoses, pools, models, burnt)
+    return Examination(seen, anomalies, diagnoses, pools, models, burnt, heard.books)
 
 
 def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:

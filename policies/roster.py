@@ -130,6 +130,11 @@ class Roster:
         return tuple([place for place, replica in enumerate(self.replicas) if replica.cordoned])
 
     @cached_property
+    def addressed(self) -> Bools:
+        """``bool[R]``, whether the platform tells where the engine of each can be asked."""
+        return np.array([bool(replica.address) for replica in self.replicas], np.bool_)
+
+    @cached_property
     def since_at(self) -> Floats:
         """``float64[R]``, when each entered its phase."""
         return np.array([replica.since_at for replica in self.replicas], np.float64)
@@ -222,6 +227,7 @@ def states(roster: Roster, told: Told) -> tuple[ReplicaState, ...]:
                 unreached,
                 r.exit_reason,
                 r.waiting_reason,
+                r.address,
             )
             for r, in_flight, answered, failed, unreached, scraped, figures in zip(
                 roster.replicas,

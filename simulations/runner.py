@@ -157,9 +157,11 @@ def _control_loop(
 ) -> ControlLoop:
     """Wire the loop as the daemon does, with everything allowed to act unless the run is to be a dry run."""
     modes = case.settings.modes
-    actuator = Actuator(fleet.clock, fleet.cluster, fleet.router, _Pager(), modes, killed=lambda: False)
+    actuator = Actuator(
+        fleet.clock, fleet.cluster, fleet.router, _Pager(), modes, killed=lambda: False, canaries=fleet.canaries
+    )
     return ControlLoop(
-        Sources(fleet.clock, fleet.metrics, fleet.cluster, fleet.router),
+        Sources(fleet.clock, fleet.metrics, fleet.cluster, fleet.router, fleet.canaries),
         audit,
         actuator,
         loads,

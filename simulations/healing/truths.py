@@ -8,7 +8,7 @@ of something that deserves it, as the simulator knows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 RESTART_IT = "restart it"
@@ -85,6 +85,7 @@ _METRICS = Truth(
 TRUTHS: Mapping[str, Truth] = {
     "F1": _HANG,
     "F1-zero": _HANG,
+    "F1-idle": replace(_HANG, title="an engine hangs that gets no requests; canaries are on"),
     "F2": Truth(
         "engine exits, the platform restarts it",
         # R: let the kubelet do it. W: delete it again while it loads.

@@ -9,6 +9,8 @@ from zlib import crc32
 
 import numpy as np
 
+from policies.anomaly import AnomalySettings
+from policies.canary_evidence import CanarySettings
 from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from policies.placement import PoolSettings
@@ -105,6 +107,7 @@ class Strike:
         load: ``float64[T]`` requests/s per step instead of a steady load; None keeps that.
         gpus_exported: Whether GPUs must be exported for it to be seen; else that is drawn.
         cv: Coefficient of variation of the gaps between arrivals.
+        canaries: Whether idle replicas are asked for a token.
     """
 
     faults: tuple[str, ...] = ()
@@ -114,6 +117,7 @@ class Strike:
     load: Float64 | None = None
     gpus_exported: bool = False
     cv: float = 1.0
+    canaries: bool = False
 
 
 def dice(kind: str, seed: int) -> np.random.Generator:
@@ -126,7 +130,10 @@ def built(kind: str, seed: int, ground: Ground, strike: Strike, rng: np.random.G
     rates = steady(ground) if strike.load is None else strike.load
     client = Client(RateCurve(STEP_S, rates), ArrivalProcess(strike.cv), token_shape_named(ground.shape))
     trace = DrawnTrace(f"{kind} {seed}", "the fault benchmark", True, [client], int(rng.integers(2**31)))
-    policy = PolicySettings(objective=objective_of(ground.shape))
+    policy = PolicySettings(
+        objective=objective_of(ground.shape),
+        anomaly=AnomalySettings(canary=CanarySettings(enabled=strike.canaries)),
+    )
     settings = SimulationSettings(
         pools={
             pool_name(profile): PoolSettings(profile=profile, min_replicas=ground.floor, max_replicas=ground.most)
