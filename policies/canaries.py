@@ -130,9 +130,10 @@ def _controls(draft: _Draft, idle: Sequence[int]) -> Iterator[int]:
         if draft.books.answered.get(pool, -math.inf) > first_at:
             continue
         members = [place for place in idle if str(look.pool(place).key) == pool]
-        asked = [known_of[name] for place in members if (name := look.name(place)) in known_of]
-        free = [place for place in members if look.name(place) not in known_of]
-        if free and not any(known.outcome == "" and known.asked_at > first_at for known in asked):
+        before = {place: known_of.get(look.name(place)) for place in members}
+        free = [place for place, known in before.items() if known is None or known.outcome == "answered"]
+        waiting = any(k is not None and k.outcome == "" and k.asked_at > first_at for k in before.values())
+        if free and not waiting:
             yield max(free, key=lambda place: look.silent_s[place])
 
 

@@ -157,11 +157,12 @@ def hear(
         if place is None or look.life(place) != known.life:
             continue
         after = _told(known, fleet, name, settings)
-        if after is None:
+        if after.outcome == "answered":
             pool = str(look.pool(place).key)
             answered[pool] = max(known.asked_at, answered.get(pool, known.asked_at))
-        elif (after := _still_counts(after, float(look.alive_at[place]), fleet.at)) is not None:
-            kept[name] = after
+        matters = _still_counts(after, float(look.alive_at[place]), fleet.at, settings)
+        if matters is not None:
+            kept[name] = matters
     found = [
         anomaly
         for name, known in kept.items()
@@ -170,8 +171,8 @@ def hear(
     return Heard(tuple(found), replace(books, answered=answered, replicas=kept))
 
 
-def _told(known: CanaryMemory, fleet: FleetState, name: str, settings: CanarySettings) -> CanaryMemory | None:
-    """Return what is known once its answer, if there is one, is taken in; None when the token came."""
+def _told(known: CanaryMemory, fleet: FleetState, name: str, settings: CanarySettings) -> CanaryMemory:
+    """Return what is known once its answer, if there is one, is taken in."""
     if known.outcome:
         return known
     answer = fleet.canaries.get(name)
@@ -179,7 +180,7 @@ def _told(known: CanaryMemory, fleet: FleetState, name: str, settings: CanarySet
         overdue = fleet.at - known.asked_at > settings.deadline_s + UNHEARD_S
         return replace(known, outcome="unheard") if overdue else known
     if answer.outcome is CanaryOutcome.ANSWERED:
-        return None
+        return replace(known, outcome="answered", kind="", failed=0, first_at=None)
     kind = _KINDS.get(answer.outcome)
     if kind is None:
         return replace(known, outcome="refused")
@@ -188,13 +189,17 @@ def _told(known: CanaryMemory, fleet: FleetState, name: str, settings: CanarySet
     return replace(known, outcome=kind, kind=kind, failed=1, first_at=known.asked_at)
 
 
-def _still_counts(known: CanaryMemory, alive_at: float, at: float) -> CanaryMemory | None:
-    """Return it as far as it still says anything: not after a sign of life, nor for ever."""
+def _still_counts(known: CanaryMemory, alive_at: float, at: float, settings: CanarySettings) -> CanaryMemory | None:
+    """Return it as far as it still matters: failures not after a sign of life, nor for ever.
+
+    Who has answered is not asked again for a while, whether its counters show that or not.
+    """
     if known.first_at is not None and (alive_at > known.first_at or at - known.asked_at > STANDS_S):
         known = replace(known, kind="", failed=0, first_at=None)
     if known.outcome == "" or known.failed:
         return known
-    return known if known.outcome == "refused" and at - known.asked_at <= STANDS_S else None
+    matters_s = {"answered": settings.silent_s, "refused": STANDS_S}.get(known.outcome, 0.0)
+    return known if at - known.asked_at < matters_s else None
 
 
 def _evidence(

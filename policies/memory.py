@@ -232,7 +232,7 @@ class CordonMemory:
 
 @dataclass(frozen=True, slots=True)
 class CanaryMemory:
-    """A replica that was asked for one token and has not answered, or not yet.
+    """A replica that was asked for one token.
 
     Attributes:
         life: Whose; another life starts from nothing.
@@ -247,7 +247,7 @@ class CanaryMemory:
 
     life: str
     asked_at: float
-    outcome: Literal["", "unheard", "error", "late", "unreached", "refused"] = ""
+    outcome: Literal["", "unheard", "answered", "error", "late", "unreached", "refused"] = ""
     kind: Literal["", "error", "late", "unreached"] = ""
     failed: Count = 0
     first_at: float | None = None
@@ -260,7 +260,7 @@ class CanaryBooks:
     Attributes:
         asked: When each model was sent one, within the last hour; oldest first.
         answered: When the newest one was sent that a replica of a pool has answered.
-        replicas: Those of which an answer is still open or did not come, by their name in the whole fleet.
+        replicas: Those of which an answer is still open, did not come or came lately, by their name in the whole fleet.
     """
 
     __pydantic_config__ = _STRICT

@@ -206,8 +206,12 @@ BREAKS = frozenset({"F3", "F3-later", "F4", "F5", "F9", "F19", "F20"})
 HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one", "F17"})
 """Kinds that have really struck only when requests were lost or the objective was missed."""
 
-BESIDE = frozenset({"F9", "F10"})
-"""Kinds that are shown and count for no target: where an engine exits, this simulation no longer exports its GPUs."""
+BESIDE = frozenset({"F9", "F10", "F1-idle"})
+"""Kinds that are shown and count for no target.
+
+Where an engine exits, this simulation no longer exports its GPUs; and what needs canaries is not seen without them, as
+settings are shipped.
+"""
 
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 
