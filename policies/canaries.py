@@ -127,7 +127,7 @@ def _controls(draft: _Draft, idle: Sequence[int]) -> Iterator[int]:
             pool = str(look.pool(look.places[name]).key)
             suspected[pool] = max(known.first_at, suspected.get(pool, known.first_at))
     for pool, first_at in suspected.items():
-        if draft.books.answered.get(pool, -math.inf) > first_at:
+        if draft.books.heard_at.get(pool, -math.inf) > first_at:
             continue
         members = [place for place in idle if str(look.pool(place).key) == pool]
         before = {place: known_of.get(look.name(place)) for place in members}
@@ -146,7 +146,7 @@ class _Draft:
         self._canaries: list[SendCanary] = []
         self._reasons: list[Reason] = []
         self._refused: set[str] = set()
-        recent = {m: tuple(t for t in times if look.fleet.at - t < _HOUR_S) for m, times in books.asked.items()}
+        recent = {m: tuple(t for t in times if look.fleet.at - t < _HOUR_S) for m, times in books.asked_at.items()}
         self._asked = {model: times for model, times in recent.items() if times}
         self._due: dict[str, int] = {}
 
@@ -189,13 +189,13 @@ class _Draft:
 
     def asked_for(self) -> Asked:
         """Return what came of it."""
-        books = CanaryBooks(self._asked, self.books.answered, self.replicas)
+        books = CanaryBooks(self._asked, self.books.heard_at, self.replicas)
         return Asked(tuple(self._canaries), tuple(self._reasons), books)
 
 
 def unasked(books: CanaryBooks, held: Collection[str], at: float | None) -> CanaryBooks:
     """Return ``books`` as if those of ``held``, by name, had not been asked at ``at``."""
-    replicas, asked = dict(books.replicas), dict(books.asked)
+    replicas, asked = dict(books.replicas), dict(books.asked_at)
     for name in held:
         known = replicas.get(name)
         if known is None or known.asked_at != at:
@@ -206,4 +206,4 @@ def unasked(books: CanaryBooks, held: Collection[str], at: float | None) -> Cana
             replicas[name] = replace(known, asked_at=known.first_at, outcome="unheard")
         else:
             del replicas[name]
-    return CanaryBooks({model: times for model, times in asked.items() if times}, books.answered, replicas)
+    return CanaryBooks({model: times for model, times in asked.items() if times}, books.heard_at, replicas)

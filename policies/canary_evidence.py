@@ -148,9 +148,9 @@ def hear(
     if not settings.enabled:
         return Heard()
     there = {str(pool.key) for pool in fleet.pools}
-    answered = {pool: at for pool, at in books.answered.items() if pool in there}
+    heard_at = {pool: at for pool, at in books.heard_at.items() if pool in there}
     if not books.replicas:
-        return Heard(books=replace(books, answered=answered))
+        return Heard(books=replace(books, heard_at=heard_at))
     look, kept = CanaryLook(fleet, watched, max_age_s), {}
     for name, known in books.replicas.items():
         place = look.places.get(name)
@@ -159,16 +159,16 @@ def hear(
         after = _told(known, fleet, name, settings)
         if after.outcome == "answered":
             pool = str(look.pool(place).key)
-            answered[pool] = max(known.asked_at, answered.get(pool, known.asked_at))
+            heard_at[pool] = max(known.asked_at, heard_at.get(pool, known.asked_at))
         matters = _still_counts(after, float(look.alive_at[place]), fleet.at, settings)
         if matters is not None:
             kept[name] = matters
     found = [
         anomaly
         for name, known in kept.items()
-        for anomaly in _evidence(look, look.places[name], known, answered, settings, max_age_s)
+        for anomaly in _evidence(look, look.places[name], known, heard_at, settings, max_age_s)
     ]
-    return Heard(tuple(found), replace(books, answered=answered, replicas=kept))
+    return Heard(tuple(found), replace(books, heard_at=heard_at, replicas=kept))
 
 
 def _told(known: CanaryMemory, fleet: FleetState, name: str, settings: CanarySettings) -> CanaryMemory:
@@ -206,7 +206,7 @@ def _evidence(
     look: CanaryLook,
     place: int,
     known: CanaryMemory,
-    answered: Mapping[str, float],
+    heard_at: Mapping[str, float],
     settings: CanarySettings,
     max_age_s: float,
 ) -> Iterator[Anomaly]:
@@ -220,13 +220,13 @@ def _evidence(
     yield Anomaly(_FAMILIES[known.kind], replica.id, pool.key, score, known.first_at, detail)
     observed_at = float(look.observed_at[place])
     stood = observed_at >= known.first_at + settings.deadline_s and at - observed_at <= max_age_s
-    heard_at = answered.get(str(pool.key), -math.inf)
+    peer_at = heard_at.get(str(pool.key), -math.inf)
     if known.kind != "late" or not stood:
         return
     if look.inside[place] > 0:
         witness = f"{look.inside[place]:.0f} of them inside, as it says itself"
-    elif heard_at > known.first_at:
-        witness = f"a peer that was asked {at - heard_at:.0f} s ago has answered"
+    elif peer_at > known.first_at:
+        witness = f"a peer that was asked {at - peer_at:.0f} s ago has answered"
     else:
         return
     detail = f"no engine step since the first of them was sent: {witness}"

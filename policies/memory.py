@@ -258,15 +258,15 @@ class CanaryBooks:
     """What is remembered of canary requests.
 
     Attributes:
-        asked: When each model was sent one, within the last hour; oldest first.
-        answered: When the newest one was sent that a replica of a pool has answered.
+        asked_at: When each model was sent one, within the last hour; oldest first.
+        heard_at: When the newest one was sent that a replica of a pool has answered.
         replicas: Those of which an answer is still open, did not come or came lately, by their name in the whole fleet.
     """
 
     __pydantic_config__ = _STRICT
 
-    asked: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    answered: Mapping[PoolText, float] = field(default_factory=dict)
+    asked_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    heard_at: Mapping[PoolText, float] = field(default_factory=dict)
     replicas: Mapping[str, CanaryMemory] = field(default_factory=dict)
 
 

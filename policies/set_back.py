@@ -123,8 +123,8 @@ def _answers(known: AnswerMemory | None, by_s: float) -> AnswerMemory | None:
 
 def _canaries(books: CanaryBooks, by_s: float) -> CanaryBooks:
     return CanaryBooks(
-        {model: tuple(at - by_s for at in asked_at) for model, asked_at in books.asked.items()},
-        {pool: asked_at - by_s for pool, asked_at in books.answered.items()},
+        {model: tuple(at - by_s for at in asked_at) for model, asked_at in books.asked_at.items()},
+        {pool: asked_at - by_s for pool, asked_at in books.heard_at.items()},
         {
             name: replace(known, asked_at=known.asked_at - by_s, first_at=_back(known.first_at, by_s))
             for name, known in books.replicas.items()

@@ -113,7 +113,7 @@ def causes(decision: Decision) -> set[tuple[str, str]]:
 def test_nobody_is_asked_unless_that_is_switched_on() -> None:
     asking = Asking(settings(KEY, least=0))
     assert not any(decision.canaries for decision in asking.over(1800.0, answered))
-    assert asking.memory.canaries.asked == {}
+    assert asking.memory.canaries.asked_at == {}
 
 
 def test_idle_replicas_are_asked_one_after_the_other() -> None:
@@ -214,7 +214,7 @@ def test_what_was_held_was_not_asked() -> None:
     assert canary is not None
     held = unlearn(before, {("canary", KEY.replica(canary.replica))}, [])
     assert KEY.replica(canary.replica) not in held.canaries.replicas
-    assert len(held.canaries.asked["m"]) == len(before.canaries.asked["m"]) - 1
+    assert len(held.canaries.asked_at["m"]) == len(before.canaries.asked_at["m"]) - 1
 
 
 # What follows

@@ -94,4 +94,4 @@ def test_who_only_watches_sends_nothing_and_records_what_would_be_asked() -> Non
     held = {r.outcome for record in audit.records for r in record.results if r.act == "canary"}
     assert held == {"held"}
     assert not any(record.fleet.canaries for record in audit.records if record.fleet)
-    assert not any(record.memory.canaries.asked for record in audit.records if record.memory)
+    assert not any(record.memory.canaries.asked_at for record in audit.records if record.memory)
