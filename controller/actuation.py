@@ -11,7 +11,7 @@ from controller.errors import ActuationError
 from controller.maintenance import held_by
 from controller.modes import Mode, ModeSettings
 from controller.plans import Part, Target, facts_of, target_of, why_of
-from controller.ports import Act, ActResult, Clock, Cluster, Notifier, Router
+from controller.ports import Act, ActResult, Canaries, Clock, Cluster, Notifier, Router
 from controller.recommendations import Recommendations
 from policies.decisions import (
     AvoidNode,
@@ -24,6 +24,7 @@ from policies.decisions import (
     RestartReplica,
     ResumeRollout,
     RollBack,
+    SendCanary,
     UncordonReplica,
 )
 from policies.fleet import FleetState
@@ -43,11 +44,13 @@ class Actuator:
         modes: ModeSettings,
         killed: Callable[[], bool],
         approvals: Approvals | None = None,
+        canaries: Canaries | None = None,
     ) -> None:
         """``killed`` is asked before every write; while it answers true nothing is written.
 
-        Without ``approvals`` nothing is approved.
+        Without ``approvals`` nothing is approved, without ``canaries`` nobody is asked for a token.
         """
+        self._canaries = canaries
         self._clock, self._cluster, self._router, self._notifier = clock, cluster, router, notifier
         self.modes, self._killed, self._approvals = modes, killed, approvals
         self._recommendations = Recommendations(notifier, modes)
@@ -98,7 +101,7 @@ class Actuator:
         self._notifier.page(page, at)
         return ActResult("page", page.subject, "done", page.message)
 
-    def _writes(self, decision: Decision) -> Iterator[tuple[Part, Write]]:
+    def _writes(self, decision: Decision) -> Iterator[tuple[Part | SendCanary, Write]]:
         for remedy in decision.remediations:
             write = self._write_of(remedy, decision.at)
             if write is not None:
@@ -107,6 +110,13 @@ class Actuator:
             yield traffic, partial(self._router.set_weights, traffic.model, traffic.weights)
         for plan in decision.scaling:
             yield plan, partial(self._cluster.scale, plan.pool, plan.desired, plan.version, plan.retire_first)
+        for canary in decision.canaries:
+            yield canary, partial(self._send, canary)
+
+    def _send(self, canary: SendCanary) -> None:
+        if self._canaries is None:
+            raise ActuationError("nobody here asks engines for tokens", canary.address)
+        self._canaries.send(canary)
 
     def _write_of(self, remedy: Remediation, at: float) -> Write | None:
         """Return what does it; None for a failover, which the traffic plan of the same decision carries out."""
@@ -134,7 +144,11 @@ class Actuator:
     def _wishes(self, decision: Decision, fleet: FleetState | None) -> Mapping[tuple[Act, str], Wish]:
         """Return what could be done now if somebody approved it."""
         at = self._clock.now()
-        asked = [(target, part) for part, _ in self._writes(decision) if (target := target_of(part)).act != "page"]
+        asked = [
+            (target, part)
+            for part, _ in self._writes(decision)
+            if not isinstance(part, SendCanary) and (target := target_of(part)).act != "page"
+        ]
         return {
             (target.act, target.subject): Wish(target, facts_of(part, fleet), why_of(target, decision))
             for target, part in asked
@@ -170,6 +184,10 @@ class Actuator:
     def _mode(self, target: Target) -> Mode:
         if target.act == "page":
             return Mode.AUTO if self.modes.tells(target.subject) else Mode.OBSERVE
+        if target.act == "canary":
+            # A look that the settings ask for, and no write; but who only watches sends nothing.
+            watches = self.modes.of(target.action_class, target.model) is Mode.OBSERVE
+            return Mode.OBSERVE if watches else Mode.AUTO
         return self.modes.of(target.action_class, target.model)
 
     def _maintenance(self, target: Target, at: float) -> str:

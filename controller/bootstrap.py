@@ -12,6 +12,7 @@ from typing import TypeAlias
 from controller.actuation import Actuator
 from controller.adapters.approval_folder import ApprovalFolder
 from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
+from controller.adapters.http_canaries import HttpCanaries
 from controller.adapters.live_platform import LivePlatform
 from controller.adapters.log_notifier import LogNotifier
 from controller.adapters.prometheus import PrometheusSource
@@ -24,7 +25,7 @@ from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
-from controller.ports import AuditLog, Clock, Cluster, MetricSource, Notifier, Router, Sources
+from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources
 from controller.settings import Settings
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
@@ -51,6 +52,7 @@ class World:
     notifier: Notifier
     history: History = no_history
     close: Callable[[], None] = field(default=lambda: None)
+    canaries: Canaries | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,13 @@ def world_of(settings: Settings) -> World:
         raise BadInput(error.what, error.where, error.remedy) from None
     metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
     platform = LivePlatform(settings.platform)
+    canaries = HttpCanaries(settings.platform.engine_token_file, elapsed)
 
     def close() -> None:
         metrics.close()
         platform.close()
 
-    return World(metrics, platform, platform, LogNotifier(), recorded_load(store, settings), close)
+    return World(metrics, platform, platform, LogNotifier(), recorded_load(store, settings), close, canaries)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
@@ -161,10 +164,17 @@ def control_loop(
     """Return the loop: the object that the simulator runs, over the ports of ``world``."""
     policy = settings.policy
     actuator = Actuator(
-        clock, world.cluster, world.router, world.notifier, settings.modes, consent.killed, consent.approvals
+        clock,
+        world.cluster,
+        world.router,
+        world.notifier,
+        settings.modes,
+        consent.killed,
+        consent.approvals,
+        world.canaries,
     )
     return ControlLoop(
-        Sources(clock, world.metrics, world.cluster, world.router),
+        Sources(clock, world.metrics, world.cluster, world.router, world.canaries),
         audit,
         actuator,
         LoadForecasts(chain, policy.tick_s, settings.forecast, before),

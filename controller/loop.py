@@ -64,7 +64,7 @@ class ControlLoop:
         fleet = None
         try:
             with self.time_phase("observe"):
-                fleet = observe(record.at, look.metrics, look.cluster, look.router)
+                fleet = observe(record.at, look.metrics, look.cluster, look.router, look.canaries)
             decision, record = self._decided(fleet, record)
         except ObservationError as error:
             return self._blind(replace(record, fleet=fleet, error=str(error)))

@@ -12,8 +12,9 @@ import numpy as np
 
 from controller.by_replica import read_figures, read_scrapes, strangers
 from controller.errors import ObservationError
-from controller.ports import Cluster, FleetMetrics, MetricSource, Router
+from controller.ports import Canaries, Cluster, FleetMetrics, MetricSource, Router
 from policies.fleet import Demand, FleetState, NodeState, PoolKey, PoolState, ServiceLevel
+from policies.replica import CanaryAnswer
 from policies.roster import FIGURES, ROW, Bools, Floats, told_from
 
 CLOCK_SKEW_S = 60.0
@@ -36,7 +37,9 @@ MAX_TOKENS_PER_REQUEST = 1e7
 """Ten times the longest context window sold; tokens are never offered faster than this many times the requests."""
 
 
-def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) -> FleetState:
+def observe(
+    at: float, metrics: MetricSource, cluster: Cluster, router: Router, canaries: Canaries | None = None
+) -> FleetState:
     """Return the fleet as of ``at``; raises ObservationError when the cluster or the metrics cannot be read.
 
     What is missing of one model, its traffic weights included, is told in ``missing`` and leaves the others alone.
@@ -68,6 +71,7 @@ def observe(at: float, metrics: MetricSource, cluster: Cluster, router: Router) 
             *_note_of_strangers(seen, pools),
         ),
         nodes=_with_xids(cluster.nodes(), seen.node_xids),
+        canaries={} if canaries is None else _of_ours(canaries.answers(at), pools),
     )
 
 
@@ -75,6 +79,14 @@ def _with_xids(nodes: Mapping[str, NodeState], xids: Mapping[str, float]) -> Map
     """Return the nodes with what their GPUs report, but for what is said of nodes that the platform does not know."""
     told = {name: xid for name, xid in xids.items() if name in nodes and 0 <= xid < _MOST_XID}
     return {**nodes, **{name: replace(nodes[name], xid=xid) for name, xid in told.items()}} if told else nodes
+
+
+def _of_ours(answers: Mapping[str, CanaryAnswer], pools: Sequence[PoolState]) -> Mapping[str, CanaryAnswer]:
+    """Return the answers of replicas that are there."""
+    if not answers:
+        return {}
+    there = {name for pool in pools for name in pool.roster.names(str(pool.key))}
+    return {name: answer for name, answer in answers.items() if name in there}
 
 
 def unknown_pods(missing: Iterable[str]) -> int:

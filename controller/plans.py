@@ -27,6 +27,7 @@ from policies.decisions import (
     ResumeRollout,
     RollBack,
     ScalingPlan,
+    SendCanary,
     TrafficPlan,
     UncordonReplica,
 )
@@ -64,8 +65,8 @@ VERBS: Mapping[type[Remediation], Act] = {
 """What acts on replicas and pools are called."""
 
 
-def target_of(part: Part) -> Target:
-    """Return what ``part`` acts on; a failover is carried out as weights."""
+def target_of(part: Part | SendCanary) -> Target:
+    """Return what ``part`` acts on; a failover is carried out as weights, and a canary acts on nothing."""
     match part:
         case ScalingPlan(pool=pool):
             held = HeldClass.SCALE_UP if part.desired > part.current else HeldClass.SCALE_DOWN
@@ -77,6 +78,8 @@ def target_of(part: Part) -> Target:
             return Target(VERBS[type(part)], subject, part.pool.model, ActionClass.HEALING, HeldClass.HEALING)
         case RollBack(pool=pool) | PauseRollout(pool=pool) | ResumeRollout(pool=pool):
             return Target(VERBS[type(part)], str(pool), pool.model, ActionClass.HEALING, HeldClass.HEALING)
+        case SendCanary(pool=pool, replica=replica):
+            return Target("canary", pool.replica(replica), pool.model, ActionClass.HEALING, HeldClass.HEALING)
         case AvoidNode(node=node):
             return Target("avoid", node, "", ActionClass.HEALING, HeldClass.HEALING)
         case Page(subject=subject):

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from forecasting.forecast import LoadForecast
-from policies.decisions import Decision, FailOver, Page
+from policies.decisions import Decision, FailOver, Page, SendCanary
 from policies.fleet import Demand, FleetState, NodeState, PoolKey, PoolState, ReplicaMetrics, ServiceLevel
 from policies.memory import PolicyMemory
+from policies.replica import CanaryAnswer
 
 
 class Clock(Protocol):
@@ -110,14 +111,30 @@ class Router(Protocol):
         ...
 
 
+class Canaries(Protocol):
+    """Where idle engines are asked for one token."""
+
+    def send(self, canary: SendCanary) -> None:
+        """Ask, without waiting for the answer; raises ActuationError where it cannot be asked."""
+        ...
+
+    def answers(self, at: float) -> Mapping[str, CanaryAnswer]:
+        """Return what became of the newest one of each replica that was asked lately, by its name in the fleet.
+
+        Nothing as long as that is open. Never raises.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where a tick looks."""
+    """Where a tick looks; without ``canaries`` nobody is asked for a token."""
 
     clock: Clock
     metrics: MetricSource
     cluster: Cluster
     router: Router
+    canaries: Canaries | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +187,7 @@ Act: TypeAlias = Literal[
     "page",
     "weights",
     "scale",
+    "canary",
     "approval",
 ]
 """What is done; ``approval`` is no act of ours but somebody's word that was refused."""

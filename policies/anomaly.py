@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from policies.burn import BurnSettings
+from policies.canary_evidence import CanarySettings
 from policies.decisions import Anomaly
 from policies.failing import FailingSettings, failing
 from policies.fleet import FleetState, Phase, PoolState
@@ -67,6 +68,9 @@ class AnomalySettings(SlowSettings):
         default_factory=RolloutSettings, description="When failures are put down to a revision, to starts or requests."
     )
     burn: BurnSettings = Field(default_factory=BurnSettings, description="When error budgets burn too fast.")
+    canary: CanarySettings = Field(
+        default_factory=CanarySettings, description="When idle replicas are asked for one token."
+    )
     failed_after_s: float = Field(
         60.0, ge=0, description="Time in FAILED after which the platform's own restart no longer counts as on its way."
     )

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from forecasting.forecast import LoadForecast
-from policies import guardrails
+from policies import canaries, guardrails
 from policies.beside import correlated, held_movements, with_moves
 from policies.decisions import Decision, Diagnosis, FailOver, Reason, ScalingPlan, TrafficPlan
 from policies.diagnosis import unexplained
@@ -121,6 +121,11 @@ def decide(
         if pool.key in asked:
             draft.pools[name] = replace(draft.pools[name], asked_weight=round(asked[pool.key], 4))
 
+    watched = WatchedReplicas.of(seen.memory)
+    wanted = canaries.ask(
+        fleet, found.canaries, watched, course.cordons, settings.pools, settings.anomaly.canary,
+        settings.anomaly.max_metrics_age_s,
+    )  # fmt: skip
     generation = memory.generation + 1
     settings_digest = settings_digest or Digest(settings)
     return Decision(
@@ -133,7 +138,7 @@ def decide(
         anomalies=found.anomalies,
         diagnoses=diagnoses,
         remediations=(*course.remediations, *draft.failovers),
-        reasons=tuple(draft.reasons),
+        reasons=(*draft.reasons, *wanted.reasons),
         memory=PolicyMemory(
             generation,
             {**gone.pools, **draft.pools},
@@ -145,9 +150,11 @@ def decide(
             decided_at=fleet.at,
             runs=course.runs,
             xids=found.xids,
+            canaries=wanted.books,
         ),
         settings_digest=settings_digest,
         burn={model: burn for model, burn in found.burn.items() if burn.most > 1.0},
+        canaries=wanted.canaries,
     )
 
 

@@ -56,7 +56,7 @@ class Anomaly:
     """One family of evidence against one replica.
 
     ``family`` is ``progress``, ``peers``, ``gateway``, ``exporter``, ``platform``, ``latency``, ``answers``,
-    ``errors`` or ``cohort``; ``score`` is 1 at the firing threshold.
+    ``errors``, ``cohort`` or ``canary``; ``score`` is 1 at the firing threshold.
     """
 
     family: str
@@ -128,6 +128,17 @@ class RestartReplica:
     replica: str
     pool: PoolKey
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendCanary:
+    """Ask an idle replica for one token, to see whether it answers: a look, and no remedy."""
+
+    replica: str
+    pool: PoolKey
+    address: str
+    asked_at: float
+    deadline_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,7 @@ class Decision:
     memory: PolicyMemory
     settings_digest: str | Digest = ""
     burn: Mapping[str, Burn] = field(default_factory=dict)
+    canaries: tuple[SendCanary, ...] = ()
 
 
 class Policy(Protocol):

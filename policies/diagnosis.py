@@ -11,6 +11,7 @@ Evidence of a replica
     answers and cohort                           engine answers with errors  F2
     errors and cohort, where no gateway tells    the same, unconfirmed       F2
     progress and gateway                         engine hangs                F1
+    progress and canary                          engine hangs                F1
     progress and peers, where no gateway tells   engine hangs, unconfirmed   F1
     progress and unreached                       gateway does not reach it   F12
     exporter, or unscraped and answering         its metrics are at fault    F13
@@ -36,10 +37,11 @@ Evidence of a pool, the first that fits
 
 An idle pool (F15) shows nothing, and so nothing is said of it.
 
-Where a gateway reports, its word is needed for a hang. Where none does, the engine's exporter is the only witness,
-since peers say nothing of that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it. The
-same goes for an engine that says of itself that it fails. Errors that all replicas answer with alike are those of
-clients, of what they all depend on, or of a revision.
+Where a gateway reports, its word is needed for a hang; of an idle replica, inside which it has nothing, that of a
+canary (``canary_evidence``). Where neither tells, the engine's exporter is the only witness, since peers say nothing of
+that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it. The same goes for an engine that
+says of itself that it fails. Errors that all replicas answer with alike are those of clients, of what they all depend
+on, or of a revision.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ def confirmed(diagnosis: Diagnosis) -> bool:
     """Return whether more than the engine's own metrics speaks for a hang, or for errors."""
     if answers_with_errors(diagnosis):
         return "answers" in diagnosis.families
-    return diagnosis.cause != HANG.code or "gateway" in diagnosis.families
+    return diagnosis.cause != HANG.code or not {"gateway", "canary"}.isdisjoint(diagnosis.families)
 
 
 def serves_nothing(diagnosis: Diagnosis) -> bool:
@@ -192,7 +194,7 @@ def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Caus
         (EXITED, replica.phase is Phase.FAILED),
         (START_OVERDUE, "platform" in families and replica.starting),
         (EXITED, "exit" in families),
-        (HANG, {"progress", witness} <= families),
+        (HANG, {"progress", witness} <= families or {"progress", "canary"} <= families),
         (CUT_OFF, {"progress", "unreached"} <= families),
         (ERRORS, {"cohort", counts_errors} <= families),
         (EXPORTER, "exporter" in families or {"unscraped", "answering"} <= families),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from policies.anomaly import Watch, watch
 from policies.burn import Burn, burn_of, note_level
+from policies.canary_evidence import hear
 from policies.causes import CAUSES, COLD_START, COUNTER_RESET, EXPORTER
 from policies.cohorts import cohorts
 from policies.decisions import Anomaly, Diagnosis
@@ -16,7 +17,7 @@ from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.gpu_faults import gpu_evidence, with_reports
 from policies.lead_time import LeadTime
-from policies.memory import ModelMemory, PolicyMemory, PoolMemory, XidMemory
+from policies.memory import CanaryBooks, ModelMemory, PolicyMemory, PoolMemory, XidMemory
 from policies.patience import one_prompt_s, patience_s
 from policies.pool_evidence import watch_pools
 from policies.revisions import watch_revisions
@@ -38,6 +39,7 @@ class Examination:
         pools, models: What is remembered of each now.
         burn: How fast the error budgets of models are spent, where that is measured.
         xids: What GPUs reported of late, by node.
+        canaries: What is remembered of requests for one token, with the answers that came.
     """
 
     watch: Watch
@@ -47,6 +49,7 @@ class Examination:
     models: Mapping[str, ModelMemory]
     burn: Mapping[str, Burn]
     xids: Mapping[str, XidMemory]
+    canaries: CanaryBooks
 
 
 def examine(
@@ -85,7 +88,9 @@ def examine(
         look = rollout_evidence(at, pool, pools[str(pool.key)], found, anomaly.rollouts, settings.healing, xids)
         of_revisions += look.anomalies
         pools[str(pool.key)] = look.memory
-    anomalies = (*seen.anomalies, *gpu_evidence(fleet, xids, seen.anomalies), *wide.anomalies, *of_revisions)
+    heard = hear(fleet, memory.canaries, watched, anomaly.canary, anomaly.max_metrics_age_s)
+    of_replicas = (*seen.anomalies, *heard.anomalies)
+    anomalies = (*of_replicas, *gpu_evidence(fleet, xids, of_replicas), *wide.anomalies, *of_revisions)
     diagnoses = diagnose(fleet, anomalies)
     about: dict[PoolKey, list[Diagnosis]] = {}
     for diagnosis in diagnoses:
@@ -105,7 +110,7 @@ def examine(
             spent := burn_of(models[name].levels, level, settings.objective_of(name).attainment_ratio, at, anomaly.burn)
         )
     }
-    return Examination(seen, anomalies, diagnoses, pools, models, burn, xids)
+    return Examination(seen, anomalies, diagnoses, pools, models, burn, xids, heard.books)
 
 
 def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from policies.replica import Phase, ReplicaMetrics, ReplicaState
+from policies.replica import CanaryAnswer, Phase, ReplicaMetrics, ReplicaState
 from policies.roster import Roster, Told, states, told_of
 
 __all__ = [
@@ -271,6 +271,7 @@ class FleetState:
         gateway_queued: Requests held at the gateway per model because no replica could take them.
         missing: Signals that were expected and not there, as ``signal:subject``.
         nodes: Where replicas are or could be, by name; empty where the platform tells of none.
+        canaries: What became of requests for one token that we sent lately, by the name of the replica in the fleet.
     """
 
     at: float
@@ -280,6 +281,7 @@ class FleetState:
     gateway_queued: Mapping[str, float] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
+    canaries: Mapping[str, CanaryAnswer] = field(default_factory=dict)
     # Made from ``pools``, since a decision asks for those of each model a dozen times; no part of what is recorded.
     _by_model: Mapping[str, tuple[PoolState, ...]] = field(init=False, repr=False, compare=False)
     _stages: Mapping[str, tuple[Stage, ...]] = field(init=False, repr=False, compare=False)
@@ -298,7 +300,7 @@ class FleetState:
         """Return the fleet under this demand."""
         fleet = object.__new__(FleetState)
         put = object.__setattr__
-        for name in ("at", "pools", "service", "gateway_queued", "missing", "nodes", "_by_model", "_stages"):
+        for name in (*_OBSERVED, "_by_model", "_stages"):
             put(fleet, name, getattr(self, name))
         put(fleet, "demand", demand)
         return fleet
@@ -358,6 +360,9 @@ class FleetState:
             reports = pool.told.fresh(self.at, max_age_s) & ~np.isnan(pool.told.of("queued_requests"))
             fresh += int(np.count_nonzero(pool.roster.serving & reports))
         return fresh / expected if expected else 1.0
+
+
+_OBSERVED = ("at", "pools", "service", "gateway_queued", "missing", "nodes", "canaries")
 
 
 def _stages(model: str, pools: tuple[PoolState, ...]) -> tuple[Stage, ...]:

@@ -14,6 +14,7 @@ from policies.anomaly import Watch
 from policies.breaker import stopped_models
 from policies.burn import Burn
 from policies.burn_gate import soft
+from policies.canaries import unasked
 from policies.causes import (
     BAD_REVISION,
     CAUSES,
@@ -373,12 +374,13 @@ def unlearn(
         cordons={name: cordon for name, cordon in memory.cordons.items() if ("cordon", name) not in held},
         runs={name: _not_asked(run, memory.decided_at) if _concerns(name, held) else run for name, run in runs},
         pages={key: at for key, at in memory.pages.items() if key not in undone},
+        canaries=unasked(memory.canaries, [name for act, name in held if act == "canary"], memory.decided_at),
     )
 
 
 def _concerns(name: str, held: Collection[tuple[str, str]]) -> bool:
     """Return whether one of the acts may be that of the playbook about ``name``."""
-    return any(act != "page" and (subject == name or act == "avoid") for act, subject in held)
+    return any(act not in ("page", "canary") and (subject == name or act == "avoid") for act, subject in held)
 
 
 def _not_asked(run: RunMemory, decided_at: float | None) -> RunMemory:

@@ -229,6 +229,7 @@ class ReplicaMemory:
         preempted, aborted, unreached: By how much these grew at the last look; None while unknown.
         unreached_at: When the last of them last grew; None when it never did.
         tpot_s: TPOT as last told, at the scrape of ``tpot_at``; None when never.
+        moved_at: Scrape instant at which its counters were last seen to grow, or were seen at all.
     """
 
     __pydantic_config__ = _STRICT
@@ -258,6 +259,7 @@ class ReplicaMemory:
     unreached_at: float | None = None
     tpot_s: Total | None = None
     tpot_at: float | None = None
+    moved_at: float | None = None
 
     @property
     def progress_at(self) -> float:
@@ -280,6 +282,46 @@ class CordonMemory:
     steps_total: Total | None = None
     output_tokens_total: Total | None = None
     confirmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryMemory:
+    """A replica that was asked for one token.
+
+    Attributes:
+        life: Whose; another life starts from nothing.
+        asked_at: When it was last asked.
+        outcome: What became of that (``CanaryOutcome``); empty while that is open, ``unheard`` when it will stay so.
+        kind: How those failed that failed in a row; empty when none did.
+        failed: How many failed in a row, all in that way.
+        first_at: When the first of those was asked; None when none failed.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    life: str
+    asked_at: float
+    outcome: Literal["", "unheard", "answered", "error", "late", "unreached", "refused"] = ""
+    kind: Literal["", "error", "late", "unreached"] = ""
+    failed: Count = 0
+    first_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryBooks:
+    """What is remembered of canary requests.
+
+    Attributes:
+        asked_at: When each model was sent one, within the last hour; oldest first.
+        heard_at: When the newest one was sent that a replica of a pool has answered.
+        replicas: Those of which an answer is still open, did not come or came lately, by their name in the whole fleet.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    asked_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    heard_at: Mapping[PoolText, float] = field(default_factory=dict)
+    replicas: Mapping[str, CanaryMemory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +460,7 @@ class PolicyMemory:
     xids: Mapping[str, XidMemory] = field(default_factory=dict)
     blind_since_at: float | None = None
     blind_told: bool = False
+    canaries: CanaryBooks = field(default_factory=CanaryBooks)
 
     def to_json(self) -> str:
         """Return a JSON text that ``from_json`` turns back into an equal memory.

@@ -123,7 +123,7 @@ def _begun(counts: Floats, told: Told) -> Floats:
     """Return ``float64[ROWS, N]``, what is known of a life that is seen for the first time."""
     columns = np.full((ROWS, counts.shape[1]), np.nan)
     columns[COUNTS] = counts
-    columns[ROW["observed_at"]] = columns[ROW["stepped_at"]] = told.of("observed_at")
+    columns[ROW["observed_at"]] = columns[ROW["stepped_at"]] = columns[ROW["moved_at"]] = told.of("observed_at")
     columns[ROW["busy"]] = _busy(told)
     return columns
 
@@ -156,6 +156,7 @@ def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float) -> 
     np.copyto(columns[ROW["observed_at"]], observed_at, where=looked)
     np.copyto(columns[ROW["stepped_at"]], observed_at, where=looked & ~stood)
     np.copyto(columns[ROW["busy"]], busy, where=looked)
+    np.copyto(columns[ROW["moved_at"]], observed_at, where=looked & moved[: _OUTPUT + 1].any(axis=0))
     np.copyto(columns[ROW["answered_at"]], at, where=counts[_ALL_ANSWERED] > had[_ALL_ANSWERED])
     fell = (counts[_IN_FLIGHT] < had[_IN_FLIGHT]) & ~given[_ALL_ANSWERED]
     np.copyto(columns[ROW["fell_at"]], at, where=fell)

@@ -47,6 +47,25 @@ class ReplicaMetrics:
     gpu_clock_ratio: float = math.nan
 
 
+class CanaryOutcome(StrEnum):
+    """What became of a request for one token that we sent to an engine."""
+
+    ANSWERED = "answered"  # the token came
+    ERROR = "error"  # it was taken, and answered with an error
+    LATE = "late"  # it was taken, and not answered in time
+    UNREACHED = "unreached"  # no connection, or one that was cut
+    REFUSED = "refused"  # busy, or asked in the wrong way: that says nothing of the engine
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryAnswer:
+    """What became of the canary that was sent by the decision of ``asked_at``; ``took_s`` is how long that took."""
+
+    asked_at: float
+    outcome: CanaryOutcome
+    took_s: float = math.nan
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
     """One serving engine: what the platform says of it, and its metrics where it has been scraped.
@@ -69,6 +88,7 @@ class ReplicaState:
             did, or nobody says.
         waiting_reason: Why it is not on its way to READY, in the platform's words (``CrashLoopBackOff``,
             ``ImagePullBackOff``, ``Unschedulable``); empty when nothing is known to hold it.
+        address: Where its engine can be asked, as ``host:port``; empty where the platform does not tell.
     """
 
     id: str
@@ -87,6 +107,7 @@ class ReplicaState:
     unreached_requests_total: float = math.nan
     exit_reason: str = ""
     waiting_reason: str = ""
+    address: str = ""
 
     @property
     def begun_at(self) -> float:

@@ -143,6 +143,11 @@ class Roster:
         return Counter([r.node for r in self.replicas if r.node and r.phase is not Phase.DRAINING])
 
     @cached_property
+    def addressed(self) -> Bools:
+        """``bool[R]``, whether the platform tells where the engine of each can be asked."""
+        return np.array([bool(replica.address) for replica in self.replicas], np.bool_)
+
+    @cached_property
     def since_at(self) -> Floats:
         """``float64[R]``, when each entered its phase."""
         return np.array([replica.since_at for replica in self.replicas], np.float64)
@@ -235,6 +240,7 @@ def states(roster: Roster, told: Told) -> tuple[ReplicaState, ...]:
                 unreached,
                 r.exit_reason,
                 r.waiting_reason,
+                r.address,
             )
             for r, in_flight, answered, failed, unreached, scraped, figures in zip(
                 roster.replicas,

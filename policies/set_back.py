@@ -8,6 +8,7 @@ from policies.decisions import Reason
 from policies.memory import (
     ActionMemory,
     AnswerMemory,
+    CanaryBooks,
     ModelMemory,
     PolicyMemory,
     PoolMemory,
@@ -39,6 +40,7 @@ def follow_clock(memory: PolicyMemory, at: float) -> tuple[PolicyMemory, tuple[R
         runs={name: _run(run, by_s) for name, run in memory.runs.items()},
         pages={key: wanted_at - by_s for key, wanted_at in memory.pages.items()},
         blind_since_at=_back(memory.blind_since_at, by_s),
+        canaries=_canaries(memory.canaries, by_s),
         decided_at=at,
         xids={
             name: replace(seen, since_at=seen.since_at - by_s, seen_at=seen.seen_at - by_s)
@@ -111,6 +113,7 @@ def _replica(known: ReplicaMemory, by_s: float) -> ReplicaMemory:
         fell_at=_back(known.fell_at, by_s),
         unreached_at=_back(known.unreached_at, by_s),
         tpot_at=_back(known.tpot_at, by_s),
+        moved_at=_back(known.moved_at, by_s),
         by_gateway=_answers(known.by_gateway, by_s),
         by_itself=_answers(known.by_itself, by_s),
     )
@@ -124,6 +127,17 @@ def _answers(known: AnswerMemory | None, by_s: float) -> AnswerMemory | None:
         told_at=known.told_at - by_s,
         ended_at=_back(known.ended_at, by_s),
         worse_at=tuple(at - by_s for at in known.worse_at),
+    )
+
+
+def _canaries(books: CanaryBooks, by_s: float) -> CanaryBooks:
+    return CanaryBooks(
+        {model: tuple(at - by_s for at in asked_at) for model, asked_at in books.asked_at.items()},
+        {pool: asked_at - by_s for pool, asked_at in books.heard_at.items()},
+        {
+            name: replace(known, asked_at=known.asked_at - by_s, first_at=_back(known.first_at, by_s))
+            for name, known in books.replicas.items()
+        },
     )
 
 

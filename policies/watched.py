@@ -33,6 +33,7 @@ _OWN = (
     "unreached_at",
     "tpot_s",
     "tpot_at",
+    "moved_at",
 )
 _ANSWERS = (
     "answered_total",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from policies.fleet import PoolKey
 from policies.slo import ServiceObjective
 from simulations.block_hashes import BLOCK_TOKENS, BlockHashes
+from simulations.canaries import SimulatedCanaries
 from simulations.clock import EventQueue, VirtualClock
 from simulations.cluster import SimulatedCluster
 from simulations.faults import Fault
@@ -57,8 +58,8 @@ class Arrivals(Protocol):
 class SimulatedFleet:
     """All pools of one model, behind one gateway, under a given load.
 
-    ``clock``, ``metrics``, ``cluster`` and ``router`` satisfy the controller's ports. Nothing happens but in
-    ``advance`` and ``finish``, and what happens depends on the arguments alone.
+    ``clock``, ``metrics``, ``cluster``, ``router`` and ``canaries`` satisfy the controller's ports. Nothing happens but
+    in ``advance`` and ``finish``, and what happens depends on the arguments alone.
 
     Args:
         pools: At least one, all of one model, with distinct pool names.
@@ -122,6 +123,7 @@ class SimulatedFleet:
             )
             self._pools.append(pool)
         self.cluster = SimulatedCluster(self._pools, self._scheduler, self.clock)
+        self.canaries = SimulatedCanaries(self._pools, self._events, self.clock)
         self._strikes = Strikes(self._pools, self._scheduler, self.metrics, self._kernel, self._events)
         self.router = SimulatedRouter([spec.key for spec in pools], self._gateway, self.clock)
         self._batches = iter(requests)

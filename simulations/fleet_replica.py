@@ -174,7 +174,36 @@ class FleetReplica:
         record = self._kernel.replica(self.row)
         if not math.isnan(record["gpu_clock"]):
             record["gpu_clock"] = min((clock for _, clock in self._slowed_by), default=1.0)
-        self._kernel.change_speed(self.row, math.prod(factor for factor, _ in self._slowed_by))
+        self._kernel.change_speed(self.row, self.slowdown)
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long as usual its steps take."""
+        return math.prod(factor for factor, _ in self._slowed_by)
+
+    @property
+    def hung(self) -> bool:
+        """Whether its engine has stopped stepping."""
+        return bool(self._kernel.replica(self.row)["hung"])
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether no connection to it is found."""
+        return bool(self._kernel.replica(self.row)["unreached_until"] > self._kernel.now)
+
+    @property
+    def failing_share(self) -> float:
+        """Of what it gets, the share that it answers with an error."""
+        record = self._kernel.replica(self.row)
+        return float(record["failing_share"]) if record["failing_until"] > self._kernel.now else 0.0
+
+    def count_canary(self, prompt_tokens: int) -> None:
+        """Let the counters of the engine show one more request, of one token, that went round the gateway."""
+        record = self._kernel.replica(self.row)
+        record["steps_hidden"] -= 1
+        record["finished_hidden"] -= 1
+        record["prompt_total"] += prompt_tokens
+        record["output_total"] += 1
 
     @property
     def stays(self) -> bool:
@@ -199,6 +228,7 @@ class FleetReplica:
                 placed_at=self.placed_at,
                 exit_reason=self.exit_reason,
                 waiting_reason=self.waiting_reason,
+                address=self.id if self.node else "",
             )
         return self._state
 
@@ -207,11 +237,10 @@ class FleetReplica:
         """What ails it in truth: ``starting``, ``exited``, ``hung``, ``cut off``, ``errors``, ``slow``, or nothing."""
         if not self.alive:
             return "exited" if self.phase is Phase.FAILED else "starting"
-        record = self._kernel.replica(self.row)
-        if record["hung"]:
+        if self.hung:
             return "hung"
-        if record["unreached_until"] > self._kernel.now:
+        if self.unreachable:
             return "cut off"
-        if record["failing_share"] > 0 and record["failing_until"] > self._kernel.now:
+        if self.failing_share > 0:
             return "errors"
         return "slow" if self._slowed_by else ""

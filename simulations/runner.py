@@ -162,9 +162,11 @@ def _control_loop(
     No rival tells anybody that nothing can be observed.
     """
     modes = case.settings.modes
-    actuator = Actuator(fleet.clock, fleet.cluster, fleet.router, _Pager(), modes, killed=lambda: False)
+    actuator = Actuator(
+        fleet.clock, fleet.cluster, fleet.router, _Pager(), modes, killed=lambda: False, canaries=fleet.canaries
+    )
     return ControlLoop(
-        Sources(fleet.clock, fleet.metrics, fleet.cluster, fleet.router),
+        Sources(fleet.clock, fleet.metrics, fleet.cluster, fleet.router, fleet.canaries),
         audit,
         actuator,
         loads,

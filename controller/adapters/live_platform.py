@@ -45,6 +45,11 @@ class PlatformSettings(BaseModel):
         le=120,
         description="Longest wait for an answer, in seconds; a verb returns when the gateway has taken the change.",
     )
+    engine_token_file: Path | None = Field(
+        None,
+        description="File with the bearer token that engines want (vLLM's --api-key), for canary requests; it is read "
+        "again for each.",
+    )
     attempts: int = Field(3, ge=1, le=10, description="Tries of a call that may be repeated.")
 
     @field_validator("url")
@@ -276,6 +281,7 @@ def _replica(entry: Mapping[str, Any]) -> ReplicaState:
         cordoned=_typed(entry["cordoned"], bool),
         exit_reason=str(entry.get("exit_reason", "")),
         waiting_reason=str(entry.get("waiting_reason", "")),
+        address=str(entry.get("address", "")),
     )
 
 

@@ -29,7 +29,7 @@ def kinds_of(faults: str) -> tuple[str, ...]:
     """Return the kinds that ``faults`` names: by their own names or by codes, with commas between; ``all`` for all.
 
     >>> kinds_of("F1,idle")
-    ('F1', 'F1-zero', 'idle')
+    ('F1', 'F1-zero', 'F1-idle', 'idle')
 
     Raises:
         BadInput: If there is no such kind.

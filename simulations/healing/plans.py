@@ -185,6 +185,13 @@ def _idle(ground: Ground, _rng: Rng) -> Strike:
     return Strike(load=load)
 
 
+def _idle_hang(ground: Ground, rng: Rng) -> Strike:
+    load = steady(ground)
+    load[math.ceil((ground.struck_s - 300.0) / STEP_S) : -2] = 0.0
+    running = f"running={rng.choice(['stuck', 'zero'])}"
+    return replace(_one("hang", running)(ground, rng), load=load, canaries=True)
+
+
 def _retries(ground: Ground, rng: Rng) -> Strike:
     lasting_s = float(rng.uniform(300.0, 600.0))
     load = _step(ground, float(rng.uniform(1.6, 2.4)), lasting_s)
@@ -262,6 +269,7 @@ def _bursts(ground: Ground, rng: Rng) -> Strike:
 PLANS: Mapping[str, Plan] = {
     "F1": Plan(_one("hang")),
     "F1-zero": Plan(_one("hang", "running=zero")),
+    "F1-idle": Plan(_idle_hang, levels=(0.2, 0.4), fixed_ratio=1.0),
     "F2": Plan(_one("crash")),
     "F2-errors": Plan(_errors),
     "F2-xid": Plan(_xid_and("crash", 31)),

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulations.healing.plans import HOURS, PLANS
 from simulations.healing.runs import WorldRun
-from simulations.healing.truths import HANGS, RECALLED
+from simulations.healing.truths import BESIDE, HANGS, RECALLED
 
 CONFIDENCE = 0.95
 NOT_PLAYED = "-"
@@ -147,8 +147,8 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def targets(runs: Sequence[WorldRun], policy: str) -> list[Target]:
-    """Return what is aimed at, and how far ``policy`` came."""
-    mine = [run for run in runs if run.policy == policy and run.struck]
+    """Return what is aimed at, and how far ``policy`` came; kinds that are shown beside count for none of it."""
+    mine = [run for run in runs if run.policy == policy and run.struck and run.kind not in BESIDE]
     faults = [run for run in mine if run.kind in PLANS]
     answer = []
     for code, kinds in RECALLED.items():

@@ -8,7 +8,7 @@ of something that deserves it, as the simulator knows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 RESTART_IT = "restart it"
@@ -88,6 +88,7 @@ _METRICS = Truth(
 TRUTHS: Mapping[str, Truth] = {
     "F1": _HANG,
     "F1-zero": _HANG,
+    "F1-idle": replace(_HANG, title="an engine hangs that gets no requests; canaries are on"),
     "F2": Truth(
         "engine exits, the platform restarts it",
         # R: let the kubelet do it. W: delete it again while it loads.
@@ -228,6 +229,9 @@ HURTS = frozenset({"F6", "F7", "F12", "F12-alone", "F12-one"})
 """Kinds that have really struck only when requests were lost or the objective was missed."""
 LOSES = frozenset({"F17"})
 """Kinds that have really struck only when requests were lost: clients ask again for nothing else."""
+
+BESIDE = frozenset({"F1-idle"})
+"""Kinds that are shown and count for no target: what needs canaries is not seen as settings are shipped."""
 
 NO_FAULT = Truth("nothing is wrong", wrong=_NOTHING_MOVES, recovery="attainment")
 

@@ -9,6 +9,8 @@ from zlib import crc32
 
 import numpy as np
 
+from policies.anomaly import AnomalySettings
+from policies.canary_evidence import CanarySettings
 from policies.engine_profile import EngineProfile
 from policies.fleet import PoolKey
 from policies.healing_settings import HealingSettings
@@ -107,6 +109,7 @@ class Strike:
         gpus_exported: Whether GPUs must be exported for it to be seen; else that is drawn.
         may_avoid_nodes: Whether the settings allow to keep replicas off a node.
         cv: Coefficient of variation of the gaps between arrivals.
+        canaries: Whether idle replicas are asked for a token.
     """
 
     faults: tuple[str, ...] = ()
@@ -117,6 +120,7 @@ class Strike:
     gpus_exported: bool = False
     may_avoid_nodes: bool = False
     cv: float = 1.0
+    canaries: bool = False
 
 
 def dice(kind: str, seed: int) -> np.random.Generator:
@@ -129,8 +133,11 @@ def built(kind: str, seed: int, ground: Ground, strike: Strike, rng: np.random.G
     rates = steady(ground) if strike.load is None else strike.load
     client = Client(RateCurve(STEP_S, rates), ArrivalProcess(strike.cv), token_shape_named(ground.shape))
     trace = DrawnTrace(f"{kind} {seed}", "the fault benchmark", True, [client], int(rng.integers(2**31)))
-    healing = HealingSettings(may_avoid_nodes=strike.may_avoid_nodes)
-    policy = PolicySettings(objective=objective_of(ground.shape), healing=healing)
+    policy = PolicySettings(
+        objective=objective_of(ground.shape),
+        healing=HealingSettings(may_avoid_nodes=strike.may_avoid_nodes),
+        anomaly=AnomalySettings(canary=CanarySettings(enabled=strike.canaries)),
+    )
     settings = SimulationSettings(
         pools={
             pool_name(profile): PoolSettings(profile=profile, min_replicas=ground.floor, max_replicas=ground.most)

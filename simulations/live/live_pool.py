@@ -132,6 +132,7 @@ class LiveReplica:
             cordoned=self.cordoned,
             exit_reason=self.exit_reason,
             waiting_reason=self.waiting_reason,
+            address="" if self.slot is None else f"127.0.0.1:{self.slot.port}",
         )
 
 

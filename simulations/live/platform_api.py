@@ -267,6 +267,7 @@ def pool_json(pool: PoolState) -> Mapping[str, Any]:
                 "cordoned": replica.cordoned,
                 "exit_reason": replica.exit_reason,
                 "waiting_reason": replica.waiting_reason,
+                "address": replica.address,
             }
             for replica in pool.replicas
         ],

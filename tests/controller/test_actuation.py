@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from controller.actuation import Actuator
+from controller.errors import ActuationError
 from controller.modes import Mode, ModeSettings
 from controller.ports import ActResult
 from policies.decisions import (
@@ -17,11 +19,13 @@ from policies.decisions import (
     Page,
     RestartReplica,
     ScalingPlan,
+    SendCanary,
     TrafficPlan,
     UncordonReplica,
 )
 from policies.fleet import PoolKey
 from policies.memory import PolicyMemory
+from policies.replica import CanaryAnswer
 from tests.builders import AT, KEY, MODEL, OTHER, FakeCluster, FakeRouter, FixedClock, ListNotifier, pool, replica
 
 EVERYTHING = Decision(
@@ -220,3 +224,58 @@ def test_an_error_that_nobody_foresaw_is_not_swallowed() -> None:
 def test_a_failover_is_no_write_of_its_own() -> None:
     only = replace(EVERYTHING, scaling=(), traffic=(), remediations=(FailOver(MODEL, KEY, OTHER, "F4"),))
     assert Stage().carry_out(only) == []
+
+
+class Asked(list[SendCanary]):
+    """Whom somebody sent a canary."""
+
+    def send(self, canary: SendCanary) -> None:
+        if canary.replica == "refused":
+            raise ActuationError("too many are under way")
+        self.append(canary)
+
+    def answers(self, _at: float) -> Mapping[str, CanaryAnswer]:
+        return {}
+
+
+def asking(modes: ModeSettings, *names: str, at: float = AT, killed: bool = False) -> tuple[Asked, list[ActResult]]:
+    stage, asked = Stage(modes, at), Asked()
+    canaries = tuple(SendCanary(name, KEY, f"{name}:1", AT, 20.0) for name in names)
+    decision = replace(EVERYTHING, remediations=(), scaling=(), traffic=(), canaries=canaries)
+    actuator = Actuator(stage.clock, stage.cluster, stage.router, stage.notifier, modes, lambda: killed, canaries=asked)
+    results = list(actuator.carry_out(decision))
+    assert stage.notifier.recommended == []
+    return asked, results
+
+
+@pytest.mark.parametrize("mode", [Mode.RECOMMEND, Mode.APPROVE, Mode.AUTO])
+def test_canaries_are_looks_and_are_sent_in_every_mode_but_observe(mode: Mode) -> None:
+    asked, results = asking(ModeSettings(healing=mode), "a0", "refused", "a2")
+    assert [canary.replica for canary in asked] == ["a0", "a2"]
+    assert [(r.act, r.subject, r.outcome) for r in results] == [
+        ("canary", KEY.replica("a0"), "done"),
+        ("canary", KEY.replica("refused"), "failed"),
+        ("canary", KEY.replica("a2"), "done"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("modes", "told"),
+    [
+        (ModeSettings(), {}),
+        (ModeSettings.all_auto(), {"killed": True}),
+        (ModeSettings.all_auto(), {"at": EVERYTHING.expires_at + 1.0}),
+    ],
+    ids=["observe", "kill switch", "stale"],
+)
+def test_canaries_are_held_by_observe_the_kill_switch_and_age(modes: ModeSettings, told: dict[str, Any]) -> None:
+    asked, results = asking(modes, "a0", **told)
+    assert asked == []
+    assert [result.outcome for result in results] == ["held"]
+
+
+def test_where_nobody_asks_engines_a_canary_fails_and_harms_nothing() -> None:
+    decision = replace(EVERYTHING, canaries=(SendCanary("a0", KEY, "a0:1", AT, 20.0),))
+    results = Stage().carry_out(decision)
+    assert [result.act for result in results] == [*NAMES, "canary"]
+    assert results[-1].outcome == "failed"

@@ -124,5 +124,6 @@ def test_what_is_made_from_other_fields_is_not_recorded() -> None:
     state = fleet(pool(2), pool(1, OTHER))
     assert state.pools_of(MODEL) == tuple(sorted(state.pools, key=lambda p: p.key))
     assert state.pools_of("unknown") == ()
-    assert set(plain(state)) == {"type", "at", "pools", "demand", "service", "gateway_queued", "missing", "nodes"}
+    observed = {"at", "pools", "demand", "service", "gateway_queued", "missing", "nodes", "canaries"}
+    assert set(plain(state)) == {"type", *observed}
     assert read_back(FleetState, plain(replace(state, pools=()))) == replace(state, pools=())

@@ -10,6 +10,8 @@ import pytest
 from policies.memory import (
     ActionMemory,
     AnswerMemory,
+    CanaryBooks,
+    CanaryMemory,
     CordonMemory,
     ModelMemory,
     PolicyMemory,
@@ -59,6 +61,9 @@ FULL = PolicyMemory(
     pages={"m breaker": 9.0},
     decided_at=16.0,
     xids={"n0": XidMemory(79, 3.0, 9.0)},
+    canaries=CanaryBooks(
+        {"m": (4.0, 5.0)}, {"m/a/unified": 4.0}, {"m/a/unified/a0": CanaryMemory("a0#0", 5.0, "late", "late", 2, 3.0)}
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from tests.builders import AT
 from tests.policies.test_memory import FULL
 
 NOW = 1e9
+BY_NAME = ("pages", "asked_at", "heard_at")  # instants by what they are of
 SMALL = 1e6  # every figure of FULL that is no instant is smaller
 
 
@@ -20,12 +21,12 @@ def at_now(value: object, name: str = "") -> object:
     """Return a memory's JSON with every instant at ``NOW``; instants are what this test knows by name or place."""
     match value:
         case dict():
-            return {key: at_now(item, name if name == "pages" else key) for key, item in value.items()}
+            return {key: at_now(item, name if name in BY_NAME else key) for key, item in value.items()}
         case [float(), int() as count]:
             return [NOW, count]
         case list():
             return [at_now(item, name) for item in value]
-        case float() if name in ("at", "slow_at", "worse_at", "pages") or name.endswith("_at"):
+        case float() if name in ("at", "pages") or name.endswith("_at"):
             return NOW
     return value
 

@@ -44,6 +44,7 @@ def _new_life(at: float, replica: ReplicaState, seen: ReplicaMetrics, settings: 
         answered_total=_known(replica.answered_requests_total),
         by_gateway=by_gateway,
         by_itself=by_itself,
+        moved_at=seen.observed_at,
     )
 
 
@@ -58,6 +59,7 @@ def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, setting
     steps, prompt, tokens = before.steps_total, before.prompt_tokens_total, before.output_tokens_total
     observed_at, stepped_at, busy = before.observed_at, before.stepped_at, before.busy
     prompt_per_s, tokens_per_s = before.prompt_tokens_per_s, before.output_tokens_per_s
+    moved_at = before.moved_at
     seen = replica.metrics
     if seen is not None and (elapsed_s := seen.observed_at - before.observed_at) > 0:
         new_steps, new_tokens = _known(seen.steps_total), _known(seen.output_tokens_total)
@@ -65,6 +67,7 @@ def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, setting
             new_prompt, busy = _known(seen.prompt_tokens_total), _busy(replica, seen)
             moved = _moved(steps, new_steps) or _moved(tokens, new_tokens)
             stood = busy and before.busy and not moved
+            moved_at = seen.observed_at if moved or _moved(prompt, new_prompt) else moved_at
             observed_at, stepped_at = seen.observed_at, before.stepped_at if stood else seen.observed_at
             prompt_per_s, tokens_per_s = _rate(prompt, new_prompt, elapsed_s), _rate(tokens, new_tokens, elapsed_s)
             steps = steps if new_steps is None else new_steps
@@ -88,6 +91,7 @@ def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, setting
         fell_at=at if answered is None and _less(in_flight, before.in_flight) else before.fell_at,
         by_gateway=by_gateway,
         by_itself=by_itself,
+        moved_at=moved_at,
     )
 
 

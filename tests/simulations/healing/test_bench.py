@@ -60,7 +60,7 @@ def test_a_small_run_writes_every_world_and_a_picture(tmp_path: Path) -> None:
     assert rows["F1-zero", "naive"]["detected"]["count"] == 0
     assert rows["idle", "foresail"]["wrong_remedy"]["count"] == 0
     kept = json.loads((out / "healing.json").read_text())
-    assert len(kept["worlds"]) == 3 * (2 * 2 + 3)  # three policies; both hangs twice, and idle a quarter more
+    assert len(kept["worlds"]) == 3 * (3 * 2 + 3)  # three policies; all hangs twice, and idle a quarter more
     assert (out / "healing.png").read_bytes().startswith(b"\x89PNG")
     assert "Targets" in (out / "healing.txt").read_text()
 
