@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from policies.anomaly import Watch
 from policies.burn import Burn
@@ -38,7 +37,7 @@ from policies.revisions import good_revision
 ROLL_BACK = "roll back"
 
 
-@dataclass
+@dataclass(slots=True)
 class Ledger:
     """What healing asks for in one tick: made by ``healing.heal``, read by it, and thrown away.
 
@@ -79,6 +78,7 @@ class Ledger:
     gpu_faults: frozenset[str] = frozenset()
     broken: set[str] = field(default_factory=set)
     burn: Mapping[str, Burn] = field(default_factory=dict)
+    _models: Mapping[str, str] | None = field(default=None, init=False)
 
     # Traffic of one replica
 
@@ -263,13 +263,16 @@ class Ledger:
         """
         repairs = {(a.model, f"{a.pool}/{a.target}") for a in self.actions if a.open}
         out = [name for name, cordon in self.cordons.items() if cordon.cause in STILL_SERVING]
-        repairs |= {(self._models[name], name) for name in out if name in self._models}
+        if out:
+            models = self._model_of()
+            repairs |= {(models[name], name) for name in out if name in models}
         return {repair for repair in repairs if repair[1] not in besides}
 
-    @cached_property
-    def _models(self) -> Mapping[str, str]:
+    def _model_of(self) -> Mapping[str, str]:
         """Return the model of every replica that is there."""
-        return {p.key.replica(r.id): p.key.model for p in self.fleet.pools for r in p.roster.replicas}
+        if self._models is None:
+            self._models = {p.key.replica(r.id): p.key.model for p in self.fleet.pools for r in p.roster.replicas}
+        return self._models
 
 
 _STOPPED = Refusal("breaker", "too many replicas look sick at once")
