@@ -20,7 +20,7 @@ from policies.examination import examine, room_elsewhere
 from policies.failover import fail_over
 from policies.fleet import FleetState, PoolKey, PoolState, Stage
 from policies.forecast_fitness import fit_for_use
-from policies.healing import Course, Outside, heal
+from policies.healing import Course, Outside, heal, not_to_be_learned
 from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolOption, PoolSettings
@@ -73,12 +73,13 @@ def decide(
         draft.pools[str(pool.key)] = observe_starts(pool, known, settings.lead_time)
     lead_times = {key: lead_time(known, settings.lead_time) for key, known in draft.pools.items()}
 
-    found = examine(fleet, memory, draft.pools, lead_times, settings)
+    unlearned = not_to_be_learned(memory)
+    found = examine(fleet, memory, draft.pools, lead_times, settings, forecasts, unlearned)
     seen, diagnoses = found.watch, found.diagnoses
     draft.pools.update(found.pools)
     draft.taking_prompts = taking_prompts(fleet, WatchedReplicas.of(seen.memory), settings.anomaly.max_metrics_age_s)
     least = {key: pool.min_replicas for key, pool in settings.pools.items()}
-    outside = Outside(room_elsewhere(fleet, diagnoses), found.burning)
+    outside = Outside(room_elsewhere(fleet, diagnoses), found.burning, found.surging)
     informed = replace(memory, pools={**memory.pools, **draft.pools})
     believed = unexplained(fleet, diagnoses, lately(found.pools))
     course = heal(fleet, believed, seen, informed, lead_times, least, settings.healing, outside)

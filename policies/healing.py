@@ -62,10 +62,11 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What else a playbook may ask about a pool: whether others could take its traffic, and whether budgets burn."""
+    """What else a playbook may ask about a pool: could others take its traffic, do budgets burn, does load surge?"""
 
     elsewhere: Mapping[PoolKey, bool] = field(default_factory=dict)
     burning: Collection[str] = ()
+    surging: Collection[str] = ()
 
 
 def heal(
@@ -253,6 +254,7 @@ class _Ward:
         subject = Subject(
             ledger, pool, replica, diagnosis, why, run,
             self.outside.elsewhere.get(pool.key, False), pool.key.model in self.outside.burning,
+            pool.key.model in self.outside.surging,
         )  # fmt: skip
         after = advance(playbook, subject)
         self.runs[name] = after.run

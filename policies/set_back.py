@@ -8,10 +8,13 @@ from policies.decisions import Reason
 from policies.memory import (
     ActionMemory,
     AnswerMemory,
+    LatencyMemory,
+    LoadMemory,
     ModelMemory,
     PolicyMemory,
     PoolMemory,
     ReplicaMemory,
+    ResidualMemory,
     RevisionMemory,
     RunMemory,
     StepMemory,
@@ -51,6 +54,32 @@ def _model(known: ModelMemory, by_s: float) -> ModelMemory:
         usual_at=_back(known.usual_at, by_s),
         usual_from=_back(known.usual_from, by_s),
         levels=tuple((at - by_s, finished, within) for at, finished, within in known.levels),
+        load=_load(known.load, by_s),
+    )
+
+
+def _load(known: LoadMemory | None, by_s: float) -> LoadMemory | None:
+    if known is None:
+        return None
+    due = tuple((ends_at - by_s, low, middle, high) for ends_at, low, middle, high in known.due)
+    return replace(known, due=due, residual=_residual(known.residual, by_s))
+
+
+def _latency(known: LatencyMemory | None, by_s: float) -> LatencyMemory | None:
+    if known is None:
+        return None
+    explained_at = _back(known.explained_at, by_s)
+    return replace(known, explained_at=explained_at, residual=_residual(known.residual, by_s))
+
+
+def _residual(known: ResidualMemory, by_s: float) -> ResidualMemory:
+    return replace(
+        known,
+        above_since=known.above_since - by_s,
+        below_since=known.below_since - by_s,
+        outside_at=tuple(at - by_s for at in known.outside_at),
+        since_at=_back(known.since_at, by_s),
+        ended_at=_back(known.ended_at, by_s),
     )
 
 
@@ -65,6 +94,7 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         signs={name: tuple(at - by_s for at in seen_at) for name, seen_at in known.signs.items()},
         served_at=_back(known.served_at, by_s),
         given={name: at - by_s for name, at in known.given.items()},
+        latency=_latency(known.latency, by_s),
         revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
     )
 
