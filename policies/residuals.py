@@ -33,10 +33,11 @@ class ResidualSettings(BaseModel):
     least_looks: int = Field(
         10, ge=2, description="Looks after which it is known well enough how far the figure usually strays."
     )
-    quiet_s: float = Field(
-        900.0,
-        ge=0,
-        description="Time in seconds for which, once told and over, it is not told again unless it is odder than then.",
+    fades_s: float = Field(
+        21600.0,
+        gt=0,
+        description="Time in seconds in which half of what was told fades: once over, it is told again only where it "
+        "is odder than what is left. Jobs that start every other hour are no news.",
     )
     accept_after_s: float = Field(
         3600.0, gt=0, description="Time in seconds after which what is outside is taken for what is usual from now on."
@@ -131,23 +132,23 @@ def _outside(
     outside_at = (*before, at)[-settings.looks :]
     run, begun_at = (onset.above, onset.above_since) if above else (onset.below, onset.below_since)
     onset_at = begun_at if run > 0 else at
-    since_at, told = (known.since_at if above == known.was_above else None), known.told
+    since_at = known.since_at if above == known.was_above else None
     lasting = len(outside_at) >= settings.looks or since_at is not None
+    goes_on = since_at is not None and known.telling
+    news = lasting and (goes_on or score > _left(known, at, settings))
     if lasting and since_at is None:
         since_at = min(onset_at, outside_at[0])
-        repeated = known.ended_at is not None and at - known.ended_at <= settings.quiet_s
-        told = told if repeated else 0.0
-    news = lasting and ((known.since_at is not None and known.telling) or score > told)
-    known = replace(
-        known,
-        outside_at=outside_at,
-        was_above=above,
-        since_at=since_at,
-        telling=news,
-        told=max(told, round(score, 3)) if news else told,
-    )
+    told = max(known.told if goes_on else 0.0, round(score, 3)) if news else known.told
+    known = replace(known, outside_at=outside_at, was_above=above, since_at=since_at, telling=news, told=told)
     stray = Stray(score, above, since_at if since_at is not None else onset_at, lasting, news, known.covered)
     return known, stray
+
+
+def _left(known: ResidualMemory, at: float, settings: ResidualSettings) -> float:
+    """Return what is left of the highest score that was told."""
+    if known.ended_at is None:
+        return 0.0
+    return float(known.told * 0.5 ** (max(0.0, at - known.ended_at) / settings.fades_s))
 
 
 def _learned(known: ResidualMemory, deviation: float) -> ResidualMemory:
