@@ -35,9 +35,7 @@ class LatencyResidualSettings(ResidualSettings):
         0.5, gt=0, le=1, description="Share of the serving replicas whose TPOT must be known for the pool to be judged."
     )
     lasting_s: float = Field(
-        120.0,
-        gt=0,
-        description="Half-life, in seconds, of what load explains: as long as a request of late decodes.",
+        300.0, gt=0, description="Half-life, in seconds, of what load explains: requests that end decoded for minutes."
     )
 
 
