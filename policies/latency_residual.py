@@ -2,7 +2,8 @@
 
 What the load explains is the step time of its engine profile, given what runs, what the KV caches hold and what is
 prefilled; by how much replicas usually differ from that is learned. TPOT is that of requests that end now, which
-decoded among those of minutes ago: the slowest step explained of late counts.
+decoded among those of minutes ago: the slowest step explained of late counts. Where requests queue, or did minutes
+ago, a pool is slow for its load, and how slow no profile says: it is not judged.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class LatencyResidualSettings(ResidualSettings):
     max_age_s: float = Field(60.0, gt=0, description="Metrics older than this, in seconds, are no evidence.")
     coverage_ratio: float = Field(
         0.5, gt=0, le=1, description="Share of the serving replicas whose TPOT must be known for the pool to be judged."
+    )
+    queued_ratio: float = Field(
+        0.1, gt=0, description="Queued requests per running one from which a pool is not judged by its pace."
     )
     lasting_s: float = Field(
         300.0, gt=0, description="Half-life, in seconds, of what load explains: requests that end decoded for minutes."
@@ -89,7 +93,10 @@ def look_at_latency(
     tpot_s = told.of("tpot_mean_s")
     usable = serving & told.fresh(at, settings.max_age_s) & (tpot_s > 0)
     count, there = int(np.count_nonzero(usable)), pool.roster.serving_count
-    if pool.key.role is Role.PREFILL or not count or count < settings.coverage_ratio * there:
+    if _queueing(pool, settings):
+        known = replace(known, queued_at=at)
+    backed_up = known.queued_at is not None and at - known.queued_at <= settings.lasting_s
+    if backed_up or pool.key.role is Role.PREFILL or not count or count < settings.coverage_ratio * there:
         residual, _ = look(known.residual, at, math.nan, LEAST_SPREAD, settings, beyond=False)
         return replace(known, residual=residual), None
     steps_s = explained_s(pool, prompt_tokens_per_s, profile)[usable]
@@ -105,11 +112,17 @@ def look_at_latency(
     residual, stray = look(
         known.residual, at, math.log(middle_s / load_s), LEAST_SPREAD, settings, beyond=beyond, learning=learning
     )
-    after = LatencyMemory(float(f"{load_s:.5g}"), at, residual)
+    after = LatencyMemory(float(f"{load_s:.5g}"), at, residual, known.queued_at)
     if stray is None:
         return after, None
     age_s = at - float(np.min(told.of("observed_at")[usable]))
     return after, LatencyLook(middle_s, usual_s, stray, age_s, count, there)
+
+
+def _queueing(pool: PoolState, settings: LatencyResidualSettings) -> bool:
+    queued, running = pool.told.of("queued_requests"), pool.told.of("running_requests")
+    here = pool.roster.serving
+    return float(np.nansum(queued[here])) > settings.queued_ratio * max(1.0, float(np.nansum(running[here])))
 
 
 def explained_s(pool: PoolState, prompt_tokens_per_s: Floats, profile: EngineProfile) -> Floats:

@@ -134,7 +134,7 @@ class LoadMemory:
 class LatencyMemory:
     """How slow a pool's load explains that it is, as of ``explained_at``, and how far it usually strays from that.
 
-    ``residual`` is that of the logarithm of TPOT over ``explained_s``.
+    ``residual`` is that of the logarithm of TPOT over ``explained_s``; ``queued_at`` is when requests last queued there.
     """
 
     __pydantic_config__ = _STRICT
@@ -142,6 +142,7 @@ class LatencyMemory:
     explained_s: Total | None = None
     explained_at: float | None = None
     residual: ResidualMemory = ResidualMemory()
+    queued_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,12 @@ def _load(known: LoadMemory | None, by_s: float) -> LoadMemory | None:
 def _latency(known: LatencyMemory | None, by_s: float) -> LatencyMemory | None:
     if known is None:
         return None
-    explained_at = _back(known.explained_at, by_s)
-    return replace(known, explained_at=explained_at, residual=_residual(known.residual, by_s))
+    return replace(
+        known,
+        explained_at=_back(known.explained_at, by_s),
+        residual=_residual(known.residual, by_s),
+        queued_at=_back(known.queued_at, by_s),
+    )
 
 
 def _residual(known: ResidualMemory, by_s: float) -> ResidualMemory:
