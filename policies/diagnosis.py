@@ -36,7 +36,8 @@ Evidence of a pool, the first that fits
 ``load forecast`` and ``latency forecast`` say that load or pace of a pool is not what was expected. They name no cause,
 add their figures to one that others name, and do not say since when that is so.
 
-Nothing gathers evidence of the family ``gpu`` yet. An idle pool (F15) shows nothing, and so nothing is said of it.
+Nothing gathers evidence of the family ``gpu`` yet. Of an idle pool (F15) no more is said than
+that its load is not what was forecast.
 
 Where a gateway reports, its word is needed for a hang. Where none does, the engine's exporter is the only witness,
 since peers say nothing of that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it. The

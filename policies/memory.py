@@ -134,7 +134,7 @@ class LoadMemory:
 class LatencyMemory:
     """How slow a pool's load explains that it is, as of ``explained_at``, and how far it usually strays from that.
 
-    ``residual`` is that of the logarithm of TPOT over ``explained_s``; ``queued_at`` is when requests last queued there.
+    ``residual`` is that of the logarithm of TPOT over ``explained_s``; requests last queued there at ``queued_at``.
     """
 
     __pydantic_config__ = _STRICT

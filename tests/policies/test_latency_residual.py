@@ -95,12 +95,13 @@ def test_requests_of_a_backlog_that_end_after_it_are_no_sign() -> None:
 
 def test_a_pool_is_not_judged_while_requests_queue_nor_soon_after() -> None:
     known, _ = run(lambda _: 40.0, late(1.0), QUIET_S)
+    last_queued_s = QUIET_S + 600.0
     for place in range(100):
         after_s = QUIET_S + place * LOOK_S
-        queued = 20.0 if after_s < QUIET_S + 600.0 else 0.0
+        queued = 20.0 if after_s <= last_queued_s else 0.0
         slow = alike(REPLICAS, after_s, running_requests=40.0, queued_requests=queued, tpot_mean_s=0.2)
         known, look = look_at_latency(known, AT + after_s, pool(slow), PREFILLED, PROFILE, SETTINGS)
-        assert look is None or after_s > QUIET_S + 600.0 + SETTINGS.lasting_s
+        assert look is None or after_s > last_queued_s + SETTINGS.lasting_s
     assert look is not None
 
 
