@@ -26,7 +26,9 @@ from policies.canary_evidence import CanarySettings
 from policies.decisions import Anomaly
 from policies.failing import FailingSettings, failing
 from policies.fleet import FleetState, Phase, PoolState
+from policies.latency_residual import LatencyResidualSettings
 from policies.lead_time import LeadTime
+from policies.load_residual import LoadResidualSettings
 from policies.memory import ReplicaMemory
 from policies.pool_evidence import PoolEvidenceSettings
 from policies.progress import exporter_stuck_s, remembered, stood_s
@@ -70,6 +72,12 @@ class AnomalySettings(SlowSettings):
     burn: BurnSettings = Field(default_factory=BurnSettings, description="When error budgets burn too fast.")
     canary: CanarySettings = Field(
         default_factory=CanarySettings, description="When idle replicas are asked for one token."
+    )
+    load: LoadResidualSettings = Field(
+        default_factory=LoadResidualSettings, description="When load is not what was forecast."
+    )
+    latency: LatencyResidualSettings = Field(
+        default_factory=LatencyResidualSettings, description="When a pool is slower than its load explains."
     )
     failed_after_s: float = Field(
         60.0, ge=0, description="Time in FAILED after which the platform's own restart no longer counts as on its way."

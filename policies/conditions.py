@@ -27,6 +27,7 @@ class Subject:
         why: What the run began with, for reasons and pages.
         elsewhere: Whether other pools of the stage can take what the pool carries.
         burning: Whether the error budget of its model is being spent too fast.
+        surging: Whether far more of its model is offered than was forecast.
     """
 
     ledger: Ledger
@@ -37,6 +38,7 @@ class Subject:
     run: RunMemory
     elsewhere: bool = False
     burning: bool = False
+    surging: bool = False
 
     @property
     def at(self) -> float:
@@ -206,6 +208,7 @@ _SO: Mapping[str, Callable[[Subject], bool]] = {
     "room_elsewhere": lambda s: s.elsewhere,
     "out_of_use": lambda s: s.pool.weight == 0,
     "burning": lambda s: s.burning,
+    "surging": lambda s: s.surging,
 }
 
 

@@ -21,7 +21,7 @@ from policies.examination import examine, room_elsewhere
 from policies.failover import fail_over
 from policies.fleet import FleetState, PoolKey, PoolState, Stage
 from policies.forecast_fitness import fit_for_use
-from policies.healing import Course, Outside, heal
+from policies.healing import Course, Outside, heal, not_to_be_learned
 from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolOption, PoolSettings
@@ -82,7 +82,8 @@ def decide(
         draft.pools[str(pool.key)] = observe_starts(pool, known, settings.lead_time)
     lead_times = {key: lead_time(known, settings.lead_time) for key, known in draft.pools.items()}
 
-    found = examine(fleet, memory, draft.pools, lead_times, settings)
+    unlearned = not_to_be_learned(memory)
+    found = examine(fleet, memory, draft.pools, lead_times, settings, forecasts, unlearned)
     draft.pools.update(found.pools)
     diagnoses, troubled = correlated(fleet, found.diagnoses, memory, draft.pools)
     draft.pools.update(troubled)
@@ -94,7 +95,7 @@ def decide(
     draft.blind = {model: unseen for model in mine if (unseen := _blind(fleet, model, settings, draft))}
     draft.models.update(look_of(found.models, mine, draft.blind, fleet.at))
     pages = unseen_pages(draft.models, draft.blind, diagnoses, fleet.at, settings.healing.blind_page_after_s)
-    outside = Outside(room_elsewhere(fleet, diagnoses), found.burn, pages)
+    outside = Outside(room_elsewhere(fleet, diagnoses), found.burn, pages, found.surging)
     informed = replace(memory, pools={**memory.pools, **draft.pools}, xids=found.xids)
     believed = unexplained(fleet, diagnoses, lately(found.pools))
     course = heal(fleet, believed, seen, informed, lead_times, least, settings.healing, outside)

@@ -35,7 +35,9 @@ Evidence of a pool, the first that fits
     queue and throughput                         more load than capacity     F7
     ===========================================  ==========================  =======
 
-An idle pool (F15) shows nothing, and so nothing is said of it.
+``load forecast`` and ``latency forecast`` say that load or pace of a pool is not what was expected. They name no cause,
+add their figures to one that others name, and do not say since when that is so. Of an idle pool (F15) no more is said
+than that its load is not what was forecast.
 
 Where a gateway reports, its word is needed for a hang; of an idle replica, inside which it has nothing, that of a
 canary (``canary_evidence``). Where neither tells, the engine's exporter is the only witness, since peers say nothing of
@@ -76,6 +78,8 @@ from policies.causes import (
 )
 from policies.decisions import Anomaly, Diagnosis
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.latency_residual import LATENCY
+from policies.load_residual import LOAD
 
 _OF_POOL: tuple[tuple[Cause, frozenset[str]], ...] = (
     (BAD_REVISION, frozenset({"revision", "cohort"})),
@@ -89,6 +93,9 @@ _OF_POOL: tuple[tuple[Cause, frozenset[str]], ...] = (
     (PREEMPTIONS, frozenset({"preemptions", "cache"})),
     (OVERLOAD, frozenset({"queue", "throughput"})),
 )
+
+RESIDUALS = frozenset({LOAD, LATENCY})
+"""Families that say that something is odd, and not what is wrong."""
 
 
 _WITH_GPU = ("progress", "peers", "latency", "cohort")
@@ -120,9 +127,10 @@ def unexplained(
     A replica of a revision that fails, or that fails to start as all others do, or whose node is not in order, needs no
     remedy of its own, and is no witness that single replicas fail. ``lately`` is what showed at pools a while ago.
     """
+    diagnoses = [d for d in diagnoses if d.subject or d.name != UNKNOWN.name]  # of a pool: no trouble, but odd
     of_pool = {**(lately or {}), **{d.pool: d.name for d in diagnoses if not d.subject}}
     if not of_pool:
-        return list(diagnoses)
+        return diagnoses
     pools = {pool.key: pool for pool in fleet.pools}
     return [d for d in diagnoses if not (d.subject and _accounted_for(fleet, pools[d.pool], d, of_pool.get(d.pool)))]
 
@@ -169,11 +177,12 @@ def _families(evidence: Sequence[Anomaly]) -> set[str]:
 
 def _diagnosis(cause: Cause, evidence: Sequence[Anomaly]) -> Diagnosis:
     told = "; ".join(anomaly.detail for anomaly in evidence)
+    telling = [anomaly for anomaly in evidence if anomaly.family not in RESIDUALS] or evidence
     return Diagnosis(
         cause=cause.code,
         subject=evidence[0].replica,
         pool=evidence[0].pool,
-        since_at=min(anomaly.since_at for anomaly in evidence),
+        since_at=min(anomaly.since_at for anomaly in telling),
         families=tuple(sorted(_families(evidence))),
         sentence=f"{cause.title}: {told}",
         scope="replica" if evidence[0].replica else "pool",

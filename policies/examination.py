@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
-from policies.anomaly import Watch, watch
+from forecasting.forecast import LoadForecast
+from policies.anomaly import AnomalySettings, Watch, watch
 from policies.burn import Burn, burn_of, note_level
 from policies.canary_evidence import hear
 from policies.causes import CAUSES, COLD_START, COUNTER_RESET, EXPORTER
@@ -16,8 +19,18 @@ from policies.diagnosis import diagnose
 from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.gpu_faults import gpu_evidence, with_reports
+from policies.latency_residual import LATENCY, look_at_latency
 from policies.lead_time import LeadTime
-from policies.memory import CanaryBooks, ModelMemory, PolicyMemory, PoolMemory, XidMemory
+from policies.load_residual import LOAD, LoadLook, look_at_load
+from policies.memory import (
+    CanaryBooks,
+    LatencyMemory,
+    LoadMemory,
+    ModelMemory,
+    PolicyMemory,
+    PoolMemory,
+    XidMemory,
+)
 from policies.patience import one_prompt_s, patience_s
 from policies.pool_evidence import watch_pools
 from policies.revisions import watch_revisions
@@ -40,6 +53,7 @@ class Examination:
         burn: How fast the error budgets of models are spent, where that is measured.
         xids: What GPUs reported of late, by node.
         canaries: What is remembered of requests for one token, with the answers that came.
+        surging: Models of which far more is offered than was forecast.
     """
 
     watch: Watch
@@ -50,6 +64,7 @@ class Examination:
     burn: Mapping[str, Burn]
     xids: Mapping[str, XidMemory]
     canaries: CanaryBooks
+    surging: frozenset[str] = frozenset()
 
 
 def examine(
@@ -58,6 +73,8 @@ def examine(
     known: Mapping[str, PoolMemory],
     lead_times: Mapping[str, LeadTime],
     settings: PolicySettings,
+    forecasts: Mapping[str, LoadForecast] = MappingProxyType({}),
+    unlearned: Collection[str] = (),
 ) -> Examination:
     """Return what is believed of ``fleet``.
 
@@ -67,6 +84,8 @@ def examine(
         known: What is known of each pool that is listed, with the starts of this tick.
         lead_times: By pool key.
         settings: When evidence counts.
+        forecasts: Of the load of each model, as of now; nothing is held against one that is missing.
+        unlearned: Models whose load is not what clients want, so that nothing is learned from it.
     """
     anomaly, at = settings.anomaly, fleet.at
     patience = patience_s(fleet, settings.pools, anomaly.frozen_after_s)
@@ -76,7 +95,8 @@ def examine(
         for pool in fleet.pools
     }
     mine = [name for name in fleet.models if any(str(pool.key) in settings.pools for pool in fleet.pools_of(name))]
-    wide = watch_pools(fleet, WatchedReplicas.of(seen.memory), pools, memory.models, mine, anomaly.pools)
+    remembered, odd = _loads(fleet, memory.models, mine, forecasts, unlearned, anomaly)
+    wide = watch_pools(fleet, WatchedReplicas.of(seen.memory), pools, remembered, mine, anomaly.pools, odd)
     pools = dict(wide.pools)
     of_revisions: list[Anomaly] = []
     xids = with_reports(fleet, memory.xids)
@@ -90,7 +110,14 @@ def examine(
         pools[str(pool.key)] = look.memory
     heard = hear(fleet, memory.canaries, watched, anomaly.canary, anomaly.max_metrics_age_s)
     of_replicas = (*seen.anomalies, *heard.anomalies)
-    anomalies = (*of_replicas, *gpu_evidence(fleet, xids, of_replicas), *wide.anomalies, *of_revisions)
+    anomalies = [*of_replicas, *gpu_evidence(fleet, xids, of_replicas), *wide.anomalies, *of_revisions]
+    anomalies += _slow_pools(fleet, watched, pools, {a.pool for a in anomalies}, unlearned, settings)
+    anomalies += [
+        Anomaly(LOAD, "", pool.key, load.stray.score, load.stray.since_at, str(load))
+        for model, load in odd.items()
+        if load.stray.told
+        for pool in fleet.pools_of(model)
+    ]
     diagnoses = diagnose(fleet, anomalies)
     about: dict[PoolKey, list[Diagnosis]] = {}
     for diagnosis in diagnoses:
@@ -110,7 +137,68 @@ def examine(
             spent := burn_of(models[name].levels, level, settings.objective_of(name).attainment_ratio, at, anomaly.burn)
         )
     }
-    return Examination(seen, anomalies, diagnoses, pools, models, burn, xids, heard.books)
+    surging = frozenset(model for model, load in odd.items() if load.stray.lasting and load.stray.above)
+    return Examination(seen, tuple(anomalies), diagnoses, pools, models, burn, xids, heard.books, surging)
+
+
+def _loads(
+    fleet: FleetState,
+    known: Mapping[str, ModelMemory],
+    models: Collection[str],
+    forecasts: Mapping[str, LoadForecast],
+    unlearned: Collection[str],
+    settings: AnomalySettings,
+) -> tuple[Mapping[str, ModelMemory], Mapping[str, LoadLook]]:
+    """Return what is remembered of each model, its load seen, and the loads that are not what was forecast."""
+    learned, odd = dict(known), {}
+    for model in models:
+        before = known.get(model, ModelMemory())
+        demand = fleet.demand.get(model)
+        load, found = look_at_load(
+            before.load or LoadMemory(),
+            fleet.at,
+            math.nan if demand is None else demand.requests_per_s,
+            forecasts.get(model),
+            settings.load,
+            learning=model not in unlearned,
+        )
+        learned[model] = replace(before, load=load)
+        if found is not None:
+            odd[model] = found
+    return learned, odd
+
+
+def _slow_pools(
+    fleet: FleetState,
+    watched: WatchedReplicas,
+    pools: dict[str, PoolMemory],
+    troubled: Collection[PoolKey],
+    unlearned: Collection[str],
+    settings: PolicySettings,
+) -> list[Anomaly]:
+    """Return evidence against pools that are slower than their load explains, and put down in ``pools`` what it is.
+
+    Where there is other evidence of a pool, ``troubled``, its pace is not learned.
+    """
+    found: list[Anomaly] = []
+    first = 0
+    prefilled = watched.of_row("prompt_tokens_per_s")
+    for pool in fleet.pools:
+        part = slice(first, first + len(pool.roster))
+        first = part.stop
+        name = str(pool.key)
+        mine = settings.pools.get(name)
+        if mine is None:
+            continue
+        before = pools[name].latency or LatencyMemory()
+        learning = pool.key not in troubled and pool.key.model not in unlearned
+        after, slow = look_at_latency(
+            before, fleet.at, pool, prefilled[part], mine.profile, settings.anomaly.latency, learning=learning
+        )
+        pools[name] = replace(pools[name], latency=after)
+        if slow is not None and slow.stray.above and slow.stray.told:
+            found.append(Anomaly(LATENCY, "", pool.key, slow.stray.score, slow.stray.since_at, str(slow)))
+    return found
 
 
 def room_elsewhere(fleet: FleetState, diagnoses: tuple[Diagnosis, ...]) -> Mapping[PoolKey, bool]:

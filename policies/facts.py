@@ -70,6 +70,7 @@ FACTS: Mapping[str, Fact] = {
     "room_elsewhere": Fact(_POOL, "other pools of the stage can take what it carries"),
     "out_of_use": Fact(_POOL, "it gets no traffic"),
     "burning": Fact(_POOL, "its model's error budget is being spent too fast over a long and a short window"),
+    "surging": Fact(_POOL, "far more of its model is offered than was forecast"),
 }
 
 

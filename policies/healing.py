@@ -66,7 +66,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What else counts: whether others could take the traffic of a pool, and how fast budgets of models burn.
+    """What else counts: could others take the traffic of a pool, how fast do budgets of models burn, which load surges?
 
     ``unseen`` is what humans should know of models that are not observed.
     """
@@ -74,6 +74,7 @@ class Outside:
     elsewhere: Mapping[PoolKey, bool] = field(default_factory=dict)
     burn: Mapping[str, Burn] = field(default_factory=dict)
     unseen: Sequence[Page] = ()
+    surging: Collection[str] = ()
 
 
 def heal(
@@ -289,6 +290,7 @@ class _Ward:
         subject = Subject(
             ledger, pool, replica, diagnosis, why, run,
             self.outside.elsewhere.get(pool.key, False), burn is not None and burn.burning,
+            pool.key.model in self.outside.surging,
         )  # fmt: skip
         after = advance(playbook, subject)
         self.runs[name] = after.run

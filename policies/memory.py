@@ -109,6 +109,71 @@ class TroubleMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class ResidualMemory:
+    """How far a figure usually strays from what is expected of it, and whether it does so now.
+
+    Attributes:
+        location, spread: Usual deviation and mean distance from it, of ``seen`` looks.
+        above, below: Cumulative sums of what lies over and under that, which began at ``above_since``, ``below_since``.
+        outside_at: Instants, within the look-back, at which it was outside, on the side that ``was_above`` says.
+        since_at: When it began to stray; None while it does not, or has not for long enough.
+        telling: Whether that is told; ``told`` is the highest score that was.
+        ended_at: When what was last told was over; None when nothing was.
+        covered: Share of the looks of late at which figure and expectation were at hand.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    location: float = 0.0
+    spread: Total = 0.0
+    seen: Count = 0
+    above: Total = 0.0
+    below: Total = 0.0
+    above_since: float = 0.0
+    below_since: float = 0.0
+    outside_at: tuple[float, ...] = ()
+    was_above: bool = False
+    since_at: float | None = None
+    telling: bool = False
+    told: Total = 0.0
+    ended_at: float | None = None
+    covered: Total = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMemory:
+    """What was forecast of a model's load, and how far load usually strays from that.
+
+    Attributes:
+        due: ``(ends_at, low, middle, high)``, ascending: the 0.1, 0.5 and 0.9 quantile of requests/s that was forecast
+            for the step that ends then.
+        step_s: Length of such a step.
+        residual: Of the load, in half widths of the band that was forecast.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    due: tuple[tuple[float, Total, Total, Total], ...] = ()
+    step_s: Total = 0.0
+    residual: ResidualMemory = ResidualMemory()
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyMemory:
+    """How slow a pool's load explains that it is, as of ``explained_at``, and how far it usually strays from that.
+
+    ``residual`` is that of the logarithm of TPOT over ``explained_s``; requests last queued there at ``queued_at``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    explained_s: Total | None = None
+    explained_at: float | None = None
+    residual: ResidualMemory = ResidualMemory()
+    queued_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PoolMemory:
     """What is remembered of one pool.
 
@@ -134,6 +199,7 @@ class PoolMemory:
         moves: How its weight and its size moved of late; ``weight`` and ``size`` are as last observed.
         asked_weight: What we last asked its weight to be; None when we never did.
         troubles: What is believed of it and of its replicas, by the replica's id and the name of the cause.
+        latency: How slow it usually is for its load; None while nothing is known.
     """
 
     __pydantic_config__ = _STRICT
@@ -158,6 +224,7 @@ class PoolMemory:
     asked_weight: Total | None = None
     troubles: Mapping[str, TroubleMemory] = field(default_factory=dict)
     lost: Mapping[str, tuple[float, Count]] = field(default_factory=dict)
+    latency: LatencyMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +488,7 @@ class ModelMemory:
             and not while something is wrong.
         levels: ``(at, finished, within)`` of windows of the objective that do not overlap, oldest first.
         seen_at: When it was last observed well enough for something of it to be given up; None when it never was.
+        load: What was forecast for now and soon, and how right that usually is; None while nothing is known.
     """
 
     __pydantic_config__ = _STRICT
@@ -432,6 +500,7 @@ class ModelMemory:
     levels: tuple[tuple[float, Total, Total], ...] = ()
     usual_from: float | None = None
     seen_at: float | None = None
+    load: LoadMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)

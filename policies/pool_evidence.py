@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +27,7 @@ from policies.causes import (
 )
 from policies.decisions import Anomaly
 from policies.fleet import FleetState, PoolKey, PoolState
+from policies.load_residual import LoadLook
 from policies.memory import ModelMemory, PoolMemory
 from policies.roster import Bools, Floats
 from policies.watched import WatchedReplicas
@@ -114,6 +116,7 @@ def watch_pools(
     models: Mapping[str, ModelMemory],
     models_of: Collection[str],
     settings: PoolEvidenceSettings,
+    loads: Mapping[str, LoadLook] = MappingProxyType({}),
 ) -> PoolWatch:
     """Return evidence against pools as wholes.
 
@@ -124,6 +127,7 @@ def watch_pools(
         models: What is known of each.
         models_of: Those of which something is to be learned.
         settings: When figures count.
+        loads: Load that is outside of what was forecast for now, by model.
     """
     found: list[Anomaly] = []
     pools, learned = {}, dict(models)
@@ -136,7 +140,7 @@ def watch_pools(
         usual = _usual(models.get(model, ModelMemory()), fleet.at, settings)
         earlier = known.get(name, PoolMemory())
         before = _lost_nodes(fleet, pool, earlier, settings.look_back_s)
-        signs = _signs(fleet, pool, look, usual, settings)
+        signs = _signs(fleet, pool, look, usual, loads.get(model), settings)
         signs[NODE_TROUBLE] = _node_trouble(fleet, pool, earlier, before)
         given, renamed = _given(fleet.at, pool, before.given, settings)
         signs[METRICS_LOST] = signs[METRICS_LOST] or renamed
@@ -193,20 +197,26 @@ _LOOKS: Mapping[Cause, int] = {NODE_TROUBLE: 1, UNREACHABLE: 2}
 
 
 def _signs(
-    fleet: FleetState, pool: PoolState, look: _Look, usual: float | None, settings: PoolEvidenceSettings
+    fleet: FleetState,
+    pool: PoolState,
+    look: _Look,
+    usual: float | None,
+    load: LoadLook | None,
+    settings: PoolEvidenceSettings,
 ) -> dict[Cause, _Said]:
     """Return, by the cause that it speaks for, what is seen at this look: families with their words; empty for none."""
     pressed = _pressed(look, settings)
     surge = _surge(fleet, pool, usual)
+    unforeseen = load is not None and load.stray.above and load.times >= settings.surge_ratio
     given_up = look.given_up / look.ended if look.ended >= 5.0 else 0.0
-    retrying = given_up >= settings.given_up_ratio and surge >= settings.surge_ratio
+    retrying = given_up >= settings.given_up_ratio and (unforeseen or surge >= settings.surge_ratio)
     storming = _storming(look, settings)
     return {
         UNREACHABLE: _unreachable(look, settings),
         METRICS_LOST: _unseen(fleet, pool, settings),
         RETRY_STORM: [
             ("aborts", f"{given_up:.0%} of the requests that end are given up or fail"),
-            ("demand", f"{surge:.1f} times the usual load is offered"),
+            ("demand", str(load) if unforeseen else f"{surge:.1f} times the usual load is offered"),
         ]
         * retrying,
         PREEMPTIONS: storming,

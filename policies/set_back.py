@@ -9,10 +9,13 @@ from policies.memory import (
     ActionMemory,
     AnswerMemory,
     CanaryBooks,
+    LatencyMemory,
+    LoadMemory,
     ModelMemory,
     PolicyMemory,
     PoolMemory,
     ReplicaMemory,
+    ResidualMemory,
     RevisionMemory,
     RunMemory,
     StepMemory,
@@ -59,6 +62,36 @@ def _model(known: ModelMemory, by_s: float) -> ModelMemory:
         usual_from=_back(known.usual_from, by_s),
         seen_at=_back(known.seen_at, by_s),
         levels=tuple((at - by_s, finished, within) for at, finished, within in known.levels),
+        load=_load(known.load, by_s),
+    )
+
+
+def _load(known: LoadMemory | None, by_s: float) -> LoadMemory | None:
+    if known is None:
+        return None
+    due = tuple((ends_at - by_s, low, middle, high) for ends_at, low, middle, high in known.due)
+    return replace(known, due=due, residual=_residual(known.residual, by_s))
+
+
+def _latency(known: LatencyMemory | None, by_s: float) -> LatencyMemory | None:
+    if known is None:
+        return None
+    return replace(
+        known,
+        explained_at=_back(known.explained_at, by_s),
+        residual=_residual(known.residual, by_s),
+        queued_at=_back(known.queued_at, by_s),
+    )
+
+
+def _residual(known: ResidualMemory, by_s: float) -> ResidualMemory:
+    return replace(
+        known,
+        above_since=known.above_since - by_s,
+        below_since=known.below_since - by_s,
+        outside_at=tuple(at - by_s for at in known.outside_at),
+        since_at=_back(known.since_at, by_s),
+        ended_at=_back(known.ended_at, by_s),
     )
 
 
@@ -74,6 +107,7 @@ def _pool(known: PoolMemory, by_s: float) -> PoolMemory:
         served_at=_back(known.served_at, by_s),
         given={name: at - by_s for name, at in known.given.items()},
         lost={name: (at - by_s, count) for name, (at, count) in known.lost.items()},
+        latency=_latency(known.latency, by_s),
         revisions={name: _revision(revision, by_s) for name, revision in known.revisions.items()},
         troubles={name: replace(each, seen_at=each.seen_at - by_s) for name, each in known.troubles.items()},
         moves=tuple(replace(move, began_at=move.began_at - by_s, at=move.at - by_s) for move in known.moves),

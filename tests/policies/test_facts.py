@@ -122,6 +122,7 @@ SO: dict[str, tuple[Callable[[], Subject], Callable[[], Subject], Callable[[], S
         lambda: about_pool(weight=0.0), lambda: about_pool(weight=0.2), lambda: about_pool(weight=math.nan),
     ),
     "burning": (lambda: replace(about_pool(), burning=True), about_pool, about_pool),
+    "surging": (lambda: replace(about_pool(), surging=True), about_pool, about_pool),
 }  # fmt: skip
 
 
