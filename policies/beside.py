@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from policies.causes import OUT_OF_MEMORY, OVERLOAD, PREEMPTIONS, RETRY_STORM
 from policies.decisions import Diagnosis
 from policies.fleet import FleetState, PoolKey, PoolState
-from policies.memory import MoveMemory, PolicyMemory, PoolMemory, TroubleMemory
+from policies.healing_memory import MoveMemory, TroubleMemory
+from policies.memory import PolicyMemory, PoolMemory
 
 WINDOW_S = 600.0
 """What came earlier than this before the first evidence is not told."""

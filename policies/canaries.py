@@ -17,7 +17,7 @@ from policies.canary_evidence import IN_A_ROW, LONGEST_BACK_OFF_S, SAID, CanaryL
 from policies.causes import HANG
 from policies.decisions import Reason, SendCanary
 from policies.fleet import FleetState, PoolKey, Role
-from policies.memory import CanaryBooks, CanaryMemory, CordonMemory
+from policies.healing_memory import CanaryBooks, CanaryMemory, CordonMemory
 from policies.roster import Bools
 from policies.watched import WatchedReplicas
 

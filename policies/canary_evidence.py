@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.decisions import Anomaly
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState
-from policies.memory import CanaryBooks, CanaryMemory
+from policies.healing_memory import CanaryBooks, CanaryMemory
 from policies.replica import CanaryOutcome
 from policies.roster import Bools, Floats, joined
 from policies.watched import WatchedReplicas

@@ -12,8 +12,9 @@ from policies.decisions import Diagnosis
 from policies.diagnosis import confirmed
 from policies.facts import Condition
 from policies.fleet import Phase, PoolState, ReplicaState
+from policies.healing_memory import CordonMemory, RunMemory
 from policies.ledger import ROLL_BACK, Ledger
-from policies.memory import CordonMemory, ReplicaMemory, RunMemory
+from policies.memory import ReplicaMemory
 from policies.revisions import good_revision
 
 

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from policies.burn_gate import DEFAULT_GATE, GatedAct
 from policies.fleet import FleetState, PoolState, ReplicaState, Stage
+from policies.healing_memory import ActionMemory
 from policies.lead_time import LeadTime
-from policies.memory import ActionMemory
 from policies.revisions import RevisionSettings
 
 

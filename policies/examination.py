@@ -19,20 +19,14 @@ from policies.diagnosis import diagnose
 from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.gpu_faults import gpu_evidence, with_reports
+from policies.healing_memory import CanaryBooks, XidMemory
 from policies.latency_residual import LATENCY, look_at_latency
 from policies.lead_time import LeadTime
 from policies.load_residual import LOAD, LoadLook, look_at_load
-from policies.memory import (
-    CanaryBooks,
-    LatencyMemory,
-    LoadMemory,
-    ModelMemory,
-    PolicyMemory,
-    PoolMemory,
-    XidMemory,
-)
+from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.patience import one_prompt_s, patience_s
 from policies.pool_evidence import watch_pools
+from policies.residual_memory import LatencyMemory, LoadMemory
 from policies.revisions import watch_revisions
 from policies.rollouts import rollout_evidence
 from policies.settings import PolicySettings

@@ -20,7 +20,7 @@ import numpy as np
 
 from policies.decisions import Anomaly
 from policies.fleet import FleetState, PoolState
-from policies.memory import XidMemory
+from policies.healing_memory import XidMemory
 from policies.xid import XidAction, xid_action
 
 KEPT_S = 1800.0

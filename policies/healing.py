@@ -28,10 +28,11 @@ from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediati
 from policies.diagnosis import answers_with_errors, serves_nothing
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.healing_memory import ActionMemory, CordonMemory, RunMemory
 from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
 from policies.ledger import ROLL_BACK, Ledger
-from policies.memory import ActionMemory, CordonMemory, PolicyMemory, PoolMemory, RunMemory
+from policies.memory import PolicyMemory, PoolMemory
 from policies.paging import once_per_episode, page_key
 from policies.playbook import Hold
 from policies.revisions import left_by_roll_back, on_trial

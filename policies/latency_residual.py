@@ -16,7 +16,7 @@ from pydantic import Field
 
 from policies.engine_profile import EngineProfile
 from policies.fleet import PoolState, Role
-from policies.memory import LatencyMemory
+from policies.residual_memory import LatencyMemory
 from policies.residuals import ResidualSettings, Stray, clock, look
 from policies.roster import Floats
 

@@ -29,8 +29,9 @@ from policies.decisions import (
 from policies.diagnosis import confirmed, serves_nothing
 from policies.disruption import DisruptionSettings, Refusal, last_healthy, why_no_restart, why_not_now
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
+from policies.healing_memory import ActionMemory, CordonMemory
 from policies.lead_time import LeadTime
-from policies.memory import ActionMemory, CordonMemory, PoolMemory
+from policies.memory import PoolMemory
 from policies.playbook import Hold
 from policies.revisions import good_revision
 

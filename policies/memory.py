@@ -9,25 +9,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from policies.fleet import PoolKey
+from policies.healing_memory import (
+    ActionMemory,
+    CanaryBooks,
+    CordonMemory,
+    MoveMemory,
+    RunMemory,
+    TroubleMemory,
+    XidMemory,
+)
+from policies.remembered import STRICT, Count, PoolText, Total
+from policies.residual_memory import LatencyMemory, LoadMemory
 
 VERSION: Literal[1] = 1
 """Of the JSON form: grows when a text written by an older program would be misread."""
 
-Count: TypeAlias = Annotated[int, Field(ge=0)]
-Total: TypeAlias = Annotated[float, Field(ge=0)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
-
-
-def _pool_text(text: str) -> str:
-    return str(PoolKey.parse(text))
-
-
-PoolText: TypeAlias = Annotated[str, AfterValidator(_pool_text)]
-
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class UnknownVersion(ValueError):
@@ -47,7 +46,7 @@ class RevisionMemory:
         failed_ratio: Share of its answers that were errors of late; None while unknown.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     seen_at: float
     healthy_s: Total = 0.0
@@ -69,7 +68,7 @@ class FailureMemory:
         serving: Whether it had served before.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     at: float
     life: str
@@ -78,99 +77,6 @@ class FailureMemory:
     kind: str
     reason: str = ""
     serving: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MoveMemory:
-    """A change of a pool's share of the traffic, or of how many replicas it is asked to have, by whomever.
-
-    ``began_at`` is its first step and ``at`` its last; ``ours`` says whether it came about as we had asked for.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    what: Literal["traffic", "size"]
-    began_at: float
-    at: float
-    before: float
-    after: float
-    ours: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TroubleMemory:
-    """What came before a trouble that stands, or stood until a moment ago, as its first diagnosis told it."""
-
-    __pydantic_config__ = _STRICT
-
-    seen_at: float
-    beside: tuple[str, ...] = ()
-    ours: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ResidualMemory:
-    """How far a figure usually strays from what is expected of it, and whether it does so now.
-
-    Attributes:
-        location, spread: Usual deviation and mean distance from it, of ``seen`` looks.
-        above, below: Cumulative sums of what lies over and under that, which began at ``above_since``, ``below_since``.
-        outside_at: Instants, within the look-back, at which it was outside, on the side that ``was_above`` says.
-        since_at: When it began to stray; None while it does not, or has not for long enough.
-        telling: Whether that is told; ``told`` is the highest score that was.
-        ended_at: When what was last told was over; None when nothing was.
-        covered: Share of the looks of late at which figure and expectation were at hand.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    location: float = 0.0
-    spread: Total = 0.0
-    seen: Count = 0
-    above: Total = 0.0
-    below: Total = 0.0
-    above_since: float = 0.0
-    below_since: float = 0.0
-    outside_at: tuple[float, ...] = ()
-    was_above: bool = False
-    since_at: float | None = None
-    telling: bool = False
-    told: Total = 0.0
-    ended_at: float | None = None
-    covered: Total = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class LoadMemory:
-    """What was forecast of a model's load, and how far load usually strays from that.
-
-    Attributes:
-        due: ``(ends_at, low, middle, high)``, ascending: the 0.1, 0.5 and 0.9 quantile of requests/s that was forecast
-            for the step that ends then.
-        step_s: Length of such a step.
-        residual: Of the load, in half widths of the band that was forecast.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    due: tuple[tuple[float, Total, Total, Total], ...] = ()
-    step_s: Total = 0.0
-    residual: ResidualMemory = ResidualMemory()
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyMemory:
-    """How slow a pool's load explains that it is, as of ``explained_at``, and how far it usually strays from that.
-
-    ``residual`` is that of the logarithm of TPOT over ``explained_s``; requests last queued there at ``queued_at``.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    explained_s: Total | None = None
-    explained_at: float | None = None
-    residual: ResidualMemory = ResidualMemory()
-    queued_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +108,7 @@ class PoolMemory:
         latency: How slow it usually is for its load; None while nothing is known.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     targets: tuple[tuple[float, Count], ...] = ()
     desired: tuple[tuple[float, Count], ...] = ()
@@ -228,17 +134,6 @@ class PoolMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class XidMemory:
-    """An Xid error on a node that asks for more than a restart of the engine: first seen, and last told."""
-
-    __pydantic_config__ = _STRICT
-
-    code: Count
-    since_at: float
-    seen_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class AnswerMemory:
     """What one witness, the gateway or the engine itself, counted of a replica's answers.
 
@@ -251,7 +146,7 @@ class AnswerMemory:
         answered_long, failed_long: The same growth with the longer half-life.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     answered_total: Total
     failed_total: Total
@@ -299,7 +194,7 @@ class ReplicaMemory:
         moved_at: Scrape instant at which its counters were last seen to grow, or were seen at all.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     life: str
     steps_total: Total | None
@@ -335,150 +230,6 @@ class ReplicaMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class CordonMemory:
-    """A replica that we took out of traffic, and how far it had come by then: only more shows that it works again.
-
-    ``confirmed`` says whether another witness than its own metrics spoke against it, then or later.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    at: float
-    cause: str
-    life: str
-    steps_total: Total | None = None
-    output_tokens_total: Total | None = None
-    confirmed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CanaryMemory:
-    """A replica that was asked for one token.
-
-    Attributes:
-        life: Whose; another life starts from nothing.
-        asked_at: When it was last asked.
-        outcome: What became of that (``CanaryOutcome``); empty while that is open, ``unheard`` when it will stay so.
-        kind: How those failed that failed in a row; empty when none did.
-        failed: How many failed in a row, all in that way.
-        first_at: When the first of those was asked; None when none failed.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    life: str
-    asked_at: float
-    outcome: Literal["", "unheard", "answered", "error", "late", "unreached", "refused"] = ""
-    kind: Literal["", "error", "late", "unreached"] = ""
-    failed: Count = 0
-    first_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CanaryBooks:
-    """What is remembered of canary requests.
-
-    Attributes:
-        asked_at: When each model was sent one, within the last hour; oldest first.
-        heard_at: When the newest one was sent that a replica of a pool has answered.
-        replicas: Those of which an answer is still open, did not come or came lately, by their name in the whole fleet.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    asked_at: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    heard_at: Mapping[PoolText, float] = field(default_factory=dict)
-    replicas: Mapping[str, CanaryMemory] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ActionMemory:
-    """A disruptive act: it counts against the budget until verified or past its deadline, then as a cooldown.
-
-    ``target`` is the id of the replica of ``pool`` that it was done to, on ``node`` where that is known; the
-    replacement may have another or the same. Of a roll-back it is the revision that the pool is to leave.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    target: str
-    kind: str
-    model: str
-    pool: str
-    started_at: float
-    deadline_at: float
-    open: bool = True
-    verified: bool = False
-    node: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StepMemory:
-    """How far one step of a playbook has come.
-
-    Attributes:
-        began_at: When it was reached.
-        asked_at: When its act was last asked for; None when it was not.
-        attempts: How often it was asked for, or begun.
-        outcome: How it ended; empty while it has not.
-        choice: Of a branch, the way that was chosen.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    began_at: float
-    asked_at: float | None = None
-    attempts: Count = 0
-    outcome: Literal["", "done", "failed"] = ""
-    choice: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RunMemory:
-    """A playbook that is, or was, carried out for one subject.
-
-    Attributes:
-        playbook: Its name; ``digest`` is that of its steps when the run began.
-        cause: What it treats, by the name of the cause; ``code`` is that of the failure catalogue.
-        pool: Where.
-        subject: Id of the replica; empty when it is about the pool.
-        life: Of the replica, or the revision of the pool, when it began.
-        began_at, deadline_at: When it began, and when it fails if it is not over.
-        sentence: Why it began.
-        state: ``running`` its steps, ``closing`` those at the end, ``undoing`` what it did; or over.
-        ended_at: When it was over; None while it is not.
-        why: Why it failed.
-        steps: By the path of the step; those that were reached.
-        holding: What it holds until the next tick (``playbook.Hold``).
-        soft: Whether nothing but latency was ever shown for it (``burn_gate``).
-    """
-
-    __pydantic_config__ = _STRICT
-
-    playbook: str
-    digest: str
-    cause: str
-    code: str
-    pool: PoolText
-    subject: str
-    life: str
-    began_at: float
-    deadline_at: float
-    sentence: str = ""
-    state: Literal["running", "closing", "undoing", "resolved", "failed"] = "running"
-    ended_at: float | None = None
-    why: str = ""
-    steps: Mapping[str, StepMemory] = field(default_factory=dict)
-    holding: tuple[str, ...] = ()
-    soft: bool = False
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more comes of it."""
-        return self.state in ("resolved", "failed")
-
-
-@dataclass(frozen=True, slots=True)
 class ModelMemory:
     """What is remembered of one workload.
 
@@ -491,7 +242,7 @@ class ModelMemory:
         load: What was forecast for now and soon, and how right that usually is; None while nothing is known.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     margin_ratio: Annotated[float, Field(gt=-1)] = 0.0
     margin_at: float | None = None
@@ -514,7 +265,7 @@ class PolicyMemory:
     observed, None after a decision, and ``blind_told`` whether a human was told of it.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     generation: Count = 0
     pools: Mapping[PoolText, PoolMemory] = field(default_factory=dict)

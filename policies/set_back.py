@@ -5,21 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from policies.decisions import Reason
-from policies.memory import (
-    ActionMemory,
-    AnswerMemory,
-    CanaryBooks,
-    LatencyMemory,
-    LoadMemory,
-    ModelMemory,
-    PolicyMemory,
-    PoolMemory,
-    ReplicaMemory,
-    ResidualMemory,
-    RevisionMemory,
-    RunMemory,
-    StepMemory,
-)
+from policies.healing_memory import ActionMemory, CanaryBooks, RunMemory, StepMemory
+from policies.memory import AnswerMemory, ModelMemory, PolicyMemory, PoolMemory, ReplicaMemory, RevisionMemory
+from policies.residual_memory import LatencyMemory, LoadMemory, ResidualMemory
 
 Counts = tuple[tuple[float, int], ...]
 

@@ -14,8 +14,8 @@ from typing import assert_never
 
 from policies.conditions import Subject, holds
 from policies.disruption import Refusal
+from policies.healing_memory import ActionMemory, RunMemory, StepMemory
 from policies.ledger import ROLL_BACK
-from policies.memory import ActionMemory, RunMemory, StepMemory
 from policies.paging import page_key
 from policies.playbook import (
     Action,

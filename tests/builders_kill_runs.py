@@ -11,7 +11,7 @@ import policies.healing
 from controller.adapters.sql_audit import SqlAudit
 from controller.ports import ActsRecord, TickRecord
 from policies.conditions import Subject
-from policies.memory import RunMemory
+from policies.healing_memory import RunMemory
 from policies.playbook import Playbook, Step, blocks_of
 from policies.treatment import Advance
 from tests.builders_kill_scenarios import Scenario

@@ -22,10 +22,11 @@ from policies.decisions import (
 from policies.disruption import settled
 from policies.facts import Condition
 from policies.fleet import FleetState, PoolState
+from policies.healing_memory import ActionMemory, CordonMemory, RunMemory
 from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
 from policies.ledger import Ledger
-from policies.memory import ActionMemory, CordonMemory, PoolMemory, ReplicaMemory, RunMemory
+from policies.memory import PoolMemory, ReplicaMemory
 from policies.paging import page_key
 from policies.playbook import Playbook
 from policies.treatment import Advance, advance

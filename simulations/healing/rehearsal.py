@@ -11,8 +11,8 @@ from controller.playbook_outline import escalating_to, label, said, treated_by
 from controller.ports import TickRecord
 from policies.decide import Foresail, PolicySettings
 from policies.fleet import PoolKey
+from policies.healing_memory import RunMemory, StepMemory
 from policies.healing_settings import HealingSettings
-from policies.memory import RunMemory, StepMemory
 from policies.playbook import Playbook, Step
 from policies.treatment import paths
 from simulations.case import prepare

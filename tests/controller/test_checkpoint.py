@@ -26,7 +26,8 @@ from policies.decisions import (
     UncordonReplica,
 )
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
-from policies.memory import ActionMemory, CordonMemory, PolicyMemory
+from policies.healing_memory import ActionMemory, CordonMemory
+from policies.memory import PolicyMemory
 from tests.builders_records import blind_tick, decision_of
 
 KEY = PoolKey("m", "a")

@@ -17,8 +17,9 @@ from forecasting.series import LoadSeries
 from policies.decide import Foresail
 from policies.decisions import CordonReplica, Decision, Page, RestartReplica
 from policies.fleet import FleetState, Phase, PoolKey
+from policies.healing_memory import ActionMemory, CordonMemory
 from policies.lead_time import LeadTimeSettings
-from policies.memory import ActionMemory, CordonMemory, PolicyMemory, PoolMemory
+from policies.memory import PolicyMemory, PoolMemory
 from tests.builders import (
     AT,
     KEY,

@@ -12,7 +12,8 @@ from controller.ports import TickRecord
 from policies.beside import correlated, held_movements, with_moves
 from policies.decisions import Diagnosis
 from policies.fleet import FleetState, NodeState, PoolState
-from policies.memory import ActionMemory, CordonMemory, MoveMemory, PolicyMemory, PoolMemory, RevisionMemory
+from policies.healing_memory import ActionMemory, CordonMemory, MoveMemory
+from policies.memory import PolicyMemory, PoolMemory, RevisionMemory
 from policies.set_back import follow_clock
 from policies.traffic import TrafficSettings, weigh
 from tests.builders import AT, KEY, MODEL, OTHER, a_bench, demand, fleet, option, pool, replica

@@ -12,9 +12,10 @@ from policies.burn import Burn
 from policies.burn_gate import DEFAULT_GATE, GatedAct, soft, why_not_for_latency
 from policies.causes import CAUSES
 from policies.decisions import Diagnosis, RestartReplica, RollBack
+from policies.healing_memory import CordonMemory
 from policies.healing_settings import HealingSettings
 from policies.ledger import Ledger
-from policies.memory import CordonMemory, PoolMemory, RevisionMemory
+from policies.memory import PoolMemory, RevisionMemory
 from tests.builders import AT, KEY, MODEL, fleet
 from tests.builders_playbooks import A0, BAD, HANG, a_ledger, some
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policies.decisions import Page, RestartReplica, UncordonReplica
-from policies.memory import CordonMemory
+from policies.healing_memory import CordonMemory
 from policies.playbook import Playbook
 from policies.treatment import UNDO_S
 from tests.builders import AT, KEY

@@ -14,7 +14,8 @@ from policies.decide import Foresail, decide
 from policies.decisions import CordonReplica, Decision, FailOver, Remediation, UncordonReplica
 from policies.fleet import Demand, FleetState, Phase, PoolKey, PoolState
 from policies.guardrails import GuardrailSettings
-from policies.memory import CordonMemory, ModelMemory, PolicyMemory, PoolMemory
+from policies.healing_memory import CordonMemory
+from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolSettings
 from policies.settings import PolicySettings
 from policies.slo import ServiceObjective

@@ -9,8 +9,8 @@ import pytest
 
 from policies.disruption import DisruptionSettings, last_healthy, settled, why_no_restart, why_not_now
 from policies.fleet import Phase, ReplicaState
+from policies.healing_memory import ActionMemory
 from policies.lead_time import LeadTime
-from policies.memory import ActionMemory
 from tests.builders import AT, KEY, MODEL, fleet, pool, replica
 
 SETTINGS = DisruptionSettings()

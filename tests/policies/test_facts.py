@@ -16,8 +16,9 @@ from policies.conditions import Subject
 from policies.disagreement import Disagreement
 from policies.facts import FACTS, MOST, MOST_DEPTH, Condition
 from policies.fleet import NodeState, Phase
+from policies.healing_memory import ActionMemory, CordonMemory
 from policies.lead_time import LeadTime
-from policies.memory import ActionMemory, CordonMemory, PoolMemory, RevisionMemory
+from policies.memory import PoolMemory, RevisionMemory
 from tests.builders import AT, KEY, MODEL, fleet, metrics
 from tests.builders_playbooks import A0, BAD, FREE, HANG, LEAD_S, a_ledger, a_run, a_subject, is_so, remembered, some
 

@@ -12,7 +12,7 @@ import pytest
 from policies.examination import Examination
 from policies.fleet import NodeState, Phase, ReplicaState
 from policies.gpu_faults import KEPT_S, MOST_NODES, with_reports
-from policies.memory import XidMemory
+from policies.healing_memory import XidMemory
 from tests.builders import AT, fleet, pool
 from tests.builders_evidence import Examiner, believed, of_pool, said_of, working
 

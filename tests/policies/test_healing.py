@@ -23,8 +23,9 @@ from policies.decisions import (
 )
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.healing import Course, HealingSettings, Outside, heal, unlearn
+from policies.healing_memory import ActionMemory, CordonMemory, XidMemory
 from policies.lead_time import LeadTime
-from policies.memory import ActionMemory, CordonMemory, PolicyMemory, ReplicaMemory, XidMemory
+from policies.memory import PolicyMemory, ReplicaMemory
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, metrics, pool, replica
 
 SETTINGS = HealingSettings()

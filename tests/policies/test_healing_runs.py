@@ -10,7 +10,8 @@ from policies.anomaly import Watch
 from policies.decisions import Diagnosis, Page, RestartReplica
 from policies.fleet import FleetState
 from policies.healing import Course, HealingSettings, heal
-from policies.memory import PolicyMemory, RunMemory
+from policies.healing_memory import RunMemory
+from policies.memory import PolicyMemory
 from policies.playbook import Playbook
 from tests.builders import AT, KEY, fleet
 from tests.builders_playbooks import A0, BAD, HANG, LEAD, playbook, remembered, some

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from policies.fleet import Role
 from policies.latency_residual import LatencyLook, LatencyResidualSettings, explained_s, look_at_latency
-from policies.memory import LatencyMemory, PolicyMemory, PoolMemory
+from policies.memory import PolicyMemory, PoolMemory
 from policies.profile_catalogue import profile_named
+from policies.residual_memory import LatencyMemory
 from tests.builders import AT, KEY, pool
 from tests.builders_evidence import LOOK_S, alike
 

@@ -10,9 +10,10 @@ import pytest
 from policies.decisions import AvoidNode, CordonReplica, PauseRollout, RestartReplica, RollBack, UncordonReplica
 from policies.disruption import Refusal
 from policies.fleet import FleetState, NodeState, Phase, PoolState
+from policies.healing_memory import ActionMemory, CordonMemory
 from policies.healing_settings import HealingSettings
 from policies.ledger import Ledger
-from policies.memory import ActionMemory, CordonMemory, PoolMemory, RevisionMemory
+from policies.memory import PoolMemory, RevisionMemory
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, pool, replica
 from tests.builders_playbooks import A0, BAD, HANG, LEAD_S, a_ledger, some
 

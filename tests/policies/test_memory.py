@@ -7,19 +7,8 @@ import math
 
 import pytest
 
-from policies.memory import (
-    ActionMemory,
-    AnswerMemory,
-    CanaryBooks,
-    CanaryMemory,
-    CordonMemory,
-    ModelMemory,
-    PolicyMemory,
-    PoolMemory,
-    ReplicaMemory,
-    UnknownVersion,
-    XidMemory,
-)
+from policies.healing_memory import ActionMemory, CanaryBooks, CanaryMemory, CordonMemory, XidMemory
+from policies.memory import AnswerMemory, ModelMemory, PolicyMemory, PoolMemory, ReplicaMemory, UnknownVersion
 
 FULL = PolicyMemory(
     generation=7,

@@ -12,7 +12,8 @@ import pytest
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision
 from policies.fleet import FleetState, Phase
-from policies.memory import CordonMemory, PolicyMemory, PoolMemory
+from policies.healing_memory import CordonMemory
+from policies.memory import PolicyMemory, PoolMemory
 from policies.wire import canonical_json
 from policies.wire_reader import read_back
 from tests.builders import AT, KEY, MODEL, fleet, forecast, metrics, pool, replica, service

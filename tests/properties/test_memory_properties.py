@@ -7,18 +7,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from policies.fleet import PoolKey
+from policies.healing_memory import ActionMemory, CordonMemory, RunMemory, StepMemory
 from policies.memory import (
-    ActionMemory,
     AnswerMemory,
-    CordonMemory,
     FailureMemory,
     ModelMemory,
     PolicyMemory,
     PoolMemory,
     ReplicaMemory,
     RevisionMemory,
-    RunMemory,
-    StepMemory,
 )
 from tests.builders import KEY, MODEL, OTHER
 

@@ -32,10 +32,7 @@ from policies.fleet import (
 )
 from policies.guardrails import GuardrailSettings, bound, spend_within
 from policies.lead_time import lead_time
-from policies.memory import (
-    PolicyMemory,
-    PoolMemory,
-)
+from policies.memory import PolicyMemory, PoolMemory
 from policies.placement import PoolSettings
 from policies.settings import PolicySettings
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, forecast, metrics, pool, pool_settings, replica

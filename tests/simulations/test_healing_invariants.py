@@ -13,8 +13,9 @@ from policies.causes import BAD_REVISION, EXITED, HANG, STRAGGLER, Cause
 from policies.decide import PolicySettings
 from policies.decisions import CordonReplica, Decision, Diagnosis, Remediation, RestartReplica, RollBack
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
+from policies.healing_memory import ActionMemory
 from policies.healing_settings import HealingSettings
-from policies.memory import ActionMemory, PolicyMemory, PoolMemory, RevisionMemory
+from policies.memory import PolicyMemory, PoolMemory, RevisionMemory
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
 from simulations.invariants import InvariantChecks

@@ -11,7 +11,8 @@ from policies.decide import PolicySettings
 from policies.decisions import Decision, RestartReplica, ScalingPlan, TrafficPlan
 from policies.fleet import Demand, FleetState, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState
 from policies.guardrails import GuardrailSettings
-from policies.memory import ActionMemory, PolicyMemory
+from policies.healing_memory import ActionMemory
+from policies.memory import PolicyMemory
 from policies.placement import PoolSettings
 from policies.profile_catalogue import profile_named
 from simulations.invariants import MOST_KEPT, InvariantChecks
