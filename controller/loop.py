@@ -18,8 +18,8 @@ from controller.recording import Recorder
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, Page, Policy
 from policies.fleet import FleetState
-from policies.healing import not_to_be_learned, unlearn
 from policies.memory import PolicyMemory
+from policies.undone import not_to_be_learned, unlearn
 from policies.unseen import blind_page, still_blind
 
 

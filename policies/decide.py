@@ -21,7 +21,7 @@ from policies.examination import examine, room_elsewhere
 from policies.failover import fail_over
 from policies.fleet import FleetState, PoolKey, PoolState, Stage
 from policies.forecast_fitness import fit_for_use
-from policies.healing import Course, Outside, heal, not_to_be_learned
+from policies.healing import Course, Outside, heal
 from policies.lead_time import LeadTime, lead_time, observe_starts
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
 from policies.placement import PoolOption, PoolSettings
@@ -33,6 +33,7 @@ from policies.set_back import follow_clock
 from policies.settings import PolicySettings
 from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
+from policies.undone import not_to_be_learned
 from policies.unseen import look_of, seen_again, unseen_pages
 from policies.vanished import vanished
 from policies.waiting import not_coming

@@ -14,7 +14,6 @@ from policies.anomaly import Watch
 from policies.breaker import stopped_models
 from policies.burn import Burn
 from policies.burn_gate import soft
-from policies.canaries import unasked
 from policies.causes import (
     BAD_REVISION,
     CAUSES,
@@ -33,13 +32,11 @@ from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
 from policies.ledger import ROLL_BACK, Ledger
 from policies.memory import PolicyMemory, PoolMemory
-from policies.paging import once_per_episode, page_key
+from policies.paging import once_per_episode
 from policies.playbook import Hold
 from policies.revisions import left_by_roll_back, on_trial
 from policies.treatment import advance
 from policies.wire import digest
-
-__all__ = ["Course", "HealingSettings", "heal", "unlearn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,60 +343,6 @@ class _Ward:
         """Whether its replica is gone since the playbook had it restarted: whatever else it did is gone with that."""
         mine = ("restart", run.pool, run.subject)
         return any((a.kind, a.pool, a.target) == mine and a.started_at >= run.began_at for a in self.ledger.actions)
-
-
-def not_to_be_learned(memory: PolicyMemory) -> frozenset[str]:
-    """Return the models whose load is not what clients want, so that no forecast should learn it."""
-    return frozenset(PoolKey.parse(run.pool).model for run in memory.runs.values() if "learning" in run.holding)
-
-
-def unlearn(
-    memory: PolicyMemory, held: Collection[tuple[str, str]], not_paged: Collection[tuple[str, str]]
-) -> PolicyMemory:
-    """Return ``memory`` without what a mode, the kill switch or staleness kept from being done.
-
-    Only what was *held* surely did not happen. A write that failed may have taken effect: it stays on record, counts
-    as an attempt, and a cordon that came to nothing is not seen in the next observation. A step of a playbook whose act
-    was held has not been taken; that another one asks twice does no harm, for it looks at the books before.
-
-    Args:
-        memory: Of the decision.
-        held: ``(act, subject)`` that were not attempted.
-        not_paged: ``(subject, cause)`` of pages that reached nobody.
-    """
-    if not held and not not_paged:
-        return memory
-    undone = {page_key(subject, cause) for subject, cause in not_paged}
-    runs = memory.runs.items()
-    return replace(
-        memory,
-        actions=tuple(a for a in memory.actions if not (a.open and (a.kind, _subject_of(a)) in held)),
-        cordons={name: cordon for name, cordon in memory.cordons.items() if ("cordon", name) not in held},
-        runs={name: _not_asked(run, memory.decided_at) if _concerns(name, held) else run for name, run in runs},
-        pages={key: at for key, at in memory.pages.items() if key not in undone},
-        canaries=unasked(memory.canaries, [name for act, name in held if act == "canary"], memory.decided_at),
-    )
-
-
-def _concerns(name: str, held: Collection[tuple[str, str]]) -> bool:
-    """Return whether one of the acts may be that of the playbook about ``name``."""
-    return any(act not in ("page", "canary") and (subject == name or act == "avoid") for act, subject in held)
-
-
-def _not_asked(run: RunMemory, decided_at: float | None) -> RunMemory:
-    """Return the run as if it had asked for nothing at the last decision."""
-    steps = {
-        path: replace(step, asked_at=None, attempts=max(0, step.attempts - 1))
-        if step.asked_at is not None and step.asked_at == decided_at
-        else step
-        for path, step in run.steps.items()
-    }
-    return replace(run, steps=steps)
-
-
-def _subject_of(action: ActionMemory) -> str:
-    """Return what the result of an act calls its subject."""
-    return action.pool if action.kind == ROLL_BACK else f"{action.pool}/{action.target}"
 
 
 def _name(diagnosis: Diagnosis) -> str:

@@ -33,10 +33,12 @@ from policies.decisions import (
 )
 from policies.facts import FACTS, Scope
 from policies.fleet import NodeState, Phase, PoolState, ReplicaState
-from policies.healing import Course, HealingSettings, heal, unlearn
+from policies.healing import Course, heal
+from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
 from policies.memory import PolicyMemory, PoolMemory, ReplicaMemory, RevisionMemory
 from policies.playbook import SCOPE_OF, UNDOES, Playbook
+from policies.undone import unlearn
 from tests.builders import AT, KEY, fleet, metrics, pool, replica
 
 TICK_S = 30.0

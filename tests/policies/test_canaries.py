@@ -16,11 +16,11 @@ from policies.canary_evidence import CanarySettings
 from policies.decide import decide
 from policies.decisions import CordonReplica, Decision, RestartReplica
 from policies.fleet import Phase, PoolKey, PoolState, ReplicaState, Role
-from policies.healing import unlearn
 from policies.healing_memory import CordonMemory
 from policies.memory import PolicyMemory
 from policies.replica import CanaryAnswer, CanaryOutcome
 from policies.settings import PolicySettings
+from policies.undone import unlearn
 from tests.builders import AT, KEY, OTHER, fleet, metrics, pool, replica, settings
 
 TICK_S = 15.0

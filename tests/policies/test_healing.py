@@ -22,10 +22,12 @@ from policies.decisions import (
     UncordonReplica,
 )
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
-from policies.healing import Course, HealingSettings, Outside, heal, unlearn
+from policies.healing import Course, Outside, heal
 from policies.healing_memory import ActionMemory, CordonMemory, XidMemory
+from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
 from policies.memory import PolicyMemory, ReplicaMemory
+from policies.undone import unlearn
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, metrics, pool, replica
 
 SETTINGS = HealingSettings()

@@ -9,8 +9,9 @@ from typing import Any
 from policies.anomaly import Watch
 from policies.decisions import Diagnosis, Page, RestartReplica
 from policies.fleet import FleetState
-from policies.healing import Course, HealingSettings, heal
+from policies.healing import Course, heal
 from policies.healing_memory import RunMemory
+from policies.healing_settings import HealingSettings
 from policies.memory import PolicyMemory
 from policies.playbook import Playbook
 from tests.builders import AT, KEY, fleet

@@ -14,7 +14,8 @@ from policies.capacity import capacity_of, replicas_needed
 from policies.decide import decide
 from policies.decisions import CordonReplica, Decision, Diagnosis, Page
 from policies.fleet import FleetState, Phase, PoolKey, Role, Stage
-from policies.healing import Course, HealingSettings, heal
+from policies.healing import Course, heal
+from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
 from policies.memory import PolicyMemory, ReplicaMemory
 from policies.settings import PolicySettings

@@ -9,9 +9,9 @@ import pytest
 
 from policies.decisions import CordonReplica, RestartReplica, RollBack
 from policies.fleet import Phase
-from policies.healing import unlearn
 from policies.memory import PolicyMemory, PoolMemory, RevisionMemory
 from policies.treatment import MOST_PAGES, UNDO_S, paths
+from policies.undone import unlearn
 from tests.builders import AT, replica
 from tests.builders_playbooks import A0, BAD, FREE, HANG, LEAD_S, Bed, playbook, some
 
