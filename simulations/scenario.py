@@ -175,7 +175,7 @@ def _checked(model: type[_M], values: Mapping[str, Any], where: str, part: str) 
             inner = _settings_at(model, first["loc"][:-1])
             within = key.rpartition(".")[0]
             names = inner.model_fields if inner is not model or len(first["loc"]) == 1 else ()
-            known = ", ".join(f"{within}.{name}" if within else name for name in names) or "see docs/scenarios.md"
+            known = ", ".join(f"{within}.{name}" if within else name for name in names) or "see docs/traces.md"
             raise BadInput(f"{key}: there is no such setting", where, f"known here: {known}") from None
         if first["type"] == "tuple_type":
             what = f"{key}: must be a list, not {first['input']!r}"
