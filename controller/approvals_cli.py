@@ -132,7 +132,11 @@ def _answer(
         )
     except ValidationError as error:
         problem = error.errors()[0]
-        raise BadInput(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", "", "say it shorter") from None
+        if problem["loc"] != ("why",):
+            what = f"{'.'.join(map(str, problem['loc']))} is not as the daemon writes it"
+            raise BadInput(what, str(settings.approvals.folder), "somebody changed what it laid out") from None
+        remedy = "write one line of at most 200 characters"
+        raise BadInput("this cannot stand in the record", f"--why {why[:40]!r}", remedy) from None
     drop(settings.approvals.folder, f"{proposal.id}-{statement.id[:16]}.json", signed(statement, key))
     what = f"{proposal.act} {said(proposal.facts)}"
     if as_json:

@@ -73,7 +73,8 @@ def world_of(settings: Settings) -> World:
         BadInput: If they name no platform, or a certificate is not there.
     """
     if settings.platform is None:
-        raise BadInput("the settings say nothing under platform", "", "say what to act on")
+        remedy = "write kind, url and token_file there, as in docs/foresail.yaml, to say what to act on"
+        raise BadInput("the settings say nothing under platform", "platform", remedy)
     elapsed = SystemClock().elapsed
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)

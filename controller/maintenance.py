@@ -116,13 +116,13 @@ class Window(BaseModel):
 def held_by(windows: Sequence[Window], held: HeldClass, model: str, at: float) -> str:
     """Return what of ``windows`` holds acts of that class on ``model`` at ``at``; empty when nothing does.
 
-    Of several the one that ends last is named.
+    Of several the one that ends last is named. Without a ``model``, as of a node, those of every workload hold.
     """
     covering = [
         (until_at, window.why)
         for window in windows
         if held in window.classes
-        and (not window.workloads or model in window.workloads)
+        and (not window.workloads or not model or model in window.workloads)
         and (until_at := window.until_at(at)) is not None
     ]
     if not covering:

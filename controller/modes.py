@@ -34,7 +34,7 @@ class WorkloadModes(BaseModel):
 
     scaling: Mode | None = Field(None, description="Replica counts of this model.")
     traffic: Mode | None = Field(None, description="Traffic weights of this model.")
-    healing: Mode | None = Field(None, description="Cordon, uncordon and restart of this model's replicas.")
+    healing: Mode | None = Field(None, description="Replicas and rollouts of this model.")
 
 
 class ModeSettings(BaseModel):
@@ -50,7 +50,8 @@ class ModeSettings(BaseModel):
     )
     healing: Mode = Field(
         Mode.OBSERVE,
-        description="Cordon, uncordon and restart of single replicas: observe, recommend, approve or auto.",
+        description="Replicas (cordon, uncordon, restart), nodes (avoid) and rollouts (pause, resume, roll back): "
+        "observe, recommend, approve or auto.",
     )
     workloads: Mapping[str, WorkloadModes] = Field(
         default_factory=dict, description="Other modes of single workloads, by model."
@@ -58,7 +59,13 @@ class ModeSettings(BaseModel):
     maintenance: tuple[Window, ...] = Field((), description="Times in which acts are held, whatever the mode.")
 
     def of(self, action_class: ActionClass, model: str) -> Mode:
-        """Return the mode of one class of action on one model."""
+        """Return the mode of one class of action on one model.
+
+        What is done to a node concerns whoever may be on it: without a ``model`` it is the most careful mode that is
+        given to the fleet or to any workload.
+        """
+        if not model:
+            return min((self.of(action_class, name) for name in (*self.workloads, "*")), key=tuple(Mode).index)
         workload = self.workloads.get(model)
         own: Mode | None = getattr(workload, action_class.value) if workload is not None else None
         fleet: Mode = getattr(self, action_class.value)

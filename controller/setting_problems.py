@@ -127,10 +127,19 @@ def _in_words(error: ErrorDetails, name: str, around: object, found: FieldInfo |
             return message, _allowed(found)
         case "too_short":
             return f"has {error['ctx']['actual_length']}, at least {error['ctx']['min_length']} needed", _allowed(found)
-    message = error["msg"].replace("Input should be", "must be")
+        case "step":
+            return error["msg"] + _words_of(error["input"]), "docs/healing.md shows a step of each kind"
+    message = error["msg"].replace("Input should be", "must be").replace("a valid array", "a list")
     value = error["input"]
     instead = "" if isinstance(value, dict | list) else f", not {json.dumps(printable(value))[:80]}"
     return f"{message[:1].lower()}{message[1:]}{instead}", _allowed(found)
+
+
+def _words_of(step: object) -> str:
+    """Return what a step has instead of the one word that says what it does."""
+    if not isinstance(step, dict):
+        return f", not {json.dumps(printable(step))[:80]}" if isinstance(step, str | int | float | None) else ""
+    return f"; this one has: {', '.join(map(str, step)) or 'nothing'}"
 
 
 def _allowed(found: FieldInfo | None) -> str:

@@ -11,7 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    Tag,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from policies.disagreement import Disagreement
@@ -58,9 +67,8 @@ class Duration:
         return self.seconds + self.lead_times * lead_time_s
 
     def __str__(self) -> str:
-        parts = [f"{self.seconds:g} s"] * (self.seconds > 0) + [f"{self.lead_times:g} lead times"] * (
-            self.lead_times > 0
-        )
+        parts = [f"{self.seconds:.15g} s"] * (self.seconds > 0)
+        parts += [f"{self.lead_times:.15g} lead times"] * (self.lead_times > 0)
         return " + ".join(parts)
 
     @classmethod
@@ -99,10 +107,21 @@ _DURATION = re.compile(
 )
 
 
+def _one_line(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("must be one line without control characters: it is printed, and sent to humans")
+    return text
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+Line: TypeAlias = Annotated[str, AfterValidator(_one_line)]
+"""Text for humans."""
+
+
 class _Step(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
-    name: str = Field("", max_length=80, description="What the step is called in reasons while it waits.")
+    name: Line = Field("", max_length=80, description="What the step is called in reasons while it waits.")
 
 
 class Do(_Step):
@@ -111,30 +130,32 @@ class Do(_Step):
     do: Action = Field(description=f"What is done: {', '.join(SCOPE_OF)}.")
     when: Condition | None = Field(None, description="Precondition: it is not asked for before this holds.")
     until: Condition | None = Field(None, description="Postcondition, beside the effect of the act itself.")
-    deadline: Duration = Field(description="How long after it was asked for the effect must show.")
+    deadline: Duration = Field(
+        description="How long after it was asked for the effect must show, such as 90 s or 2 lead times."
+    )
     attempts: int = Field(1, ge=1, le=10, description="How often it is asked for, each time with a deadline.")
     back_off_s: float = Field(60.0, ge=0, le=86400, description="Seconds to the next attempt; doubles each time.")
     undo: Action | None = Field(None, description="What takes it back if the playbook fails after it.")
     holds_up: bool = Field(
         True, description="Whether later steps wait for its effect; if not, it is asked for beside them until it shows."
     )
-    page: str = Field("", max_length=300, description="What a human is told while the precondition does not hold.")
+    page: Line = Field("", max_length=300, description="What a human is told while the precondition does not hold.")
 
 
 class Wait(_Step):
     """Nothing is done until something is so."""
 
     wait_until: Condition = Field(description="What is waited for.")
-    deadline: Duration = Field(description="How long.")
+    deadline: Duration = Field(description="How long it is waited for at most, such as 90 s or 2 lead times.")
     late: Literal["fail", "go on"] = Field("fail", description="What becomes of the playbook at the deadline.")
     holding: tuple[Hold, ...] = Field((), description="What is held meanwhile.")
-    page: str = Field("", max_length=300, description="What a human is told meanwhile.")
+    page: Line = Field("", max_length=300, description="What a human is told meanwhile.")
 
 
 class Page(_Step):
     """A human is told, and the playbook goes on."""
 
-    page: str = Field(min_length=1, max_length=300, description="What a human is told.")
+    page: Line = Field(min_length=1, max_length=300, description="What a human is told.")
 
 
 class End(_Step):
@@ -211,9 +232,9 @@ class Playbook(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str = Field(min_length=1, max_length=120, description="What it does, in a few words.")
+    title: Line = Field(min_length=1, max_length=120, description="What it does, in a few words.")
     scope: Scope = Field(description="Whether its subject is a replica or a pool.")
-    deadline: Duration = Field(description="How long it may take in all.")
+    deadline: Duration = Field(description="How long it may take in all, such as 600 s + 4 lead times.")
     until: Condition | None = Field(
         None, description="As soon as this holds, the steps are left and `after` is done: the trouble is over."
     )
@@ -240,14 +261,22 @@ class Playbook(BaseModel):
             (self.deadline.lead_times, longest.lead_times, "lead times"),
         ):
             if needed > had:
-                what = f"impossible: its steps may take {needed:g} {unit}, and the playbook has {had:g}"
-                raise Disagreement(("deadline",), what, f"write at least {longest}, or shorten its steps")
+                what = f"impossible: its steps may take {needed:.15g} {unit}, and the playbook has {had:.15g}"
+                raise Disagreement(("deadline",), what, _roomier(longest))
         return self
 
     @property
     def longest(self) -> Duration:
         """How long its steps may take in the worst case, without the time for which acts are not permitted."""
         return longest_of(self.steps)
+
+
+def _roomier(longest: Duration) -> str:
+    """Return what to do about steps that may take that long."""
+    if longest.seconds > LONGEST_S or longest.lead_times > MOST_LEAD_TIMES:
+        most = Duration(LONGEST_S, MOST_LEAD_TIMES)
+        return f"shorten its steps: no playbook may take longer than {most}, and these may take {longest}"
+    return f"write at least {longest}, or shorten its steps"
 
 
 @dataclass(frozen=True, slots=True)

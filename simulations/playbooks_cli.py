@@ -107,7 +107,7 @@ def check(file: Path, dry_run: bool, every: bool, seed: int, as_json: bool) -> i
         else:
             click.echo(f"{file}: ok, {len(names) or 'no'} playbook{'' if len(names) == 1 else 's'} to check")
             for row in rows:
-                click.echo(f"  {row['name']}: {_use(row)}; {row['steps']} steps, {row['at_worst']} at worst")
+                click.echo(f"  {row['name']}: {_use(row)}; {_steps(row['steps'])}, {row['at_worst']} at worst")
         return 0
     from simulations.healing.rehearsal import rehearse
     from simulations.progress import progress_bar
@@ -151,6 +151,10 @@ def _cell(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(value[:2]) + (f" and {len(value) - 2} more" if len(value) > 2 else "") or "-"
     return str(value)
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
 
 
 def _use(row: dict[str, Any]) -> str:

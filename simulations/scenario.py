@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controller.errors import BadInput
-from controller.yaml_source import MAX_BYTES, Value, read_yaml
+from controller.yaml_source import MAX_BYTES, Key, Mark, Value, read_yaml
 from simulations.case import SimulationSettings
 from simulations.routings import Routing
 from simulations.scenario_workload import Workload
@@ -116,7 +117,7 @@ def read_scenario(path: Path | None, *, shipped: bool = False) -> Scenario:
     if not isinstance(text.value, dict):
         what = "not a scenario: it has no keys"
         raise BadInput(what, str(path), f"write some of: {', '.join(Scenario.model_fields)}")
-    return _checked(Scenario, text.value, str(path), "")
+    return _checked(Scenario, text.value, str(path), "", text.marks)
 
 
 def _settings_at(model: type[BaseModel], steps: Sequence[int | str]) -> type[BaseModel]:
@@ -164,18 +165,24 @@ def value_of(text: str, where: str) -> Value:
     return read.value
 
 
-def _checked(model: type[_M], values: Mapping[str, Any], where: str, part: str) -> _M:
-    """Return ``values`` as a ``model``; the first thing that is wrong is told with the key and what it takes."""
+def _checked(
+    model: type[_M], values: Mapping[str, Any], where: str, part: str, marks: Mapping[Key, Mark] = MappingProxyType({})
+) -> _M:
+    """Return ``values`` as a ``model``; the first thing that is wrong is told with its place and what it takes."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        near = next(
+            (marks[loc] for end in range(len(first["loc"]), 0, -1) if (loc := first["loc"][:end]) in marks), None
+        )
+        where = f"{where}:{near.line}:{near.column}" if near else where
         key = ".".join(str(step) for step in ((part, *first["loc"]) if part else first["loc"]))
         if first["type"] == "extra_forbidden":
             inner = _settings_at(model, first["loc"][:-1])
             within = key.rpartition(".")[0]
             names = inner.model_fields if inner is not model or len(first["loc"]) == 1 else ()
-            known = ", ".join(f"{within}.{name}" if within else name for name in names) or "see docs/scenarios.md"
+            known = ", ".join(f"{within}.{name}" if within else name for name in names) or "see docs/traces.md"
             raise BadInput(f"{key}: there is no such setting", where, f"known here: {known}") from None
         if first["type"] == "tuple_type":
             what = f"{key}: must be a list, not {first['input']!r}"
@@ -183,5 +190,7 @@ def _checked(model: type[_M], values: Mapping[str, Any], where: str, part: str) 
         steps = first["loc"]
         described = _settings_at(model, steps[:-1]).model_fields.get(str(steps[-1])) if steps else None
         remedy = (described.description or "") if described else ""
+        if len(steps) == 2 and steps[0] in _EXAMPLES:
+            remedy = f"write for example {steps[0]}: [{_EXAMPLES[str(steps[0])]}]"
         what = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"{key}: {what[:1].lower()}{what[1:]}", where, remedy) from None

@@ -45,6 +45,7 @@ class TableFile:
         kind: How the rows are written.
         zoned_columns: Text columns whose first cell ends in a time zone.
         notes: What a Parquet file says about itself under ``NOTES_KEY``; empty without.
+        numeric_columns: Of JSON lines, what is a number in the first line.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class TableFile:
     kind: Kind
     zoned_columns: tuple[str, ...] = ()
     notes: bytes = b""
+    numeric_columns: tuple[str, ...] = ()
 
     def pieces(self, types: Mapping[str, Any]) -> Iterator[Piece]:
         """Yield the columns named by ``types`` from the first row to the last, as often as asked.
@@ -137,13 +139,16 @@ def open_table(path: Path) -> TableFile:
             return TableFile(path, _distinct(path, file.schema_arrow.names), "parquet", notes=notes)
     lines = start.decode("utf-8", errors="replace").removeprefix("\ufeff").splitlines()[:2]
     if "\0" in lines[0] or "\ufffd" in lines[0]:
-        what = "this is neither Parquet nor text"
-        raise BadInput(what, str(path), "give Parquet, CSV with a header line, or JSON lines (gzip, bzip2, zstd)")
+        what = "this is neither Parquet nor text in UTF-8"
+        remedy = "give Parquet, or save it as UTF-8: CSV with a header line, or JSON lines (gzip, bzip2, zstd)"
+        raise BadInput(what, str(path), remedy)
     if len(start) == _HEAD_BYTES and b"\n" not in start:
         what = f"the first line is longer than {_HEAD_BYTES:,} bytes"
         raise BadInput(what, str(path), "give one row per line, and end each line")
     if lines[0].lstrip().startswith("{"):
-        return TableFile(path, _keys(path, lines[0]), "jsonl")
+        first_line = _json_line(path, lines[0])
+        numeric = tuple(name for name, cell in first_line.items() if type(cell) in (int, float))
+        return TableFile(path, tuple(first_line), "jsonl", numeric_columns=numeric)
     try:
         columns, *first = csv.reader(io.StringIO("\n".join(lines)))
     except csv.Error as error:
@@ -162,9 +167,9 @@ def _distinct(path: Path, columns: list[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _keys(path: Path, line: str) -> tuple[str, ...]:
+def _json_line(path: Path, line: str) -> dict[str, Any]:
     try:
-        return tuple(json.loads(line))
+        return dict(json.loads(line))
     except (ValueError, RecursionError) as error:
         what = f"not a readable JSON line ({error})"
         raise BadInput(what, place_of(path, "jsonl", 0), "write one JSON object per line") from None
@@ -174,5 +179,5 @@ def _first_bytes(path: Path) -> bytes:
     with reading(path), decompressed(path) as plain:
         start = bytes(plain.read(_HEAD_BYTES)).lstrip()
     if not start:
-        raise BadInput("the file is empty", str(path), "export or download the trace again")
+        raise BadInput("the file is empty", str(path), "export or download it again")
     return start

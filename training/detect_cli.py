@@ -51,7 +51,6 @@ _TABLE_WIDTH = 140
 @JSON
 def detect(path: Path, threshold: float, plot: Path | None, as_json: bool) -> int:
     """Score how odd each value of a metric is, given those before it: from 0, usual, to 1. An alarm fires once."""
-    from simulations.output_places import check_file
     from simulations.progress import progress_bar
     from training.detected import Course, Findings, judged_rows
     from training.metric_rows import MetricFile
@@ -59,7 +58,7 @@ def detect(path: Path, threshold: float, plot: Path | None, as_json: bool) -> in
     if isnan(threshold):
         raise BadInput("the threshold is not a number", "--threshold", "give a score between 0 and 1, such as 0.5")
     if plot is not None:
-        check_file(plot, "--plot")
+        _check_plot(plot, path)
     file = MetricFile(path)
     rows, findings, course = file.count(), Findings(), Course()
     # Rows are judged and written one by one, but nothing is shown of a file that turns out to be damaged.
@@ -88,6 +87,16 @@ def detect(path: Path, threshold: float, plot: Path | None, as_json: bool) -> in
     if plot is not None:
         click.echo(f"drawn in {plot}")
     return 0
+
+
+def _check_plot(plot: Path, read: Path) -> None:
+    from simulations.output_places import check_file
+
+    if plot.suffix.lower() != ".png":
+        raise BadInput("no kind of picture that can be drawn", f"--plot {plot}", "name a file that ends in .png")
+    if plot.exists() and read.exists() and plot.samefile(read):
+        raise BadInput("the picture would replace the file that is read", f"--plot {plot}", "name another file")
+    check_file(plot, "--plot")
 
 
 def _show(path: Path, findings: Findings, threshold: float) -> None:

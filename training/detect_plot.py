@@ -17,6 +17,8 @@ from training.detected import Course, Findings
 
 _VALUE, _BAND, _ALARM = "#1a1a1a", "#1f6fb4", "#c44e1c"
 _MOST_POINTS = 6_000
+_HIGHEST = 1e300
+"""Beyond it values are drawn there: the height of a picture from one to the other must be a number too."""
 _CALENDAR_S = 2.0e11
 """Instants within so many seconds of 1970 have a date; others are drawn in seconds."""
 
@@ -47,6 +49,8 @@ def _drawn(name: str, course: Course, findings: Findings) -> Figure:
     dated = len(at) > 0 and np.abs(at).max() < _CALENDAR_S
     x = at.astype("datetime64[s]") if dated else at
     values[~np.isfinite(values)] = np.nan
+    for column in (values, lows, highs):
+        np.clip(column, -_HIGHEST, _HIGHEST, out=column)
     step = max(len(at) // (_MOST_POINTS // 2), 1)
     axes.fill_between(
         x[::step], _widest(lows, step, np.fmin), _widest(highs, step, np.fmax),
@@ -58,7 +62,7 @@ def _drawn(name: str, course: Course, findings: Findings) -> Figure:
         span = np.array([event.since, event.last_at])
         axes.axvspan(*(span.astype("datetime64[s]") if dated else span), color=_ALARM, alpha=0.15, linewidth=0)
     peaks = np.array([event.peak.row.at for event in findings.events])
-    heights = [event.peak.row.value for event in findings.events]
+    heights = np.clip([event.peak.row.value for event in findings.events], -_HIGHEST, _HIGHEST)
     axes.plot(
         peaks.astype("datetime64[s]") if dated else peaks, heights, "o", color=_ALARM, markersize=5, label="alarm"
     )

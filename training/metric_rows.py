@@ -19,6 +19,9 @@ from simulations.trace_tables import TableFile, open_table
 TIMESTAMP, VALUE = "timestamp", "value"
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
 """What stands in a text cell where there is no value, in lower case."""
+_SHOWN_CHARS = 60
+CALENDAR_S = 253_402_300_800.0
+"""Seconds from 1970 to the year 10,000; milliseconds since 1970 have been more for a long time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,21 @@ class MetricFile:
         if not path.is_file():
             raise BadInput("there is no such file", f"--input {path}", "name a CSV or Parquet file")
         self._table = open_table(path)
+        # CSV and Parquet are read as text, or as they are; JSON lines as what their first line has.
+        numbers = {TIMESTAMP} & set(self._table.numeric_columns) | {VALUE} if self._table.kind == "jsonl" else set()
+        self._types = {name: pa.float64() if name in numbers else pa.string() for name in (TIMESTAMP, VALUE)}
         missing = [name for name in (TIMESTAMP, VALUE) if name not in self._table.columns]
         if missing:
-            has = ", ".join(repr(name) for name in self._table.columns[:8])
+            has = ", ".join(repr(name[:_SHOWN_CHARS]) for name in self._table.columns[:8])
             what = f"no column {' and no column '.join(missing)} (it has {has})"
-            raise BadInput(what, str(path), "name the columns timestamp and value in the first line")
+            remedy = "name the columns timestamp and value in the first line"
+            if any(separator in name for name in self._table.columns for separator in ";\t"):
+                remedy += ", and separate cells by commas"
+            raise BadInput(what, str(path), remedy)
 
     def count(self) -> int:
         """Return how many rows there are."""
-        return sum(len(piece) for piece in self._table.pieces({TIMESTAMP: pa.string()}))
+        return sum(len(piece) for piece in self._table.pieces({TIMESTAMP: self._types[TIMESTAMP]}))
 
     def rows(self) -> Iterator[MetricRow]:
         """Yield all rows in the order of the file.
@@ -63,9 +72,8 @@ class MetricFile:
         Raises:
             BadInput: If a cell is neither an instant nor a number.
         """
-        types = {TIMESTAMP: pa.string(), VALUE: pa.float64() if self._table.kind == "jsonl" else pa.string()}
         row = 0
-        for piece in self._table.pieces(types):
+        for piece in self._table.pieces(self._types):
             columns = [_plain(piece.table.column(name)) for name in (TIMESTAMP, VALUE)]
             for timestamp, value in zip(*columns, strict=True):
                 yield _row(self._table, row, timestamp, value)
@@ -89,15 +97,25 @@ def _row(table: TableFile, row: int, timestamp: Any, value: Any) -> MetricRow:
     at = _seconds(given)
     if at is None:
         where = place_of(table.path, table.kind, row, TIMESTAMP)
-        what = f"{'an empty cell' if timestamp is None else repr(timestamp)} is no instant"
+        what = f"{'an empty cell' if timestamp is None or timestamp == '' else _shown(timestamp)} is no instant"
         raise BadInput(what, where, "write 2026-05-01 12:00:00, 2026-05-01T12:00:00Z, or seconds since 1970")
+    if abs(at) > CALENDAR_S:
+        where = place_of(table.path, table.kind, row, TIMESTAMP)
+        what = f"{timestamp!r} seconds since 1970 are beyond the year 9999"
+        raise BadInput(what, where, "write seconds, not milliseconds or less, or text such as 2026-05-01T12:00:00Z")
     number = _number(value)
     if number is None:
         where = place_of(table.path, table.kind, row, VALUE)
         raise BadInput(
-            f"{value!r} is not a number", where, "write a number, or leave the cell empty where none is known"
+            f"{_shown(value)} is not a number", where, "write a number, or leave the cell empty where none is known"
         )
     return MetricRow(_as_given(given), at, number)
+
+
+def _shown(cell: Any) -> str:
+    """Return a cell as a message has it: where a quote is not closed, the rest of the file is one cell."""
+    said = repr(cell)
+    return said if len(said) <= _SHOWN_CHARS else f"{said[:_SHOWN_CHARS]}..."
 
 
 def _seconds(given: Any) -> float | None:
@@ -131,6 +149,8 @@ def _number(cell: Any) -> float | None:
 
 def _as_given(given: str | int | float) -> str | int | float:
     """Return text that is a number of seconds as that number, all else as it is."""
+    if isinstance(given, float) and given.is_integer():
+        return int(given)
     if not isinstance(given, str):
         return given
     for kind in (int, float):

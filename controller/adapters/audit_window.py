@@ -13,7 +13,7 @@ import sqlalchemy as sql
 
 from controller.adapters.audit_store import TABLE, audit_errors
 from controller.adapters.record_text import text_in
-from controller.adapters.sql_audit import Chain, fault_of
+from controller.adapters.sql_audit import Chain, SqlAudit, fault_of
 from controller.errors import AuditError
 from controller.incidents.ticks import StoredRow
 
@@ -53,17 +53,29 @@ class AuditWindow:
         return low
 
     def rows(self, first: int) -> Iterator[StoredRow]:
-        """Yield the rows from ``first`` on, oldest first, up to the first that breaks the chain."""
-        count, previous, number = 0, "", first - 1
+        """Yield the rows from ``first`` on, oldest first, up to the first that breaks the chain.
+
+        Rows before the oldest one that is kept must have been pruned by the log's own word.
+        """
+        count, previous, number, pruned = 0, "", first - 1, 0
         for row in self._pages(TABLE.c.number >= first, TABLE.c.number):
-            previous, number = (row.previous_hash, row.number - 1) if not count else (previous, number)
+            if not count:
+                previous, number, pruned = self._before(row)
             count, number = count + 1, number + 1
             if what := fault_of(row, number, previous):
-                self.chain = Chain(count, previous, str(row.number), what)
+                self.chain = Chain(count, previous, str(row.number), what, pruned)
                 return
             previous = row.hash
-            self.chain = Chain(count, previous)
+            self.chain = Chain(count, previous, pruned=pruned)
             yield _stored(row)
+
+    def _before(self, row: sql.Row[Any]) -> tuple[str, int, int]:
+        """Return hash and number that must come before the first row that is read, and how many were pruned."""
+        ends = self.ends()
+        if ends is not None and row.number > ends[0]:
+            return row.previous_hash, row.number - 1, 0
+        pruned, previous = SqlAudit(self._engine).pruned_before(row.number)
+        return previous, pruned, pruned
 
     def back_from(self, number: int) -> Iterator[StoredRow]:
         """Yield the rows before ``number``, newest first."""

@@ -129,8 +129,12 @@ class SqlAudit:
         except sql.exc.OperationalError as error:
             engine.dispose()
             raise _unreadable(error, path, shown, remedy) from None
-        except SQLAlchemyError:
+        except SQLAlchemyError as error:
             columns = set()
+            if isinstance(damage := getattr(error, "orig", None), sqlite3.DatabaseError):
+                engine.dispose()
+                what_to_do = f"copy it again, whole and with its -wal, restore a backup, or {remedy}"
+                raise BadInput(f"damaged, or not an audit log: {damage}", shown, what_to_do) from None
         if not columns >= {column.name for column in TABLE.columns}:
             engine.dispose()
             raise BadInput("not an audit log (a database without its table)", shown, remedy)
@@ -249,7 +253,7 @@ class SqlAudit:
             if count == 0 and first > 1:
                 number, previous = row.number - 1, row.previous_hash
             elif count == 0 and row.number > 1:
-                pruned, previous = self._pruned_before(row.number)
+                pruned, previous = self.pruned_before(row.number)
                 number = pruned
             count, number = count + 1, number + 1
             what = fault_of(row, number, previous)
@@ -258,9 +262,9 @@ class SqlAudit:
             previous = row.hash
         return Chain(count, previous, pruned=pruned)
 
-    def _pruned_before(self, number: int) -> tuple[int, str]:
+    def pruned_before(self, number: int) -> tuple[int, str]:
         """Return how many rows before ``number`` were pruned, with the last one's hash; none if no row says so."""
-        for entry in self.recent(1, (PRUNED,)):
+        for entry in self.recent(2, (PRUNED,)):  # the newest may be of rows that went since ``number`` was read
             if entry.record.get("last") == number - 1:
                 return number - 1, str(entry.record.get("hash"))
         return 0, FIRST_HASH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ PICTURES = (".png", ".svg")
 @click.option("--since", metavar="T", help="Only what was going on at T or later: an instant such as 2026-03-01T08:00 "
               "(UTC), Unix seconds, or a time back from the newest row such as 6h.")  # fmt: skip
 @click.option("--until", metavar="T", help="Only what began at T or earlier.")
-@click.option("--cause", metavar="CODE", help="Only incidents of which this was believed, such as F1.")
+@click.option("--cause", metavar="CODE", help="Only incidents of which this was believed, such as F1 or hang.")
 @click.option("--model", metavar="NAME", help="Only incidents of this model.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw them, as PNG or SVG.")
 @json_option
@@ -60,11 +61,11 @@ def incidents(
             raise BadInput("no tick has been recorded yet", shown, "let the daemon run, or simulate with --audit")
         if entry_id is None:
             found = _between(window, chosen_by["since"], chosen_by["until"], newest[2])
+            code = _code_of(chosen_by["cause"], found)
             chosen = [
                 incident
                 for incident in found
-                if chosen_by["cause"] in (None, *incident.causes)
-                and chosen_by["model"] in (None, incident.subject.model)
+                if code in (None, *incident.causes) and chosen_by["model"] in (None, incident.subject.model)
             ]
             _list(chosen, found, window, as_json=as_json)
         else:
@@ -95,6 +96,25 @@ def _check_plot(plot: Path | None) -> None:
         )
     if not plot.resolve().parent.is_dir():
         raise BadInput("there is no such folder", f"--plot {plot}", "name a file in a folder that exists")
+    if plot.exists() and not plot.is_file():
+        raise BadInput("no ordinary file", f"--plot {plot}", "name a file that may be replaced")
+    if not os.access(plot.resolve().parent, os.W_OK):
+        raise BadInput("this folder cannot be written to", f"--plot {plot}", "name a file in one of yours")
+
+
+def _code_of(cause: str | None, found: Sequence[Incident]) -> str | None:
+    """Return what records call a cause that is given by code or name; what a record says is always one."""
+    from policies.causes import CAUSES
+
+    if cause is None:
+        return None
+    codes = {code.lower(): code for incident in found for code in incident.causes}
+    codes |= {known.code.lower(): known.code for known in CAUSES.values()}
+    codes |= {name: known.code for name, known in CAUSES.items()}
+    if cause.lower() not in codes:
+        known = ", ".join(f"{each.code} {name}" if name != each.code else name for name, each in CAUSES.items())
+        raise BadInput(f"there is no cause {cause!r}", "--cause", f"known: {known}")
+    return codes[cause.lower()]
 
 
 def _between(window: AuditWindow, since: str | None, until: str | None, newest_at: float) -> list[Incident]:

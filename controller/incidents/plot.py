@@ -5,8 +5,10 @@ Importing this module imports matplotlib (1 s): import it late. No display is ne
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import offset_copy
 
+from controller.errors import BadInput
 from controller.incidents.incident import Incident, Span
 from controller.incidents.tables import seconds
 from controller.incidents.verdict import verdicts_of
@@ -43,7 +46,13 @@ _STEPS_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0, 2160
 
 
 def write_plot(path: Path, incidents: Sequence[Incident]) -> None:
-    """Write the picture to ``path`` (PNG or SVG, by its ending): the newest ``MOST_BARS`` incidents, oldest on top."""
+    """Write the picture to ``path`` (PNG or SVG, by its ending): the newest ``MOST_BARS`` incidents, oldest on top.
+
+    It is written whole or not at all.
+
+    Raises:
+        BadInput: If it cannot be written.
+    """
     shown = incidents[-MOST_BARS:]
     figure = Figure(figsize=(11.0, 2.2 + 0.5 * max(len(shown), 1)), layout="constrained")
     axes = figure.subplots()
@@ -63,7 +72,18 @@ def write_plot(path: Path, incidents: Sequence[Incident]) -> None:
     _write_legend(figure, shown)
     left_out = f", the newest of {len(incidents)}" if len(shown) < len(incidents) else ""
     figure.suptitle(f"{len(shown)} incident{'s' * (len(shown) != 1)}{left_out}", fontsize="large")
-    figure.savefig(path, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:].lower(), dpi=110)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_bytes(content.getvalue())
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        reason = (error.strerror or str(error)).lower()
+        remedy = "name a file in a folder that can be written to"
+        raise BadInput(f"cannot be written: {reason}", f"--plot {path}", remedy) from None
 
 
 def _scale(axes: Axes, lengths_s: Sequence[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import click
 from controller.errors import BadInput
 from simulations.healing.rivals import FORESAIL, OTHERS, RIVALS
 
+MOST_HOURS = 1e6
+"""Longest run at saturation: 780 worlds."""
 _FILES = ("healing.json", "healing.png", "healing.txt")
 
 
@@ -26,8 +29,8 @@ _FILES = ("healing.json", "healing.png", "healing.txt")
               help="Processes that play.  [default: 2]")  # fmt: skip
 @click.option("--rivals", default=",".join(RIVALS), show_default=True, metavar="A,B",
               help=f"Who plays the same worlds: {', '.join(OTHERS)}; none for none.")  # fmt: skip
-@click.option("--replica-hours", type=click.FloatRange(min=0), default=10_000.0, show_default=True, metavar="H",
-              help="Length of the long run at saturation; 0 leaves it out.")  # fmt: skip
+@click.option("--replica-hours", type=click.FloatRange(0, MOST_HOURS), default=10_000.0, show_default=True,
+              metavar="H", help="Length of the long run at saturation; 0 leaves it out.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write every world as JSON, the tables as text, and a picture there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -48,6 +51,8 @@ def healing(
     from simulations.output_places import check_folder
     from simulations.progress import progress_bar
 
+    if math.isnan(replica_hours):
+        raise BadInput("no number of hours", "--replica-hours nan", f"give 0 to {MOST_HOURS:,.0f}")
     others = _rivals(rivals)
     tasks = tasks_of(kinds_of(faults), worlds, seed, others, replica_hours)
     if not tasks:

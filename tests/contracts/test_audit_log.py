@@ -278,6 +278,17 @@ def test_a_file_that_is_no_audit_log_is_refused_and_left_alone(file: Path, conte
     assert file.read_bytes() == content
 
 
+def test_a_log_of_which_a_part_is_missing_is_said_to_be_damaged(file: Path) -> None:
+    log = SqlAudit.open(f"sqlite:///{file}")
+    for tick in range(200):
+        log.append(quiet_tick(float(tick)))
+    log.close()
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 3 // 4])
+    with pytest.raises(BadInput, match="damaged"):
+        SqlAudit.open_existing(file)
+
+
 def test_a_database_with_other_tables_is_refused(file: Path) -> None:
     connection = sqlite3.connect(file)
     connection.execute("CREATE TABLE other (x)")

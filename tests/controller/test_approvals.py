@@ -17,7 +17,7 @@ from controller.approvals import MOST_PENDING
 from controller.maintenance import Window
 from controller.modes import Mode, ModeSettings, WorkloadModes
 from controller.plans import plan_digest
-from policies.decisions import FailOver, Page, ScalingPlan
+from policies.decisions import AvoidNode, FailOver, Page, ScalingPlan
 from policies.fleet import PoolKey
 from tests.builders import AT, KEY, MODEL, OTHER, pool, replica
 from tests.builders_approvals import (
@@ -435,6 +435,22 @@ def test_a_workload_has_modes_of_its_own(tmp_path: Path) -> None:
     results = desk.tick(RESTART, Page(MODEL, "breaker", "look"), SHIFT, GROW)
     assert outcomes(results) == [("restart", "held"), ("page", "done"), ("weights", "held"), ("scale", "done")]
     assert [r.detail for r in results if r.act == "weights"] == ["mode observe"]
+
+
+@pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.RECOMMEND, Mode.APPROVE, Mode.AUTO])
+def test_a_node_is_left_alone_as_the_most_careful_workload_wants(tmp_path: Path, mode: Mode) -> None:
+    modes = ModeSettings(healing=Mode.AUTO, workloads={MODEL: WorkloadModes(healing=mode), "other": WorkloadModes()})
+    held = outcomes(Desk(tmp_path / "approvals", modes).tick(AvoidNode("n0", "F1"))) == [("avoid", "held")]
+    assert held is (mode is not Mode.AUTO)
+
+
+def test_maintenance_of_one_workload_holds_what_is_done_to_nodes(tmp_path: Path) -> None:
+    said = {"from": "1970-01-12T13:00:00Z", "until": "1970-01-12T14:00:00Z", "why": "x", "workloads": [MODEL]}
+    modes = ModeSettings.all_auto().model_copy(update={"maintenance": (Window.model_validate(said),)})
+    desk = Desk(tmp_path / "approvals", modes)
+    assert outcomes(desk.tick(AvoidNode("n0", "F1"))) == [("avoid", "held")]
+    desk.clock.at += 3600.0
+    assert outcomes(desk.tick(AvoidNode("n0", "F1"))) == [("avoid", "done")]
 
 
 def test_pages_go_out_and_failovers_are_asked_for_as_weights(desk: Desk) -> None:

@@ -135,6 +135,12 @@ def test_too_long_a_reason_is_refused(office: Office) -> None:
     assert "200 characters" in err
 
 
+def test_a_reason_of_several_lines_is_refused_in_words(office: Office) -> None:
+    code, _, err = office("reject", office.plan_id, "-c", office.file, "--key", office.key, "--why", "no\nway")
+    assert code == 2
+    assert "--why 'no\\nway': this cannot stand in the record\n  -> write one line" in err
+
+
 def test_a_key_of_nobody_and_a_key_that_others_read_are_refused(office: Office, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger.key"
     office("approvals", "keygen", "stranger", "--out", stranger)

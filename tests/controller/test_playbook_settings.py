@@ -82,8 +82,11 @@ def test_every_shipped_playbook_may_be_copied_into_a_settings_file(file: Path, n
         ("- do: restart\n  deadline: 8000000 s\n", 1, 13, "steps.0.deadline", "at most 604800 s"),
         ("- do: restart\n  deadline: true\n", 1, 13, "steps.0.deadline", "no duration"),
         ("- do: restart\n  deadline: 9 s\n  wait_until: ready\n", 0, 13, "steps.0", "exactly one of"),
+        ("- do: restart\n  page: x\n  end: failed\n", 0, 13, "steps.0", "this one has: do, page, end"),
         ("- name: nothing\n", 0, 13, "steps.0", "exactly one of"),
         ("- restart\n", 0, 13, "steps.0", "exactly one of"),
+        ('- page: "\\e[31m"\n', 0, 13, "steps.0.page", "one line without control characters"),
+        ('- page: "a\\nb"\n', 0, 13, "steps.0.page", "one line without control characters"),
         ("- do: restart\n  deadline: 9 s\n  deadlin: 9 s\n", 2, 13, "steps.0.deadlin", "no such setting"),
         ("- do: restart\n  deadline: 9 s\n  attempts: 11\n", 2, 13, "steps.0.attempts", "less than or equal to 10"),
         ("- end: perhaps\n", 0, 13, "steps.0.end", "'resolved' or 'failed'"),
@@ -144,6 +147,16 @@ def test_steps_that_may_take_longer_than_the_playbook_are_an_impossible_budget(
     assert problem.where == f"{file}:7:9"
     assert problem.key == "policy.healing.playbooks.mine.deadline"
     assert f"its steps may take {needed}" in problem.what
+
+
+def test_what_is_advised_against_an_impossible_budget_can_be_written(file: Path) -> None:
+    wait = "- {wait_until: ready, deadline: 123456.5}\n"
+    problem = only_problem(file, with_steps(wait * 3, deadline="1"))
+    assert problem.remedy == "write at least 370369.5 s, or shorten its steps"
+    file.write_text(with_steps(wait * 3, deadline="370369.5 s"))
+    assert str(load_settings(file).policy.healing.playbooks["mine"].deadline) == "370369.5 s"
+    problem = only_problem(file, with_steps(wait * 9, deadline="1"))
+    assert problem.remedy.startswith("shorten its steps: no playbook may take longer than 604800 s + 100 lead times")
 
 
 def test_a_playbook_without_a_deadline_is_refused(file: Path) -> None:

@@ -146,6 +146,23 @@ def test_a_scenario_that_is_wrong_is_refused(tmp_path: Path, text: str, words: t
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "remedy"),
+    [
+        ("lead_time_s: 60\nfaults:\n  - crash@9\n  - 3\n", "s.yaml:4:5", "write for example faults: [crash@600]"),
+        ("lead_time_s: 60\nmin_replicas: -1\n", "s.yaml:2:1", "As for --min."),
+        ("lead_time_s: 60\nfalts: []\n", "s.yaml:2:1", "known here: description"),
+    ],
+)
+def test_what_is_wrong_in_a_scenario_is_told_with_its_line(tmp_path: Path, text: str, place: str, remedy: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        read_scenario(path)
+    assert caught.value.where.endswith(place)
+    assert remedy in caught.value.remedy
+
+
 def test_an_unknown_scenario_is_refused_with_those_there_are() -> None:
     with pytest.raises(BadInput) as caught:
         read_scenario(Path("llm-d-magic"))

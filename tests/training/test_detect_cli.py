@@ -157,3 +157,67 @@ def test_short_files_have_scores_too(rows: int, tmp_path: Path, capsys: pytest.C
     assert [row["score"] for row in found(capsys, "--input", str(path))] == [0.0] * rows
     assert main(["detect", "--input", str(path), "--plot", str(tmp_path / "short.png")]) == 0
     assert f"{rows:,} rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("zone", ["seconds", "text"])
+def test_json_lines_have_seconds_or_text_and_are_told_as_given(
+    zone: str, spiked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = [row["score"] for row in found(capsys, "--input", str(spiked))]
+    at, _ = flat(1500)
+    stamps = [str(t) for t in at.astype("datetime64[s]")] if zone == "text" else [int(t) for t in at]
+    values = [float(line.split(",")[1]) for line in spiked.read_text().splitlines()[1:]]
+    path = tmp_path / "cpu.jsonl"
+    lines = [json.dumps({"timestamp": t, "value": v, "host": "a"}) for t, v in zip(stamps, values, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    rows = found(capsys, "--input", str(path))
+    assert [row["score"] for row in rows] == expected
+    assert [row["timestamp"] for row in rows] == stamps
+
+
+@pytest.mark.parametrize("at", ["1700000000000", "1e300", "-1e300"])
+def test_milliseconds_are_not_taken_for_seconds(at: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ms.csv"
+    path.write_text(f"timestamp,value\n1700000000,1\n{at},2\n")
+    said = refused(capsys, path)
+    assert "ms.csv:3 column timestamp" in said
+    assert "not milliseconds" in said
+
+
+def test_a_cell_that_is_the_rest_of_the_file_is_not_printed_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "quote.csv"
+    path.write_text('timestamp,value\n1700000000,"3\n' + "1700000300,4\n" * 1000)
+    assert len(refused(capsys, path)) < 400
+
+
+@pytest.mark.parametrize("content", ["timestamp;value\n1;2\n", "timestamp\tvalue\n1\t2\n"])
+def test_other_separators_than_commas_are_told(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text(content)
+    assert "separate cells by commas" in refused(capsys, path)
+
+
+def test_a_plot_never_replaces_what_is_read(spiked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read = tmp_path / "cpu.png"
+    spiked.rename(read)
+    content = read.read_bytes()
+    assert main(["detect", "--input", str(read), "--plot", str(tmp_path / "." / "cpu.png")]) == 2
+    assert "would replace the file that is read" in capsys.readouterr().err
+    assert read.read_bytes() == content
+
+
+def test_a_plot_is_a_png_and_named_like_one(spiked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "--input", str(spiked), "--plot", str(spiked.with_suffix(".svg"))]) == 2
+    assert "ends in .png" in capsys.readouterr().err
+
+
+def test_the_largest_numbers_that_there_are_can_be_drawn(tmp_path: Path) -> None:
+    at, values = flat(300)
+    values[::2], values[1::2] = 1.7e308, -1.7e308
+    path, plot = csv_of(tmp_path / "huge.csv", at, values), tmp_path / "huge.png"
+    assert main(["detect", "--input", str(path), "--plot", str(plot)]) == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")

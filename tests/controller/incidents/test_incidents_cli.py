@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from controller.adapters.sql_audit import SqlAudit
+from controller.errors import BadInput
+from controller.incidents.plot import write_plot
 from foresail import main
 from policies.decisions import RestartReplica
 from tests.builders import AT
@@ -135,6 +137,7 @@ def test_nothing_found_is_said(capsys: pytest.CaptureFixture[str], db: Path) -> 
         (("--since", "1h", "--until", "2h"), "the time ends before it begins"),
         (("--plot", "a.gif"), "--plot a.gif: no kind of picture"),
         (("--plot", "/nowhere/a.png"), "there is no such folder"),
+        (("--cause", "F99"), "--cause: there is no cause 'F99'\n  -> known: F1 hang, "),
     ],
 )
 def test_bad_input_exits_2_with_a_remedy(
@@ -144,6 +147,43 @@ def test_bad_input_exits_2_with_a_remedy(
     assert (code, out) == (2, "")
     assert said in err
     assert "\n  -> " in err
+
+
+@pytest.mark.parametrize("cause", ["F1", "f1", "hang", "Hang"])
+def test_a_cause_is_called_by_code_or_name(
+    capsys: pytest.CaptureFixture[str], db: Path, ids: list[str], cause: str
+) -> None:
+    assert [row["id"] for row in run_json(capsys, "--audit", db, "--cause", cause)["incidents"]] == ids[:1]
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_told(
+    capsys: pytest.CaptureFixture[str], db: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    code, out, err = run(capsys, "--audit", db, "--plot", folder)
+    assert (code, out, "no ordinary file" in err) == (2, "", True)
+
+
+def test_a_picture_that_fails_on_the_way_leaves_the_old_one(tmp_path: Path) -> None:
+    picture = tmp_path / "week.svg"
+    picture.write_text("the one before")
+    (tmp_path / ".week.svg.draft").mkdir()  # so that the draft cannot be written, whoever runs this
+    with pytest.raises(BadInput, match="cannot be written"):
+        write_plot(picture, ())
+    assert picture.read_text() == "the one before"
+
+
+def test_rows_removed_from_the_beginning_are_noticed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, db: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    with sqlite3.connect(db) as read, sqlite3.connect(copy) as written:
+        read.backup(written)
+        written.execute("DROP TRIGGER audit_no_delete")
+        written.execute("DELETE FROM audit WHERE number <= 2")
+    code, _, err = run(capsys, "--audit", copy)
+    assert (code, "the chain is broken at 3: row 1 is missing" in err) == (1, True)
 
 
 def test_an_id_does_not_go_with_what_chooses_from_the_list(capsys: pytest.CaptureFixture[str], db: Path) -> None:

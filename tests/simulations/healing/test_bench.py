@@ -66,6 +66,11 @@ def test_a_small_run_writes_every_world_and_a_picture(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_wrongly_is_refused() -> None:
-    for options, what in ((["--rivals", "nobody"], "nobody"), (["--faults", HOURS, "--replica-hours", "0"], "nothing")):
+    wrong = (
+        (["--rivals", "nobody"], "nobody"),
+        (["--faults", HOURS, "--replica-hours", "0"], "nothing"),
+        (["--replica-hours", "nan"], "no number of hours"),
+    )
+    for options, what in wrong:
         with pytest.raises(BadInput, match=what):
             CliRunner().invoke(healing, options, catch_exceptions=False)
