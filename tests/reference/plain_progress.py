@@ -145,6 +145,7 @@ def _counted(
     if good < 0 or bad < 0:
         return AnswerMemory(answered, failed, at)
     kept = 0.5 ** ((at - before.told_at) / settings.half_life_s)
+    kept_long = 0.5 ** ((at - before.told_at) / settings.long_half_life_s)
     return AnswerMemory(
         answered,
         failed,
@@ -153,4 +154,6 @@ def _counted(
         answered=round(before.answered * kept + good, 3),
         failed=round(before.failed * kept + bad, 3),
         worse_at=before.worse_at,
+        answered_long=round(before.answered_long * kept_long + good, 3),
+        failed_long=round(before.failed_long * kept_long + bad, 3),
     )
