@@ -14,7 +14,7 @@ from pydantic import Field
 
 from forecasting.forecast import LoadForecast, Trust
 from forecasting.series import REQUESTS
-from policies.memory import LoadMemory
+from policies.residual_memory import LoadMemory
 from policies.residuals import ResidualSettings, Stray, clock, look
 
 LOAD = "load forecast"

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forecasting.detection.baselines import Level
 from forecasting.detection.onset import Onset
-from policies.memory import ResidualMemory
+from policies.residual_memory import ResidualMemory
 
 MEMORY_LOOKS = 1000.0
 """Looks in effect in what is usual: four hours at 15 s."""

@@ -8,17 +8,15 @@ from policies.decisions import Reason
 from policies.memory import (
     ActionMemory,
     AnswerMemory,
-    LatencyMemory,
-    LoadMemory,
     ModelMemory,
     PolicyMemory,
     PoolMemory,
     ReplicaMemory,
-    ResidualMemory,
     RevisionMemory,
     RunMemory,
     StepMemory,
 )
+from policies.residual_memory import LatencyMemory, LoadMemory, ResidualMemory
 
 Counts = tuple[tuple[float, int], ...]
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from forecasting.forecast import LoadForecast, Trust
 from policies.load_residual import LoadLook, LoadResidualSettings, look_at_load
-from policies.memory import LoadMemory, ModelMemory, PolicyMemory
+from policies.memory import ModelMemory, PolicyMemory
+from policies.residual_memory import LoadMemory
 from tests.builders import AT
 
 LOOK_S = 15.0
