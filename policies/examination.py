@@ -168,7 +168,8 @@ def _slow_pools(
     found: list[Anomaly] = []
     chosen, at = settings.anomaly.latency, fleet.at
     profiles = {key: pool.profile for key, pool in settings.pools.items()}
-    prefilled = watched.of_row("prompt_tokens_per_s")
+    there = sum(len(pool.roster) for pool in fleet.pools)
+    prefilled = watched.of_row("prompt_tokens_per_s")[:there]  # behind them are those that have vanished
     for pool, pace in zip(fleet.pools, paces(at, fleet.pools, prefilled, profiles, chosen.max_age_s), strict=True):
         name = str(pool.key)
         if name not in profiles:
