@@ -24,6 +24,7 @@ from policies.latency_residual import LATENCY, look_at_latency
 from policies.lead_time import LeadTime
 from policies.load_residual import LOAD, LoadLook, look_at_load
 from policies.memory import ModelMemory, PolicyMemory, PoolMemory
+from policies.pace import paces
 from policies.patience import one_prompt_s, patience_s
 from policies.pool_evidence import watch_pools
 from policies.residual_memory import LatencyMemory, LoadMemory
@@ -175,20 +176,17 @@ def _slow_pools(
     Where there is other evidence of a pool, ``troubled``, its pace is not learned.
     """
     found: list[Anomaly] = []
-    first = 0
-    prefilled = watched.of_row("prompt_tokens_per_s")
-    for pool in fleet.pools:
-        part = slice(first, first + len(pool.roster))
-        first = part.stop
+    chosen, at = settings.anomaly.latency, fleet.at
+    profiles = {key: pool.profile for key, pool in settings.pools.items()}
+    there = sum(len(pool.roster) for pool in fleet.pools)
+    prefilled = watched.of_row("prompt_tokens_per_s")[:there]  # behind them are those that have vanished
+    for pool, pace in zip(fleet.pools, paces(at, fleet.pools, prefilled, profiles, chosen.max_age_s), strict=True):
         name = str(pool.key)
-        mine = settings.pools.get(name)
-        if mine is None:
+        if name not in profiles:
             continue
-        before = pools[name].latency or LatencyMemory()
         learning = pool.key not in troubled and pool.key.model not in unlearned
-        after, slow = look_at_latency(
-            before, fleet.at, pool, prefilled[part], mine.profile, settings.anomaly.latency, learning=learning
-        )
+        before = pools[name].latency or LatencyMemory()
+        after, slow = look_at_latency(before, at, pace, chosen, learning=learning)
         pools[name] = replace(pools[name], latency=after)
         if slow is not None and slow.stray.above and slow.stray.told:
             found.append(Anomaly(LATENCY, "", pool.key, slow.stray.score, slow.stray.since_at, str(slow)))

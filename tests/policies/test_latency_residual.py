@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from policies.fleet import Role
-from policies.latency_residual import LatencyLook, LatencyResidualSettings, explained_s, look_at_latency
+from policies.fleet import PoolState, Role
+from policies.latency_residual import LatencyLook, LatencyResidualSettings, look_at_latency
 from policies.memory import PolicyMemory, PoolMemory
+from policies.pace import Pace, explained_s, paces
 from policies.profile_catalogue import profile_named
 from policies.residual_memory import LatencyMemory
 from tests.builders import AT, KEY, pool
@@ -26,40 +27,45 @@ PREFILLED = np.full(REPLICAS, 500.0)
 QUIET_S = 900.0
 
 Running = Callable[[float], float]
-Pace = Callable[[float], float]
+Slowness = Callable[[float], float]
+
+
+def pace_of(at: float, state: PoolState) -> Pace:
+    (found,) = paces(at, [state], PREFILLED, {str(state.key): PROFILE}, SETTINGS.max_age_s)
+    return found
 
 
 def run(
-    running: Running, pace: Pace, until_s: float, known: LatencyMemory | None = None, **more: bool
+    running: Running, slowness: Slowness, until_s: float, known: LatencyMemory | None = None, **more: bool
 ) -> tuple[LatencyMemory, list[tuple[float, LatencyLook]]]:
     """Return what is remembered, and the looks that told something, with their seconds after ``AT``.
 
-    Replicas take ``pace`` times what the profile says of ``running`` requests; NaN is no TPOT.
+    Replicas take ``slowness`` times what the profile says of ``running`` requests; NaN is no TPOT.
     """
     memory, found, after_s = known or LatencyMemory(), [], 0.0
     while after_s <= until_s:
         bare = pool(
             alike(REPLICAS, after_s, running_requests=running(after_s), kv_cache_ratio=running(after_s) / 400.0)
         )
-        step_s = float(explained_s(bare, PREFILLED, PROFILE)[0])
+        step_s = float(explained_s([bare], PREFILLED, {str(KEY): PROFILE})[0])
         there = pool(
             alike(
                 REPLICAS,
                 after_s,
                 running_requests=running(after_s),
                 kv_cache_ratio=running(after_s) / 400.0,
-                tpot_mean_s=step_s * pace(after_s) * (1.0 + 0.03 * math.sin(after_s)),
+                tpot_mean_s=step_s * slowness(after_s) * (1.0 + 0.03 * math.sin(after_s)),
             )
         )
-        memory, look = look_at_latency(memory, AT + after_s, there, PREFILLED, PROFILE, SETTINGS, **more)
+        memory, look = look_at_latency(memory, AT + after_s, pace_of(AT + after_s, there), SETTINGS, **more)
         if look is not None and look.stray.told and look.stray.above:
             found.append((after_s, look))
         after_s += LOOK_S
     return memory, found
 
 
-def late(times: float) -> Pace:
-    """Return a pace that is ``times`` as slow from ``QUIET_S`` on."""
+def late(times: float) -> Slowness:
+    """Return a slowness that is ``times`` as slow from ``QUIET_S`` on."""
     return lambda after_s: 1.2 if after_s < QUIET_S else 1.2 * times
 
 
@@ -86,9 +92,9 @@ def test_requests_of_a_backlog_that_end_after_it_are_no_sign() -> None:
     while after_s <= QUIET_S + 120.0:
         running = 200.0 if after_s < QUIET_S else 20.0
         crowd = pool(alike(REPLICAS, after_s, running_requests=200.0, kv_cache_ratio=0.5))
-        tpot_s = 1.2 * float(explained_s(crowd, PREFILLED, PROFILE)[0])
+        tpot_s = 1.2 * float(explained_s([crowd], PREFILLED, {str(KEY): PROFILE})[0])
         there = alike(REPLICAS, after_s, running_requests=running, kv_cache_ratio=running / 400.0, tpot_mean_s=tpot_s)
-        memory, look = look_at_latency(memory, AT + after_s, pool(there), PREFILLED, PROFILE, SETTINGS)
+        memory, look = look_at_latency(memory, AT + after_s, pace_of(AT + after_s, pool(there)), SETTINGS)
         found += [look] if look is not None else []
         after_s += LOOK_S
     assert not found
@@ -101,7 +107,7 @@ def test_a_pool_is_not_judged_while_requests_queue_nor_soon_after() -> None:
         after_s = QUIET_S + place * LOOK_S
         queued = 20.0 if after_s <= last_queued_s else 0.0
         slow = alike(REPLICAS, after_s, running_requests=40.0, queued_requests=queued, tpot_mean_s=0.2)
-        known, look = look_at_latency(known, AT + after_s, pool(slow), PREFILLED, PROFILE, SETTINGS)
+        known, look = look_at_latency(known, AT + after_s, pace_of(AT + after_s, pool(slow)), SETTINGS)
         assert look is None or after_s > last_queued_s + SETTINGS.lasting_s
     assert look is not None
 
@@ -125,7 +131,7 @@ def test_few_replicas_that_tell_do_not_speak_for_a_pool() -> None:
         slow = 0.02 if after_s < QUIET_S else 0.2
         silent = alike(REPLICAS, after_s, running_requests=20.0, tpot_mean_s=math.nan)
         few = alike(REPLICAS, after_s, running_requests=20.0, tpot_mean_s=slow)[:2]
-        memory, look = look_at_latency(memory, AT + after_s, pool([*few, *silent[2:]]), PREFILLED, PROFILE, SETTINGS)
+        memory, look = look_at_latency(memory, AT + after_s, pace_of(AT + after_s, pool([*few, *silent[2:]])), SETTINGS)
         assert look is None
     assert memory.residual.seen == 0
 
@@ -142,7 +148,7 @@ def test_nothing_is_learned_while_it_is_slow_or_learning_is_held() -> None:
 def test_a_prefill_pool_has_no_pace_of_decoding() -> None:
     key = type(KEY)(KEY.model, KEY.pool, Role.PREFILL)
     there = pool(alike(REPLICAS, 0.0, running_requests=20.0, tpot_mean_s=0.02), key=key)
-    after, look = look_at_latency(LatencyMemory(), AT, there, PREFILLED, PROFILE, SETTINGS)
+    after, look = look_at_latency(LatencyMemory(), AT, pace_of(AT, there), SETTINGS)
     assert look is None
     assert after.residual.seen == 0
 

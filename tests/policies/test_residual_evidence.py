@@ -162,3 +162,10 @@ def test_instants_move_with_a_clock_that_is_set_back() -> None:
     assert moved_pace is not None
     assert pace.explained_at is not None
     assert moved_pace.explained_at == pace.explained_at - 500.0
+
+
+def test_replicas_that_vanish_do_not_speak_for_the_pace_of_those_that_are_left() -> None:
+    examiner = Foreseeing()
+    examiner.over(STRUCK_S, lambda s: alike(6, s, tpot_mean_s=0.03), demand=lambda s: loaded(s, 1.0))
+    found = examiner.over(STRUCK_S + 60.0, lambda s: alike(3, s, tpot_mean_s=0.03), demand=lambda s: loaded(s, 1.0))
+    assert not said_of(found)
