@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import assert_never
 
+from policies.causes import BAD_REVISION
 from policies.conditions import Subject, holds
 from policies.disruption import Refusal
 from policies.ledger import ROLL_BACK
@@ -274,6 +275,14 @@ class _Walk:
             return self.subject.pool.revision != self.subject.run.life
         return action == "restart" and self.subject.replica is None
 
+    def _why_no_roll_back(self) -> Refusal | None:
+        """Only a revision that is believed to fail is left, whatever a playbook for another cause says (I9)."""
+        if self._gone(ROLL_BACK):
+            return Refusal("gone", "the pool is at another revision by now")
+        if self.subject.run.cause != BAD_REVISION.name:
+            return Refusal("revision not blamed", "nothing shows that its revision is worse than others", final=True)
+        return None
+
     def _ask(self, path: str, step: Do, known: StepMemory, deadline_s: float) -> _Status:
         """Ask for the act, or once more for one that may be asked for twice."""
         if known.asked_at is None and step.when is not None and not holds(step.when, self.subject):
@@ -299,8 +308,7 @@ class _Walk:
             case "resume":
                 return ledger.resume(pool, why)
             case "roll back":
-                gone = Refusal("gone", "the pool is at another revision by now")
-                return gone if self._gone(action) else ledger.roll_back(pool, why, deadline_s)
+                return self._why_no_roll_back() or ledger.roll_back(pool, why, deadline_s)
         if replica is None:
             return Refusal("gone", "it is not there")
         match action:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from policies.decisions import RestartReplica, RollBack
+from policies.decisions import Diagnosis, RestartReplica, RollBack
 from policies.healing import HealingSettings, unlearn
 from policies.memory import PolicyMemory, PoolMemory, RevisionMemory
 from policies.playbook_catalogue import shipped_playbooks
@@ -97,3 +97,14 @@ def test_a_restart_that_worked_long_ago_is_not_late_before_its_deadline() -> Non
     assert bed.acts() == ["restart"]
     assert bed.about.subject not in bed.state.roster.ids
     assert A0 not in bed.cordons
+
+
+def test_no_revision_is_rolled_back_that_is_not_believed_to_fail() -> None:
+    bed = rolling_back()
+    bed.playbook = playbook({"do": "roll back", "deadline": 60}, scope="pool", deadline=90)
+    bed.sick = Diagnosis("F12", "", KEY, AT, ("engines", "gateway"), "cut off", scope="pool", name="unreachable")
+    bed.run = replace(bed.run, cause="unreachable", code="F12", deadline_at=AT + 90.0)
+    bed.tick()
+    assert "its revision is worse" in bed.pages[0]
+    bed.until("failed")
+    assert rolled_back(bed) == []
