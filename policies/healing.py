@@ -33,9 +33,9 @@ from policies.lead_time import LeadTime
 from policies.ledger import ROLL_BACK, Ledger
 from policies.memory import PolicyMemory, PoolMemory
 from policies.paging import once_per_episode
-from policies.playbook import Hold
+from policies.playbook import Do, Hold
 from policies.revisions import left_by_roll_back, on_trial
-from policies.treatment import advance
+from policies.treatment import advance, paths
 from policies.wire import digest
 
 
@@ -108,7 +108,10 @@ def heal(
     ours = [d for d in diagnoses if str(d.pool) in least]
     ledger.stopped = frozenset(stopped_models(ours, ledger))
     ledger.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
-    ward = _Ward(ledger, settings, outside, dict(memory.runs), {str(pool.key): pool for pool in fleet.pools})
+    listed = {str(pool.key): pool for pool in fleet.pools}
+    there = known.keys() | listed.keys()
+    runs = {name: run for name, run in memory.runs.items() if run.pool in there}  # else its pool is gone for good
+    ward = _Ward(ledger, settings, outside, runs, listed)
     believed = _by_model(d for d in ours if d.cause != UNKNOWN.code)
     for model in fleet.models:
         ward.admit(believed.get(model, ()))
@@ -180,7 +183,7 @@ class _Ward:
         cause, run = cause_of(diagnosis), self.runs.get(name)
         if run is not None and run.soft and not soft(diagnosis):
             self.runs[name] = run = replace(run, soft=False)
-        graver = run is not None and CAUSES[run.cause].gravity < cause.gravity
+        graver = run is not None and CAUSES.get(run.cause, UNKNOWN).gravity < cause.gravity
         if run is not None and run.over and not graver and self._still_tired(run):
             return
         if run is not None and not run.over and not graver:
@@ -228,9 +231,16 @@ class _Ward:
     def _take_over(self, pool: PoolState, replica: ReplicaState) -> None:
         name, at = pool.key.replica(replica.id), self.ledger.fleet.at
         run = self.runs.get(name)
-        if replica.phase is not Phase.READY or (run is not None and (not run.over or self._still_tired(run))):
+        if replica.phase is not Phase.READY or (run is not None and not run.over):
             return
         cordon = self.ledger.cordons.get(name)
+        if run is not None and self._still_tired(run):
+            if run.state == "failed" or cordon is None:
+                return
+            if run.playbook == self.settings.playbook_for(cause_of_cordon(cordon.cause).name):
+                why = _as_it_began(run, cordon, at)
+                self.ledger.page(name, why, f"{run.playbook} is over and left it out of traffic: uncordon or remove it")
+                return
         if cordon is None:
             if name not in self.left:
                 nobody = Diagnosis("cordon", replica.id, pool.key, at, (), "it is out of traffic")
@@ -238,6 +248,9 @@ class _Ward:
             return
         cause = cause_of_cordon(cordon.cause)
         why = Diagnosis(cordon.cause, replica.id, pool.key, cordon.at, (), f"{cause.title}, as far as is on record")
+        if not self.settings.playbook_for(cause.name):
+            detail = "we took it out of traffic, and no playbook puts it back: uncordon or remove it"
+            self.ledger.page(name, why, detail)
         self._begin(why, cause.name, pool, replica)
 
     def discharge(self, pool: PoolState) -> None:
@@ -277,10 +290,8 @@ class _Ward:
             self._begin_anew(name, why, pool)
             return
         replica = next((r for r in pool.replicas if r.id == run.subject), None) if run.subject else None
-        if run.subject and replica is None and not _asked_for_more(run):
+        if run.subject and self._left(name, run, why, replica):
             return
-        if replica is not None and replica.phase is Phase.DRAINING:
-            return  # it leaves, well or not
         if replica is not None and self._revision_fails(pool, replica):
             ledger.note("of a revision that fails", why, "its roll-back replaces it")
             return
@@ -303,6 +314,24 @@ class _Ward:
         treated = run is not None and run.cause == BAD_REVISION.name and not run.over
         fails = treated or (believed is not None and believed.name == BAD_REVISION.name)
         return fails and replica.revision == pool.revision
+
+    def _left(self, name: str, run: RunMemory, why: Diagnosis, replica: ReplicaState | None) -> bool:
+        """Return whether nothing is to be done about a replica: it is not there, it leaves, or came back by itself.
+
+        A human is told of one that was restarted and does not get away.
+        """
+        if replica is not None and replica.phase is Phase.DRAINING:
+            acts = [a for a in self.ledger.actions if (a.kind, a.pool, a.target) == ("restart", run.pool, replica.id)]
+            if acts and not (acts[-1].open or acts[-1].verified):
+                waited_s = self.ledger.fleet.at - acts[-1].started_at
+                self.ledger.page(name, why, f"its restart was asked for {waited_s:.0f} s ago, and it does not end")
+            return True
+        if self._restarted(run):
+            return False
+        if replica is not None and name not in self.present and name not in self.ledger.cordons:
+            del self.runs[name]  # nothing that was asked for shows
+            return True
+        return replica is None
 
     def _begin_anew(self, name: str, why: Diagnosis, pool: PoolState) -> None:
         run = self.runs.pop(name)
@@ -330,19 +359,21 @@ class _Ward:
 
     def _matters(self, name: str, run: RunMemory, there: Collection[str]) -> bool:
         sick, out = name in self.present, name in self.ledger.cordons
-        if run.state == "resolved":
-            return sick
-        if run.state == "failed":
+        if run.over:
             return sick or out
         if run.subject and name not in there:
             # Not listed just now: its restart may be under way, or the platform's answer is incomplete.
             return self._restarted(run) or name in self.ledger.seen.memory
-        return not run.subject or sick or out or _asked_for_more(run)
+        return not run.subject or sick or out or self._restarted(run)
 
     def _restarted(self, run: RunMemory) -> bool:
-        """Whether its replica is gone since the playbook had it restarted: whatever else it did is gone with that."""
-        mine = ("restart", run.pool, run.subject)
-        return any((a.kind, a.pool, a.target) == mine and a.started_at >= run.began_at for a in self.ledger.actions)
+        """Whether it asked for a restart, which goes on by itself, so that the run is not over with its subject."""
+        playbook = self.settings.all_playbooks.get(run.playbook)
+        if playbook is None:
+            return False
+        steps = (*paths("steps", playbook.steps), *paths("after", playbook.after))
+        restarts = {path for path, step in steps if isinstance(step, Do) and step.do == "restart"}
+        return any(step.asked_at is not None and path in restarts for path, step in run.steps.items())
 
 
 def _name(diagnosis: Diagnosis) -> str:
@@ -355,11 +386,6 @@ def _as_it_began(run: RunMemory, cordon: CordonMemory | None, at: float) -> Diag
     sentence = f"{run.sentence} (begun {at - run.began_at:.0f} s ago)" if at > run.began_at else run.sentence
     families = ("latency",) if run.soft else ()
     return Diagnosis(run.code, run.subject, PoolKey.parse(run.pool), since_at, families, sentence, name=run.cause)
-
-
-def _asked_for_more(run: RunMemory) -> bool:
-    """Whether it did anything that goes on by itself, so that it is not over with its subject."""
-    return any(step.asked_at is not None for step in run.steps.values())
 
 
 def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory]) -> dict[str, CordonMemory]:

@@ -96,8 +96,8 @@ class HealingSettings(DisruptionSettings):
         return {**shipped_playbooks(), **self.playbooks}
 
     def playbook_for(self, cause: str) -> str:
-        """Return the name of the playbook that treats a cause; empty for none."""
-        return self.treatments.get(cause, CAUSES[cause].playbook)
+        """Return the name of the playbook that treats a cause; empty for none, and for a cause that is none of ours."""
+        return self.treatments.get(cause, CAUSES.get(cause, UNKNOWN).playbook)
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)

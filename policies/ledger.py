@@ -92,6 +92,9 @@ class Ledger:
         name = pool.key.replica(replica.id)
         if replica.phase is not Phase.READY:
             return Refusal("not ready", "only what is READY gets traffic")
+        seen = self.seen.memory.get(name)
+        if seen is None:
+            return Refusal("never scraped", "how far it has come is not known, nor could be told whether it recovers")
         if not serves_nothing(why):
             if pool.key.model in self.stopped:
                 return _STOPPED
@@ -106,7 +109,6 @@ class Ledger:
             return _STOPPED
         self.remedies.append(CordonReplica(replica.id, pool.key, why.cause))
         self.reasons.append(Reason("cordon", replica.id, 1, 0, f"{why.cause} {why.told}"))
-        seen = self.seen.memory[name]
         self.cordons[name] = CordonMemory(
             self.fleet.at, why.cause, seen.life, seen.steps_total, seen.output_tokens_total, confirmed(why)
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import assert_never
 
+from policies.causes import BAD_REVISION
 from policies.conditions import Subject, holds
 from policies.disruption import Refusal
 from policies.healing_memory import ActionMemory, RunMemory, StepMemory
@@ -222,21 +223,23 @@ class _Walk:
         known, at = self.steps[path], self.subject.at
         deadline_s = self._length_s(step.deadline)
         if step.do in _ON_RECORD:
+            known = self._on_the_books(path, step.do)
+            if known.asked_at is None and step.do == ROLL_BACK and self._gone(step.do):
+                return _Status.DONE  # somebody else took it back
             act = self._on_record(step.do, known)
             if act is not None and act.open:
                 self.subject.ledger.note(f"{act.kind} under way", self.subject.why, "not seen to have worked yet")
                 return _Status.RUNNING
-            if act is not None and act.verified and (step.until is None or holds(step.until, self.subject)):
+            over = known.asked_at is not None and at - known.asked_at > deadline_s
+            worked = act.verified if act is not None else known.asked_at is not None and not over
+            if worked and (step.until is None or holds(step.until, self.subject)):
                 return _Status.DONE
-            if act is None and known.asked_at is not None:  # it was held: it never was asked for
-                known = self._change(path, asked_at=None, attempts=max(0, known.attempts - 1))
-            late = act is not None and (not act.verified or at > act.started_at + deadline_s)
-            if act is not None and not late:
+            late = over or (act is not None and not act.verified)
+            if known.asked_at is not None and not late:
                 return _Status.RUNNING
         else:
             late = known.asked_at is not None and at - known.asked_at > deadline_s
-        gone = step.do == "restart" and self.subject.replica is None
-        if late and step.holds_up and (gone or known.attempts >= step.attempts):
+        if late and step.holds_up and (self._gone(step.do) or known.attempts >= step.attempts):
             self.why = f"{step.do} did not work within {step.deadline}"
             return _Status.FAILED
         if late and known.asked_at is not None:
@@ -244,6 +247,41 @@ class _Walk:
                 return _Status.RUNNING
             known = self._change(path, asked_at=None)
         return self._ask(path, step, known, deadline_s)
+
+    def _on_the_books(self, path: str, action: Action) -> StepMemory:
+        """Return the step as the books tell it: they know of acts that the run does not, and the other way round.
+
+        Where another act was held, the run forgets that it asked for this one. What it asked for and that is not on
+        record was never done; unless the books do not go back so far: then it worked, or was late.
+        """
+        known, ledger = self.steps[path], self.subject.ledger
+        about = (action, self.subject.run.pool, self._target(action))
+        acts = [
+            act
+            for act in ledger.actions
+            if (act.kind, act.pool, act.target) == about and (act.open or act.started_at >= known.began_at)
+        ]
+        if known.asked_at is None:
+            new = len(acts) > known.attempts
+            return self._change(path, asked_at=acts[-1].started_at, attempts=known.attempts + 1) if new else known
+        kept = self.subject.at - known.asked_at <= ledger.settings.attempt_window_s
+        if kept and self._on_record(action, known) is None:
+            return self._change(path, asked_at=None, attempts=max(0, known.attempts - 1))
+        return known
+
+    def _gone(self, action: Action) -> bool:
+        """Return whether there is none any more to whom it could be done."""
+        if action == ROLL_BACK:
+            return self.subject.pool.revision != self.subject.run.life
+        return action == "restart" and self.subject.replica is None
+
+    def _why_no_roll_back(self) -> Refusal | None:
+        """Only a revision that is believed to fail is left, whatever a playbook for another cause says (I9)."""
+        if self._gone("roll back"):
+            return Refusal("gone", "the pool is at another revision by now")
+        if self.subject.run.cause != BAD_REVISION.name:
+            return Refusal("revision not blamed", "nothing shows that its revision is worse than others", final=True)
+        return None
 
     def _ask(self, path: str, step: Do, known: StepMemory, deadline_s: float) -> _Status:
         """Ask for the act, or once more for one that may be asked for twice."""
@@ -270,7 +308,7 @@ class _Walk:
             case "resume":
                 return ledger.resume(pool, why)
             case "roll back":
-                return ledger.roll_back(pool, why, deadline_s)
+                return self._why_no_roll_back() or ledger.roll_back(pool, why, deadline_s)
         if replica is None:
             return Refusal("gone", "it is not there")
         match action:
@@ -310,12 +348,14 @@ class _Walk:
                 assert_never(action)
 
     def _on_record(self, action: Action, known: StepMemory) -> ActionMemory | None:
-        run, pool = self.subject.run, self.subject.run.pool
-        target = run.life if action == ROLL_BACK else run.subject
+        about = (action, self.subject.run.pool, self._target(action))
         for act in reversed(self.subject.ledger.actions):
-            if (act.kind, act.pool, act.target) == (action, pool, target) and act.started_at == known.asked_at:
+            if (act.kind, act.pool, act.target) == about and act.started_at == known.asked_at:
                 return act
         return None
+
+    def _target(self, action: Action) -> str:
+        return self.subject.run.life if action == ROLL_BACK else self.subject.run.subject
 
     # Words and memory
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import get_args
 
 from policies.canaries import unasked
 from policies.fleet import PoolKey
@@ -11,6 +12,7 @@ from policies.healing_memory import ActionMemory, RunMemory
 from policies.ledger import ROLL_BACK
 from policies.memory import PolicyMemory
 from policies.paging import page_key
+from policies.playbook import Action
 
 
 def not_to_be_learned(memory: PolicyMemory) -> frozenset[str]:
@@ -35,7 +37,7 @@ def unlearn(
     if not held and not not_paged:
         return memory
     undone = {page_key(subject, cause) for subject, cause in not_paged}
-    asked = {subject for act, subject in held if act not in ("page", "canary")}
+    asked = {subject for act, subject in held if act in _OF_PLAYBOOKS}
     of_nodes = any(act == "avoid" for act, _ in held)  # whose subject is a node, which a run does not name
     return replace(
         memory,
@@ -48,6 +50,10 @@ def unlearn(
         pages={key: at for key, at in memory.pages.items() if key not in undone},
         canaries=unasked(memory.canaries, [name for act, name in held if act == "canary"], memory.decided_at),
     )
+
+
+_OF_PLAYBOOKS = frozenset(get_args(Action)) - {"avoid node"}
+"""What results call the acts of playbooks; the one that is about a node is called ``avoid``."""
 
 
 def _not_asked(run: RunMemory, decided_at: float | None) -> RunMemory:

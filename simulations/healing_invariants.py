@@ -76,7 +76,7 @@ class HealingChecks:
                 self.served_s[PoolKey.parse(name), revision] = known.healthy_s
 
     def _look(self, fleet: FleetState, decision: Decision) -> None:
-        passed_s = fleet.at - self._looked_at if self._looked_at is not None else 0.0
+        passed_s = max(0.0, fleet.at - self._looked_at) if self._looked_at is not None else 0.0
         self._looked_at = fleet.at
         starting = set()
         for pool in fleet.pools:

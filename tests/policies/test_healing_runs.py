@@ -174,11 +174,11 @@ def test_a_replica_of_a_revision_that_fails_is_left_to_its_roll_back() -> None:
                               {"do": "restart", "deadline": "2 lead times"}))  # fmt: skip
     assert [type(r) for r in healed(settings, HANG).remediations] == [RestartReplica]
     first = healed(waits, HANG)
-    second = healed(waits, BAD, before=first, at=AT + 30.0)
+    second = healed(waits, HANG, BAD, before=first, at=AT + 30.0)
     assert not any(isinstance(r, RestartReplica) for r in second.remediations)
     assert "of a revision that fails" in {r.rule for r in second.reasons}
     other = fleet(replace(some(), revision="2"))
-    elsewhere = healed(waits, BAD, before=first, at=AT + 30.0, state=other)
+    elsewhere = healed(waits, HANG, BAD, before=first, at=AT + 30.0, state=other)
     assert any(isinstance(r, RestartReplica) for r in elsewhere.remediations)
 
 

@@ -177,6 +177,14 @@ def test_what_was_known_when_the_run_began_counts() -> None:
     assert run.tick(5_000.0, remedies=[ROLL_BACK], diagnoses=[believed(BAD_REVISION)]) == []
 
 
+def test_a_clock_that_is_set_back_takes_nothing_from_what_served() -> None:
+    run = Run()
+    run.tick(0.0)
+    run.tick(120.0, diagnoses=[believed(BAD_REVISION)])
+    run.tick(-9_000.0)
+    assert run.tick(-8_985.0, remedies=[ROLL_BACK]) == []
+
+
 def test_a_plan_that_is_no_newer_or_has_run_out() -> None:
     run = Run()
     run.tick(0.0)
