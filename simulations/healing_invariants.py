@@ -76,13 +76,15 @@ class HealingChecks:
                 self.served_s[PoolKey.parse(name), revision] = known.healthy_s
 
     def _look(self, fleet: FleetState, decision: Decision) -> None:
-        passed_s = max(0.0, fleet.at - self._looked_at) if self._looked_at is not None else 0.0
+        passed_s = fleet.at - self._looked_at if self._looked_at is not None else 0.0
         self._looked_at = fleet.at
+        if passed_s < 0.0:  # the clock was set back, and what was noted goes with it
+            self.restarts = {pool: [at + passed_s for at in times] for pool, times in self.restarts.items()}
         starting = set()
         for pool in fleet.pools:
             for revision in {r.revision for r in pool.roster.replicas if r.serving}:
                 key = (pool.key, revision)
-                self.served_s[key] = self.served_s.get(key, 0.0) + min(passed_s, LONGEST_LOOK_S)
+                self.served_s[key] = self.served_s.get(key, 0.0) + max(0.0, min(passed_s, LONGEST_LOOK_S))
             for replica in pool.roster.replicas:
                 name = pool.key.replica(replica.id)
                 if replica.starting:

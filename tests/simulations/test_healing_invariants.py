@@ -185,6 +185,15 @@ def test_a_clock_that_is_set_back_takes_nothing_from_what_served() -> None:
     assert run.tick(-8_985.0, remedies=[ROLL_BACK]) == []
 
 
+def test_restarts_of_before_a_clock_was_set_back_are_as_long_ago_as_they_were() -> None:
+    run = Run()
+    for at in (0.0, 15.0, 30.0):
+        run.tick(at, remedies=[restart("r0")], actions=[started("r0", at)])
+    run.tick(3_700.0)
+    run.tick(100.0)
+    assert not any("(I5)" in v for v in run.tick(115.0, remedies=[restart("r0")], actions=[started("r0", 115.0)]))
+
+
 def test_a_plan_that_is_no_newer_or_has_run_out() -> None:
     run = Run()
     run.tick(0.0)
