@@ -11,10 +11,20 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from controller.ports import TickRecord
-from policies.causes import BAD_REVISION, COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, HANG, UNKNOWN, cause_of
+from policies.causes import (
+    BAD_REVISION,
+    COLD_START,
+    COUNTER_RESET,
+    CUT_OFF,
+    EXPORTER,
+    HANG,
+    HARDWARE,
+    UNKNOWN,
+    cause_of,
+)
 from policies.decide import PolicySettings
 from policies.decisions import CordonReplica, Decision, RestartReplica, RollBack
-from policies.diagnosis import unexplained
+from policies.diagnosis import serves_nothing, unexplained
 from policies.fleet import FleetState, PoolKey, PoolState, ReplicaState
 from policies.memory import PolicyMemory
 from policies.pool_evidence import lately
@@ -106,12 +116,18 @@ class HealingChecks:
         """Nothing is taken out or restarted where too much looks sick at once (I3)."""
         ours = [d for d in decision.diagnoses if str(d.pool) in self.settings.pools]
         believed = unexplained(fleet, ours, lately(decision.memory.pools))
-        sick = {(d.pool, d.subject) for d in believed if d.subject and cause_of(d).name not in _HARMLESS}
+        nodes = {(p.key, r.id): r.node for p in fleet.pools for r in p.roster.replicas}
+        sick = {
+            # One node with a GPU at fault is one failure, whatever it takes with it.
+            (d.pool, d.subject): nodes[d.pool, d.subject] if d.name == HARDWARE.name else (d.pool, d.subject)
+            for d in believed
+            if d.subject and cause_of(d).name not in _HARMLESS
+        }
         for stage in fleet.stages:
             pools = fleet.pools_in(stage)
             placed = sum(len(p.roster) - len(p.roster.unplaced) for p in pools)
             waiting = {(p.key, r.id) for p in pools for r in p.roster.unplaced}
-            count = sum(key.stage == stage and (key, name) not in waiting for key, name in sick)
+            count = len({failure for at, failure in sick.items() if at[0].stage == stage and at not in waiting})
             if not self.settings.healing.breaker_open(count, placed):
                 continue
             yield from (
@@ -122,7 +138,7 @@ class HealingChecks:
 
     def _below_the_floor(self, fleet: FleetState, decision: Decision) -> Iterator[str]:
         """Enough go on serving beside what is taken from traffic although it may still serve (I1)."""
-        hung = {(d.pool, d.subject) for d in decision.diagnoses if d.cause == HANG.code}
+        hung = {(d.pool, d.subject) for d in decision.diagnoses if d.cause == HANG.code or serves_nothing(d)}
         taken = {
             (remedy.pool, remedy.replica)
             for remedy in decision.remediations

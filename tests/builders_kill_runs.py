@@ -97,7 +97,7 @@ def played(scenario: Scenario, audit: SqlAudit) -> Course:
                 state, course.settled = now, len(course.records)
     course.lives.append(life)
     course.final = state
-    assert not life.checks.violations
+    assert life.checks.violations == []
     return course
 
 

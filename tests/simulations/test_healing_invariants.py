@@ -9,7 +9,7 @@ import pytest
 
 from controller.modes import Mode, ModeSettings
 from controller.ports import ActResult, Outcome, TickRecord
-from policies.causes import BAD_REVISION, EXITED, HANG, STRAGGLER, Cause
+from policies.causes import BAD_REVISION, EXITED, HANG, HARDWARE, STRAGGLER, Cause
 from policies.decide import PolicySettings
 from policies.decisions import CordonReplica, Decision, Diagnosis, Remediation, RestartReplica, RollBack
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
@@ -107,6 +107,14 @@ def test_too_much_looks_sick_at_once() -> None:
     sick = [believed(HANG, "a"), believed(EXITED, "b")]
     found = Run().tick(0.0, remedies=[cordon("a")], diagnoses=sick)
     assert any("disturbed while 2 of 4 look sick (I3)" in v for v in found)
+
+
+def test_a_node_with_a_gpu_at_fault_is_one_failure() -> None:
+    there = [replace(replica(name), node="n1" if name in "ab" else "n2") for name in "abcd"]
+    both = [believed(HARDWARE, "a"), believed(HARDWARE, "b")]
+    assert Run().tick(0.0, there, [cordon("a")], both) == []
+    apart = [believed(HARDWARE, "a"), believed(HARDWARE, "c")]
+    assert any("disturbed while 2 of 4 look sick (I3)" in v for v in Run().tick(0.0, there, [cordon("a")], apart))
 
 
 def test_what_is_accounted_for_by_the_revision_is_no_sick_replica() -> None:
