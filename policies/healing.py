@@ -285,10 +285,12 @@ class _Ward:
             return True
         if self._restarted(run):
             return False
-        if replica is not None and name not in self.present and name not in self.ledger.cordons:
-            del self.runs[name]  # nothing that was asked for shows
+        if replica is None:
             return True
-        return replica is None
+        if name in self.present or name in self.ledger.cordons or _took_effect(run):
+            return False
+        del self.runs[name]
+        return True
 
     def _begin_anew(self, name: str, why: Diagnosis, pool: PoolState) -> None:
         run = self.runs.pop(name)
@@ -321,7 +323,7 @@ class _Ward:
         if run.subject and name not in there:
             # Not listed just now: its restart may be under way, or the platform's answer is incomplete.
             return self._restarted(run) or name in self.ledger.seen.memory
-        return not run.subject or sick or out or self._restarted(run)
+        return not run.subject or sick or out or _took_effect(run) or self._restarted(run)
 
     def _restarted(self, run: RunMemory) -> bool:
         """Whether it asked for a restart, which goes on by itself, so that the run is not over with its subject."""
@@ -404,6 +406,12 @@ def _as_it_began(run: RunMemory, cordon: CordonMemory | None, at: float) -> Diag
     since_at = run.began_at if cordon is None else cordon.at
     sentence = f"{run.sentence} (begun {at - run.began_at:.0f} s ago)" if at > run.began_at else run.sentence
     return Diagnosis(run.code, run.subject, PoolKey.parse(run.pool), since_at, (), sentence, name=run.cause)
+
+
+def _took_effect(run: RunMemory) -> bool:
+    """Whether anything that it asked for showed, so that it goes on though its trouble does not stand any more."""
+    shown = any(step.asked_at is not None and step.outcome == "done" for step in run.steps.values())
+    return shown or run.state in ("closing", "undoing")
 
 
 def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory]) -> dict[str, CordonMemory]:

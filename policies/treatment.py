@@ -277,7 +277,7 @@ class _Walk:
 
     def _why_no_roll_back(self) -> Refusal | None:
         """Only a revision that is believed to fail is left, whatever a playbook for another cause says (I9)."""
-        if self._gone(ROLL_BACK):
+        if self._gone("roll back"):
             return Refusal("gone", "the pool is at another revision by now")
         if self.subject.run.cause != BAD_REVISION.name:
             return Refusal("revision not blamed", "nothing shows that its revision is worse than others", final=True)

@@ -79,6 +79,18 @@ def test_what_came_back_before_its_cordon_took_effect_stays_in_traffic() -> None
     assert [type(r) for r in still.remediations] == [CordonReplica]
 
 
+def test_what_is_to_be_done_once_it_is_back_in_traffic_is_done() -> None:
+    cordon, back = {"do": "cordon", "deadline": 60}, {"do": "uncordon", "deadline": 60}
+    mine = playbook(cordon, {"wait_until": {"not": "sick"}, "deadline": 60}, back, after=[{"page": "it is back"}])
+    settings = HealingSettings(playbooks={"mine": mine}, treatments={"hang": "mine"})
+    begun = StepMemory(AT - 15.0)
+    steps = {f"steps.{place}": replace(begun, asked_at=AT - 15.0 if place != 1 else None) for place in range(3)}
+    steps["steps.0"] = replace(steps["steps.0"], outcome="done")
+    run = a_run(playbook="mine", digest=digest(mine), steps=steps)
+    course = healed(memory=PolicyMemory(runs={A0: run}), settings=settings)
+    assert "it is back" in pages(course)[0]
+
+
 def test_what_was_never_scraped_is_not_cordoned() -> None:
     mine = playbook({"do": "cordon", "deadline": 60})
     settings = HealingSettings(playbooks={"mine": mine}, treatments={"exited": "mine"})
@@ -109,7 +121,7 @@ def test_a_playbook_that_leaves_its_subject_out_of_traffic_is_told_and_rests() -
     out = fleet(some(cordoned=True))
     mine = playbook({"do": "cordon", "deadline": 60})
     settings = HealingSettings(playbooks={"mine": mine}, treatments={"hang": "mine"})
-    over = a_run("mine", digest=digest(mine), state="resolved", ended_at=AT - 15.0)
+    over = a_run(playbook="mine", digest=digest(mine), state="resolved", ended_at=AT - 15.0)
     course = healed(memory=replace(cordoned(), runs={A0: over}), state=out, settings=settings)
     assert "mine is over and left it out of traffic" in pages(course)[0]
     assert course.runs[A0] == over
