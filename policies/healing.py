@@ -38,6 +38,10 @@ from policies.wire import digest
 __all__ = ["Course", "HealingSettings", "heal", "unlearn"]
 
 
+OVERLONG_S = 3600.0
+"""A playbook for a replica that has not come to an end after so long is told, if it has not told anybody itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """What healing wants now, and what to remember.
@@ -271,6 +275,15 @@ class _Ward:
             self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | after.holding
         if after.run.state == "failed":
             self._escalate(name, after.run, why, pool, replica)
+        elif replica is not None and not after.run.over:
+            self._overlong(subject)
+
+    def _overlong(self, subject: Subject) -> None:
+        """A human is told of a replica that is not well again after so long, whatever its playbook waits for."""
+        lasts_s = subject.at - subject.run.began_at
+        if lasts_s > OVERLONG_S:
+            detail = f"{subject.run.playbook} runs for {lasts_s:.0f} s, and it is not healed"
+            self.ledger.page(subject.page_about, subject.why, detail)
 
     def _left(self, name: str, run: RunMemory, why: Diagnosis, replica: ReplicaState | None) -> bool:
         """Return whether nothing is to be done about a replica: it is not there, it leaves, or came back by itself.

@@ -151,6 +151,19 @@ def test_a_replica_that_was_restarted_and_does_not_end_is_told() -> None:
     assert pages(healed(memory=PolicyMemory(runs={A0: run}), state=stuck)) == []
 
 
+def test_what_is_not_healed_after_an_hour_is_told_though_its_playbook_only_waits() -> None:
+    """Its metrics do not come, so that nobody knows how long it has been silent."""
+    steps = {"steps.0": StepMemory(AT - 1e4, AT - 1e4, 1, "done"), "steps.1": StepMemory(AT - 1e4, outcome="done")}
+    out = fleet(some(cordoned=True))
+
+    def begun(ago_s: float) -> Course:
+        run = a_run(began_at=AT - ago_s, steps=steps)
+        return healed(memory=replace(cordoned(), runs={A0: run}), state=out, seen={})
+
+    assert "eject-and-restart runs for 3615 s, and it is not healed" in pages(begun(3615.0))[0]
+    assert pages(begun(3600.0)) == []
+
+
 def test_nothing_is_restarted_a_day_later_that_nobody_confirmed() -> None:
     unconfirmed = replace(HANG, families=("peers", "progress"))
     run = a_run("replace-elsewhere", began_at=AT - 15.0)
