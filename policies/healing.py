@@ -39,6 +39,10 @@ from policies.treatment import advance, paths
 from policies.wire import digest
 
 
+OVERLONG_S = 3600.0
+"""A playbook for a replica that has not come to an end after so long is told, if it has not told anybody itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """What healing wants now, and what to remember.
@@ -307,6 +311,15 @@ class _Ward:
             self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | holding
         if after.run.state == "failed":
             self._escalate(name, after.run, why, pool, replica)
+        elif replica is not None and not after.run.over:
+            self._overlong(subject)
+
+    def _overlong(self, subject: Subject) -> None:
+        """A human is told of a replica that is not well again after so long, whatever its playbook waits for."""
+        lasts_s = subject.at - subject.run.began_at
+        if lasts_s > OVERLONG_S:
+            detail = f"{subject.run.playbook} runs for {lasts_s:.0f} s, and it is not healed"
+            self.ledger.page(subject.page_about, subject.why, detail)
 
     def _revision_fails(self, pool: PoolState, replica: ReplicaState) -> bool:
         """Whether it is of a revision that is believed to fail: a restart would only bring another one of that."""
@@ -328,10 +341,12 @@ class _Ward:
             return True
         if self._restarted(run):
             return False
-        if replica is not None and name not in self.present and name not in self.ledger.cordons:
-            del self.runs[name]  # nothing that was asked for shows
+        if replica is None:
             return True
-        return replica is None
+        if name in self.present or name in self.ledger.cordons or _took_effect(run):
+            return False
+        del self.runs[name]
+        return True
 
     def _begin_anew(self, name: str, why: Diagnosis, pool: PoolState) -> None:
         run = self.runs.pop(name)
@@ -364,7 +379,7 @@ class _Ward:
         if run.subject and name not in there:
             # Not listed just now: its restart may be under way, or the platform's answer is incomplete.
             return self._restarted(run) or name in self.ledger.seen.memory
-        return not run.subject or sick or out or self._restarted(run)
+        return not run.subject or sick or out or _took_effect(run) or self._restarted(run)
 
     def _restarted(self, run: RunMemory) -> bool:
         """Whether it asked for a restart, which goes on by itself, so that the run is not over with its subject."""
@@ -386,6 +401,12 @@ def _as_it_began(run: RunMemory, cordon: CordonMemory | None, at: float) -> Diag
     sentence = f"{run.sentence} (begun {at - run.began_at:.0f} s ago)" if at > run.began_at else run.sentence
     families = ("latency",) if run.soft else ()
     return Diagnosis(run.code, run.subject, PoolKey.parse(run.pool), since_at, families, sentence, name=run.cause)
+
+
+def _took_effect(run: RunMemory) -> bool:
+    """Whether anything that it asked for showed, so that it goes on though its trouble does not stand any more."""
+    shown = any(step.asked_at is not None and step.outcome == "done" for step in run.steps.values())
+    return shown or run.state in ("closing", "undoing")
 
 
 def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory]) -> dict[str, CordonMemory]:

@@ -130,6 +130,8 @@ class _Walk:
             known = self.steps.get(path)
             if not isinstance(step, Do) or step.undo is None or known is None or known.outcome != "done":
                 continue
+            if known.asked_at is None and (step.do != "cordon" or self.subject.cordon is None):
+                continue  # it was so before, by somebody else
             place = f"undo.{path}"
             before = self.steps.setdefault(place, StepMemory(self.subject.at))
             if before.outcome:

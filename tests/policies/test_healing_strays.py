@@ -82,6 +82,18 @@ def test_what_came_back_before_its_cordon_took_effect_stays_in_traffic() -> None
     assert [type(r) for r in still.remediations] == [CordonReplica]
 
 
+def test_what_is_to_be_done_once_it_is_back_in_traffic_is_done() -> None:
+    cordon, back = {"do": "cordon", "deadline": 60}, {"do": "uncordon", "deadline": 60}
+    mine = playbook(cordon, {"wait_until": {"not": "sick"}, "deadline": 60}, back, after=[{"page": "it is back"}])
+    settings = HealingSettings(playbooks={"mine": mine}, treatments={"hang": "mine"})
+    begun = StepMemory(AT - 15.0)
+    steps = {f"steps.{place}": replace(begun, asked_at=AT - 15.0 if place != 1 else None) for place in range(3)}
+    steps["steps.0"] = replace(steps["steps.0"], outcome="done")
+    run = a_run(playbook="mine", digest=digest(mine), steps=steps)
+    course = healed(memory=PolicyMemory(runs={A0: run}), settings=settings)
+    assert "it is back" in pages(course)[0]
+
+
 def test_what_was_never_scraped_is_not_cordoned() -> None:
     mine = playbook({"do": "cordon", "deadline": 60})
     settings = HealingSettings(playbooks={"mine": mine}, treatments={"exited": "mine"})
@@ -112,7 +124,7 @@ def test_a_playbook_that_leaves_its_subject_out_of_traffic_is_told_and_rests() -
     out = fleet(some(cordoned=True))
     mine = playbook({"do": "cordon", "deadline": 60})
     settings = HealingSettings(playbooks={"mine": mine}, treatments={"hang": "mine"})
-    over = a_run("mine", digest=digest(mine), state="resolved", ended_at=AT - 15.0)
+    over = a_run(playbook="mine", digest=digest(mine), state="resolved", ended_at=AT - 15.0)
     course = healed(memory=replace(cordoned(), runs={A0: over}), state=out, settings=settings)
     assert "mine is over and left it out of traffic" in pages(course)[0]
     assert course.runs[A0] == over
@@ -140,6 +152,19 @@ def test_a_replica_that_was_restarted_and_does_not_end_is_told() -> None:
     assert "it does not end" in pages(with_restart())[0]
     assert pages(with_restart(deadline_at=AT + 100.0)) == []
     assert pages(healed(memory=PolicyMemory(runs={A0: run}), state=stuck)) == []
+
+
+def test_what_is_not_healed_after_an_hour_is_told_though_its_playbook_only_waits() -> None:
+    """Its metrics do not come, so that nobody knows how long it has been silent."""
+    steps = {"steps.0": StepMemory(AT - 1e4, AT - 1e4, 1, "done"), "steps.1": StepMemory(AT - 1e4, outcome="done")}
+    out = fleet(some(cordoned=True))
+
+    def begun(ago_s: float) -> Course:
+        run = a_run(began_at=AT - ago_s, steps=steps)
+        return healed(memory=replace(cordoned(), runs={A0: run}), state=out, seen={})
+
+    assert "eject-and-restart runs for 3615 s, and it is not healed" in pages(begun(3615.0))[0]
+    assert pages(begun(3600.0)) == []
 
 
 def test_nothing_is_restarted_a_day_later_that_nobody_confirmed() -> None:

@@ -109,3 +109,21 @@ def test_no_revision_is_rolled_back_that_is_not_believed_to_fail() -> None:
     assert "its revision is worse" in bed.pages[0]
     bed.until("failed")
     assert rolled_back(bed) == []
+
+
+def test_what_somebody_else_paused_is_not_resumed() -> None:
+    steps = ({"do": "pause", "deadline": 60, "undo": "resume"}, {"end": "failed"})
+    theirs = Bed(playbook(*steps, scope="pool"), sick=BAD, state=replace(pool(4), paused=True))
+    theirs.until("failed")
+    assert (theirs.acts(), theirs.state.paused) == ([], True)
+    ours = Bed(playbook(*steps, scope="pool"), sick=BAD, state=pool(4))
+    ours.until("failed")
+    assert (ours.acts(), ours.state.paused) == (["pause", "resume"], False)
+
+
+def test_a_cordon_on_the_books_is_undone_though_the_run_forgot_it() -> None:
+    bed = Bed(playbook({"do": "cordon", "deadline": 60, "undo": "uncordon"}, {"end": "failed"}))
+    bed.tick()
+    held(bed, "avoid", "n0")
+    bed.until("failed")
+    assert bed.acts() == ["cordon", "uncordon"]
