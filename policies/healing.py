@@ -23,7 +23,7 @@ from policies.causes import (
     cause_of_cordon,
 )
 from policies.conditions import Subject
-from policies.decisions import CordonReplica, Diagnosis, Page, Reason, Remediation, UncordonReplica
+from policies.decisions import Diagnosis, Page, Reason, Remediation
 from policies.diagnosis import answers_with_errors, serves_nothing
 from policies.disruption import settled
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
@@ -31,13 +31,13 @@ from policies.healing_memory import ActionMemory, CordonMemory, RunMemory
 from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
 from policies.ledger import ROLL_BACK, Ledger
+from policies.lost_capacity import lost_capacity
 from policies.memory import PolicyMemory, PoolMemory
 from policies.paging import once_per_episode
 from policies.playbook import Do, Hold
-from policies.revisions import left_by_roll_back, on_trial
+from policies.revisions import left_by_roll_back
 from policies.treatment import advance, paths
 from policies.wire import digest
-
 
 OVERLONG_S = 3600.0
 """A playbook for a replica that has not come to an end after so long is told, if it has not told anybody itself."""
@@ -135,7 +135,7 @@ def heal(
         ledger.cordons,
         ward.kept(),
         episodes,
-        _lost(ledger, ward.holding),
+        lost_capacity(ledger, ward.holding),
         ledger.stopped,
         ward.holding,
         pools,
@@ -435,27 +435,3 @@ def _left_revisions(fleet: FleetState, memory: PolicyMemory) -> dict[str, PoolMe
         if before is None or before.rolled_back_at is None:
             found[act.pool] = left_by_roll_back(known, act.target, fleet.at)
     return found
-
-
-def _lost(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[str, int]:
-    """Replicas per pool that the platform counts but that will not serve soon: the planner must not count on them.
-
-    What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody. Nor is
-    anything of a revision that is on trial: what takes its place would be of the same. What has exited on a GPU at
-    fault does not come back there. A playbook may ask for one more than the load needs.
-    """
-    back = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, UncordonReplica)}
-    out = {r.pool.replica(r.replica) for r in ledger.remedies if isinstance(r, CordonReplica)} | ledger.waiting
-    lost = dict.fromkeys((str(pool.key) for pool in ledger.fleet.pools), 0)
-    for pool in ledger.fleet.pools:
-        known = ledger.known.get(str(pool.key))
-        trial = pool.revision if known is not None and on_trial(pool, known, ledger.settings) else None
-        for r in pool.roster.replicas if out or ledger.broken else pool.roster.troubled:
-            if r.revision == trial:
-                continue
-            name = pool.key.replica(r.id)
-            away = r.phase is Phase.READY and (r.cordoned or name in out) and name not in back
-            looping = r.phase is Phase.FAILED and r.restarts > 1 and pool.key.model not in ledger.stopped
-            lost[str(pool.key)] += away or looping or name in ledger.broken
-        lost[str(pool.key)] += "one more" in holding.get(pool.key, ())
-    return lost
