@@ -329,15 +329,19 @@ class _Ward:
         return fails and replica.revision == pool.revision
 
     def _left(self, name: str, run: RunMemory, why: Diagnosis, replica: ReplicaState | None) -> bool:
-        """Return whether nothing is to be done about a replica: it is not there, it leaves, or came back by itself.
+        """Return whether nothing is to be done about a replica: it is not there, or leaves, or is left.
 
-        A human is told of one that was restarted and does not get away.
+        It is left when it came back by itself, or somebody else took it in hand. A human is told of one that was
+        restarted and does not get away.
         """
         if replica is not None and replica.phase is Phase.DRAINING:
             acts = [a for a in self.ledger.actions if (a.kind, a.pool, a.target) == ("restart", run.pool, replica.id)]
             if acts and not (acts[-1].open or acts[-1].verified):
                 waited_s = self.ledger.fleet.at - acts[-1].started_at
                 self.ledger.page(name, why, f"its restart was asked for {waited_s:.0f} s ago, and it does not end")
+            return True
+        if name in self.left:
+            del self.runs[name]
             return True
         if self._restarted(run):
             return False

@@ -340,7 +340,7 @@ class _Walk:
             case "cordon":
                 return replica is None or replica.cordoned
             case "uncordon":
-                return replica is None or not replica.cordoned
+                return replica is None or not replica.cordoned or subject.cordon is None  # somebody else's
             case "restart":
                 return False
             case "avoid node":

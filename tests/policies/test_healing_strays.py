@@ -94,6 +94,19 @@ def test_what_is_to_be_done_once_it_is_back_in_traffic_is_done() -> None:
     assert "it is back" in pages(course)[0]
 
 
+def test_what_somebody_else_took_out_of_traffic_is_left_to_them_also_halfway() -> None:
+    steps = {"steps.4": StepMemory(AT - 600.0, AT - 600.0, 1)}
+    memory = PolicyMemory(runs={A0: a_run(steps=steps)})
+    out = fleet(some(cordoned=True))
+    course = healed(HANG, memory=memory, state=out)
+    assert "left to them" in pages(course)[0]
+    assert dict(course.runs) == {}
+    closing = replace(memory, runs={A0: a_run(steps=steps, state="closing")})
+    course = healed(memory=closing, state=out)
+    assert (course.remediations, dict(course.runs)) == ((), {})
+    assert "not by us as far as we remember" in pages(healed(memory=PolicyMemory(runs=course.runs), state=out))[0]
+
+
 def test_what_was_never_scraped_is_not_cordoned() -> None:
     mine = playbook({"do": "cordon", "deadline": 60})
     settings = HealingSettings(playbooks={"mine": mine}, treatments={"exited": "mine"})
