@@ -12,7 +12,7 @@ from policies.revisions import on_trial
 
 
 def lost_capacity(ledger: Ledger, holding: Mapping[PoolKey, Iterable[Hold]]) -> Mapping[str, int]:
-    """Return the replicas per pool that the platform counts but that will not serve soon: the planner must not count on them.
+    """Return how many replicas of each pool the platform counts, and will not serve soon.
 
     What keeps exiting is made good only as long as it is an exception: more of what does not start helps nobody. Nor is
     anything of a revision that is on trial: what takes its place would be of the same. What has exited on a GPU at
