@@ -182,6 +182,7 @@ class ReplicaMemory:
         busy: Whether it was known to have work at ``observed_at``.
         prompt_tokens_per_s, output_tokens_per_s: Work done between the last two scrapes; None while unknown.
         slow_at: Scrape instants, within the look-back, at which it was slower than its peers.
+        explained_at: Last scrape at which it was, and the work that it did explained that; None when never.
         answered_total: Responses that the gateway saw end, as last observed; None when never.
         answered_at: When that count was last seen to grow; None when never.
         fell_at: When ``in_flight`` was last seen to fall while no answers were counted, so that something ended,
@@ -222,6 +223,7 @@ class ReplicaMemory:
     tpot_s: Total | None = None
     tpot_at: float | None = None
     moved_at: float | None = None
+    explained_at: float | None = None
 
     @property
     def progress_at(self) -> float:

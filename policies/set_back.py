@@ -136,6 +136,7 @@ def _replica(known: ReplicaMemory, by_s: float) -> ReplicaMemory:
         unreached_at=_back(known.unreached_at, by_s),
         tpot_at=_back(known.tpot_at, by_s),
         moved_at=_back(known.moved_at, by_s),
+        explained_at=_back(known.explained_at, by_s),
         by_gateway=_answers(known.by_gateway, by_s),
         by_itself=_answers(known.by_itself, by_s),
     )

@@ -40,6 +40,12 @@ class SlowSettings(BaseModel):
         description="Look-back of the k-of-n rule, in seconds: at little load a replica ends one request a minute. "
         "Scrapes on time make slow ones forgotten sooner.",
     )
+    worked_off_s: float = Field(
+        60.0,
+        ge=0,
+        description="Time in seconds for which the work that a replica did goes on explaining its TPOT: requests that "
+        "end now decoded in the larger batches of a minute ago, of a backlog that its peers did not have.",
+    )
     cold_s: float = Field(
         300.0,
         ge=0,
@@ -49,6 +55,9 @@ class SlowSettings(BaseModel):
 
 BUSIEST = 1.5
 """Whoever does this many times the work of its peers holds the large batches of a backlog, and is not throttled."""
+
+UNEXPLAINED = 1.25
+"""Times the TPOT that its work explains from which on it is more than that."""
 
 FORGIVEN = 2
 """Slow scrapes that one on time makes forgotten: few requests beside a long prefill are slow too."""
@@ -98,23 +107,25 @@ def slower(
         name = names[place]
         observed_at = float(pool.told.of("observed_at")[place])
         before = memory[name]
-        slow_at = tuple(t for t in before.slow_at if at - t <= settings.look_back_s)
+        after = replace(before, slow_at=tuple(t for t in before.slow_at if at - t <= settings.look_back_s))
         if far[place]:
             peers = np.flatnonzero(warm & (np.arange(len(now_s)) != place))
             mine_s = float(now_s[place])
             middle, z = _robust_z(mine_s, lately_s[peers].tolist())
-            outlying = z > settings.slow_z and mine_s > settings.slow_ratio * middle
-            if outlying and observed_at not in slow_at:
-                slow_at = (*slow_at, observed_at)
-            if outlying and len(slow_at) >= settings.slow_scrapes:
+            if z > settings.slow_z and mine_s > settings.slow_ratio * middle:
                 busier = _busier(before, [memory[names[peer]] for peer in peers.tolist()])
                 most_s = middle * busier + one_prompt_s if busier <= BUSIEST else math.inf
-                age_s = at - float(pool.roster.since_at[place])
-                found += _evidence(pool, place, mine_s, (middle, z, most_s), age_s, slow_at[0], settings)
+                explained = busier < math.inf and mine_s <= UNEXPLAINED * most_s
+                after = _looked(after, observed_at, explained=explained)
+                if _lately_explained(after, observed_at, settings):
+                    most_s = math.inf
+                if len(after.slow_at) >= settings.slow_scrapes:
+                    age_s = at - float(pool.roster.since_at[place])
+                    found += _evidence(pool, place, mine_s, (middle, z, most_s), age_s, after.slow_at[0], settings)
         elif _newer(observed_at, looked_before.get(name)):
-            slow_at = slow_at[FORGIVEN:]
-        if slow_at != before.slow_at:
-            changed[name] = replace(before, slow_at=slow_at)
+            after = replace(after, slow_at=after.slow_at[FORGIVEN:])
+        if after != before:
+            changed[name] = after
     return found, changed
 
 
@@ -132,12 +143,22 @@ def _evidence(
     replica = pool.roster.ids[place]
     detail = f"TPOT {mine_s * 1000:.0f} ms, its peers' median is {middle_s * 1000:.0f} ms"
     found = [Anomaly("peers", replica, pool.key, z / settings.slow_z, since_at, detail)]
-    if mine_s > 1.25 * most_s:
+    if mine_s > UNEXPLAINED * most_s:
         detail = f"the work that it does explains a TPOT of {most_s * 1000:.0f} ms at most"
         found.append(Anomaly("latency", replica, pool.key, mine_s / most_s, since_at, detail))
     if age_s < settings.cold_s:
         found.append(Anomaly("young", replica, pool.key, 1.0, since_at, f"it is READY for {age_s:.0f} s"))
     return found
+
+
+def _looked(known: ReplicaMemory, observed_at: float, *, explained: bool) -> ReplicaMemory:
+    """Return ``known`` with a scrape at which it was slow."""
+    slow_at = known.slow_at if observed_at in known.slow_at else (*known.slow_at, observed_at)
+    return replace(known, slow_at=slow_at, explained_at=observed_at if explained else known.explained_at)
+
+
+def _lately_explained(known: ReplicaMemory, observed_at: float, settings: SlowSettings) -> bool:
+    return known.explained_at is not None and observed_at - known.explained_at < settings.worked_off_s
 
 
 def _newer(observed_at: float, earlier: ReplicaMemory | None) -> bool:

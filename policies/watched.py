@@ -34,6 +34,7 @@ _OWN = (
     "tpot_s",
     "tpot_at",
     "moved_at",
+    "explained_at",
 )
 _ANSWERS = (
     "answered_total",

@@ -105,6 +105,23 @@ def test_one_that_does_far_more_than_its_peers_may_be_slower() -> None:
     assert ("straggler", "a0") not in believed(Examiner().over(LONG_S, busy))
 
 
+def test_one_that_has_worked_off_a_backlog_is_slow_for_as_long_as_its_requests_last() -> None:
+    """Ten times the work of its peers for four minutes, then the same as they, with the TPOT of the batches before."""
+    backlog_s = 240.0
+
+    def after_a_backlog(after_s: float) -> list[ReplicaState]:
+        more_s = min(after_s, backlog_s)
+        return with_one(
+            after_s, tpot_mean_s=SLOW_S, output_tokens_total=2e4 + 60.0 * after_s + 540.0 * more_s,
+            prompt_tokens_total=1e5 + 300.0 * after_s + 2700.0 * more_s,
+        )  # fmt: skip
+
+    examiner = Examiner()
+    told = {after_s: believed(examiner.over(after_s, after_a_backlog)) for after_s in (240.0, 270.0, 285.0)}
+    assert set().union(*told.values()) == {("unknown", "a0")}
+    assert believed(examiner.over(360.0, after_a_backlog)) == {("straggler", "a0")}
+
+
 @pytest.mark.parametrize(("prompt", "name"), [(1000.0, "straggler"), (60_000.0, "unknown")])
 def test_what_one_prefill_beside_it_explains_convicts_nobody(prompt: float, name: str) -> None:
     """60,000 tokens take 6 s: shared by 200 output tokens, 30 ms each, which makes 80 ms of 50."""

@@ -92,6 +92,7 @@ def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, setting
         by_gateway=by_gateway,
         by_itself=by_itself,
         moved_at=moved_at,
+        explained_at=before.explained_at,
     )
 
 
