@@ -174,7 +174,7 @@ def test_proposals_read_back_as_they_were_laid_out(folder: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda text: text.replace("a2", "a1", 2),
+        lambda text: text.replace('"replica": "a2"', '"replica": "a1"'),
         lambda text: text.replace('"restart"', '"cordon"'),
         lambda text: text.replace('"version": 1', '"version": 9'),
         lambda text: text.replace('"since_at": 1000000.0', '"since_at": NaN'),
