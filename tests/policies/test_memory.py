@@ -65,7 +65,7 @@ def test_the_text_is_strict_json() -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    json.loads(FULL.to_json(), parse_constant=refuse)
+    assert json.loads(FULL.to_json(), parse_constant=refuse)["version"] == 1
 
 
 def test_a_memory_of_an_older_version_fills_what_is_new() -> None:
