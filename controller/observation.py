@@ -72,6 +72,8 @@ def observe(
         ),
         nodes=_with_xids(cluster.nodes(), seen.node_xids),
         canaries={} if canaries is None else _of_ours(canaries.answers(at), pools),
+        gateway_oldest_at=seen.gateway_oldest_at,
+        gateway_newest_at=seen.gateway_newest_at,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ class FleetMetrics:
     """What the metrics store had to say. A missing key was not observed.
 
     ``replicas`` and what the gateway counts (``in_flight``, ``answered``, ``failed_answers``, ``unreached``; see
-    ``ReplicaState``) are by replica id, ``node_xids`` (see ``NodeState``) by node, the others by model.
+    ``ReplicaState``) are by replica id, ``node_xids`` (see ``NodeState``) by node, the others by model. What gateways
+    count is as of ``gateway_oldest_at`` to ``gateway_newest_at``, the samples of their processes; NaN where untold.
     """
 
     replicas: Mapping[str, ReplicaMetrics] = field(default_factory=dict)
@@ -41,6 +43,8 @@ class FleetMetrics:
     failed_answers: Mapping[str, float] = field(default_factory=dict)
     unreached: Mapping[str, float] = field(default_factory=dict)
     node_xids: Mapping[str, float] = field(default_factory=dict)
+    gateway_oldest_at: float = math.nan
+    gateway_newest_at: float = math.nan
 
 
 class MetricSource(Protocol):

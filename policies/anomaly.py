@@ -112,7 +112,9 @@ def watch(
     allowed_s = _allowed_s(fleet, patience_s or {}, settings)
     seen, told = remembered(fleet, memory, settings.failing)
     newest = fleet.at - seen.of_row("observed_at") <= settings.max_metrics_age_s
-    frozen, slow = _suspected_frozen(fleet, seen, newest, allowed_s), told.of("tpot_mean_s")
+    heard_at, _ = fleet.gateway_heard_at
+    stood = stood_s(seen, fleet.at, heard_at, settings.failing.long_half_life_s)
+    frozen, slow = _suspected_frozen(fleet, seen, newest, allowed_s, stood), told.of("tpot_mean_s")
     slow = np.where(told.fresh(fleet.at, settings.max_metrics_age_s) & np.isfinite(slow), slow, np.nan)
     recent = fleet.at - seen.of_row("tpot_at") <= settings.max_metrics_age_s
     pace = np.stack((slow, np.where(recent, seen.of_row("tpot_s"), np.nan)))
@@ -123,7 +125,7 @@ def watch(
         part = slice(first, first + len(pool.roster))
         found += _platform(fleet.at, pool, lead_times[str(pool.key)], settings)
         if frozen[part].any():
-            found += _frozen(fleet.at, pool, seen, part, newest, float(allowed_s[part][0]))
+            found += _frozen(fleet.at, pool, seen, part, newest, float(allowed_s[part][0]), stood)
         prompt_s = (one_prompt_s or {}).get(str(pool.key), 0.0)
         evidence, changed = slower(fleet.at, pool, seen, memory, pace[:, part], settings, prompt_s)
         found += evidence
@@ -229,9 +231,11 @@ def _allowed_s(fleet: FleetState, patience_s: Mapping[str, float], settings: Ano
     return np.concatenate(each) if each else np.zeros(0)
 
 
-def _suspected_frozen(fleet: FleetState, memory: WatchedReplicas, fresh: Bools, allowed_s: Floats) -> Bools:
+def _suspected_frozen(
+    fleet: FleetState, memory: WatchedReplicas, fresh: Bools, allowed_s: Floats, stood: Floats
+) -> Bools:
     """Return ``bool[N]``, of whom ``_frozen`` has something to say: READY, and still for long enough."""
-    still = stood_s(memory, fleet.at) >= allowed_s
+    still = stood >= allowed_s
     still |= exporter_stuck_s(memory) >= 2.0 * allowed_s
     still &= fresh
     if still.any():
@@ -244,7 +248,7 @@ UNREACHED_S = 120.0
 
 
 def _frozen(
-    at: float, pool: PoolState, memory: WatchedReplicas, part: slice, fresh: Bools, allowed_s: float
+    at: float, pool: PoolState, memory: WatchedReplicas, part: slice, fresh: Bools, allowed_s: float, stood: Floats
 ) -> list[Anomaly]:
     """Nothing speaks for it for a while although it has work inside; see the module on what each witness is worth.
 
@@ -253,16 +257,16 @@ def _frozen(
     where the pool's replicas are in ``memory`` and ``fresh``.
     """
     watched = (part.start + np.flatnonzero(pool.roster.ready & fresh[part])).tolist()
-    stood, stuck = stood_s(memory, at).tolist(), exporter_stuck_s(memory).tolist()
-    moving = sum(stood[place] < allowed_s for place in watched)
+    still_s, stuck = stood.tolist(), exporter_stuck_s(memory).tolist()
+    moving = sum(still_s[place] < allowed_s for place in watched)
     found: list[Anomaly] = []
     for place in watched:
         replica, name = pool.roster.replicas[place - part.start], memory.names[place]
         if stuck[place] >= 2.0 * allowed_s:
             since_at, seconds = memory[name].stepped_at, stuck[place]
             evidence = [("exporter", f"its counters stand still for {seconds:.0f} s while it answers requests")]
-        elif stood[place] >= allowed_s:
-            since_at, seconds = memory[name].progress_at, stood[place]
+        elif still_s[place] >= allowed_s:
+            since_at, seconds = memory[name].progress_at, still_s[place]
             evidence = [("progress", f"no engine step for {seconds:.0f} s with requests inside")]
             peers = len(watched) - 1
             if peers and 2 * moving > peers:

@@ -272,6 +272,8 @@ class FleetState:
         missing: Signals that were expected and not there, as ``signal:subject``.
         nodes: Where replicas are or could be, by name; empty where the platform tells of none.
         canaries: What became of requests for one token that we sent lately, by the name of the replica in the fleet.
+        gateway_oldest_at, gateway_newest_at: When what gateways count of each replica was sampled: several processes
+            are each sampled at an instant of their own. NaN where that is not told; then it counts as of ``at``.
     """
 
     at: float
@@ -282,6 +284,8 @@ class FleetState:
     missing: tuple[str, ...] = ()
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     canaries: Mapping[str, CanaryAnswer] = field(default_factory=dict)
+    gateway_oldest_at: float = math.nan
+    gateway_newest_at: float = math.nan
     # Made from ``pools``, since a decision asks for those of each model a dozen times; no part of what is recorded.
     _by_model: Mapping[str, tuple[PoolState, ...]] = field(init=False, repr=False, compare=False)
     _stages: Mapping[str, tuple[Stage, ...]] = field(init=False, repr=False, compare=False)
@@ -304,6 +308,13 @@ class FleetState:
             put(fleet, name, getattr(self, name))
         put(fleet, "demand", demand)
         return fleet
+
+    @property
+    def gateway_heard_at(self) -> tuple[float, float]:
+        """From when and till when what gateways count is, at most ``at``: which is taken where it is not told."""
+        oldest_at = self.at if math.isnan(self.gateway_oldest_at) else min(self.gateway_oldest_at, self.at)
+        newest_at = self.at if math.isnan(self.gateway_newest_at) else min(self.gateway_newest_at, self.at)
+        return oldest_at, newest_at
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -362,7 +373,17 @@ class FleetState:
         return fresh / expected if expected else 1.0
 
 
-_OBSERVED = ("at", "pools", "service", "gateway_queued", "missing", "nodes", "canaries")
+_OBSERVED = (
+    "at",
+    "pools",
+    "service",
+    "gateway_queued",
+    "missing",
+    "nodes",
+    "canaries",
+    "gateway_oldest_at",
+    "gateway_newest_at",
+)
 
 
 def _stages(model: str, pools: tuple[PoolState, ...]) -> tuple[Stage, ...]:

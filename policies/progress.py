@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +12,18 @@ from policies.fleet import FleetState
 from policies.memory import ReplicaMemory
 from policies.roster import ROW as FIGURE
 from policies.roster import Bools, Floats, Told, joined
-from policies.watched import COUNTS, GROWTHS, LOSSES, RATES, ROW, ROWS, Instants, WatchedReplicas, answers_of
+from policies.watched import (
+    ANSWER_ROW,
+    COUNTS,
+    GROWTHS,
+    LOSSES,
+    RATES,
+    ROW,
+    ROWS,
+    Instants,
+    WatchedReplicas,
+    answers_of,
+)
 
 PROBE_TOKENS_PER_S = 10.0
 """Prompt tokens that health probes, which go round the gateway, may offer an engine: a short one every second."""
@@ -21,6 +33,9 @@ GAUGE_S = 5.0
 
 BETWEEN_SCRAPES_S = 15.0
 """How long a scrape is taken to say what still is while the gateway sees no answer: the usual scrape interval."""
+
+WOULD_HAVE_ENDED = 7.0
+"""How many answers must be due in a silence of the gateway for it to be none by chance: one in a thousand of that."""
 
 _COUNTERS = slice(FIGURE["steps_total"], FIGURE["output_tokens_total"] + 1)
 _ANSWERED = slice(FIGURE["finished_requests_total"], FIGURE["failed_requests_total"] + 1)
@@ -43,7 +58,8 @@ def remembered(
     anew = told.scraped & (~had | _fell(counts, before.columns[COUNTS]))
     stays, known = had & ~anew, had | anew
     losses = _known(np.array((told.of("preemptions_total"), told.of("aborted_requests_total"), told.unreached)))
-    columns = _gone_on(before, counts, told, fleet.at)
+    _, counted_at = fleet.gateway_heard_at
+    columns = _gone_on(before, counts, told, fleet.at, counted_at)
     _lose(columns, before, losses, fleet.at)
     _pace(columns, told)
     if np.count_nonzero(anew):
@@ -81,18 +97,40 @@ def taking_prompts(fleet: FleetState, memory: WatchedReplicas, max_age_s: float)
     return frozenset(models)
 
 
-def stood_s(memory: WatchedReplicas, at: float) -> Floats:
+def stood_s(memory: WatchedReplicas, at: float, heard_at: float, half_life_s: float) -> Floats:
     """Return ``float64[N]``, for how many seconds nothing spoke for each: no step, no answer, no fall of the gauge.
 
-    Answers are as new as ``at``; where they are counted, the time since the last scrape counts too, as far as the next
-    one may take to come. The gauge is held against the older scrape, so that it has a tick more to fall.
+    Where answers are counted, the time since the engine's last scrape counts too, as far as the next one may take to
+    come. The gauge is held against the older scrape, so that it has a tick more to fall.
+
+    Args:
+        memory: Of N replicas.
+        at: Instant of the look.
+        heard_at: When the oldest sample was taken of what gateways count.
+        half_life_s: The longer one with which answers are counted.
     """
     stepped_or_fell_at = np.fmax(memory.of_row("stepped_at"), memory.of_row("fell_at"))
     by_scrape = memory.of_row("observed_at") - stepped_or_fell_at
     by_tick = np.minimum(at - stepped_or_fell_at, by_scrape + BETWEEN_SCRAPES_S)
     counted = ~np.isnan(memory.of_row("answered_total"))
-    silent_s: Floats = np.fmin(np.where(counted, by_tick, by_scrape - GAUGE_S), at - memory.of_row("answered_at"))
+    by_engine = np.where(counted, by_tick, by_scrape - GAUGE_S)
+    silent_s: Floats = np.fmin(by_engine, _unanswered_s(memory, at, heard_at, half_life_s))
     return silent_s
+
+
+def _unanswered_s(memory: WatchedReplicas, at: float, heard_at: float, half_life_s: float) -> Floats:
+    """Return ``float64[N]``, for how long the gateway is taken to have seen no answer of each; NaN without any.
+
+    That is as long as it was heard saying so, and as long again as its next sample may take to come where too many
+    answers were due to all be late by chance: what answers once in half a minute is well after half a minute. The
+    counts have halved meanwhile, so that fewer are taken to be due than were.
+    """
+    answered_at = memory.of_row("answered_at")
+    heard_s = heard_at - answered_at
+    due = heard_s * memory.answers[0, ANSWER_ROW["answered_long"]] * (math.log(2.0) / half_life_s)
+    longer_s = np.minimum(at - answered_at, heard_s + BETWEEN_SCRAPES_S)
+    unanswered_s: Floats = np.where(due >= WOULD_HAVE_ENDED, longer_s, heard_s)
+    return unanswered_s
 
 
 def exporter_stuck_s(memory: WatchedReplicas) -> Floats:
@@ -128,18 +166,18 @@ def _begun(counts: Floats, told: Told) -> Floats:
     return columns
 
 
-def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float) -> Floats:
+def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float, counted_at: float) -> Floats:
     """Return ``float64[ROWS, N]``, what is known after the gateway's word and the engine's; answers are as before.
 
-    The gateway's figures carry no instant of their own, so they count as of ``at``. Of the engine's, a step or a token
-    is progress, and so is idleness; standing still takes work inside at both ends of the time. A counter that is not
-    given is no evidence: what was last known of it stands, and ``observed_at`` with it.
+    Of the engine's, a step or a token is progress, and so is idleness; standing still takes work inside at both ends of
+    the time. A counter that is not given is no evidence: what was last known of it stands, and ``observed_at`` with it.
 
     Args:
         before: What was known.
         counts: ``float64[5, N]``, as the rows ``COUNTS`` of what is remembered.
         told: What was said.
         at: Instant of the look.
+        counted_at: When the newest sample was taken of what gateways count.
     """
     columns = before.columns.copy()
     had = before.columns[COUNTS]
@@ -157,7 +195,7 @@ def _gone_on(before: WatchedReplicas, counts: Floats, told: Told, at: float) -> 
     np.copyto(columns[ROW["stepped_at"]], observed_at, where=looked & ~stood)
     np.copyto(columns[ROW["busy"]], busy, where=looked)
     np.copyto(columns[ROW["moved_at"]], observed_at, where=looked & moved[: _OUTPUT + 1].any(axis=0))
-    np.copyto(columns[ROW["answered_at"]], at, where=counts[_ALL_ANSWERED] > had[_ALL_ANSWERED])
+    np.copyto(columns[ROW["answered_at"]], counted_at, where=counts[_ALL_ANSWERED] > had[_ALL_ANSWERED])
     fell = (counts[_IN_FLIGHT] < had[_IN_FLIGHT]) & ~given[_ALL_ANSWERED]
     np.copyto(columns[ROW["fell_at"]], at, where=fell)
     given[:_IN_FLIGHT] &= looked

@@ -206,6 +206,8 @@ class SimulatedMetrics:
             failed_answers=last.by_replica(last.failed),
             unreached=last.by_replica(last.unreached),
             node_xids=last.node_xids,
+            gateway_oldest_at=last.at,
+            gateway_newest_at=last.at,
             demand={} if demand is None else {self._model: demand},
             service={} if service is None else {self._model: service},
             gateway_queued={self._model: float(last.held)},

@@ -41,6 +41,8 @@ def fleet_of(at: float, replicas: int = 3) -> FleetState:
         service={MODEL: ServiceLevel(300.0, 200.0, 190.0)},
         gateway_queued={MODEL: 3.0},
         missing=("metrics:r0",),
+        gateway_oldest_at=at - 20.0,
+        gateway_newest_at=at - 5.0,
     )
 
 

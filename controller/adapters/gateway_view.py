@@ -22,7 +22,11 @@ _APART = "\x00"
 
 @dataclass(slots=True)
 class GatewayFigures:
-    """What gateways say at one look; ``queued`` is by model, what follows it by replica."""
+    """What gateways say at one look; ``queued`` is by model, what follows it by replica.
+
+    Attributes:
+        sampled_at: When each process was that counts something of replicas.
+    """
 
     arrivals: Arrivals = field(default_factory=Arrivals)
     queued: dict[str, float] = field(default_factory=dict)
@@ -30,6 +34,7 @@ class GatewayFigures:
     answered: dict[str, float] = field(default_factory=dict)
     failed_answers: dict[str, float] = field(default_factory=dict)
     unreached: dict[str, float] = field(default_factory=dict)
+    sampled_at: list[float] = field(default_factory=list)
 
 
 class GatewayView:
@@ -75,6 +80,7 @@ class GatewayView:
             seen.queued = {**held, **seen.queued}
             ends = fleet_answers.by_endpoint(answers, source, self._settings, notes)
             replica_of = _replica_names(source, replica_at)
+            seen.sampled_at += [sampled_at[name] for name in fresh.intersection(address for address, _ in ends.keys)]
             in_flight = _summed(ends, "in_flight_requests", fresh, replica_of)
             answered = _summed(ends, "answered_requests_total", fresh, replica_of)
             seen.in_flight = {**in_flight, **seen.in_flight}

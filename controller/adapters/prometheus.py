@@ -255,6 +255,8 @@ class PrometheusSource:
             service=self._service(answers, subjects, fresh | {*seen.arrivals.requests_per_s}),
             gateway_queued=seen.queued,
             node_xids=self.gpus.node_xids,
+            gateway_oldest_at=min(seen.sampled_at, default=math.nan),
+            gateway_newest_at=max(seen.sampled_at, default=math.nan),
             missing=tuple(notes.told),
         )
 

@@ -214,6 +214,13 @@ def test_impossible_counts_of_the_gateway_become_unknown(count: float) -> None:
     assert state.missing == (f"impossible:gateway_queued:{MODEL}",)
 
 
+def test_when_the_gateways_were_sampled_goes_with_what_they_count_and_never_lies_ahead() -> None:
+    state = seen(FleetMetrics(gateway_oldest_at=AT - 20.0, gateway_newest_at=AT + 3.0))
+    assert (state.gateway_oldest_at, state.gateway_newest_at) == (AT - 20.0, AT + 3.0)
+    assert state.gateway_heard_at == (AT - 20.0, AT)
+    assert seen(FleetMetrics()).gateway_heard_at == (AT, AT)
+
+
 def test_xids_are_those_of_nodes_that_the_platform_knows_and_unknown_where_nobody_tells() -> None:
     sound = NodeState(ready=True, since_at=AT)
 

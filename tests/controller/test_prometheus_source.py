@@ -244,6 +244,22 @@ def test_gateways_add_up_and_one_that_restarts_is_no_lull(store: Store) -> None:
     assert looked(source, store).demand["m"].requests_per_s == pytest.approx(90 / 15)
 
 
+def test_what_gateways_count_is_as_of_the_samples_of_their_processes(store: Store) -> None:
+    source = store.source()
+
+    def sends(gateway: str) -> Figure:
+        labels = {"envoy_cluster_name": "a", "envoy_endpoint_address": "10.0.0.0:8000", "instance": gateway}
+        return "envoy_cluster_endpoint_rq_active", labels, 3.0
+
+    store.scrape(*an_engine(), sends("gw0"), sends("gw1"))
+    looked(source, store)
+    store.scrape(*an_engine(), sends("gw0"))
+    metrics = looked(source, store)
+    assert metrics.gateway_newest_at - metrics.gateway_oldest_at == 15.0
+    assert metrics.gateway_newest_at == metrics.replicas["r0"].observed_at
+    assert metrics.in_flight == {"r0": 6.0}
+
+
 def test_arrivals_that_are_counted_by_model_come_before_those_per_pool(store: Store) -> None:
     source = store.source()
 

@@ -50,7 +50,8 @@ def looks(draw: st.DrawFn) -> list[FleetState]:
             names = draw(st.lists(st.sampled_from("uvwxyz"), unique=True, max_size=4))
             mine = tuple(draw(replicas(name)) for name in names)
             pools.append(PoolState(key, mine, len(mine), 1))
-        found.append(FleetState(at, tuple(pools)))
+        counted_at = at - draw(st.sampled_from([math.nan, -3.0, 0.0, 4.5, 14.0]))  # a clock may be ahead
+        found.append(FleetState(at, tuple(pools), gateway_newest_at=counted_at))
     return found
 
 
@@ -61,7 +62,9 @@ def test_all_at_once_is_each_by_itself(seen: list[FleetState]) -> None:
     for look in seen:
         together, _ = remembered(look, together, SETTINGS)
         each = {
-            pool.key.replica(r.id): remember(look.at, r, apart.get(pool.key.replica(r.id)), SETTINGS)
+            pool.key.replica(r.id): remember(
+                look.at, look.gateway_heard_at[1], r, apart.get(pool.key.replica(r.id)), SETTINGS
+            )
             for pool in look.pools
             for r in pool.replicas
         }

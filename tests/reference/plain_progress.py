@@ -10,9 +10,12 @@ from policies.memory import AnswerMemory, ReplicaMemory
 
 
 def remember(
-    at: float, replica: ReplicaState, before: ReplicaMemory | None, settings: FailingSettings
+    at: float, counted_at: float, replica: ReplicaState, before: ReplicaMemory | None, settings: FailingSettings
 ) -> ReplicaMemory | None:
-    """Return what is known of the replica now; None as long as this life of it was not scraped."""
+    """Return what is known of the replica now; None as long as this life of it was not scraped.
+
+    What gateways count is as of ``counted_at``.
+    """
     if before is not None and before.life != replica.life:
         before = None
     seen = replica.metrics
@@ -20,7 +23,7 @@ def remember(
         return _new_life(at, replica, seen, settings)
     if before is None:
         return None
-    return _after_look(before, at, replica, settings)
+    return _after_look(before, at, counted_at, replica, settings)
 
 
 def _began_anew(seen: ReplicaMetrics, before: ReplicaMemory) -> bool:
@@ -48,12 +51,13 @@ def _new_life(at: float, replica: ReplicaState, seen: ReplicaMetrics, settings: 
     )
 
 
-def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, settings: FailingSettings) -> ReplicaMemory:
+def _after_look(
+    before: ReplicaMemory, at: float, counted_at: float, replica: ReplicaState, settings: FailingSettings
+) -> ReplicaMemory:
     """Return memory after the gateway's word and the engine's.
 
-    The gateway's figures carry no instant of their own, so they count as of ``at``. Of the engine's, a step or a token
-    is progress, and so is idleness; standing still takes work inside at both ends of the time. A counter that is not
-    given is no evidence: what was last known of it stands, and ``observed_at`` with it.
+    Of the engine's, a step or a token is progress, and so is idleness; standing still takes work inside at both ends of
+    the time. A counter that is not given is no evidence: what was last known of it stands, and ``observed_at`` with it.
     """
     in_flight, answered = _known(replica.in_flight_requests), _known(replica.answered_requests_total)
     steps, prompt, tokens = before.steps_total, before.prompt_tokens_total, before.output_tokens_total
@@ -87,7 +91,7 @@ def _after_look(before: ReplicaMemory, at: float, replica: ReplicaState, setting
         output_tokens_per_s=tokens_per_s,
         slow_at=before.slow_at,
         answered_total=before.answered_total if answered is None else answered,
-        answered_at=at if _less(before.answered_total, answered) else before.answered_at,
+        answered_at=counted_at if _less(before.answered_total, answered) else before.answered_at,
         fell_at=at if answered is None and _less(in_flight, before.in_flight) else before.fell_at,
         by_gateway=by_gateway,
         by_itself=by_itself,

@@ -38,7 +38,15 @@ def assert_same_metrics(fast: FleetMetrics, plain: FleetMetrics) -> None:
     assert list(fast.replicas) == list(plain.replicas)
     for name, metrics in plain.replicas.items():
         assert astuple(fast.replicas[name]) == near(astuple(metrics)), name
-    for figures in ("in_flight", "answered", "failed_answers", "unreached", "gateway_queued", "missing"):
+    for figures in (
+        "in_flight",
+        "answered",
+        "failed_answers",
+        "unreached",
+        "gateway_queued",
+        "gateway_oldest_at",
+        "missing",
+    ):
         assert getattr(fast, figures) == getattr(plain, figures), figures
     for model, demand in plain.demand.items():
         assert astuple(fast.demand[model]) == near(astuple(demand))
