@@ -125,5 +125,6 @@ def test_what_is_made_from_other_fields_is_not_recorded() -> None:
     assert state.pools_of(MODEL) == tuple(sorted(state.pools, key=lambda p: p.key))
     assert state.pools_of("unknown") == ()
     observed = {"at", "pools", "demand", "service", "gateway_queued", "missing", "nodes", "canaries"}
+    observed |= {"gateway_oldest_at", "gateway_newest_at"}
     assert set(plain(state)) == {"type", *observed}
     assert read_back(FleetState, plain(replace(state, pools=()))) == replace(state, pools=())
