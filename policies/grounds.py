@@ -120,7 +120,7 @@ class _Sight:
         max_age_s: float,
     ) -> None:
         self.at, self.pool, self._part, self._watched = at, pool, part, watched
-        self._stage, self._max_age_s = stage, max_age_s
+        self._stage, self.max_age_s = stage, max_age_s
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -144,11 +144,11 @@ class _Sight:
 
     @cached_property
     def scraped_ratio(self) -> float:
-        return _share([self._due(self.pool.roster.ready, self.pool.told.fresh(self.at, self._max_age_s))])
+        return _share([self._due(self.pool.roster.ready, self.pool.told.fresh(self.at, self.max_age_s))])
 
     @cached_property
     def serving_ratio(self) -> float:
-        return _share([self._due(self.pool.roster.serving, self.pool.told.fresh(self.at, self._max_age_s))])
+        return _share([self._due(self.pool.roster.serving, self.pool.told.fresh(self.at, self.max_age_s))])
 
     @cached_property
     def by_gateway(self) -> Bools:
@@ -163,10 +163,10 @@ class _Sight:
 
     def counted(self, witness: int) -> tuple[int, int]:
         """Return of how many READY replicas answers were counted of late, and of how many they should have been."""
-        return self._due(self.pool.roster.ready, self.at - self.told_at[witness] <= self._max_age_s)
+        return self._due(self.pool.roster.ready, self.at - self.told_at[witness] <= self.max_age_s)
 
     def _due(self, where: Bools, seen: Bools) -> tuple[int, int]:
-        due = where & (seen | (self.at - self.pool.roster.since_at > self._max_age_s))
+        due = where & (seen | (self.at - self.pool.roster.since_at > self.max_age_s))
         return int(np.count_nonzero(due & seen)), int(np.count_nonzero(due))
 
     def age_s(self, instant: float, place: int) -> float:
@@ -233,7 +233,7 @@ def _of_pool(sight: _Sight, family: str, families: set[str]) -> Grounds:
     if family in _BY_THE_PLATFORM:
         return _READ_NOW
     if family == "store":
-        settled = sight.pool.roster.ready & (sight.at - sight.pool.roster.since_at > sight._max_age_s)
+        settled = sight.pool.roster.ready & (sight.at - sight.pool.roster.since_at > sight.max_age_s)
         return Grounds(0.0, _share([(int(np.count_nonzero(settled)), sight.pool.roster.ready_count)]))
     if family == "gateway":
         told_at = np.where(sight.by_gateway, sight.at, sight.told_at[0])
