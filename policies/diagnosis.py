@@ -39,6 +39,9 @@ Evidence of a pool, the first that fits
 add their figures to one that others name, and do not say since when that is so. Of an idle pool (F15) no more is said
 than that its load is not what was forecast.
 
+Evidence that is too old, or that rests on too little of what was due (``grounds``), counts for no cause. Where nothing
+else shows, what is believed is ``unknown``.
+
 Where a gateway reports, its word is needed for a hang; of an idle replica, inside which it has nothing, that of a
 canary (``canary_evidence``). Where neither tells, the engine's exporter is the only witness, since peers say nothing of
 that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it. The same goes for an engine that
@@ -172,10 +175,11 @@ def answers_with_errors(diagnosis: Diagnosis) -> bool:
 
 
 def _families(evidence: Sequence[Anomaly]) -> set[str]:
-    return {anomaly.family for anomaly in evidence}
+    return {anomaly.family for anomaly in evidence if anomaly.counts}
 
 
 def _diagnosis(cause: Cause, evidence: Sequence[Anomaly]) -> Diagnosis:
+    evidence = [anomaly for anomaly in evidence if anomaly.counts] or evidence
     told = "; ".join(anomaly.detail for anomaly in evidence)
     telling = [anomaly for anomaly in evidence if anomaly.family not in RESIDUALS] or evidence
     return Diagnosis(
@@ -183,7 +187,7 @@ def _diagnosis(cause: Cause, evidence: Sequence[Anomaly]) -> Diagnosis:
         subject=evidence[0].replica,
         pool=evidence[0].pool,
         since_at=min(anomaly.since_at for anomaly in telling),
-        families=tuple(sorted(_families(evidence))),
+        families=tuple(sorted({anomaly.family for anomaly in evidence})),
         sentence=f"{cause.title}: {told}",
         scope="replica" if evidence[0].replica else "pool",
         name=cause.name,

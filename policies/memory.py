@@ -193,6 +193,7 @@ class ReplicaMemory:
         unreached_at: When the last of them last grew; None when it never did.
         tpot_s: TPOT as last told, at the scrape of ``tpot_at``; None when never.
         moved_at: Scrape instant at which its counters were last seen to grow, or were seen at all.
+        covered: Share of the looks of late at which its counters were there and no older than they may be.
     """
 
     __pydantic_config__ = STRICT
@@ -224,6 +225,7 @@ class ReplicaMemory:
     tpot_at: float | None = None
     moved_at: float | None = None
     explained_at: float | None = None
+    covered: Total | None = None
 
     @property
     def progress_at(self) -> float:

@@ -35,6 +35,7 @@ _OWN = (
     "tpot_at",
     "moved_at",
     "explained_at",
+    "covered",
 )
 _ANSWERS = (
     "answered_total",
@@ -111,6 +112,12 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
         """Return ``float64[N]``, one value of each."""
         row: Floats = self.columns[ROW[name]]
         return row
+
+    def with_row(self, name: str, values: Floats) -> WatchedReplicas:
+        """Return the memory with ``float64[N]`` in place of one value of each that is known."""
+        columns = self.columns.copy()
+        columns[ROW[name]] = np.where(self.known, values, np.nan)
+        return WatchedReplicas(self.names, self.lives, columns, *self._instants())
 
     @property
     def answers(self) -> Floats:
