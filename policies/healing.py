@@ -307,7 +307,8 @@ class _Ward:
         )  # fmt: skip
         after = advance(playbook, subject)
         self.runs[name] = after.run
-        if holding := ledger.permitted(pool, why, after.holding):
+        waits = replica is not None and not after.run.over and ledger.on_trial(pool, replica, why)
+        if holding := ledger.permitted(pool, why, after.holding | ({"growth"} if waits else set())):
             self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | holding
         if after.run.state == "failed":
             self._escalate(name, after.run, why, pool, replica)

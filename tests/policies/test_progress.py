@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import failing
-from policies.failing import FailingSettings, rounded
+from policies.answer_counts import rounded
+from policies.failing_settings import FailingSettings
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState
 from policies.memory import PolicyMemory, ReplicaMemory
 from policies.progress import remembered
 from policies.watched import WatchedReplicas
 from policies.wire import canonical_json
 from tests.builders import AT, OTHER, fleet, pool, replica
-from tests.reference.plain_progress import remember
+from tests.reference.plain_progress import remember_all
 
 SETTINGS = FailingSettings()
 
@@ -60,12 +61,7 @@ def test_all_at_once_is_each_by_itself(seen: list[FleetState]) -> None:
     apart: dict[str, ReplicaMemory] = {}
     for look in seen:
         together, _ = remembered(look, together, SETTINGS)
-        each = {
-            pool.key.replica(r.id): remember(look.at, r, apart.get(pool.key.replica(r.id)), SETTINGS)
-            for pool in look.pools
-            for r in pool.replicas
-        }
-        apart = {name: known for name, known in each.items() if known is not None}
+        apart = remember_all(look, apart, SETTINGS)
         assert dict(together) == apart
         assert canonical_json(together) == canonical_json(apart)
 
