@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.cohorts import ERRORS_SIGN, SLOW_SIGN
 from policies.fleet import PoolState, ReplicaState
 from policies.memory import PoolMemory, RevisionMemory
 
@@ -79,6 +80,12 @@ def on_trial(pool: PoolState, known: PoolMemory, settings: RevisionSettings) -> 
     seen = known.revisions.get(pool.revision)
     others = any(name != pool.revision for name in known.revisions)
     return others and (seen is None or seen.healthy_s < settings.good_after_s)
+
+
+def looks_worse(pool: PoolState, known: PoolMemory, at: float, settings: RevisionSettings) -> bool:
+    """Return whether replicas of a revision on trial fare worse than others at this look: a sign, no verdict."""
+    seen = any(times and times[-1] == at for sign in (ERRORS_SIGN, SLOW_SIGN) if (times := known.signs.get(sign)))
+    return seen and on_trial(pool, known, settings)
 
 
 def witness_due(

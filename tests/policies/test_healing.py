@@ -11,6 +11,7 @@ import pytest
 
 from policies.anomaly import Watch
 from policies.burn import Burn
+from policies.cohorts import ERRORS_SIGN, SLOW_SIGN
 from policies.decisions import (
     Anomaly,
     CordonReplica,
@@ -695,3 +696,23 @@ def test_what_hangs_of_a_revision_on_trial_is_not_restarted_before_another_one_h
     assert "revision on trial" in rules(waits)
     proven = of_a_rollout(served_s=400.0)
     assert (done(proven), proven.holding) == ([(RestartReplica, "a0")], {})
+
+
+@pytest.mark.parametrize(
+    ("signs", "holding"),
+    [
+        ({SLOW_SIGN: (AT - 15.0, AT)}, {KEY: {"growth"}}),
+        ({ERRORS_SIGN: (AT,)}, {KEY: {"growth"}}),
+        ({SLOW_SIGN: (AT - 15.0,)}, {}),  # not at this look
+        ({"queue": (AT,)}, {}),
+    ],
+)
+def test_a_pool_does_not_grow_by_a_revision_on_trial_that_looks_worse(signs: Any, holding: Any) -> None:
+    revisions = {"1": RevisionMemory(AT - 9e3, 5e3, AT), "2": RevisionMemory(AT - 700.0, 0.0, AT)}
+    memory = PolicyMemory(pools={str(KEY): PoolMemory(revisions=revisions, signs=signs)})
+    course = treated(rollout(100.0), memory=memory)
+    assert course.holding == holding
+    assert ("revision on trial" in rules(course)) is bool(holding)
+    proven = {**revisions, "2": replace(revisions["2"], healthy_s=SETTINGS.good_after_s)}
+    memory = PolicyMemory(pools={str(KEY): PoolMemory(revisions=proven, signs=signs)})
+    assert treated(rollout(100.0), memory=memory).holding == {}
