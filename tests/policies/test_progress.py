@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import failing
+from policies import answer_counts, failing
 from policies.answer_counts import rounded
 from policies.failing_settings import FailingSettings
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState
@@ -73,7 +73,7 @@ def test_rounding_many_is_rounding_each(values: list[float]) -> None:
 
 
 def test_the_examples_in_the_docs_are_true() -> None:
-    assert doctest.testmod(failing).failed == 0
+    assert all(doctest.testmod(module).failed == 0 for module in (answer_counts, failing))
 
 
 def watched() -> WatchedReplicas:
