@@ -21,10 +21,12 @@ from itertools import compress
 import numpy as np
 from pydantic import Field
 
+from policies.answer_counts import rounded
 from policies.burn import BurnSettings
 from policies.canary_evidence import CanarySettings
 from policies.decisions import Anomaly
-from policies.failing import FailingSettings, failing, rounded
+from policies.failing import failing
+from policies.failing_settings import FailingSettings
 from policies.fleet import FleetState, Phase, PoolState
 from policies.latency_residual import LatencyResidualSettings
 from policies.lead_time import LeadTime

@@ -149,6 +149,7 @@ def _answers(known: AnswerMemory | None, by_s: float) -> AnswerMemory | None:
         known,
         told_at=known.told_at - by_s,
         ended_at=_back(known.ended_at, by_s),
+        run_at=_back(known.run_at, by_s),
         worse_at=tuple(at - by_s for at in known.worse_at),
     )
 
