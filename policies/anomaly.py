@@ -33,7 +33,7 @@ from policies.lead_time import LeadTime
 from policies.load_residual import LoadResidualSettings
 from policies.memory import ReplicaMemory
 from policies.pool_evidence import PoolEvidenceSettings
-from policies.progress import exporter_stuck_s, remembered, stood_s
+from policies.progress import UNREACHED_S, exporter_stuck_s, remembered, stood_s
 from policies.rollouts import RolloutSettings
 from policies.roster import Bools, Floats
 from policies.stragglers import SlowSettings, slower
@@ -250,10 +250,6 @@ def _suspected_frozen(
     if still.any():
         still &= np.concatenate([pool.roster.ready for pool in fleet.pools])
     return still
-
-
-UNREACHED_S = 120.0
-"""How long after the gateway last found no connection its silence says nothing of the engine."""
 
 
 def _frozen(

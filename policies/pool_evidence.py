@@ -29,6 +29,7 @@ from policies.decisions import Anomaly
 from policies.fleet import FleetState, PoolKey, PoolState
 from policies.load_residual import LoadLook
 from policies.memory import ModelMemory, PoolMemory
+from policies.progress import UNREACHED_S
 from policies.roster import Bools, Floats
 from policies.watched import WatchedReplicas
 
@@ -105,6 +106,7 @@ class _Look:
     given_up: float
     ended: float
     unreached: float
+    cut_off: int
     sent: float
     tokens_per_s: float
 
@@ -182,6 +184,7 @@ def _look(at: float, pool: PoolState, replicas: WatchedReplicas, part: slice, se
         given_up=failed + aborted,
         ended=ended + aborted,
         unreached=unreached,
+        cut_off=int(np.count_nonzero(serving & (at - replicas.of_row("unreached_at")[part] <= UNREACHED_S))),
         sent=unreached + lately_ended,
         tokens_per_s=grown("output_tokens_per_s"),
     )
@@ -253,13 +256,19 @@ def _storming(look: _Look, settings: PoolEvidenceSettings) -> _Said:
 
 
 def _unreachable(look: _Look, settings: PoolEvidenceSettings) -> _Said:
-    """The gateway finds no connection, while the engines report as always."""
+    """The gateway finds no connection to most of them, while the engines report as always.
+
+    One alone can have most of the requests: where no connection comes about, the fewest are in flight.
+    """
+    if 2 * look.cut_off <= look.serving:
+        return []
     if look.unreached < 1.0 or look.unreached < settings.unreached_ratio * look.sent:
         return []
     if look.reporting < settings.most_ratio * max(1, look.serving):
         return []
+    lost = f"{look.unreached:.0f} requests found no connection since the last look"
     return [
-        ("gateway", f"{look.unreached:.0f} requests found no connection since the last look"),
+        ("gateway", f"{lost}, of late to {look.cut_off} of {look.serving} replicas"),
         ("engines", f"{look.reporting} of {look.serving} replicas report as always"),
     ]
 

@@ -38,6 +38,9 @@ BETWEEN_SCRAPES_S = 15.0
 WOULD_HAVE_ENDED = 7.0
 """How many answers must be due in a silence of the gateway for it to be none by chance: one in a thousand of that."""
 
+UNREACHED_S = 120.0
+"""How long after the gateway last found no connection to a replica it is not taken to reach it."""
+
 _COUNTERS = slice(FIGURE["steps_total"], FIGURE["output_tokens_total"] + 1)
 _ANSWERED = slice(FIGURE["finished_requests_total"], FIGURE["failed_requests_total"] + 1)
 _STEPS, _OUTPUT = ROW["steps_total"], ROW["output_tokens_total"]

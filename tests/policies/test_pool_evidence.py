@@ -159,6 +159,18 @@ def test_a_few_requests_without_a_connection_are_no_partition() -> None:
     assert of_pool(found) == set()
 
 
+@pytest.mark.parametrize(("cut_off", "believed_of_the_pool"), [(1, False), (3, False), (4, True), (6, True)])
+def test_the_way_to_a_pool_is_cut_where_most_of_its_replicas_are_not_reached(
+    cut_off: int, believed_of_the_pool: bool
+) -> None:
+    """However few they are, they get most of the requests: nothing is in flight there."""
+
+    def shown(after_s: float) -> list[ReplicaState]:
+        return [*unreached(after_s)[:cut_off], *alike(6, after_s, answered_requests_total=100.0)[cut_off:]]
+
+    assert ("unreachable" in of_pool(Examiner().over(LONG_S, shown))) is believed_of_the_pool
+
+
 def test_metrics_of_what_has_just_started_are_not_missed() -> None:
     def shown(after_s: float) -> list[ReplicaState]:
         return alike(6, after_s, metrics=None, since_at=AT + after_s - 20.0, answered_requests_total=math.nan)
