@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from policies.anomaly import Watch
-from policies.decisions import CordonReplica, Diagnosis, Page
+from policies.decisions import CordonReplica, Diagnosis, Page, RestartReplica
 from policies.fleet import FleetState, Phase
 from policies.healing import Course, heal
-from policies.healing_memory import ActionMemory, CordonMemory, RunMemory, StepMemory
+from policies.healing_memory import ActionMemory, CordonMemory, RunMemory, StepMemory, XidMemory
 from policies.healing_settings import HealingSettings
 from policies.memory import PolicyMemory, PoolMemory, ReplicaMemory
 from policies.playbook_catalogue import shipped_playbooks
@@ -190,3 +190,22 @@ def test_nothing_is_restarted_a_day_later_that_nobody_confirmed() -> None:
     assert "so that it is not restarted" in pages(course)[0]
     sure = replace(memory, cordons=cordoned().cordons)
     assert pages(healed(HANG, memory=sure, state=out)) == []
+
+
+def test_between_two_exits_on_a_gpu_at_fault_nobody_is_paged_for_want_of_a_witness() -> None:
+    at_fault = {"cause": "hardware", "code": "F9", "began_at": AT - 105.0}
+    steps = {"steps.0": StepMemory(AT - 105.0, None, 0, "done", "else"),
+             "steps.1": StepMemory(AT - 105.0, None, 0, "done", "then"),
+             "steps.1.then.0": StepMemory(AT - 105.0, AT - 105.0, 1, "done")}  # fmt: skip
+    run = a_run("replace-elsewhere", **at_fault, steps=steps)
+    memory = PolicyMemory(runs={A0: run}, xids={"n0": XidMemory(79, AT - 105.0, AT)})
+
+    def between(node: str, begun_s: float, phase: Phase = Phase.LOADING) -> Course:
+        again = {"node": node, "restarts": 2, "since_at": AT - 12.0, "requested_at": AT - begun_s}
+        return healed(memory=memory, state=fleet(some(phase=phase, **again)))
+
+    course = between("n0", 72.0)
+    assert (pages(course), [r.rule for r in course.reasons]) == ([], ["inside its load time"])
+    assert [type(r) for r in between("n0", 300.0).remediations] == [RestartReplica]
+    assert "so that it is not restarted" in pages(between("n0", 300.0, Phase.READY))[0]
+    assert "so that it is not restarted" in pages(between("n1", 300.0))[0]
