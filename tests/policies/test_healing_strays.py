@@ -73,6 +73,18 @@ def test_the_run_of_a_replica_that_somebody_else_deleted_is_over() -> None:
     assert (dict(course.runs), pages(course)) == ({}, [])
 
 
+def test_what_is_left_of_a_replica_that_was_retired_as_it_got_its_traffic_back_asks_for_nothing() -> None:
+    """It is remembered for as long as the replica is, which the platform may have left out by mistake."""
+    steps = {"steps.0": StepMemory(AT - 600.0, AT - 600.0, 1, "done"), "after.0": StepMemory(AT - 15.0, AT - 15.0, 1)}
+    memory = replace(cordoned(), runs={A0: a_run(steps=steps, state="closing")})
+    whole = fleet(some())
+    state = fleet(replace(whole.pools[0], replicas=whole.pools[0].replicas[1:]))
+    lately = healed(memory=memory, state=state, seen=remembered(whole))
+    assert (lately.remediations, dict(lately.runs), dict(lately.holding)) == ((), dict(memory.runs), {})
+    later = healed(memory=memory, state=state)
+    assert (later.remediations, dict(later.runs), dict(later.cordons)) == ((), {}, {})
+
+
 def test_what_came_back_before_its_cordon_took_effect_stays_in_traffic() -> None:
     asked = a_run(steps={"steps.0": StepMemory(AT - 15.0, AT - 15.0, 1)})
     lost = CordonMemory(AT - 15.0, "F1", "a0#0", 1000.0, 2e4)
