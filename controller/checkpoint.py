@@ -35,7 +35,7 @@ from policies.decisions import (
     TrafficPlan,
     UncordonReplica,
 )
-from policies.fleet import FleetState, PoolKey, PoolState, ReplicaState
+from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaState
 from policies.memory import PolicyMemory
 from policies.wire_reader import read_back
 
@@ -245,8 +245,16 @@ def _of_page(subject: str, modes: ModeSettings) -> ActResult:
 
 
 def _lives_anew(now: ReplicaState, before: ReplicaState | None) -> bool:
-    """Whether a replica is not the one that it was: started again, by us or by the platform."""
-    return before is None or now.life != before.life or now.requested_at != before.requested_at
+    """Whether a replica is not the one that it was: started again, by us or, while it was READY, by the platform.
+
+    What had exited, or was on its way to exit once more, the platform starts again and again by itself. That takes the
+    place of no restart, which would have brought another one; asking for it twice does no harm.
+    """
+    if before is None:
+        return True
+    if now.life != before.life:
+        return before.phase is not Phase.FAILED and not before.starting
+    return now.requested_at != before.requested_at
 
 
 def _by_name(pools: Sequence[PoolState]) -> Mapping[str, ReplicaState]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from policies.causes import COLD_START, COUNTER_RESET, CUT_OFF, EXPORTER, HARDWARE, UNKNOWN, cause_of
+from policies.causes import COLD_START, COUNTER_RESET, CUT_OFF, EXITED, EXPORTER, HARDWARE, UNKNOWN, cause_of
 from policies.decisions import Diagnosis, Page, Reason
+from policies.gpu_faults import may_yet_tell
 from policies.ledger import Ledger
 
 
@@ -39,17 +40,38 @@ def stopped_models(diagnoses: Sequence[Diagnosis], ledger: Ledger) -> set[str]:
     sick_of = Counter(d.pool.stage for d in sick)
     broken = [stage for stage in present if ledger.settings.breaker_open(sick_of[stage], present[stage])]
     for stage in sorted(broken):
-        _break(ledger, str(stage), sick_of[stage], present[stage])
+        _break(ledger, str(stage), [d for d in sick if d.pool.stage == stage], present[stage])
     stopped = {stage.model for stage in broken}
     others = [stage for stage in present if stage.model not in stopped]
-    sick_others, present_others = sum(sick_of[s] for s in others), sum(present[s] for s in others)
-    if len({s.model for s in others}) > 1 and ledger.settings.breaker_open(sick_others, present_others):
+    sick_others = [d for d in sick if d.pool.stage in others]
+    present_others = sum(present[s] for s in others)
+    if len({s.model for s in others}) > 1 and ledger.settings.breaker_open(len(sick_others), present_others):
         _break(ledger, "fleet", sick_others, present_others)
         return set(fleet.models)
     return stopped
 
 
-def _break(ledger: Ledger, subject: str, sick: int, present: int) -> None:
-    message = f"{sick} of {present} replicas look sick at once: healing stops"
-    ledger.reasons.append(Reason("breaker", subject, sick, 0, message))
-    ledger.pages.append(Page(subject, "breaker", message))
+def _break(ledger: Ledger, subject: str, sick: Sequence[Diagnosis], present: int) -> None:
+    """Say that healing stops; a human is told unless the next reports of GPUs may show that it need not.
+
+    Engines of one node that have just exited may be one failure: that of its GPU, which is told a little later.
+    """
+    message = f"{len(sick)} of {present} replicas look sick at once: healing stops"
+    ledger.reasons.append(Reason("breaker", subject, len(sick), 0, message))
+    if ledger.settings.breaker_open(_fewest(sick, ledger), present):
+        ledger.pages.append(Page(subject, "breaker", message))
+
+
+def _fewest(sick: Sequence[Diagnosis], ledger: Ledger) -> int:
+    """Return how many failures they are if each GPU is at fault that may be and has not had the time to tell."""
+    fleet = ledger.fleet
+    nodes = {(p.key, r.id): r.node for p in fleet.pools for r in p.roster.replicas}
+    alone, together = 0, set[tuple[object, str]]()
+    for d in sick:
+        node = nodes.get((d.pool, d.subject), "")
+        just_exited = cause_of(d).name == EXITED.name and may_yet_tell(fleet, node, d.since_at)
+        if just_exited or (node and cause_of(d).name == HARDWARE.name):
+            together.add((d.pool.stage, node))
+        else:
+            alone += 1
+    return alone + len(together)

@@ -29,6 +29,9 @@ KEPT_S = 1800.0
 MOST_NODES = 256
 """Of which reports are remembered; more at once are no faults of single GPUs."""
 
+TOLD_WITHIN_S = 45.0
+"""After what ended engines a report is there by then: exporters look every 30 s, and are scraped 15 s later at most."""
+
 FRESH_S = 60.0
 """How old what an engine's exporter says of its GPUs may be."""
 
@@ -74,6 +77,15 @@ def _told(fleet: FleetState) -> Iterator[tuple[str, int]]:
 
 def _fresh(at: float, pool: PoolState, place: int) -> bool:
     return bool(pool.told.scraped[place]) and at - float(pool.told.of("observed_at")[place]) <= FRESH_S
+
+
+def may_yet_tell(fleet: FleetState, node: str, since_at: float) -> bool:
+    """Return whether an Xid behind what happened on ``node`` at ``since_at`` may not have been told yet.
+
+    Nothing is to be waited for where GPUs of that node are not exported.
+    """
+    known = fleet.nodes.get(node)
+    return known is not None and not math.isnan(known.xid) and fleet.at - since_at < TOLD_WITHIN_S
 
 
 def gpu_evidence(fleet: FleetState, reports: Mapping[str, XidMemory], others: Sequence[Anomaly]) -> tuple[Anomaly, ...]:

@@ -15,7 +15,7 @@ from policies.healing_memory import RunMemory
 from policies.playbook import Playbook, Step, blocks_of
 from policies.treatment import Advance
 from tests.builders_kill_scenarios import Scenario
-from tests.builders_kills import Brief, Deed, Kill, Life, state_of
+from tests.builders_kills import Brief, Deed, Kill, Life, runs_of, state_of
 
 QUIET_TICKS = 8
 """For so many ticks nothing may change before a run counts as over."""
@@ -108,7 +108,7 @@ def _over(course: Course, life: Life, state: Brief) -> bool:
 
 
 def _running(life: Life) -> bool:
-    return any(not run.over for run in life.loop.memory.runs.values())
+    return any(not run.over for run in runs_of(life))
 
 
 def kills_of(course: Course, pauses: Sequence[int] = (0, 1, 4)) -> Iterator[Kill]:

@@ -24,6 +24,7 @@ from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import Page
 from policies.fleet import NodeState, PoolKey, PoolState
+from policies.healing_memory import RunMemory
 from policies.memory import PolicyMemory
 from policies.settings import PolicySettings
 from simulations.fleet import SimulatedFleet
@@ -297,6 +298,27 @@ class Life:
                 late()
 
 
+def runs_of(life: Life) -> Sequence[RunMemory]:
+    """Return the playbooks that run or are over, without those that only wait to be forgotten.
+
+    A pool that shrinks in the very tick in which a replica gets its traffic back may retire just that one. Whether that
+    happens is a matter of when: a kill that puts the one off to the tick of the other brings it about. What is left of
+    its playbook asks for nothing, and is kept for ``keep_vanished_s``, longer than the quiet at the end of a scenario,
+    in case that the platform's answer was not complete.
+    """
+    there = _there(life)
+    last = {deed.subject: deed.verb for deed in life.shore.deeds}
+    return [
+        run
+        for name, run in life.loop.memory.runs.items()
+        if not (run.subject and name not in there and last.get(run.subject) == "uncordon")
+    ]
+
+
+def _there(life: Life) -> set[str]:
+    return {pool.key.replica(r.id) for pool in life.shore.pools() for r in pool.replicas}
+
+
 def state_of(life: Life) -> Brief:
     """Return what is to be the same in the end, whatever the names of replicas that were made since."""
     shore, memory = life.shore, life.loop.memory
@@ -311,10 +333,10 @@ def state_of(life: Life) -> Brief:
         )
         for pool in shore.pools()
     )
-    there = {pool.key.replica(r.id) for pool in shore.pools() for r in pool.replicas}
+    there = _there(life)
     avoided = tuple(sorted(name for name, node in shore.nodes().items() if node.avoided))
     books = (
-        tuple(sorted((run.playbook, run.state) for run in memory.runs.values())),
+        tuple(sorted((run.playbook, run.state) for run in runs_of(life))),
         sum(act.open for act in memory.actions),
         tuple(sorted(Counter(memory.cordons[name].cause for name in memory.cordons if name in there).items())),
     )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,6 +180,24 @@ def test_a_restart_that_happened_stays_in_memory_and_one_that_did_not_goes(
     found = resumed(log, Platform(shown))
     assert outcomes(found) == {"restart": outcome}
     assert bool(found.memory.actions) is remembered
+
+
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.LOADING])
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [({"restarts": 1, "requested_at": 110.0}, "held"), ({"requested_at": 110.0}, "done")],
+    ids=["by the platform", "by us"],
+)
+def test_what_the_platform_starts_again_and_again_was_not_restarted_by_us(
+    log: SqlAudit, phase: Phase, changes: dict[str, Any], outcome: str
+) -> None:
+    down = pool(phase=phase)
+    record = intent(RestartReplica("r0", KEY, "F9"))
+    log.append(replace(record, fleet=replace(record.fleet, pools=(down,))))
+    again = replace(down.replicas[0], phase=Phase.LOADING, **changes)
+    found = resumed(log, Platform(replace(down, replicas=(again, *down.replicas[1:]))))
+    assert outcomes(found) == {"restart": outcome}
+    assert bool(found.memory.actions) is (outcome == "done")
 
 
 @pytest.mark.parametrize(("cordoned", "cordon", "uncordon"), [(True, "done", "held"), (False, "held", "done")])

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from policies.anomaly import Watch
-from policies.decisions import CordonReplica, Diagnosis, Page
+from policies.decisions import CordonReplica, Diagnosis, Page, RestartReplica
 from policies.fleet import FleetState, Phase
 from policies.healing import Course, heal
-from policies.healing_memory import ActionMemory, CordonMemory, RunMemory, StepMemory
+from policies.healing_memory import ActionMemory, CordonMemory, RunMemory, StepMemory, XidMemory
 from policies.healing_settings import HealingSettings
 from policies.memory import PolicyMemory, PoolMemory, ReplicaMemory
 from policies.playbook_catalogue import shipped_playbooks
@@ -71,6 +71,18 @@ def test_the_run_of_a_replica_that_somebody_else_deleted_is_over() -> None:
     state = fleet(replace(state.pools[0], replicas=state.pools[0].replicas[1:]))
     course = healed(memory=PolicyMemory(runs={A0: asked}), state=state)
     assert (dict(course.runs), pages(course)) == ({}, [])
+
+
+def test_what_is_left_of_a_replica_that_was_retired_as_it_got_its_traffic_back_asks_for_nothing() -> None:
+    """It is remembered for as long as the replica is, which the platform may have left out by mistake."""
+    steps = {"steps.0": StepMemory(AT - 600.0, AT - 600.0, 1, "done"), "after.0": StepMemory(AT - 15.0, AT - 15.0, 1)}
+    memory = replace(cordoned(), runs={A0: a_run(steps=steps, state="closing")})
+    whole = fleet(some())
+    state = fleet(replace(whole.pools[0], replicas=whole.pools[0].replicas[1:]))
+    lately = healed(memory=memory, state=state, seen=remembered(whole))
+    assert (lately.remediations, dict(lately.runs), dict(lately.holding)) == ((), dict(memory.runs), {})
+    later = healed(memory=memory, state=state)
+    assert (later.remediations, dict(later.runs), dict(later.cordons)) == ((), {}, {})
 
 
 def test_what_came_back_before_its_cordon_took_effect_stays_in_traffic() -> None:
@@ -190,3 +202,22 @@ def test_nothing_is_restarted_a_day_later_that_nobody_confirmed() -> None:
     assert "so that it is not restarted" in pages(course)[0]
     sure = replace(memory, cordons=cordoned().cordons)
     assert pages(healed(HANG, memory=sure, state=out)) == []
+
+
+def test_between_two_exits_on_a_gpu_at_fault_nobody_is_paged_for_want_of_a_witness() -> None:
+    at_fault = {"cause": "hardware", "code": "F9", "began_at": AT - 105.0}
+    steps = {"steps.0": StepMemory(AT - 105.0, None, 0, "done", "else"),
+             "steps.1": StepMemory(AT - 105.0, None, 0, "done", "then"),
+             "steps.1.then.0": StepMemory(AT - 105.0, AT - 105.0, 1, "done")}  # fmt: skip
+    run = a_run("replace-elsewhere", **at_fault, steps=steps)
+    memory = PolicyMemory(runs={A0: run}, xids={"n0": XidMemory(79, AT - 105.0, AT)})
+
+    def between(node: str, begun_s: float, phase: Phase = Phase.LOADING) -> Course:
+        again = {"node": node, "restarts": 2, "since_at": AT - 12.0, "requested_at": AT - begun_s}
+        return healed(memory=memory, state=fleet(some(phase=phase, **again)))
+
+    course = between("n0", 72.0)
+    assert (pages(course), [r.rule for r in course.reasons]) == ([], ["inside its load time"])
+    assert [type(r) for r in between("n0", 300.0).remediations] == [RestartReplica]
+    assert "so that it is not restarted" in pages(between("n0", 300.0, Phase.READY))[0]
+    assert "so that it is not restarted" in pages(between("n1", 300.0))[0]
