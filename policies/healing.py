@@ -104,7 +104,7 @@ def heal(
     """
     floors = {stage: sum(least.get(str(p.key), 0) for p in fleet.pools_in(stage)) for stage in fleet.stages}
     actions, cordons = settled(fleet, memory.actions, settings), _still_on(fleet, seen, memory.cordons)
-    pools = _left_revisions(fleet, memory)
+    pools = left_by_roll_back(fleet, [act for act in memory.actions if act.kind == ROLL_BACK], memory.pools)
     known = {**memory.pools, **pools}
     outside = outside or Outside()
     ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages, burn=outside.burn)
@@ -434,19 +434,3 @@ def _still_on(fleet: FleetState, seen: Watch, known: Mapping[str, CordonMemory])
         for name, cordon in known.items()
         if (present[name].cordoned if name in present else name in seen.memory)
     }
-
-
-def _left_revisions(fleet: FleetState, memory: PolicyMemory) -> dict[str, PoolMemory]:
-    """Return memory of the pools that left a revision because we rolled it back."""
-    found: dict[str, PoolMemory] = {}
-    for act in memory.actions:
-        if act.kind != ROLL_BACK:
-            continue
-        pool = next((p for p in fleet.pools if str(p.key) == act.pool), None)
-        if pool is None or pool.revision == act.target or act.pool not in memory.pools:
-            continue
-        known = found.get(act.pool, memory.pools[act.pool])
-        before = known.revisions.get(act.target)
-        if before is None or before.rolled_back_at is None:
-            found[act.pool] = left_by_roll_back(known, act.target, fleet.at)
-    return found

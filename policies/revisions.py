@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.cohorts import ERRORS_SIGN, SLOW_SIGN
-from policies.fleet import PoolState, ReplicaState
+from policies.fleet import FleetState, PoolState, ReplicaState
+from policies.healing_memory import ActionMemory
 from policies.memory import PoolMemory, RevisionMemory
 
 MOST_REVISIONS = 12
@@ -69,10 +70,27 @@ def watch_revisions(
     return known if revisions == known.revisions else replace(known, revisions=revisions)
 
 
-def left_by_roll_back(known: PoolMemory, revision: str, at: float) -> PoolMemory:
-    """Return ``known`` with the note that the pool left ``revision`` because we rolled it back."""
-    before = known.revisions.get(revision) or RevisionMemory(at, looked_at=at)
-    return replace(known, revisions={**known.revisions, revision: replace(before, rolled_back_at=at)})
+def left_by_roll_back(
+    fleet: FleetState, rolled_back: Iterable[ActionMemory], known: Mapping[str, PoolMemory]
+) -> dict[str, PoolMemory]:
+    """Return memory of the pools that left a revision since we rolled it back, with a note of that.
+
+    Args:
+        fleet: What is there.
+        rolled_back: Our roll-backs; each has the revision that was left as its target.
+        known: What is known of the pools, by key.
+    """
+    found: dict[str, PoolMemory] = {}
+    for act in rolled_back:
+        pool = next((p for p in fleet.pools if str(p.key) == act.pool), None)
+        if pool is None or pool.revision == act.target or act.pool not in known:
+            continue
+        memory = found.get(act.pool, known[act.pool])
+        before = memory.revisions.get(act.target) or RevisionMemory(fleet.at, looked_at=fleet.at)
+        if before.rolled_back_at is None:
+            left = replace(before, rolled_back_at=fleet.at)
+            found[act.pool] = replace(memory, revisions={**memory.revisions, act.target: left})
+    return found
 
 
 def on_trial(pool: PoolState, known: PoolMemory, settings: RevisionSettings) -> bool:
