@@ -35,7 +35,7 @@ from policies.lost_capacity import lost_capacity
 from policies.memory import PolicyMemory, PoolMemory
 from policies.paging import once_per_episode
 from policies.playbook import Do, Hold
-from policies.revisions import left_by_roll_back, looks_worse
+from policies.revisions import left_revisions, looks_worse
 from policies.treatment import advance, paths
 from policies.wire import digest
 
@@ -104,7 +104,7 @@ def heal(
     """
     floors = {stage: sum(least.get(str(p.key), 0) for p in fleet.pools_in(stage)) for stage in fleet.stages}
     actions, cordons = settled(fleet, memory.actions, settings), _still_on(fleet, seen, memory.cordons)
-    pools = left_by_roll_back(fleet, [act for act in memory.actions if act.kind == ROLL_BACK], memory.pools)
+    pools = left_revisions(fleet, [act for act in memory.actions if act.kind == ROLL_BACK], memory.pools)
     known = {**memory.pools, **pools}
     outside = outside or Outside()
     ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages, burn=outside.burn)

@@ -70,7 +70,13 @@ def watch_revisions(
     return known if revisions == known.revisions else replace(known, revisions=revisions)
 
 
-def left_by_roll_back(
+def left_by_roll_back(known: PoolMemory, revision: str, at: float) -> PoolMemory:
+    """Return ``known`` with the note that the pool left ``revision`` because we rolled it back."""
+    before = known.revisions.get(revision) or RevisionMemory(at, looked_at=at)
+    return replace(known, revisions={**known.revisions, revision: replace(before, rolled_back_at=at)})
+
+
+def left_revisions(
     fleet: FleetState, rolled_back: Iterable[ActionMemory], known: Mapping[str, PoolMemory]
 ) -> dict[str, PoolMemory]:
     """Return memory of the pools that left a revision since we rolled it back, with a note of that.
@@ -86,10 +92,9 @@ def left_by_roll_back(
         if pool is None or pool.revision == act.target or act.pool not in known:
             continue
         memory = found.get(act.pool, known[act.pool])
-        before = memory.revisions.get(act.target) or RevisionMemory(fleet.at, looked_at=fleet.at)
-        if before.rolled_back_at is None:
-            left = replace(before, rolled_back_at=fleet.at)
-            found[act.pool] = replace(memory, revisions={**memory.revisions, act.target: left})
+        before = memory.revisions.get(act.target)
+        if before is None or before.rolled_back_at is None:
+            found[act.pool] = left_by_roll_back(memory, act.target, fleet.at)
     return found
 
 
