@@ -6,6 +6,7 @@ cooldowns, load times and the breaker.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -137,12 +138,12 @@ class Ledger:
     # What is destroyed and made anew
 
     def restart(
-        self, pool: PoolState, replica: ReplicaState, why: Diagnosis, deadline_s: float, treated_at: float
+        self, pool: PoolState, replica: ReplicaState, why: Diagnosis, deadline_s: float, treated_at: float = math.inf
     ) -> Refusal | None:
         """Have a replica deleted; ``deadline_s`` is how long its replacement may take to serve.
 
-        It is treated since ``treated_at``. One that is in traffic and may still serve goes only when enough others do,
-        as for a cordon.
+        ``treated_at`` is since when a playbook is about it, if one is. One that is in traffic and may still serve goes
+        only when enough others do, as for a cordon.
         """
         at, key = self.fleet.at, str(pool.key)
         if self.open_restart(key, replica.id) is not None:
@@ -171,7 +172,7 @@ class Ledger:
         )
         return None
 
-    def on_trial(self, pool: PoolState, replica: ReplicaState, why: Diagnosis, treated_at: float) -> bool:
+    def on_trial(self, pool: PoolState, replica: ReplicaState, why: Diagnosis, treated_at: float = math.inf) -> bool:
         """Return whether it may be its revision that fails, and another one of that will soon tell.
 
         A restart would only bring one more of it, and so would growth. What it suffers from began when that showed or,
