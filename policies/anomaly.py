@@ -262,7 +262,7 @@ def _frozen(
     where the pool's replicas are in ``memory`` and ``fresh``.
     """
     watched = (part.start + np.flatnonzero(pool.roster.ready & fresh[part])).tolist()
-    still_s, stuck = stood.tolist(), exporter_stuck_s(memory).tolist()
+    still_s, stuck = (dict(zip(watched, of[watched].tolist(), strict=True)) for of in (stood, exporter_stuck_s(memory)))
     moving = sum(still_s[place] < allowed_s for place in watched)
     found: list[Anomaly] = []
     for place in watched:

@@ -41,6 +41,9 @@ class _Witness:
     write: Callable[[ReplicaMemory, AnswerMemory], ReplicaMemory]
 
 
+_MOST_ANSWERS = 1_000_000
+"""So many tell as much of a share as more would."""
+
 _WITNESSES = (
     _Witness("answers", "the gateway counts", lambda m: m.by_gateway, lambda m, a: replace(m, by_gateway=a)),
     _Witness("errors", "its engine counts", lambda m: m.by_itself, lambda m, a: replace(m, by_itself=a)),
@@ -181,9 +184,9 @@ def _judged(
         if better:
             detail = f"{better} of {len(peers)} peers with the same requests fail far fewer"
             return _Verdict("cohort", detail, lasting=view is _run)
-    if views and not any(peer.ended >= 1.0 for peer in others):
-        return _against_its_record(answers, settings)
-    return _Verdict()
+    alone = not any(peer.ended >= 1.0 for peer in others)
+    accused = answers.run_at is not None and any(t >= answers.run_at for t in answers.worse_at)
+    return _against_its_record(answers, settings) if views and (alone or accused) else _Verdict()
 
 
 def _better(view: _View, answers: AnswerMemory, others: Sequence[AnswerMemory], settings: FailingSettings) -> int:
@@ -214,17 +217,19 @@ def _better(view: _View, answers: AnswerMemory, others: Sequence[AnswerMemory], 
 def _against_its_record(answers: AnswerMemory, settings: FailingSettings) -> _Verdict:
     """Return what all that it answered before its run of errors says, where nobody was there to compare it with.
 
-    Once a peer has answered in that time, it is for peers to say: a peer that fails alike would else be asked for
-    again and again.
+    That stands until peers have answered so much that chance is ruled out, which takes minutes at little load: a peer
+    that came to tell would else be taken away before it could. It falls once peers fail alike, which is remembered as
+    long as the run lasts: such a peer would else be asked for again and again.
     """
-    run = _run(answers)
-    if answers.run_at is None or answers.peers_answered + answers.peers_failed >= settings.least_failed:
+    run, peers = _run(answers), _Counts(answers.peers_failed, answers.peers_answered + answers.peers_failed)
+    alike = peers.ended >= settings.least_failed and run.ratio < settings.times_peers * peers.ratio
+    if answers.run_at is None or alike:
         return _Verdict()
     failed = answers.failed_total - answers.run_failed
     before = _Counts(failed, failed + answers.answered_total - answers.run_answered)
     if run.ratio < settings.times_peers * before.ratio or _chance(run, before) >= settings.chance:
         return _Verdict()
-    detail = f"of {before.ended:.0f} answers before that {before.ratio:.1%} were, and no peer has the same requests"
+    detail = f"of {before.ended:.0f} answers before that {before.ratio:.1%} were, and no peer has told more yet"
     return _Verdict("record", detail, lasting=True)
 
 
@@ -232,6 +237,7 @@ def _chance(own: _Counts, peers: _Counts) -> float:
     """Return how likely it is that as many of all errors are its own if all fail alike (hypergeometric tail).
 
     Counts with a half-life are no whole numbers, and vary less than whole ones would; they are rounded to its favour.
+    Of very many answers the share counts: how long the tail takes to work out grows with them, without bound.
 
     >>> _chance(_Counts(16.0, 56.0), _Counts(0.0, 1000.0)) < 1e-18
     True
@@ -240,6 +246,10 @@ def _chance(own: _Counts, peers: _Counts) -> float:
     """
     mine, theirs = math.floor(own.failed), math.ceil(peers.failed)
     answers, of_peers = math.ceil(own.ended), max(theirs, math.floor(peers.ended))
+    if of_peers > _MOST_ANSWERS:
+        theirs, of_peers = math.ceil(theirs * (_MOST_ANSWERS / of_peers)), _MOST_ANSWERS
+    if answers > _MOST_ANSWERS:
+        mine, answers = math.floor(mine * (_MOST_ANSWERS / answers)), _MOST_ANSWERS
     return float(hypergeom.sf(mine - 1, answers + of_peers, mine + theirs, answers))
 
 

@@ -82,6 +82,7 @@ def grounded(
         max_age_s: Older metrics are no evidence.
     """
     sights = {pool.key: sight for pool, sight in _sights(fleet, watched, max_age_s)} if anomalies else {}
+    tells = _gpus_told_of(fleet) if any(anomaly.family == "gpu" for anomaly in anomalies) else {}
     of_pools: dict[PoolKey, set[str]] = {}
     for anomaly in anomalies:
         if not anomaly.replica:
@@ -92,7 +93,7 @@ def grounded(
         if anomaly.family.startswith("canary"):
             grounds = _canary(sight, anomaly, books)
         elif anomaly.family == "gpu":
-            grounds = _gpu(sight, anomaly, fleet, xids)
+            grounds = _gpu(sight, anomaly, tells, xids)
         elif anomaly.replica:
             grounds = _OF_REPLICA.get(anomaly.family, _Sight.engine)(sight, sight.places[anomaly.replica])
         elif anomaly.family == "demand":
@@ -252,25 +253,29 @@ def _of_pool(sight: _Sight, family: str, families: set[str]) -> Grounds:
 def _canary(sight: _Sight, anomaly: Anomaly, books: CanaryBooks) -> Grounds:
     known = books.replicas[sight.pool.key.replica(anomaly.replica)]
     told_at = known.told_at if known.told_at is not None else known.first_at
-    asked = [one.outcome for name, one in books.replicas.items() if name.startswith(f"{sight.pool.key}/")]
-    due = [outcome for outcome in asked if outcome]
+    of_pool = [books.replicas.get(name) for name in sight.pool.roster.names(str(sight.pool.key))]
+    due = [one.outcome for one in of_pool if one is not None and one.outcome]
     share = _share([(sum(outcome != "unheard" for outcome in due), len(due))])
     return Grounds(sight.age_s(math.nan if told_at is None else told_at, sight.places[anomaly.replica]), share)
 
 
-def _gpu(sight: _Sight, anomaly: Anomaly, fleet: FleetState, xids: Mapping[str, XidMemory]) -> Grounds:
+def _gpu(
+    sight: _Sight, anomaly: Anomaly, tells: Mapping[str, Sequence[bool]], xids: Mapping[str, XidMemory]
+) -> Grounds:
     place = sight.places[anomaly.replica]
     node = sight.pool.roster.replicas[place].node
     age_s = sight.age_s(xids[node].seen_at if node in xids else math.nan, place)
-    if node in fleet.nodes and not math.isnan(fleet.nodes[node].xid):
-        return Grounds(age_s, 1.0)
-    tells = [
-        not math.isnan(code)
-        for pool in fleet.pools
-        for replica, code in zip(pool.roster.replicas, pool.told.of("gpu_xid").tolist(), strict=True)
-        if replica.node == node
-    ]
-    return Grounds(age_s, _share([(sum(tells), len(tells))]))
+    return Grounds(age_s, _share([(sum(tells[node]), len(tells[node]))]))
+
+
+def _gpus_told_of(fleet: FleetState) -> Mapping[str, Sequence[bool]]:
+    """Return by node of which replicas there the GPUs are told of; a node that tells of its own tells of all."""
+    of_nodes = {name for name, node in fleet.nodes.items() if not math.isnan(node.xid)}
+    tells: dict[str, list[bool]] = {}
+    for pool in fleet.pools:
+        for replica, code in zip(pool.roster.replicas, pool.told.of("gpu_xid").tolist(), strict=True):
+            tells.setdefault(replica.node, []).append(replica.node in of_nodes or not math.isnan(code))
+    return tells
 
 
 def _sights(fleet: FleetState, watched: WatchedReplicas, max_age_s: float) -> list[tuple[PoolState, _Sight]]:

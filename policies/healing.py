@@ -310,7 +310,7 @@ class _Ward:
         )  # fmt: skip
         after = advance(playbook, subject)
         self.runs[name] = after.run
-        waits = replica is not None and not after.run.over and ledger.on_trial(pool, replica, why)
+        waits = replica is not None and not after.run.over and ledger.on_trial(pool, replica, why, run.began_at)
         if holding := ledger.permitted(pool, why, after.holding | ({"growth"} if waits else set())):
             self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | holding
         if after.run.state == "failed":

@@ -6,6 +6,7 @@ cooldowns, load times and the breaker.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -136,10 +137,13 @@ class Ledger:
 
     # What is destroyed and made anew
 
-    def restart(self, pool: PoolState, replica: ReplicaState, why: Diagnosis, deadline_s: float) -> Refusal | None:
+    def restart(
+        self, pool: PoolState, replica: ReplicaState, why: Diagnosis, deadline_s: float, treated_at: float = math.inf
+    ) -> Refusal | None:
         """Have a replica deleted; ``deadline_s`` is how long its replacement may take to serve.
 
-        One that is in traffic and may still serve goes only when enough others do, as for a cordon.
+        ``treated_at`` is since when a playbook is about it, if one is. One that is in traffic and may still serve goes
+        only when enough others do, as for a cordon.
         """
         at, key = self.fleet.at, str(pool.key)
         if self.open_restart(key, replica.id) is not None:
@@ -154,7 +158,7 @@ class Ledger:
             return refusal
         if not self._serves_nobody(pool, replica) and (refusal := self._for_latency("restart", pool, why)) is not None:
             return refusal
-        if self.on_trial(pool, replica, why):
+        if self.on_trial(pool, replica, why, treated_at):
             detail = f"revision {replica.revision} has not shown yet that it is well: another one of it will tell"
             return Refusal("revision on trial", detail)
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
@@ -168,17 +172,19 @@ class Ledger:
         )
         return None
 
-    def on_trial(self, pool: PoolState, replica: ReplicaState, why: Diagnosis) -> bool:
+    def on_trial(self, pool: PoolState, replica: ReplicaState, why: Diagnosis, treated_at: float = math.inf) -> bool:
         """Return whether it may be its revision that fails, and another one of that will soon tell.
 
-        A restart would only bring one more of it, and so would growth.
+        A restart would only bring one more of it, and so would growth. What it suffers from began when that showed or,
+        at the latest, when it was first treated: evidence with a look-back, as of errors, is never older than that.
         """
         known = self.known.get(str(pool.key))
         if known is None or why.name not in _OF_REVISIONS:
             return False
         bad, key = self.hung | self.failing | self.broken | self.cordons.keys(), pool.key
         well = (r for r in pool.roster.replicas if r.serving and key.replica(r.id) not in bad)
-        return witness_due(pool, known, replica, well, why.since_at, self.fleet.at, self.settings)
+        failed_at = min(why.since_at, treated_at)
+        return witness_due(pool, known, replica, well, failed_at, self.fleet.at, self.settings)
 
     def open_restart(self, pool: str, replica: str) -> ActionMemory | None:
         """Return the restart of a replica that is under way."""

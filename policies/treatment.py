@@ -320,7 +320,7 @@ class _Walk:
                 ledger.uncordon(pool, replica, "recovered", "it makes progress again")
                 return None
             case "restart":
-                return ledger.restart(pool, replica, why, deadline_s)
+                return ledger.restart(pool, replica, why, deadline_s, subject.run.began_at)
             case "avoid node":
                 return ledger.avoid_node(replica, why)
             case _:

@@ -125,7 +125,29 @@ def test_who_is_alone_and_has_always_failed_so_much_has_nothing_on_record() -> N
     assert alone.families() == {"answers", "errors"}
 
 
-def test_a_record_is_no_evidence_any_more_once_a_peer_has_answered_in_the_same_time() -> None:
+def test_a_record_stands_until_its_first_peer_has_answered_enough_to_tell() -> None:
+    """At little load that takes minutes; a pool that shrank meanwhile would take the peer away."""
+    counters = Counters("ab")
+    counters.look(0.0, NAN)
+    for _ in range(3):
+        counters.look(0.4, NAN)
+    said = [counters.look(0.4, 0.0, ended=5.0) and counters.families() for _ in range(20)]
+    first = said.index(ALL)
+    assert first > 3
+    assert said[:first] == [{"answers", "errors", "record"}] * first
+    assert said[first:] == [ALL] * (20 - first)
+
+
+def test_very_many_answers_take_no_longer_than_many() -> None:
+    """Of a counter gone wild, too: the tail of 10^16 answers would be worked out for hours."""
+    counters = Counters("a")
+    counters.totals["a"] = (1e16, 0.0)
+    for _ in range(6):
+        counters.look(0.8, ended=100.0)
+    assert counters.families() == {"answers", "errors", "record"}
+
+
+def test_a_record_is_no_evidence_any_more_once_a_peer_fails_alike_in_the_same_time() -> None:
     counters = Counters("ab")
     counters.look(0.0, NAN)
     for _ in range(6):

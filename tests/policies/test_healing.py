@@ -698,6 +698,21 @@ def test_what_hangs_of_a_revision_on_trial_is_not_restarted_before_another_one_h
     assert (done(proven), proven.holding) == ([(RestartReplica, "a0")], {})
 
 
+@pytest.mark.parametrize(("treated_s", "waits"), [(890.0, True), (910.0, False)])
+def test_a_witness_is_waited_for_no_longer_where_evidence_goes_on_as_where_it_stands_still(
+    treated_s: float, waits: bool
+) -> None:
+    """Errors are told of since the look-back began, however long they last."""
+    revisions = {"1": RevisionMemory(AT - 9e3, 5e3, AT), "2": RevisionMemory(AT - 1000.0, 0.0, AT)}
+    state = rollout(served_s=100.0)
+    errors = replace(sick("a0", "F2", since_s=60.0), families=("answers", "cohort"), name="errors")
+    memory = replace(cordoned("F2"), pools={str(KEY): PoolMemory(revisions=revisions)})
+    (run,) = treated(state, errors, memory=memory).runs.values()
+    began = replace(run, began_at=AT - treated_s, deadline_at=AT + 1e5)
+    course = treated(state, errors, memory=replace(memory, runs={A0: began}))
+    assert ("growth" in course.holding.get(KEY, ())) is waits
+
+
 @pytest.mark.parametrize(
     ("signs", "holding"),
     [
