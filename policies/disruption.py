@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import Field
@@ -63,20 +64,24 @@ class DisruptionSettings(RevisionSettings):
         return max(min_replicas, math.ceil(self.floor_ratio * healthy - 1e-9))
 
 
-def last_healthy(fleet: FleetState, stage: Stage, known: Collection[str]) -> int:
+def gone(fleet: FleetState, known: Iterable[str]) -> Mapping[str, int]:
+    """Return by pool key how many replicas are among ``known``, names in the whole fleet, and are not there."""
+    present = {name for pool in fleet.pools for name in pool.roster.names(str(pool.key))}
+    return Counter(name.rpartition("/")[0] for name in known if name not in present)
+
+
+def last_healthy(fleet: FleetState, stage: Stage, gone: Mapping[str, int]) -> int:
     """Return how many replicas of ``stage`` are or lately were healthy, those that are sick now included.
 
     Args:
         fleet: What is there.
         stage: Which replicas.
-        known: Names of replicas that were scraped lately, also of those that are gone: what a lost node took with it
-            counts until it is forgotten.
+        gone: By pool key, those that were scraped lately and are not there: what a lost node took with it counts until
+            it is forgotten.
     """
     pools = fleet.pools_in(stage)
-    present = {p.key.replica(r.id): r for p in pools for r in p.roster.replicas}
-    began = sum(not r.starting or r.restarts > 0 for r in present.values())
-    gone = sum(name not in present and any(name.startswith(f"{p.key}/") for p in pools) for name in known)
-    return min(len(present), began + gone)
+    began = sum(not r.starting or r.restarts > 0 for pool in pools for r in pool.roster.replicas)
+    return min(sum(len(pool.roster) for pool in pools), began + sum(gone.get(str(pool.key), 0) for pool in pools))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@
     platform  of the reading of this look     all that it lists: 1
     engine    of its newest counters          looks of late at which they were there, and no older than allowed
     peers     of its own newest scrape        the pool's READY replicas that were scraped of late
-    counts    of the newest count of answers  READY replicas of whom the same witness counted of late
-    gateway   of its sample (record 0048)     READY replicas that it tells of
+    counts    of the newest count of answers  READY replicas of whom the same witness counted of late; as the gateway
+    gateway   of its sample (record 0048)     READY replicas that it tells of; 1 for one that it tells of
     canary    of the newest outcome           requests to replicas of the pool whose outcome was told
     gpu       of the newest report            replicas on the node whose GPUs are told of; 1 where the node's are
     pool      of its newest scrape            the serving replicas that were scraped of late
@@ -194,11 +194,15 @@ class _Sight:
         return Grounds(self.newest_s(self.observed_at), self.scraped_ratio)
 
     def gateway(self, place: int) -> Grounds:
-        told_at = self.heard_at if self.by_gateway[place] else float(self.told_at[0, place])
-        return Grounds(self.age_s(told_at, place), self.gateway_ratio)
+        """Of one replica all is there if it is told of: of others the gateway may have no series before a request."""
+        if self.by_gateway[place]:
+            return Grounds(self.age_s(self.heard_at, place), 1.0)
+        return Grounds(self.age_s(float(self.told_at[0, place]), place), self.gateway_ratio)
 
     def answers(self, place: int) -> Grounds:
-        return Grounds(self.age_s(float(self.told_at[0, place]), place), _share([self.counted(0)]))
+        """As of ``gateway``; that others were counted is what ``cohort`` rests on."""
+        age_s = self.age_s(float(self.told_at[0, place]), place)
+        return Grounds(age_s, 1.0 if age_s <= self.max_age_s else _share([self.counted(0)]))
 
     def errors(self, place: int) -> Grounds:
         return Grounds(self.age_s(float(self.told_at[1, place]), place), float(self.covered[place]))

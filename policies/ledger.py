@@ -28,7 +28,7 @@ from policies.decisions import (
     UncordonReplica,
 )
 from policies.diagnosis import confirmed, serves_nothing
-from policies.disruption import DisruptionSettings, Refusal, last_healthy, why_no_restart, why_not_now
+from policies.disruption import DisruptionSettings, Refusal, gone, last_healthy, why_no_restart, why_not_now
 from policies.fleet import FleetState, Phase, PoolState, ReplicaState, Stage
 from policies.healing_memory import ActionMemory, CordonMemory
 from policies.lead_time import LeadTime
@@ -81,6 +81,7 @@ class Ledger:
     broken: set[str] = field(default_factory=set)
     burn: Mapping[str, Burn] = field(default_factory=dict)
     _models: Mapping[str, str] | None = field(default=None, init=False)
+    _gone: Mapping[str, int] | None = field(default=None, init=False)
 
     # Traffic of one replica
 
@@ -129,7 +130,9 @@ class Ledger:
             | {r.pool.replica(r.replica) for r in self.remedies if isinstance(r, CordonReplica | RestartReplica)}
         )
         left = sum(r.serving and other not in out for other, r in replicas) - 1
-        healthy = last_healthy(self.fleet, stage, self.seen.memory.keys())
+        if self._gone is None:
+            self._gone = gone(self.fleet, self.seen.memory)
+        healthy = last_healthy(self.fleet, stage, self._gone)
         floor = self.settings.serving_floor(healthy, self.min_replicas.get(stage, 0))
         if left >= floor:
             return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.disruption import DisruptionSettings, last_healthy, settled, why_no_restart, why_not_now
+from policies.disruption import DisruptionSettings, gone, last_healthy, settled, why_no_restart, why_not_now
 from policies.fleet import Phase, ReplicaState
 from policies.healing_memory import ActionMemory
 from policies.lead_time import LeadTime
@@ -152,12 +152,13 @@ def test_the_floor_is_the_larger_of_the_share_and_the_minimum(present: int, leas
 def test_what_starts_for_the_first_time_was_never_healthy_and_what_starts_again_was() -> None:
     first, again = replica("b", Phase.LOADING), replica("c", Phase.LOADING, restarts=1)
     state = fleet(pool([OLD, first, again, replica("d", Phase.FAILED)]))
-    assert last_healthy(state, KEY.stage, ()) == 3
+    assert last_healthy(state, KEY.stage, {}) == 3
 
 
 def test_what_a_lost_node_took_with_it_counts_as_long_as_it_is_remembered() -> None:
     state = fleet(pool([OLD, replica("n1", Phase.PENDING), replica("n2", Phase.PENDING)]))
-    gone = [KEY.replica("a1"), KEY.replica("a2"), KEY.replica("a3"), f"{KEY}x/a9", KEY.replica("other")]
-    assert last_healthy(state, KEY.stage, gone[:1]) == 2
-    assert last_healthy(state, KEY.stage, gone) == 3  # never more than are there
-    assert last_healthy(state, KEY.stage, [gone[3]]) == 1  # of another pool
+    names = [KEY.replica("a1"), KEY.replica("a2"), KEY.replica("a3"), f"{KEY}x/a9", KEY.replica("other")]
+    assert last_healthy(state, KEY.stage, gone(state, names[:1])) == 2
+    assert last_healthy(state, KEY.stage, gone(state, names)) == 3  # never more than are there
+    assert last_healthy(state, KEY.stage, gone(state, [names[3]])) == 1  # of another pool
+    assert gone(state, [KEY.replica("n1")]) == {}

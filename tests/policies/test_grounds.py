@@ -170,11 +170,13 @@ def test_what_has_just_become_ready_is_due_only_once_it_was_scraped() -> None:
     assert of(there, "queue")["queue"].coverage_ratio == 0.75
 
 
-def test_a_gateway_that_tells_of_few_replicas_is_no_witness_of_one() -> None:
+def test_a_gateway_that_tells_of_few_replicas_is_a_witness_of_those_and_of_no_other_nor_of_the_pool() -> None:
     there = pool([replica(f"a{i}", since_at=AT - 3600.0, in_flight_requests=5.0 if i < 2 else math.nan)
                   for i in range(6)])  # fmt: skip
-    found = of(there, "gateway", subject="a0")["gateway"]
-    assert (found.age_s, round(found.coverage_ratio, 3), found.counts) == (0.0, 0.333, False)
+    one, other, all_of_them = (of(there, "gateway", subject=subject)["gateway"] for subject in ("a0", "a5", ""))
+    assert (one.age_s, one.coverage_ratio, one.counts) == (0.0, 1.0, True)
+    assert (round(other.coverage_ratio, 3), other.counts) == (0.333, False)
+    assert (round(all_of_them.coverage_ratio, 3), all_of_them.counts) == (0.333, False)
 
 
 def test_what_was_never_seen_is_as_old_as_the_time_in_which_it_could_have_been() -> None:

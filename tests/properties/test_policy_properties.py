@@ -19,7 +19,7 @@ from forecasting.forecast import LoadForecast, Trust
 from policies.decide import Foresail, decide
 from policies.decisions import CordonReplica, Decision, Page, Remediation, RestartReplica, UncordonReplica
 from policies.diagnosis import unexplained
-from policies.disruption import last_healthy
+from policies.disruption import gone, last_healthy
 from policies.fleet import (
     Demand,
     FleetState,
@@ -538,7 +538,7 @@ class Checked:
             out = hung | {c.replica for c in cordons}
             left = sum(r.serving and r.id not in out for p in fleet.pools_in(stage) for r in p.replicas)
             least = sum(self.given.pools[str(p.key)].min_replicas for p in fleet.pools_in(stage))
-            healthy = last_healthy(fleet, stage, decision.memory.replicas.keys())
+            healthy = last_healthy(fleet, stage, gone(fleet, decision.memory.replicas))
             assert not slow or left >= healing.serving_floor(healthy, least)  # I1
         for restart in restarts:
             state, one = replicas[restart.replica]
