@@ -1,0 +1,5 @@
+"""What does a Kubernetes cluster hold of the fleet: a watched cache, and its objects as pools, replicas and nodes.
+
+``json_reading``, ``pods``, ``groups``, ``templates``, ``workloads``, ``revisions``, ``discovery``, ``pool_states`` and
+``nodes`` are pure; ``client``, ``stores`` and ``reflector`` talk to the API server; ``cluster`` puts them together.
+"""
