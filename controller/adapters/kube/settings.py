@@ -136,7 +136,6 @@ class KubernetesSettings(BaseModel):
 
     connect_timeout_s: float = Field(3.0, gt=0, le=60, description="Longest wait for a connection, in seconds.")
     timeout_s: float = Field(10.0, gt=0, le=120, description="Longest that one whole answer may take, in seconds.")
-    attempts: int = Field(3, ge=1, le=10, description="Tries of a call that may be repeated.")
     watch_s: int = Field(
         30,
         ge=1,
