@@ -1,0 +1,134 @@
+"""How is an API server started, troubled, moved on and ended?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from controller.adapters.system_clock import SystemClock
+from controller.ports import Clock
+from simulations.kubernetes_api.access import Access, Subject
+from simulations.kubernetes_api.api import Api
+from simulations.kubernetes_api.faults import Fault, Faults
+from simulations.kubernetes_api.http_server import ApiServer
+from simulations.kubernetes_api.kinds import BUILT_IN, COMMON_CUSTOM, Catalogue, Kind
+from simulations.kubernetes_api.kubeconfig import kubeconfig, write_kubeconfig
+from simulations.kubernetes_api.refusals import Json
+
+
+class RunningApi:
+    """An API server that listens; see ``running_api``."""
+
+    def __init__(self, api: Api, server: ApiServer, faults: Faults) -> None:
+        self.api, self.faults = api, faults
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def version(self) -> int:
+        """The resourceVersion of the last change of anything."""
+        return self.api.store.version
+
+    def call(self, method: str, target: str, body: Any = None, content_type: str = "application/json") -> Json:
+        """Answer a request from within the process, past every fault and rule.
+
+        Raises:
+            Refusal: What a client would have got as a ``Status``.
+        """
+        return self.api.call(method, target, body, content_type)
+
+    def kubeconfig(self, token: str = "", namespace: str = "default", context: str = "simulated") -> Json:
+        """Return a kubeconfig for this server."""
+        return kubeconfig(self.url, token, namespace, context)
+
+    def write_kubeconfig(self, path: Path, token: str = "", namespace: str = "default") -> Path:
+        """Write a kubeconfig for this server and return its path."""
+        return write_kubeconfig(path, self.kubeconfig(token, namespace))
+
+    def grant(self, token: str, subject: Subject) -> None:
+        """Let ``token`` stand for ``subject``; from then on nobody is let in without a known token."""
+        self.api.access.grant(token, subject)
+
+    def expire(self, token: str) -> None:
+        """Let ``token`` be refused with 401 from now on."""
+        self.api.access.expire(token)
+
+    def fault(self, fault: Fault) -> None:
+        """Put a fault in force; ``faults.remove`` and ``faults.clear`` end it."""
+        self.faults.add(fault)
+
+    def drop_watches(self) -> None:
+        """End every open watch cleanly."""
+        self.api.drop_watches()
+
+    def cut_connections(self) -> None:
+        """Reset every open connection; new ones are taken."""
+        self._server.cut_connections()
+
+    def compact(self) -> None:
+        """Forget every older resourceVersion: watches and pages from there are 410."""
+        self.api.store.compact()
+
+    def partition(self, how: Literal["reset", "hang"]) -> None:
+        """Cut the server off until ``heal``: connections are reset, or hang without an answer."""
+        self._server.partition(how)
+
+    def heal(self) -> None:
+        """End a partition."""
+        self._server.heal()
+
+
+@contextmanager
+def running_api(
+    *,
+    clock: Clock | None = None,
+    kinds: Iterable[Kind] = BUILT_IN + COMMON_CUSTOM,
+    access: Access | None = None,
+    seed: int = 0,
+    port: int = 0,
+    kept_changes: int = 20_000,
+    bookmark_every_s: float = 60.0,
+) -> Iterator[RunningApi]:
+    """Run an API server on loopback for as long as the context is open.
+
+    Args:
+        clock: Of timestamps; the machine's where none is given. Watches end by the machine's in any case.
+        kinds: Which resources are served.
+        access: Tokens and their rules; none: everybody may do everything.
+        seed: Of uids, generated names and the faults' draws.
+        port: 0 for a free one.
+        kept_changes: Changes that the log of each resource keeps at least.
+        bookmark_every_s: Seconds between a watch's bookmarks.
+    """
+    machine = SystemClock()
+    api = Api(
+        Catalogue(kinds),
+        clock or machine,
+        machine.elapsed,
+        seed=seed,
+        access=access,
+        kept_changes=kept_changes,
+        bookmark_every_s=bookmark_every_s,
+    )
+    faults = Faults(np.random.default_rng([seed, 1]))
+    server = ApiServer(api, faults, port)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield RunningApi(api, server, faults)
+    finally:
+        server.ended.set()
+        api.close()
+        server.shutdown()
+        server.cut_connections()
+        server.server_close()
+        thread.join()
