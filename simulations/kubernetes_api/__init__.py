@@ -5,9 +5,14 @@ knows Foresail.
 
 Entry points, which stay as they are:
 
-* ``running.running_api(clock=, kinds=, access=, seed=, port=, kept_changes=, bookmark_every_s=)``: a context manager
+* ``running.running_api(clock=, kinds=, access=, seed=, port=, kept_changes=, bookmark_every_s=,
+  settle_every_s=)``: a context manager
   that yields a ``RunningApi``: ``url``, ``version``, ``call(method, target, body)`` (in the process, past faults and
   rules), ``kubeconfig(token, namespace)`` and ``write_kubeconfig(path, ...)``.
+* The rest of the cluster: ``settle()`` steps all controllers until nothing changes, ``step()`` once;
+  ``add_nodes(count)`` before pods can run; ``kubelet.start_s``, ``stop_s``,
+  ``kubelet.troubles.pods["ns/name"] = "crash"`` (``unready``,
+  ``stuck``, ``failed``, ``lingering``; also by image in ``troubles.images``), ``kubelet.paused``.
 * Trouble: ``fault(faults.Fault(...))`` and ``faults.clear()``, ``drop_watches()``, ``cut_connections()``, ``compact()``
   (410), ``partition("reset" | "hang")`` and ``heal()``, ``grant(token, access.Subject(...))`` and ``expire(token)``.
 """

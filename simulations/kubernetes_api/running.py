@@ -14,6 +14,8 @@ from controller.adapters.system_clock import SystemClock
 from controller.ports import Clock
 from simulations.kubernetes_api.access import Access, Subject
 from simulations.kubernetes_api.api import Api
+from simulations.kubernetes_api.controllers.kubelet import GPU, Kubelet
+from simulations.kubernetes_api.controllers.settling import Controllers
 from simulations.kubernetes_api.faults import Fault, Faults
 from simulations.kubernetes_api.http_server import ApiServer
 from simulations.kubernetes_api.kinds import BUILT_IN, COMMON_CUSTOM, Catalogue, Kind
@@ -24,8 +26,8 @@ from simulations.kubernetes_api.refusals import Json
 class RunningApi:
     """An API server that listens; see ``running_api``."""
 
-    def __init__(self, api: Api, server: ApiServer, faults: Faults) -> None:
-        self.api, self.faults = api, faults
+    def __init__(self, api: Api, server: ApiServer, faults: Faults, controllers: Controllers) -> None:
+        self.api, self.faults, self.controllers = api, faults, controllers
         self._server = server
 
     @property
@@ -45,6 +47,32 @@ class RunningApi:
             Refusal: What a client would have got as a ``Status``.
         """
         return self.api.call(method, target, body, content_type)
+
+    @property
+    def kubelet(self) -> Kubelet:
+        """The kubelets' double: ``start_s``, ``stop_s``, ``troubles``, ``paused``."""
+        return self.controllers.kubelet
+
+    def settle(self) -> int:
+        """Let the controllers step until nothing changes; return the rounds that it took."""
+        return self.controllers.settle()
+
+    def step(self) -> bool:
+        """Let every controller take one step; return whether anything changed."""
+        return self.controllers.step()
+
+    def add_nodes(self, count: int, gpus: int = 8, prefix: str = "node") -> None:
+        """Add Ready nodes ``PREFIX-0`` and so on, each with so many GPUs."""
+        room = {"cpu": "192", "memory": "1Ti", "pods": "110", GPU: str(gpus)}
+        condition = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+        for number in range(count):
+            labels = {"kubernetes.io/hostname": f"{prefix}-{number}"}
+            node = {
+                "metadata": {"name": f"{prefix}-{number}", "labels": labels},
+                "spec": {},
+                "status": {"capacity": room, "allocatable": room, "conditions": [condition]},
+            }
+            self.call("POST", "/api/v1/nodes", node)
 
     def kubeconfig(self, token: str = "", namespace: str = "default", context: str = "simulated") -> Json:
         """Return a kubeconfig for this server."""
@@ -97,6 +125,7 @@ def running_api(
     port: int = 0,
     kept_changes: int = 20_000,
     bookmark_every_s: float = 60.0,
+    settle_every_s: float | None = None,
 ) -> Iterator[RunningApi]:
     """Run an API server on loopback for as long as the context is open.
 
@@ -108,11 +137,13 @@ def running_api(
         port: 0 for a free one.
         kept_changes: Changes that the log of each resource keeps at least.
         bookmark_every_s: Seconds between a watch's bookmarks.
+        settle_every_s: Seconds between steps of the controllers; None: they step in ``settle`` and ``step`` only.
     """
     machine = SystemClock()
+    told = clock or machine
     api = Api(
         Catalogue(kinds),
-        clock or machine,
+        told,
         machine.elapsed,
         seed=seed,
         access=access,
@@ -121,14 +152,19 @@ def running_api(
     )
     faults = Faults(np.random.default_rng([seed, 1]))
     server = ApiServer(api, faults, port)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
+    controllers = Controllers(api, told)
+    threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)]
+    if settle_every_s is not None:
+        threads.append(threading.Thread(target=controllers.run, args=(settle_every_s, server.ended), daemon=True))
+    for thread in threads:
+        thread.start()
     try:
-        yield RunningApi(api, server, faults)
+        yield RunningApi(api, server, faults, controllers)
     finally:
         server.ended.set()
         api.close()
         server.shutdown()
         server.cut_connections()
         server.server_close()
-        thread.join()
+        for thread in threads:
+            thread.join()
