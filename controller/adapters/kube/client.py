@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from urllib3 import BaseHTTPResponse, Timeout
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, SSLError
 
 from controller.adapters.kube.json_reading import text, under
 from controller.adapters.kube.questions import ApiRefused, Question, Unreached, refusal
@@ -61,7 +61,7 @@ class KubernetesApi:
         """
         try:
             response = self._ask(question, query, self._settings.timeout_s)
-            body = self._body(response, self._settings.max_answer_bytes, question)
+            body = self._body(response, question)
         except (HTTPError, OSError) as error:
             raise self._unreached(error, question) from None
         return self._object(body, question)
@@ -96,14 +96,14 @@ class KubernetesApi:
             "GET", url, headers=headers, timeout=timeout, preload_content=False, retries=False, redirect=False
         )
 
-    def _body(self, response: BaseHTTPResponse, most_bytes: int, question: Question) -> bytes:
+    def _body(self, response: BaseHTTPResponse, question: Question) -> bytes:
         chunks, size = [], 0
         while chunk := response.read1(_CHUNK):
             size += len(chunk)
-            if size > most_bytes:
+            if size > self._settings.max_answer_bytes:
                 response.close()
                 raise ObservationError(
-                    f"the answer is larger than {most_bytes / 1024**2:g} MiB",
+                    f"the answer is larger than {self._settings.max_answer_mib:g} MiB",
                     str(question),
                     "lower platform.page_size, or raise platform.max_answer_mib",
                 )
@@ -122,10 +122,11 @@ class KubernetesApi:
         return told
 
     def _unreached(self, error: Exception, question: Question) -> ObservationError:
-        told = " ".join(str(error).split())[:_TOLD] or type(error).__name__
         if isinstance(error, SSLError):
+            told = " ".join(str(error).split())[:_TOLD]
             remedy = "check the certificate authority in the kubeconfig, and the name that the server is asked by"
             return ObservationError(f"no secure connection to {self.server}: {told}", str(question), remedy)
+        told = _trouble(error)
         return Unreached(f"{self.server} does not answer: {told}", str(question), "is it up, and is the network?")
 
     def _refused(self, response: BaseHTTPResponse, question: Question) -> ApiRefused:
@@ -189,3 +190,14 @@ class Watch:
         code = under(status, "code")
         code = code if type(code) is int and 0 < code <= _LAST_STATUS else 500
         return refusal(code, text(status, "message"), self._question, self._api.server)
+
+
+def _trouble(error: Exception) -> str:
+    """Return what kept an answer from coming; what wraps it repeats addresses."""
+    if isinstance(error, ReadTimeoutError):
+        return "no whole answer in time"
+    if isinstance(error, ProtocolError):
+        return "the connection broke off"
+    told = error.__cause__ or error
+    words = told.strerror if isinstance(told, OSError) and told.strerror else str(told)
+    return " ".join(words.split())[:_TOLD].lower() or type(error).__name__

@@ -125,7 +125,7 @@ class KubernetesView:
         return {node.name: node.state for node in nodes}
 
     def notes(self) -> tuple[Refused, ...]:
-        """Return what is to be said of the last look: objects that were not used, and pools of which little is known."""
+        """Return what is to be said of the last look: objects that were not used, pools of which little is known."""
         told = self._told
         return told.notes if told else ()
 

@@ -64,7 +64,7 @@ def pool_state(
     place: Place,
     revisions: Iterable[Revision],
     pods: Sequence[Pod],
-    known: Callable[[Pod], ReplicaState | None] = lambda _: None,
+    read: Callable[[Pod], ReplicaState] | None = None,
 ) -> PoolState:
     """Return the state of a pool.
 
@@ -73,15 +73,14 @@ def pool_state(
         place: What else is known of it.
         revisions: Those of the workload.
         pods: Those of the workload.
-        known: Returns the replica that a pod is, where it is known from an earlier look; asked for kinds whose replica
-            is one pod.
+        read: Returns the replica that a pod is, for kinds whose replica is one pod; ``replica_of`` unless given.
     """
     if workload.kind == "LeaderWorkerSet":
         groups = groups_of(pods)
         replicas = tuple([group_replica(group, workload.size, place.engine, place.worker) for group in groups])
     else:
         groups = ()
-        replicas = tuple([known(pod) or replica_of(pod, place.engine) for pod in pods])
+        replicas = tuple([read(pod) if read else replica_of(pod, place.engine) for pod in pods])
     line = lineage(revisions, workload.revision)
     return PoolState(
         key=place.key,

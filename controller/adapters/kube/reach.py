@@ -95,6 +95,9 @@ def _configuration(settings: KubernetesSettings) -> Configuration:
             config.load_kube_config(file, settings.context, known, persist_config=False)
     except (config.ConfigException, *_BROKEN) as error:
         raise _unknown(settings, error) from None
+    if urlsplit(str(known.host)).scheme == "https" and not (known.api_key or known.cert_file or known.username):
+        # A plugin that fails leaves no more than a line in the log of the client.
+        raise _unknown(settings, ValueError("no credentials came of it; does the plugin that it names work?"))
     known.connection_pool_maxsize = _CONNECTIONS
     known.keep_alive = True
     return known

@@ -142,6 +142,9 @@ class Reflector(Generic[T]):
         }
         watch = self._watch = self._api.watch(question, query, settings.watch_s + settings.timeout_s)
         try:
+            if self._stopped.is_set():  # while the watch was asked for
+                watch.stop()
+                return
             for kind, told in watch:
                 self._apply(kind, told, question)
                 heard = True

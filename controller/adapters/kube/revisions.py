@@ -78,13 +78,14 @@ def lineage(revisions: Iterable[Revision], told: str) -> Lineage:
 
     Args:
         revisions: Those that are kept of it.
-        told: The number or name of the newest one, as the workload says; empty where it does not.
+        told: The number or name of the newest one, as the workload says; empty where it does not. Of a number whose
+            keeper has not been heard of yet, the newest that is known holds on.
     """
     known = sorted(revisions, key=lambda revision: (revision.number, revision.created_at, revision.name))
     names = tuple(dict.fromkeys([revision.name for revision in known]))
     named = [revision for revision in known if told and told in (revision.name, str(revision.number))]
-    if told and not named:
-        return Lineage(names, "" if told.isdigit() else told)
+    if told and not named and not told.isdigit():
+        return Lineage(names, told)
     current = (named or known)[-1] if known else None
     if current is None:
         return Lineage(names)

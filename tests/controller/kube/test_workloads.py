@@ -117,8 +117,8 @@ def test_nobody_tells_when_a_workload_came_back_to_an_old_revision() -> None:
     assert math.isnan(lineage([_revision("old", 3, T0, reused=True)], "3").current_at)
 
 
-def test_a_revision_that_its_keeper_is_not_known_of_yet_is_not_guessed() -> None:
-    assert lineage([_revision("old", 1, T0)], "2").current == ""
+def test_a_revision_whose_keeper_is_not_known_of_yet_comes_when_it_is() -> None:
+    assert lineage([_revision("old", 1, T0)], "2").current == "old"
     assert lineage([_revision("llama-1", 1, T0)], "llama-2").current == "llama-2"
     assert lineage([], "").current == ""
     assert lineage([_revision("old", 1, T0), _revision("new", 2, T0 + 9)], "").current == "new"
