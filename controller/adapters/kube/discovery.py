@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from controller.adapters.kube.json_reading import Refused, entries, subject, text, under, word, words
+from controller.adapters.kube.json_reading import Refused, entries, subject, under, word, words
 from controller.adapters.kube.pods import Engine
 from controller.adapters.kube.settings import KubernetesSettings, PoolPlace
 from controller.adapters.kube.templates import port_of
@@ -167,7 +167,7 @@ def _selects(pool: InferencePool, workload: Workload) -> bool:
 
 def _role_of(workload: Workload, settings: KubernetesSettings) -> Role:
     labels = workload.template.labels if workload.template else {}
-    return _ROLES.get(text(dict(labels), settings.role_label), Role.UNIFIED)
+    return _ROLES.get(labels.get(settings.role_label, ""), Role.UNIFIED)
 
 
 def _price(told: str) -> float:

@@ -158,8 +158,14 @@ class KubernetesSettings(BaseModel):
     catch_up_s: float = Field(
         5.0, ge=0, description="Longest wait for the cache to show a write of our own, in seconds; a tick has fifteen."
     )
-    page_size: int = Field(500, ge=1, le=10_000, description="Objects of one page of a list.")
-    max_answer_mib: float = Field(64.0, gt=0, le=1024, description="Largest page of a list, in MiB; 500 pods need 10.")
+    page_size: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Objects of one page of a list. Pages are held whole while they are read: with 500 the process "
+        "grows by twice as much.",
+    )
+    max_answer_mib: float = Field(32.0, gt=0, le=1024, description="Largest page of a list, in MiB; 100 pods need 1.")
     max_objects: int = Field(
         50_000, gt=0, description="Most objects of one kind; more is the wrong cluster, or too many namespaces."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from policies.fleet import PoolKey, PoolState
 from policies.replica import Phase
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
+from simulations.kubernetes_api.kinds import BUILT_IN
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube import container_json, running, template_json
 from tests.builders_kube_api import Fleet, settings_for
@@ -193,8 +196,6 @@ def test_every_kind_of_workload_is_found(api: RunningApi, tmp_path: Path) -> Non
 
 
 def test_kinds_that_are_not_installed_leave_the_others_alone(tmp_path: Path) -> None:
-    from simulations.kubernetes_api.kinds import BUILT_IN
-
     with running_api(kinds=BUILT_IN) as api:
         Fleet(api).deployment()
         with _viewing(api, tmp_path, kinds=ALL_KINDS) as view:
@@ -268,3 +269,8 @@ def test_after_any_trouble_the_view_is_what_the_server_has(seed: int, api: Runni
         there = {p["metadata"]["name"] for p in api.call("GET", fleet.path("pods"))["items"]}
         assert {replica.id for replica in pool.replicas} == there
         assert pool.desired == api.call("GET", fleet.path("deployments", "llama"))["spec"]["replicas"]
+
+
+def test_the_official_client_is_imported_only_when_a_cluster_is_asked() -> None:
+    told = "import sys, controller.adapters.kube.cluster; sys.exit('kubernetes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", told], check=False, timeout=60).returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -17,10 +18,12 @@ from controller.adapters.kube.kinds import LEADER_WORKER_SETS, PODS, REPLICA_SET
 from controller.adapters.kube.pods import Pod, read_pod
 from controller.adapters.kube.reflector import Reflector, Surroundings
 from controller.adapters.kube.revisions import read_revision
+from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.system_clock import SystemClock
 from controller.errors import ObservationError
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
+from simulations.kubernetes_api.kubeconfig import kubeconfig, write_kubeconfig
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube_api import Fleet, settings_for
 
@@ -254,6 +257,47 @@ def test_an_object_that_cannot_be_read_leaves_what_was_known_of_it(api: RunningA
     snapshot = reflector.store.snapshot(30.0)
     assert snapshot.objects["prod", "llama-abc-0"] is known
     assert [refused.subject for refused in snapshot.refused] == ["pod prod/llama-abc-0"]
+
+
+def test_everything_is_listed_anew_after_a_while(api: RunningApi, tmp_path: Path) -> None:
+    Fleet(api).deployment(pods=2)
+    reflector = _reflector(api, tmp_path, resync_s=0.5)
+    reflector.round()
+    reflector.store.put(("prod", "llama-abc-0"), None, reflector.store.resource_version)  # as if a watch had lied
+    assert len(_names(reflector)) == 1
+    reflector.round()
+    assert len(_names(reflector)) == 2
+
+
+def test_a_watch_without_a_word_is_followed_by_a_list_and_not_by_a_storm(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Mute(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append("watch" if "watch=true" in self.path else "list")
+            body = b"" if asked[-1] == "watch" else b'{"metadata": {"resourceVersion": "5"}, "items": []}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mute) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        file = write_kubeconfig(tmp_path / "kubeconfig", kubeconfig(f"http://127.0.0.1:{server.server_address[1]}"))
+        settings, elapsed = KubernetesSettings(kubeconfig=file), SystemClock().elapsed
+        around = Surroundings(KubernetesApi(settings, elapsed), settings, elapsed)
+        reflector = Reflector(around, PODS, "prod", READ_POD, np.random.default_rng(7))
+        waits_s = [reflector.round() for _ in range(4)]
+        server.shutdown()
+        thread.join()
+    assert asked == ["list", "watch"] * 4
+    assert waits_s == sorted(waits_s)
+    assert 0.25 <= waits_s[0] <= 0.5
+    assert 2.0 <= waits_s[3] <= 4.0
 
 
 def test_metadata_alone_is_enough_for_revisions(api: RunningApi, tmp_path: Path) -> None:
