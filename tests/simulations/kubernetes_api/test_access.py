@@ -39,8 +39,8 @@ def test_what_no_rule_allows_is_told_by_user_verb_and_resource(bound: Clients) -
         bound.apps.patch_namespaced_deployment("engine", NAMESPACE, {"spec": {"replicas": 1}})
     assert refused.value.status == 403
     assert status_of(refused.value)["message"] == (
-        f'deployments.apps "engine" is forbidden: User "{USER}" cannot patch resource "deployments" in API group "apps" '
-        'in the namespace "default"'
+        f'deployments.apps "engine" is forbidden: User "{USER}" cannot patch resource "deployments" in API group '
+        '"apps" in the namespace "default"'
     )
     with pytest.raises(client.ApiException) as everywhere:
         bound.core.list_pod_for_all_namespaces()
