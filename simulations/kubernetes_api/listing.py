@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -65,14 +66,9 @@ def _read_token(token: str) -> tuple[int, Key]:
         raise bad_request(f"continue key is not valid: {error}") from None
 
 
-def _state(store: Store, kind: Kind, version: int) -> list[tuple[Key, Stored]]:
-    if version == store.version:
-        return [
-            ((item.value["metadata"].get("namespace", ""), item.value["metadata"]["name"]), item)
-            for item in store.all(kind)
-        ]
+def _state(store: Store, kind: Kind, version: int) -> tuple[list[Key], dict[Key, Stored]]:
     try:
-        return sorted(store.at(kind, version).items())
+        return store.at(kind, version)
     except TooOld:
         raise gone(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list "
@@ -90,19 +86,22 @@ def listed(store: Store, kind: Kind, namespace: str, params: Mapping[str, str]) 
     limit = number(params.get("limit") or "0")
     with store.changed:
         version, after = _starting_point(store, params)
-        found = _state(store, kind, version)
-        if after is not None:
-            found = [pair for pair in found if pair[0] > after]
+        order, objects = _state(store, kind, version)
+        start = bisect_right(order, after) if after is not None else 0
         if namespace:
-            found = [pair for pair in found if pair[0][0] == namespace]
+            start = max(start, bisect_left(order, (namespace, "")))
+            order = order[start : bisect_left(order, (namespace + "\0", ""))]
+        else:
+            order = order[start:]
         if test is not None:
-            found = [pair for pair in found if test(pair[1].value)]
-    page = found[:limit] if limit else found
-    left = len(found) - len(page)
+            order = [key for key in order if test(objects[key].value)]
+        keys = order[:limit] if limit else order
+        items = [objects[key] for key in keys]
+    left = len(order) - len(keys)
     return Page(
-        items=[item for _, item in page],
+        items=items,
         version=version,
-        token=_token(version, page[-1][0]) if left else "",
+        token=_token(version, keys[-1]) if left else "",
         remaining=left if left and test is None else None,
     )
 

@@ -99,7 +99,7 @@ def applied(live: Json | None, config: Json, manager: Manager, *, force: bool) -
     mine = next((paths_of(entry["fieldsV1"]) for entry in entries if manager.owns(entry, "Apply")), set())
     owned_by_others = set().union(*(owned for _, owned in others)) if others else set()
     merged: Json = _merged(live, config)
-    for path in sorted(mine - wanted.keys(), key=len, reverse=True):
+    for path in sorted(mine - wanted.keys(), key=len):  # an item goes before the keys that it is found by
         if not _still_owned(path, owned_by_others | wanted.keys()):
             without(merged, path)
     left = flat(merged)

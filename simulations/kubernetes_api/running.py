@@ -20,6 +20,7 @@ from simulations.kubernetes_api.faults import Fault, Faults
 from simulations.kubernetes_api.http_server import ApiServer
 from simulations.kubernetes_api.kinds import BUILT_IN, COMMON_CUSTOM, Catalogue, Kind
 from simulations.kubernetes_api.kubeconfig import kubeconfig, write_kubeconfig
+from simulations.kubernetes_api.population import populate
 from simulations.kubernetes_api.refusals import Json
 
 
@@ -73,6 +74,10 @@ class RunningApi:
                 "status": {"capacity": room, "allocatable": room, "conditions": [condition]},
             }
             self.call("POST", "/api/v1/nodes", node)
+
+    def populate(self, deployment: Json, copies: int) -> None:
+        """Create so many workloads of Ready pods at once, all like ``deployment``; see ``population``."""
+        populate(self.api, self.controllers, deployment, copies)
 
     def kubeconfig(self, token: str = "", namespace: str = "default", context: str = "simulated") -> Json:
         """Return a kubeconfig for this server."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -147,8 +146,10 @@ class Store:
             shelf = self._shelf(kind)
             return [shelf.objects[key] for key in shelf.sorted() if not namespace or key[0] == namespace]
 
-    def at(self, kind: Kind, version: int) -> dict[Key, Stored]:
-        """Return what there was when the counter stood at ``version``, by key in no order.
+    def at(self, kind: Kind, version: int) -> tuple[list[Key], dict[Key, Stored]]:
+        """Return what there was when the counter stood at ``version``: the keys in order, and the objects.
+
+        Both are the store's own where nothing has changed since: to be read under ``changed``, and not altered.
 
         Raises:
             TooOld: If the log no longer reaches back that far.
@@ -156,13 +157,15 @@ class Store:
         with self.changed:
             shelf = self._shelf(kind)
             changes = self._since(shelf, version)
+            if not changes:
+                return shelf.sorted(), shelf.objects
             objects = dict(shelf.objects)
             for change in reversed(changes):
                 if change.before is None:
                     objects.pop(change.key, None)
                 else:
                     objects[change.key] = change.before
-            return objects
+            return sorted(objects), objects
 
     def since(self, kind: Kind, version: int) -> list[Change]:
         """Return the changes of a resource after ``version``, oldest first.
@@ -186,8 +189,3 @@ class Store:
                 shelf.changes.clear()
                 shelf.versions.clear()
             self.changed.notify_all()
-
-    def keys(self, kind: Kind) -> Iterator[Key]:
-        """Yield the keys of a resource."""
-        with self.changed:
-            yield from list(self._shelf(kind).objects)

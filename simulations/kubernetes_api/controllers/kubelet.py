@@ -7,6 +7,7 @@ has room for their ``nvidia.com/gpu``.
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -83,21 +84,28 @@ class Kubelet:
     def _place(self, unplaced: list[Json], pods: list[Json]) -> None:
         if not unplaced:
             return
-        nodes = self._hands.all(NODE)
-        crowd = Counter(pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName"))
+        nodes = [node for node in self._hands.all(NODE) if _takes_pods(node)]
+        crowd: Counter[str] = Counter()
         used: Counter[str] = Counter()
         for pod in pods:
-            if pod["spec"].get("nodeName") and pod["status"].get("phase") not in ("Succeeded", "Failed"):
-                used[pod["spec"]["nodeName"]] += gpus_of(pod)
+            if (name := pod["spec"].get("nodeName")) and pod["status"].get("phase") not in ("Succeeded", "Failed"):
+                crowd[name] += 1
+                used[name] += gpus_of(pod)
+        by_crowd = [(crowd[node["metadata"]["name"]], node["metadata"]["name"], node) for node in nodes]
+        heapq.heapify(by_crowd)
         for pod in unplaced:
-            fitting = [node for node in nodes if _fits(node, pod, used[node["metadata"]["name"]])]
-            if not fitting:
+            passed = []
+            while by_crowd and not _fits(by_crowd[0][2], pod, used[by_crowd[0][1]]):
+                passed.append(heapq.heappop(by_crowd))
+            if by_crowd:
+                count, name, node = by_crowd[0]
+                heapq.heapreplace(by_crowd, (count + 1, name, node))
+                used[name] += gpus_of(pod)
+                self._hands.bind(pod, name)
+            else:
                 self._unschedulable(pod, len(nodes))
-                continue
-            name = min((node["metadata"]["name"] for node in fitting), key=lambda one: (crowd[one], one))
-            crowd[name] += 1
-            used[name] += gpus_of(pod)
-            self._hands.bind(pod, name)
+            for one in passed:
+                heapq.heappush(by_crowd, one)
 
     def _unschedulable(self, pod: Json, nodes: int) -> None:
         if condition(pod, "PodScheduled") is None:
@@ -186,18 +194,17 @@ class Kubelet:
         self._hands.patch(POD, pod, {"status": {**status, "conditions": list(by_type.values())}}, "status")
 
 
-def _fits(node: Json, pod: Json, used: int) -> bool:
-    labels = node["metadata"].get("labels") or {}
-    if node["spec"].get("unschedulable") if node.get("spec") else False:
-        return False
+def _takes_pods(node: Json) -> bool:
     ready = condition(node, "Ready")
-    if ready is not None and ready["status"] != "True":
-        return False
-    if any(labels.get(key) != value for key, value in (pod["spec"].get("nodeSelector") or {}).items()):
-        return False
+    return not (node.get("spec") or {}).get("unschedulable") and (ready is None or bool(ready["status"] == "True"))
+
+
+def _fits(node: Json, pod: Json, used: int) -> bool:
     wanted = gpus_of(pod)
-    there = int(((node.get("status") or {}).get("allocatable") or {}).get(GPU, 0))
-    return not wanted or used + wanted <= there
+    if wanted and used + wanted > int(((node.get("status") or {}).get("allocatable") or {}).get(GPU, 0)):
+        return False
+    labels = node["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in (pod["spec"].get("nodeSelector") or {}).items())
 
 
 def _readiness(*, ready: bool, reason: str | None) -> list[Json]:
