@@ -31,7 +31,7 @@ ALL_KINDS = ("Deployment", "StatefulSet", "LeaderWorkerSet", "Rollout")
 
 @pytest.fixture(name="api")
 def _api() -> Iterator[RunningApi]:
-    with running_api() as api:
+    with running_api(bookmark_every_s=0.05) as api:
         yield api
 
 
