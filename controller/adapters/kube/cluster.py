@@ -84,7 +84,7 @@ class KubernetesView:
         self._watch_all()
         self._threads: list[Thread] = []
         self._lock = Lock()
-        self._written: dict[tuple[Resource, str], str] = {}
+        self._written: dict[tuple[Resource, str], tuple[str, float]] = {}
         self._made: dict[str, _Made] = {}
         self._told: _Told | None = None
 
@@ -140,7 +140,7 @@ class KubernetesView:
     def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
         """Take note of a write of our own: no pools are told that are older than it."""
         with self._lock:
-            self._written[resource, namespace] = resource_version
+            self._written[resource, namespace] = resource_version, self._elapsed()
 
     # Looking
 
@@ -158,26 +158,26 @@ class KubernetesView:
         with self._lock:
             written = dict(self._written)
         end_s = self._elapsed() + self._settings.catch_up_s
-        for (resource, namespace), resource_version in written.items():
-            store = self._store_of(resource, namespace)
-            if not store.wait_for(resource_version, max(0.0, end_s - self._elapsed())):
+        for place, write in written.items():
+            reflector, (resource_version, written_s) = self._reflector_of(*place), write
+            shown = reflector.store.wait_for(resource_version, max(0.0, end_s - self._elapsed()))
+            if not shown and not reflector.lists_since(written_s):
                 raise ObservationError(
-                    f"{store.title}: the cache does not show our own last write after {self._settings.catch_up_s:g} s",
+                    f"{reflector.store.title}: our own last write does not show after {self._settings.catch_up_s:g} s",
                     self.api.server,
                     "the watch lags; nothing is decided on what was before",
                 )
             with self._lock:
-                if self._written.get((resource, namespace)) == resource_version:
-                    del self._written[resource, namespace]
+                if self._written.get(place) == write:
+                    del self._written[place]
 
     def _snapshots(self, resource: Resource) -> list[Snapshot[Any]]:
         stale_after_s = self._settings.stale_after_s
         return [reflector.store.snapshot(stale_after_s) for reflector in self.reflectors.get(resource, ())]
 
-    def _store_of(self, resource: Resource, namespace: str) -> Any:
-        several = self.reflectors[resource]
-        names = ("",) if "*" in self._settings.namespaces or not resource.namespaced else self._settings.namespaces
-        return several[names.index(namespace if names != ("",) else "")].store
+    def _reflector_of(self, resource: Resource, namespace: str) -> Reflector[Any]:
+        everywhere = "*" in self._settings.namespaces or not resource.namespaced
+        return self.reflectors[resource][0 if everywhere else self._settings.namespaces.index(namespace)]
 
     def _put_together(self, found: Mapping[Resource, list[Snapshot[Any]]], versions: tuple[int, ...]) -> _Told:
         kinds = [resource for resource in found if resource.kind in self._kinds]

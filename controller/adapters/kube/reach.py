@@ -105,6 +105,8 @@ def _configuration(settings: KubernetesSettings) -> Configuration:
 
 def _unknown(settings: KubernetesSettings, error: Exception) -> ObservationError:
     told = redacted(" ".join(str(error).split()))[:_TOLD] or type(error).__name__
+    if isinstance(error, YAMLError):  # its words may quote the file, tokens and all
+        told = "the kubeconfig is no YAML"
     return ObservationError(
         f"it cannot be told how the API server is reached: {told}",
         str(settings.kubeconfig or "platform"),

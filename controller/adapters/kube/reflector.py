@@ -29,6 +29,12 @@ T_co = TypeVar("T_co", covariant=True)
 _FIRST_BACKOFF_S = 0.5
 _SHORTEST_WATCH_S = 1.0
 _GONE, _NOT_FOUND = 410, 404
+_PASSING = frozenset((401, 403, 429, 500, 502, 503, 504))
+"""Answers to a watch that say nothing against our place in the history: a list would only be more work for it."""
+
+_LOST_AFTER = 3
+"""Failures in a row after which there is a list all the same: a server that was restored may not know our place."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -78,6 +84,16 @@ class Reflector(Generic[T]):
         if watch is not None:
             watch.stop()
 
+    def lists_since(self, at_s: float) -> bool:
+        """Return whether a list that began after ``at_s`` has been taken over; if not, there will soon be one."""
+        if self._listed_s is not None and self._listed_s > at_s:
+            return True
+        self._listed_s = None
+        watch = self._watch
+        if watch is not None:
+            watch.stop()
+        return False
+
     def round(self) -> float:
         """List if there is need, then watch until that ends; return the seconds to wait before the next."""
         try:
@@ -95,11 +111,11 @@ class Reflector(Generic[T]):
 
     def _list(self) -> bool:
         """Take over all that is there; return whether the server has such objects at all."""
-        question = Question("list", self._resource, self._namespace)
+        question, began_s = Question("list", self._resource, self._namespace), self._elapsed()
         found: dict[Key, T] = {}
         refused: dict[Key, Refused] = {}
         query = {"limit": str(self._settings.page_size)}
-        while True:
+        while not self._stopped.is_set():
             try:
                 page = self._api.page(question, query)
             except ApiRefused as error:
@@ -119,10 +135,12 @@ class Reflector(Generic[T]):
             if not token:
                 break
             query["continue"] = token
+        else:
+            return False
         if not place or not isinstance(under(page, "items"), list):
             raise ObservationError("the answer is no list with a resourceVersion", str(question))
         self.store.replace(found, refused, place)
-        self._listed_s = self._elapsed()
+        self._listed_s = began_s
         return True
 
     @property
@@ -172,7 +190,8 @@ class Reflector(Generic[T]):
 
     def _failed(self, error: ObservationError) -> float:
         """Take note of a failure and return how long to wait before the next try."""
-        if not isinstance(error, Unreached):  # where it only broke off, the place in the history still holds
+        passing = isinstance(error, Unreached) or (isinstance(error, ApiRefused) and error.status in _PASSING)
+        if not passing or self._failures >= _LOST_AFTER:
             self._listed_s = None
         self.store.fail(error)
         if error.what != self._told:

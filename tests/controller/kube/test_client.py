@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +19,7 @@ import yaml
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.kinds import DEPLOYMENTS, PODS
 from controller.adapters.kube.questions import ApiRefused, Question, Unreached
+from controller.adapters.kube.reach import Reach
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.system_clock import SystemClock
 from controller.errors import ObservationError
@@ -27,7 +30,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def _serving(answer: Answer) -> Iterator[str]:
+def _serving(answer: Answer, context: ssl.SSLContext | None = None) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer(self)
@@ -36,6 +39,8 @@ def _serving(answer: Answer) -> Iterator[str]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -229,6 +234,33 @@ def test_a_kubeconfig_that_is_not_there_is_told(tmp_path: Path) -> None:
         KubernetesApi(settings, SystemClock().elapsed)
 
 
+def test_what_a_kubeconfig_holds_is_not_quoted(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text("users:\n- user: {token: s3cret: [}\n")
+    with pytest.raises(ObservationError, match="no YAML") as caught:
+        KubernetesApi(KubernetesSettings(kubeconfig=file), SystemClock().elapsed)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_within_a_cluster_the_service_account_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, authority = tmp_path / "token", tmp_path / "ca.crt"
+    token.write_text("first\n")
+    authority.write_text("a certificate")
+    monkeypatch.setattr("controller.adapters.kube.reach._SERVICE_ACCOUNT", token)
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(authority))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    elapsed = SystemClock().elapsed
+    reach = Reach(KubernetesSettings(), elapsed)
+    assert (reach.url, reach.identity()) == ("https://[fd00::1]:443", {"Authorization": "bearer first"})
+    token.write_text("second")
+    assert Reach(KubernetesSettings(), elapsed).identity() == {"Authorization": "bearer second"}
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+    with pytest.raises(ObservationError, match="cannot be told how"):
+        Reach(KubernetesSettings(), elapsed)
+
+
 def test_a_server_that_is_not_there_or_speaks_no_tls_is_told(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -237,6 +269,26 @@ def test_a_server_that_is_not_there_or_speaks_no_tls_is_told(tmp_path: Path) -> 
     with _serving(_says(200, b"{}")) as url, pytest.raises(ObservationError, match="no secure connection") as caught:
         _api(tmp_path, url.replace("http:", "https:"), known_as="x").page(LIST, {})
     assert "certificate authority" in caught.value.remedy
+
+
+def test_the_authority_of_the_kubeconfig_is_trusted_and_no_other(tmp_path: Path) -> None:
+    for name in ("right", "wrong"):
+        where = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
+        made = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext"
+        subprocess.run([*made.split(), "subjectAltName=IP:127.0.0.1", *where], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "right.pem", tmp_path / "right.key")
+
+    def asked(url: str, authority: str) -> dict[str, Any]:
+        config = kubeconfig(url.replace("http:", "https:"), "x")
+        config["clusters"][0]["cluster"]["certificate-authority"] = str(tmp_path / authority)
+        file = write_kubeconfig(tmp_path / "kubeconfig", config)
+        return KubernetesApi(KubernetesSettings(kubeconfig=file), SystemClock().elapsed).page(LIST, {})
+
+    with _serving(_says(200, b'{"items": []}'), context) as url:
+        assert asked(url, "right.pem") == {"items": []}
+        with pytest.raises(ObservationError, match="no secure connection"):
+            asked(url, "wrong.pem")
 
 
 def test_questions_name_their_place_and_right() -> None:

@@ -157,6 +157,27 @@ def test_trouble_passes_and_all_is_known_again(trouble: Fault, api: RunningApi, 
         assert _names(reflector) == ["llama-abc-1"]
 
 
+def test_an_overloaded_server_is_not_asked_for_lists_besides(api: RunningApi, tmp_path: Path) -> None:
+    Fleet(api).deployment(pods=1)
+    reflector = _reflector(api, tmp_path)
+    reflector.round()
+    api.fault(Fault(code=503, verbs=("watch",), times=2))
+    api.fault(Fault(code=500, verbs=("list",)))
+    assert [reflector.round() > 0 for _ in range(3)] == [True, True, False]
+
+
+def test_a_place_that_the_server_never_takes_again_is_given_up(api: RunningApi, tmp_path: Path) -> None:
+    Fleet(api).deployment(pods=1)
+    reflector = _reflector(api, tmp_path)
+    reflector.round()
+    api.fault(Fault(code=504, verbs=("watch",), times=4))
+    for _ in range(4):
+        assert reflector.round() > 0
+    reflector.store.put(("prod", "llama-abc-0"), None, "99999")  # what a list must bring back
+    assert reflector.round() == 0.0
+    assert _names(reflector) == ["llama-abc-0"]
+
+
 def test_watches_that_end_early_are_taken_up_where_they_ended(api: RunningApi, tmp_path: Path) -> None:
     fleet = Fleet(api)
     fleet.deployment(pods=2)
