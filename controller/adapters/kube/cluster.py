@@ -81,6 +81,7 @@ class KubernetesView:
         self._around = Surroundings(self.api, settings, elapsed)
         self._rng = rng
         self.reflectors: dict[Resource, list[Reflector[Any]]] = {}
+        self._workloads: list[Resource] = []
         self._watch_all()
         self._threads: list[Thread] = []
         self._lock = Lock()
@@ -180,8 +181,7 @@ class KubernetesView:
         return self.reflectors[resource][0 if everywhere else self._settings.namespaces.index(namespace)]
 
     def _put_together(self, found: Mapping[Resource, list[Snapshot[Any]]], versions: tuple[int, ...]) -> _Told:
-        kinds = [resource for resource in found if resource.kind in self._kinds]
-        workloads: list[Workload] = [one for kind in kinds for one in _all(found[kind])]
+        workloads: list[Workload] = [one for kind in self._workloads for one in _all(found[kind])]
         inference_pools: list[InferencePool] = _all(found.get(INFERENCE_POOLS, ()))
         places, refused = discover(workloads, inference_pools, self._settings)
         pods: list[Pod] = _all(found[PODS])
@@ -218,19 +218,17 @@ class KubernetesView:
 
     # What is watched
 
-    @property
-    def _kinds(self) -> frozenset[str]:
-        return frozenset((*self._settings.kinds, *(kind.kind for kind in self._settings.custom_kinds)))
-
     def _watch_all(self) -> None:
         settings = self._settings
         reading = Reading(settings.gpu_resources, settings.prefix)
         self._add(PODS, partial(read_pod, gpu_resources=settings.gpu_resources))
         for name in settings.kinds:
             self._add(KINDS[name], partial(read_workload, kind=name, reading=reading))
+            self._workloads.append(KINDS[name])
         for custom in settings.custom_kinds:
             resource = Resource(custom.group, custom.version, custom.plural, custom.kind)
             self._add(resource, partial(read_workload, kind=custom.kind, reading=reading, custom=custom))
+            self._workloads.append(resource)
         if {"Deployment", "Rollout"} & set(settings.kinds):
             self._add(REPLICA_SETS, partial(read_revision, kind="ReplicaSet"))
         if {"StatefulSet", "LeaderWorkerSet"} & set(settings.kinds):

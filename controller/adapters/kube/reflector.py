@@ -114,7 +114,7 @@ class Reflector(Generic[T]):
         question, began_s = Question("list", self._resource, self._namespace), self._elapsed()
         found: dict[Key, T] = {}
         refused: dict[Key, Refused] = {}
-        query = {"limit": str(self._settings.page_size)}
+        query, seen = {"limit": str(self._settings.page_size)}, 0
         while not self._stopped.is_set():
             try:
                 page = self._api.page(question, query)
@@ -124,16 +124,20 @@ class Reflector(Generic[T]):
                 # Not installed: nothing is there, unless something was before.
                 self.store.replace({}, {self._own_key: Refused(self.store.title, error.what)}, "")
                 return False
-            for told in entries(page, "items"):
+            items = entries(page, "items")
+            for told in items:
                 key, thing = _key(told), self._read(told)
                 if isinstance(thing, Refused):
                     refused[key] = thing
                 elif thing is not None:
                     found[key] = thing
-            check_size(len(found), self._settings.max_objects, self.store.title)
+            seen += len(items)
+            check_size(seen, self._settings.max_objects, self.store.title)
             token, place = text(page, "metadata", "continue"), text(page, "metadata", "resourceVersion")
             if not token:
                 break
+            if not items:
+                raise ObservationError("a page without objects that is not the last", str(question))
             query["continue"] = token
         else:
             return False

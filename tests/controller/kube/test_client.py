@@ -211,6 +211,7 @@ def test_a_plugin_is_asked_for_credentials(tmp_path: Path) -> None:
         yaml.safe_dump({"clusters": 5, "contexts": None, "users": "x", "current-context": []}),
         yaml.safe_dump({**kubeconfig("http://127.0.0.1:1"), "current-context": "another"}),
         yaml.safe_dump(kubeconfig("http://10.0.0.1:8080", "in-the-clear")),
+        yaml.safe_dump(kubeconfig("http://127.0.0.1:1", "two\nlines")),
         yaml.safe_dump(
             {
                 **kubeconfig("https://127.0.0.1:1"),

@@ -215,6 +215,18 @@ def test_every_kind_of_workload_is_found(api: RunningApi, tmp_path: Path) -> Non
         assert (chat.desired, chat.replicas) == (3, ())
 
 
+def test_a_kind_that_is_known_by_its_scale_alone_is_found(api: RunningApi, tmp_path: Path) -> None:
+    fleet = Fleet(api)
+    fleet.deployment("plain", pods=2)  # its ReplicaSet is what is scaled here
+    kind = {"kind": "ReplicaSet", "group": "apps", "plural": "replicasets", "selector_path": "status.selector"}
+    place = {"kind": "ReplicaSet", "namespace": "prod", "name": "plain-abc", "model": "own"}
+    fleet.patch("replicasets", "plain-abc", {"status": {"selector": "app=plain"}}, "status")
+    with _viewing(api, tmp_path, custom_kinds=[kind], pools=[place]) as view:
+        own, plain = view.pools()
+        assert _keys((own, plain)) == ["own/plain-abc/unified", "plain/plain/unified"]
+        assert own.roster.ids == plain.roster.ids == ("plain-abc-0", "plain-abc-1")
+
+
 def test_kinds_that_are_not_installed_leave_the_others_alone(tmp_path: Path) -> None:
     with running_api(kinds=BUILT_IN) as api:
         Fleet(api).deployment()

@@ -48,6 +48,13 @@ def test_annotations_say_what_labels_cannot() -> None:
     assert (str(place.key), place.usd_per_replica_hour) == ("meta/Llama-3/a/prefill", 12.5)
 
 
+@pytest.mark.parametrize("price", ["x", "-1", "nan", "inf", "1e30"])
+def test_a_price_that_is_none_is_not_known(price: str) -> None:
+    marks = {"foresail.dev/usd-per-replica-hour": price}
+    found, _ = discover([_labelled("p", annotations=marks, model="x")], (), _settings())
+    assert [place.usd_per_replica_hour for place in found.values()] == [0.0]
+
+
 @pytest.mark.parametrize("marks", [{"role": "both"}, {"pool": "a/b"}, {"model": "a\nb"}, {"model": "x" * 300}])
 def test_marks_that_cannot_name_a_pool_are_refused(marks: dict[str, str]) -> None:
     annotations = {f"foresail.dev/{key}": said for key, said in marks.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ import pytest
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.kinds import LEADER_WORKER_SETS, PODS, REPLICA_SETS, Resource
 from controller.adapters.kube.pods import Pod, read_pod
+from controller.adapters.kube.questions import Question
 from controller.adapters.kube.reflector import Reflector, Surroundings
 from controller.adapters.kube.revisions import read_revision
 from controller.adapters.kube.settings import KubernetesSettings
@@ -274,7 +276,7 @@ def test_an_object_that_cannot_be_read_leaves_what_was_known_of_it(api: RunningA
     reflector.round()
     known = reflector.store.snapshot(30.0).objects["prod", "llama-abc-0"]
     broken = {"metadata": {"namespace": "prod", "name": "llama-abc-0", "resourceVersion": "999"}}
-    reflector._apply("MODIFIED", broken, None)  # type: ignore[arg-type]
+    reflector._apply("MODIFIED", broken, Question("watch", PODS, "prod"))
     snapshot = reflector.store.snapshot(30.0)
     assert snapshot.objects["prod", "llama-abc-0"] is known
     assert [refused.subject for refused in snapshot.refused] == ["pod prod/llama-abc-0"]
@@ -290,13 +292,15 @@ def test_everything_is_listed_anew_after_a_while(api: RunningApi, tmp_path: Path
     assert len(_names(reflector)) == 2
 
 
-def test_a_watch_without_a_word_is_followed_by_a_list_and_not_by_a_storm(tmp_path: Path) -> None:
+@contextmanager
+def _fed_by(folder: Path, page: Any) -> Iterator[tuple[Reflector[Pod], list[str]]]:
+    """A reflector whose server says ``page`` to each list and nothing to each watch; and what it was asked for."""
     asked: list[str] = []
 
     class Mute(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append("watch" if "watch=true" in self.path else "list")
-            body = b"" if asked[-1] == "watch" else b'{"metadata": {"resourceVersion": "5"}, "items": []}'
+            body = b"" if asked[-1] == "watch" else json.dumps(page).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -308,17 +312,43 @@ def test_a_watch_without_a_word_is_followed_by_a_list_and_not_by_a_storm(tmp_pat
     with ThreadingHTTPServer(("127.0.0.1", 0), Mute) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
-        file = write_kubeconfig(tmp_path / "kubeconfig", kubeconfig(f"http://127.0.0.1:{server.server_address[1]}"))
+        file = write_kubeconfig(folder / "kubeconfig", kubeconfig(f"http://127.0.0.1:{server.server_address[1]}"))
         settings, elapsed = KubernetesSettings(kubeconfig=file), SystemClock().elapsed
         around = Surroundings(KubernetesApi(settings, elapsed), settings, elapsed)
-        reflector = Reflector(around, PODS, "prod", READ_POD, np.random.default_rng(7))
-        waits_s = [reflector.round() for _ in range(4)]
+        yield Reflector(around, PODS, "prod", READ_POD, np.random.default_rng(7)), asked
         server.shutdown()
         thread.join()
+
+
+def test_a_watch_without_a_word_is_followed_by_a_list_and_not_by_a_storm(tmp_path: Path) -> None:
+    with _fed_by(tmp_path, {"metadata": {"resourceVersion": "5"}, "items": []}) as (reflector, asked):
+        waits_s = [reflector.round() for _ in range(4)]
     assert asked == ["list", "watch"] * 4
     assert waits_s == sorted(waits_s)
     assert 0.25 <= waits_s[0] <= 0.5
     assert 2.0 <= waits_s[3] <= 4.0
+
+
+@pytest.mark.parametrize(
+    "page", [{}, {"items": []}, {"metadata": {"resourceVersion": "5"}}, {"metadata": {"continue": "x"}, "items": []}]
+)
+def test_a_list_that_is_none_or_has_no_end_is_refused(page: Any, tmp_path: Path) -> None:
+    with _fed_by(tmp_path, page) as (reflector, asked):
+        assert reflector.round() > 0
+        assert asked == ["list"]
+    with pytest.raises(ObservationError, match=r"not read yet: (the answer is no list|a page without)"):
+        reflector.store.snapshot(30.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [("ADDED", None), ("BOOKMARK", ""), ("WHAT", "7"), ("", "7")],
+    ids=["no place", "", "what", "none"],
+)
+def test_an_event_that_is_none_is_refused(kind: str, place: str | None, api: RunningApi, tmp_path: Path) -> None:
+    told = {"metadata": {"resourceVersion": place, "name": "a", "namespace": "prod"}}
+    with pytest.raises(ObservationError, match="an event"):
+        _reflector(api, tmp_path)._apply(kind, told, Question("watch", PODS, "prod"))
 
 
 def test_metadata_alone_is_enough_for_revisions(api: RunningApi, tmp_path: Path) -> None:
