@@ -17,12 +17,17 @@ from controller.adapters.kube.cluster import KubernetesView
 from controller.adapters.kube.kinds import DEPLOYMENTS, PODS
 from controller.adapters.system_clock import SystemClock
 from controller.errors import ObservationError
+from controller.observation import observe
+from controller.ports import FleetMetrics
+from policies.decide import decide
 from policies.fleet import PoolKey, PoolState
+from policies.memory import PolicyMemory
 from policies.replica import Phase
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.kinds import BUILT_IN
 from simulations.kubernetes_api.running import RunningApi, running_api
+from tests.builders import FakeMetrics, FakeRouter, demand, forecast, metrics, settings
 from tests.builders_kube import container_json, running, template_json
 from tests.builders_kube_api import Fleet, settings_for
 
@@ -255,6 +260,24 @@ def test_nodes_are_read_where_that_is_wanted(api: RunningApi, tmp_path: Path) ->
         (state,) = view.nodes().values()
         assert (state.ready, state.avoided) == (False, True)
         assert view.pools() == ()
+
+
+def test_what_a_view_tells_is_observed_and_decided_on(api: RunningApi, tmp_path: Path) -> None:
+    fleet = Fleet(api)
+    fleet.deployment("llama", pods=2, pool="a100")
+    fleet.patch("deployments", "llama", {"spec": {"minReadySeconds": 5}})  # a second generation
+    key = PoolKey("llama", "a100")
+    at = SystemClock().now()
+    with _viewing(api, tmp_path) as view:
+        _caught_up(api, view)
+        load = demand(requests_per_s=200.0)
+        seen = FleetMetrics(demand={"llama": load}, replicas={f"llama-abc-{n}": metrics(at) for n in range(2)})
+        observed = observe(at, FakeMetrics(seen), view, FakeRouter({key: 1.0}))
+    assert [replica.metrics is not None for replica in observed.pools[0].replicas] == [True, True]
+    decision = decide(observed, {"llama": forecast(200.0, at)}, PolicyMemory(), settings(key))
+    (plan,) = decision.scaling
+    assert (plan.pool, plan.version) == (key, 2)
+    assert plan.desired > 2
 
 
 def test_closing_ends_all_watches(api: RunningApi, tmp_path: Path) -> None:
