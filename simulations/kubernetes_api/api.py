@@ -198,7 +198,7 @@ class Api:
 
     def _alteration(self, request: Request, aim: Aim) -> Alteration:
         document = request.document()
-        sort = request.header("Content-Type").partition(";")[0].strip()
+        sort = request.sort
         if sort == JSON_PATCH:
             return lambda value: json_patched(value, document)
         if not isinstance(document, dict):

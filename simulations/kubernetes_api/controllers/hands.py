@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from simulations.kubernetes_api.api import MERGE_PATCH
 from simulations.kubernetes_api.kinds import POD, Kind
 from simulations.kubernetes_api.patches import merge_patched
-from simulations.kubernetes_api.refusals import Json
+from simulations.kubernetes_api.refusals import Json, Refusal
 from simulations.kubernetes_api.writing import Deletion, Write, Writer
 
 Send: TypeAlias = Callable[[str, str, Any, str], Json]
@@ -136,6 +137,11 @@ def _place(kind: Kind, namespace: str) -> str:
 def _path(kind: Kind, value: Json) -> str:
     namespace, name = _key(value)
     return f"{_place(kind, namespace)}/{name}"
+
+
+def retried() -> contextlib.suppress:
+    """Let a refused write end the step with one object: the controller comes back to it, as from its work queue."""
+    return contextlib.suppress(Refusal)
 
 
 def copied(value: Json) -> Json:

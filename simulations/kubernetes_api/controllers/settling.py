@@ -15,8 +15,11 @@ from simulations.kubernetes_api.controllers.endpoints import Endpoints
 from simulations.kubernetes_api.controllers.garbage import Garbage
 from simulations.kubernetes_api.controllers.hands import StoreHands
 from simulations.kubernetes_api.controllers.kubelet import Kubelet
+from simulations.kubernetes_api.controllers.leader_worker_sets import LeaderWorkerSets
 from simulations.kubernetes_api.controllers.replica_sets import ReplicaSets
+from simulations.kubernetes_api.controllers.rollouts import Rollouts
 from simulations.kubernetes_api.controllers.stateful_sets import StatefulSets
+from simulations.kubernetes_api.kinds import LEADER_WORKER_SET, ROLLOUT
 
 MOST_ROUNDS = 1000
 
@@ -34,8 +37,13 @@ class Controllers:
         self.kubelet = Kubelet(StoreHands(api.writer, "kubelet"), clock)
         self._store = api.store
         self._lock = threading.Lock()
+        optional = (
+            (LEADER_WORKER_SET, LeaderWorkerSets(hands).step),
+            (ROLLOUT, Rollouts(hands, clock).step),
+        )
         self._steps = [
             Deployments(hands, clock).step,
+            *[step for kind, step in optional if kind in api.catalogue.kinds],
             ReplicaSets(hands, clock).step,
             StatefulSets(hands).step,
             self.kubelet.step,
