@@ -8,11 +8,12 @@ when a pod that is not ready may go all the same.
 
 from __future__ import annotations
 
+from simulations.kubernetes_api.deleting import Deletion, delete
 from simulations.kubernetes_api.kinds import BUDGET, POD
 from simulations.kubernetes_api.refusals import Json, Refusal
 from simulations.kubernetes_api.selectors import matches_labels
 from simulations.kubernetes_api.store import Key, Stored
-from simulations.kubernetes_api.writing import Deletion, Write, Writer
+from simulations.kubernetes_api.writing import Write, Writer
 
 _CANNOT = "Cannot evict pod as it would violate the pod's disruption budget."
 _LAG_RETRY_S = 10
@@ -43,7 +44,7 @@ def evict(writer: Writer, key: Key, eviction: Json, *, dry_run: bool) -> None:
         pod = writer.held(POD, key)
         if not _needs_no_leave(pod.value):
             _ask(writer, key, pod.value, dry_run=how.dry_run)
-        writer.delete(POD, key, how)
+        delete(writer, POD, key, how)
 
 
 def _needs_no_leave(pod: Json) -> bool:

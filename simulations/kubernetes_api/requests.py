@@ -19,7 +19,7 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came over HTTP; ``body`` is text as it was sent."""
+    """What came over HTTP; ``body`` is as it was sent, names of ``headers`` are in lower case."""
 
     method: str
     target: str
@@ -28,7 +28,7 @@ class Request:
 
     def header(self, name: str) -> str:
         """Return a header, empty where there is none."""
-        return self.headers.get(name) or ""
+        return self.headers.get(name.lower(), "")
 
     @property
     def sort(self) -> str:

@@ -71,7 +71,7 @@ def test_a_resource_version_from_the_future_is_a_timeout(k8s: Clients, api: Runn
         ("pool notin (a),pool", ["two"]),
     ],
 )
-def test_label_selectors(k8s: Clients, selector: str, names: list[str]) -> None:
+def test_a_label_selector_finds_what_its_terms_say(k8s: Clients, selector: str, names: list[str]) -> None:
     add(k8s, "one", pool="a")
     add(k8s, "two", pool="b")
     add(k8s, "three")
