@@ -146,6 +146,13 @@ def test_a_watch_from_a_compacted_version_is_one_error_event(k8s: Clients, api: 
     assert gone.value.status == 410
 
 
+def test_a_watch_that_has_seen_the_last_change_outlives_a_compaction(k8s: Clients, api: RunningApi) -> None:
+    version = add(k8s, "a")
+    k8s.core.create_namespace({"metadata": {"name": "another"}})
+    api.compact()
+    assert watched(k8s, resource_version=version) == []
+
+
 def test_bookmarks_tell_the_version_that_a_quiet_watch_has_reached() -> None:
     with running_api(bookmark_every_s=0.05) as api, clients(api) as k8s:
         version = add(k8s, "a")
