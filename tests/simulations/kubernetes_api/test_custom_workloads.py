@@ -1,4 +1,4 @@
-"""Do LeaderWorkerSets and Argo Rollouts behave as their own controllers make them?"""
+"""Do LeaderWorkerSets, Argo Rollouts and HTTPRoutes behave as their own controllers make them?"""
 
 from __future__ import annotations
 
@@ -93,3 +93,34 @@ def test_groups_of_a_leader_worker_set_are_made_scaled_and_rolled_whole(k8s: Cli
     k8s.custom.patch_namespaced_custom_object_scale(*LWS, "prefill", {"spec": {"replicas": 1}})
     api.settle()
     assert pods(k8s) == group
+
+
+def test_a_route_is_acknowledged_by_generation_and_tells_a_backend_that_is_missing(
+    k8s: Clients, api: RunningApi
+) -> None:
+    routes = ("gateway.networking.k8s.io", "v1", NAMESPACE, "httproutes")
+    backends = [{"name": "pool-a", "port": 8000, "weight": 1}, {"name": "pool-b", "port": 8000, "weight": 0}]
+    body = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "llm"},
+        "spec": {"parentRefs": [{"name": "inference"}], "rules": [{"backendRefs": backends}]},
+    }
+    k8s.custom.create_namespaced_custom_object(*routes, body)
+    for name in ("pool-a", "pool-b"):
+        k8s.core.create_namespaced_service(NAMESPACE, {"metadata": {"name": name}, "spec": {"ports": [{"port": 8000}]}})
+    api.settle()
+
+    def conditions() -> dict[str, tuple[str, int]]:
+        [parent] = k8s.custom.get_namespaced_custom_object(*routes, "llm")["status"]["parents"]
+        return {one["type"]: (one["reason"], one["observedGeneration"]) for one in parent["conditions"]}
+
+    assert conditions() == {"Accepted": ("Accepted", 1), "ResolvedRefs": ("ResolvedRefs", 1)}
+    api.gateways.paused.set()
+    backends[1]["name"] = "pool-c"
+    k8s.custom.patch_namespaced_custom_object(*routes, "llm", {"spec": {"rules": [{"backendRefs": backends}]}})
+    api.settle()
+    assert conditions()["Accepted"] == ("Accepted", 1)
+    api.gateways.paused.clear()
+    api.settle()
+    assert conditions() == {"Accepted": ("Accepted", 2), "ResolvedRefs": ("BackendNotFound", 2)}
