@@ -41,15 +41,13 @@ class Page:
 
 
 def number(text: str) -> int:
-    """Return a resourceVersion as the number that it is here.
+    """Return a resourceVersion, or another count of a query, as a number.
 
     Raises:
         Refusal: 400 for anything else.
     """
     if not text.isdigit():
-        raise bad_request(
-            f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
-        )
+        raise bad_request(f'strconv.ParseUint: parsing "{text}": invalid syntax')
     return int(text)
 
 

@@ -28,7 +28,7 @@ from simulations.kubernetes_api.refusals import (
     not_found,
 )
 from simulations.kubernetes_api.store import Key, Store, Stored
-from simulations.kubernetes_api.validation import check
+from simulations.kubernetes_api.validation import check, check_shape
 
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 _KEPT_METADATA = (
@@ -115,6 +115,7 @@ class Writer:
         Raises:
             Refusal: 400, 403, 404 (namespace), 409 or 422.
         """
+        check_shape(kind, body)
         metadata = body.setdefault("metadata", {})
         if metadata.get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
@@ -165,6 +166,7 @@ class Writer:
         Raises:
             Refusal: 400, 404, 409 or 422.
         """
+        check_shape(kind, body)
         metadata = body.setdefault("metadata", {})
         if metadata.get("name") != key[1]:
             raise bad_request(
@@ -194,6 +196,7 @@ class Writer:
         Raises:
             Refusal: 400, 404 (namespace), 409 with the managers in conflict, or 422.
         """
+        check_shape(kind, config)
         metadata = config.setdefault("metadata", {})
         if metadata.get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
@@ -213,6 +216,7 @@ class Writer:
     def _replace(
         self, kind: Kind, key: Key, before: Stored, after: Json, write: Write, *, owned: bool = False
     ) -> Stored:
+        check_shape(kind, after)
         old = before.value
         metadata = after.setdefault("metadata", {})
         self._check_identity(kind, key, old, metadata)
