@@ -10,9 +10,9 @@ Entry points, which stay as they are:
   that yields a ``RunningApi``: ``url``, ``version``, ``call(method, target, body)`` (in the process, past faults and
   rules), ``kubeconfig(token, namespace)`` and ``write_kubeconfig(path, ...)``.
 * The rest of the cluster: ``settle()`` steps all controllers until nothing changes, ``step()`` once;
-  ``add_nodes(count)`` before pods can run, ``populate(deployment, copies)`` for a large fleet at once; ``kubelet.start_s``, ``stop_s``,
-  ``kubelet.troubles.pods["ns/name"] = "crash"`` (``unready``,
-  ``stuck``, ``failed``, ``lingering``; also by image in ``troubles.images``), ``kubelet.paused``.
+  ``add_nodes(count)`` before pods can run, ``populate(deployment, copies)`` for a large fleet at once;
+  ``kubelet.start_s``, ``stop_s``, ``paused``, ``kubelet.troubles.pods["ns/name"] = "crash"`` (``unready``, ``stuck``,
+  ``failed``, ``lingering``; for every pod of an image in ``troubles.images``), ``gateways.paused``.
 * Trouble: ``fault(faults.Fault(...))`` and ``faults.clear()``, ``drop_watches()``, ``cut_connections()``, ``compact()``
   (410), ``partition("reset" | "hang")`` and ``heal()``, ``grant(token, access.Subject(...))`` and ``expire(token)``.
 """

@@ -14,36 +14,35 @@ import numpy as np
 
 from controller.ports import Clock
 from simulations.kubernetes_api.access import ANYBODY, Access, Subject, denial, reviewed
+from simulations.kubernetes_api.bodies import alteration_of, deletion_of, object_of, write_of
+from simulations.kubernetes_api.deleting import delete
 from simulations.kubernetes_api.discovery import discovered
 from simulations.kubernetes_api.eviction import evict
 from simulations.kubernetes_api.kinds import NAMESPACE, NODE, POD, Catalogue
 from simulations.kubernetes_api.listing import listed
-from simulations.kubernetes_api.patches import json_patched, merge_patched, strategic_patched
 from simulations.kubernetes_api.refusals import (
     Faults422,
     Json,
     Refusal,
-    bad_request,
     method_not_allowed,
     no_such_resource,
     success,
-    unsupported_media,
 )
 from simulations.kubernetes_api.requests import Aim, Answer, Request, aim_of, answer, path_of, refused
 from simulations.kubernetes_api.scale import scale_of, with_scale
 from simulations.kubernetes_api.store import Store
 from simulations.kubernetes_api.watching import Watch
-from simulations.kubernetes_api.writing import Alteration, Deletion, Write, Writer
+from simulations.kubernetes_api.writing import Alteration, Write, Writer
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-JSON_PATCH = "application/json-patch+json"
-MERGE_PATCH = "application/merge-patch+json"
-STRATEGIC_PATCH = "application/strategic-merge-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
 FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 
 
 _DONE = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+def _given(document: Json) -> Alteration:
+    return lambda _: document
 
 
 class Api:
@@ -85,7 +84,7 @@ class Api:
         Raises:
             Refusal: What a client would have got as a ``Status``.
         """
-        headers = {"Content-Type": content_type, "User-Agent": "kube-controller-manager/v1.36.0"}
+        headers = {"content-type": content_type, "user-agent": "kube-controller-manager/v1.36.0"}
         sent = b"" if body is None else json.dumps(body).encode()
         told: Json = json.loads(self._answer(Request(method, target, sent, headers), ANYBODY).text)
         return told
@@ -147,12 +146,12 @@ class Api:
             case "get":
                 return Answer(200, self.writer.held(aim.kind, aim.key).text)
             case "create" if not aim.name:
-                body = self._body(request, aim)
-                made = self.writer.create(aim.kind, aim.namespace, body, self._write(request, aim))
+                body = object_of(request, aim)
+                made = self.writer.create(aim.kind, aim.namespace, body, write_of(request, aim))
                 return Answer(201, made.text)
             case "update" if aim.name:
-                body = self._body(request, aim)
-                return Answer(200, self.writer.update(aim.kind, aim.key, body, self._write(request, aim)).text)
+                body = object_of(request, aim)
+                return Answer(200, self.writer.update(aim.kind, aim.key, body, write_of(request, aim)).text)
             case "patch" if aim.name:
                 return self._patch(request, aim)
             case "delete":
@@ -176,39 +175,11 @@ class Api:
             wanted=lambda: not self.closed and self.watches_dropped == dropped,
         )
 
-    def _body(self, request: Request, aim: Aim) -> Json:
-        body = request.object()
-        told = body.get("apiVersion", aim.kind.api_version), body.get("kind", aim.kind.kind)
-        if told != (aim.kind.api_version, aim.kind.kind):
-            raise bad_request(
-                f'{told[1]} in version "{told[0]}" cannot be handled as a {aim.kind.kind}: converting '
-                f"({told[0]}.{told[1]}) to ({aim.kind.api_version}.{aim.kind.kind}): unknown conversion"
-            )
-        return body
-
-    def _write(self, request: Request, aim: Aim) -> Write:
-        agent = request.header("User-Agent").partition("/")[0] or "unknown"
-        return Write(aim.params.get("fieldManager") or agent, aim.subresource, aim.dry_run)
-
     def _patch(self, request: Request, aim: Aim) -> Answer:
         if "apply-patch" in request.header("Content-Type"):
             return self._apply(request, aim)
-        changed = self.writer.patch(aim.kind, aim.key, self._alteration(request, aim), self._write(request, aim))
+        changed = self.writer.patch(aim.kind, aim.key, alteration_of(request, aim), write_of(request, aim))
         return Answer(200, changed.text)
-
-    def _alteration(self, request: Request, aim: Aim) -> Alteration:
-        document = request.document()
-        sort = request.header("Content-Type").partition(";")[0].strip()
-        if sort == JSON_PATCH:
-            return lambda value: json_patched(value, document)
-        if not isinstance(document, dict):
-            raise bad_request("json: cannot unmarshal array into Go value of type map[string]interface {}")
-        if sort == MERGE_PATCH:
-            return lambda value: merge_patched(value, document)
-        if sort == STRATEGIC_PATCH and not aim.kind.custom:
-            return lambda value: strategic_patched(value, document)
-        strategic = () if aim.kind.custom else (STRATEGIC_PATCH,)
-        raise unsupported_media(JSON_PATCH, MERGE_PATCH, *strategic, APPLY_PATCH)
 
     def _apply(self, request: Request, aim: Aim) -> Answer:
         if not aim.params.get("fieldManager"):
@@ -217,35 +188,23 @@ class Api:
             faults.refuse(aim.kind, "", as_kind="PatchOptions", as_group="meta.k8s.io")
         force = aim.params.get("force") in ("true", "1")
         stored, created = self.writer.apply(
-            aim.kind, aim.key, self._body(request, aim), self._write(request, aim), force=force
+            aim.kind, aim.key, object_of(request, aim), write_of(request, aim), force=force
         )
         return Answer(201 if created else 200, stored.text)
 
-    def _deletion(self, request: Request, aim: Aim) -> Deletion:
-        options = request.object()
-        wanted = options.get("preconditions") or {}
-        grace = options.get("gracePeriodSeconds", aim.params.get("gracePeriodSeconds"))
-        return Deletion(
-            grace_s=None if grace is None else int(grace),
-            uid=wanted.get("uid", ""),
-            version=wanted.get("resourceVersion", ""),
-            propagation=options.get("propagationPolicy") or aim.params.get("propagationPolicy", ""),
-            dry_run=aim.dry_run or options.get("dryRun") == ["All"],
-        )
-
     def _delete(self, request: Request, aim: Aim) -> Answer:
-        stored, gone = self.writer.delete(aim.kind, aim.key, self._deletion(request, aim))
+        stored, gone = delete(self.writer, aim.kind, aim.key, deletion_of(request, aim))
         if gone and aim.kind.plural not in ("pods", "services"):
             return answer(200, success(aim.kind, aim.name, stored.value["metadata"]["uid"]))
         return Answer(200, stored.text)
 
     def _delete_collection(self, request: Request, aim: Aim) -> Answer:
-        how = self._deletion(request, aim)
+        how = deletion_of(request, aim)
         with self.store.changed:
             page = listed(self.store, aim.kind, aim.namespace, aim.params)
             for item in page.items:
                 metadata = item.value["metadata"]
-                self.writer.delete(aim.kind, (metadata.get("namespace", ""), metadata["name"]), how)
+                delete(self.writer, aim.kind, (metadata.get("namespace", ""), metadata["name"]), how)
         return Answer(200, page.text(aim.kind))
 
     def _subresource(self, request: Request, aim: Aim) -> Answer:
@@ -253,8 +212,8 @@ class Api:
             case "status", "get" if aim.kind.status:
                 return Answer(200, self.writer.held(aim.kind, aim.key).text)
             case "status", "update" if aim.kind.status:
-                body = self._body(request, aim)
-                return Answer(200, self.writer.update(aim.kind, aim.key, body, self._write(request, aim)).text)
+                body = object_of(request, aim)
+                return Answer(200, self.writer.update(aim.kind, aim.key, body, write_of(request, aim)).text)
             case "status", "patch" if aim.kind.status:
                 return self._patch(request, aim)
             case "scale", _ if aim.kind.scale:
@@ -265,9 +224,6 @@ class Api:
             case "binding", "create" if aim.kind is POD:
                 self._bind(request, aim)
                 return answer(201, _DONE)
-            case "finalize", "update" if aim.kind is NAMESPACE:
-                body = self._body(request, aim)
-                return Answer(200, self.writer.update(aim.kind, aim.key, body, self._write(request, aim)).text)
         raise no_such_resource()
 
     def _scale(self, request: Request, aim: Aim) -> Answer:
@@ -278,16 +234,16 @@ class Api:
             return answer(200, scale_of(paths, self.writer.held(aim.kind, aim.key).value))
         if aim.verb == "update":
             asked = request.object()
-            change: Alteration = lambda _: asked  # noqa: E731
+            change = _given(asked)
         elif aim.verb == "patch":
-            change = self._alteration(request, aim)
+            change = alteration_of(request, aim)
         else:
             raise method_not_allowed()
 
         def scaled(value: Json) -> Json:
             return with_scale(aim.kind, paths, value, change(scale_of(paths, value)))
 
-        changed = self.writer.patch(aim.kind, aim.key, scaled, self._write(request, aim))
+        changed = self.writer.patch(aim.kind, aim.key, scaled, write_of(request, aim))
         return answer(200, scale_of(paths, changed.value))
 
     def _bind(self, request: Request, aim: Aim) -> None:
@@ -301,4 +257,4 @@ class Api:
             value["spec"]["nodeName"] = node
             return value
 
-        self.writer.patch(POD, aim.key, bound, self._write(request, aim))
+        self.writer.patch(POD, aim.key, bound, write_of(request, aim))

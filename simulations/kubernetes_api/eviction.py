@@ -8,15 +8,18 @@ when a pod that is not ready may go all the same.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from simulations.kubernetes_api.deleting import Deletion, delete
 from simulations.kubernetes_api.kinds import BUDGET, POD
 from simulations.kubernetes_api.refusals import Json, Refusal
 from simulations.kubernetes_api.selectors import matches_labels
 from simulations.kubernetes_api.store import Key, Stored
-from simulations.kubernetes_api.writing import Deletion, Write, Writer
+from simulations.kubernetes_api.writing import Write, Writer
 
 _CANNOT = "Cannot evict pod as it would violate the pod's disruption budget."
 _LAG_RETRY_S = 10
-BUDGET_WRITER = Write("kube-apiserver", "status")
+STATUS_WRITER = Write("kube-apiserver", "status")
 
 
 def is_ready(pod: Json) -> bool:
@@ -43,7 +46,24 @@ def evict(writer: Writer, key: Key, eviction: Json, *, dry_run: bool) -> None:
         pod = writer.held(POD, key)
         if not _needs_no_leave(pod.value):
             _ask(writer, key, pod.value, dry_run=how.dry_run)
-        writer.delete(POD, key, how)
+        if not how.dry_run:
+            delete(writer, POD, key, replace(how, dry_run=True))  # the preconditions, before the pod changes
+            writer.patch(POD, key, lambda value: _disrupted(value, writer.now()), STATUS_WRITER)
+            how = replace(how, version="")
+        delete(writer, POD, key, how)
+
+
+def _disrupted(pod: Json, now: str) -> Json:
+    condition = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastTransitionTime": now,
+    }
+    held = pod["status"].get("conditions") or []
+    pod["status"]["conditions"] = [*(one for one in held if one["type"] != "DisruptionTarget"), condition]
+    return pod
 
 
 def _needs_no_leave(pod: Json) -> bool:
@@ -90,7 +110,7 @@ def _count_down(writer: Writer, budget: Stored, pod: str, *, dry_run: bool) -> N
         return value
 
     if not dry_run:
-        writer.patch(BUDGET, (metadata["namespace"], name), counted, BUDGET_WRITER)
+        writer.patch(BUDGET, (metadata["namespace"], name), counted, STATUS_WRITER)
 
 
 def _refusal(why: str, retry_after_s: int) -> Refusal:

@@ -110,7 +110,7 @@ class _Exchange(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else b""
-        request = Request(self.command, self.path, body, self.headers)  # type: ignore[arg-type]
+        request = Request(self.command, self.path, body, {name.lower(): held for name, held in self.headers.items()})
         try:
             self._pass_partition()
             self._send(self._met(request) or self.server.api.answer(request), lost=self._lost)
@@ -172,8 +172,6 @@ class _Exchange(BaseHTTPRequestHandler):
                 self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
 
-    do_GET = _serve  # noqa: N815 -- the names are the base class's, one for each method
-    do_POST = _serve  # noqa: N815
-    do_PUT = _serve  # noqa: N815
-    do_PATCH = _serve  # noqa: N815
-    do_DELETE = _serve  # noqa: N815
+
+for _method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+    setattr(_Exchange, f"do_{_method}", _Exchange._serve)

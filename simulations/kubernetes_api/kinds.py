@@ -124,6 +124,7 @@ def custom(
 
 
 HTTP_ROUTE = custom("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+INFERENCE_POOL = custom("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
 LEADER_WORKER_SET = custom(
     "leaderworkerset.x-k8s.io",
     "v1",
@@ -143,7 +144,7 @@ COMMON_CUSTOM = (
     LEADER_WORKER_SET,
     ROLLOUT,
     custom("gateway.networking.k8s.io", "v1", "gateways", "Gateway"),
-    custom("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool"),
+    INFERENCE_POOL,
     custom("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     custom("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler"),
     custom("networking.istio.io", "v1", "virtualservices", "VirtualService"),

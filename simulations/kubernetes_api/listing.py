@@ -41,15 +41,13 @@ class Page:
 
 
 def number(text: str) -> int:
-    """Return a resourceVersion as the number that it is here.
+    """Return a resourceVersion, or another count of a query, as a number.
 
     Raises:
         Refusal: 400 for anything else.
     """
     if not text.isdigit():
-        raise bad_request(
-            f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
-        )
+        raise bad_request(f'strconv.ParseUint: parsing "{text}": invalid syntax')
     return int(text)
 
 
@@ -66,10 +64,12 @@ def _read_token(token: str) -> tuple[int, Key]:
         raise bad_request(f"continue key is not valid: {error}") from None
 
 
-def _state(store: Store, kind: Kind, version: int) -> tuple[list[Key], dict[Key, Stored]]:
+def _state(store: Store, kind: Kind, version: int, *, continued: bool) -> tuple[list[Key], dict[Key, Stored]]:
     try:
         return store.at(kind, version)
     except TooOld:
+        if not continued:
+            raise gone("The resourceVersion for the provided list is too old.") from None
         raise gone(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list "
             "without the continue parameter."
@@ -86,7 +86,7 @@ def listed(store: Store, kind: Kind, namespace: str, params: Mapping[str, str]) 
     limit = number(params.get("limit") or "0")
     with store.changed:
         version, after = _starting_point(store, params)
-        order, objects = _state(store, kind, version)
+        order, objects = _state(store, kind, version, continued=after is not None)
         start = bisect_right(order, after) if after is not None else 0
         if namespace:
             start = max(start, bisect_left(order, (namespace, "")))

@@ -24,7 +24,7 @@ from simulations.kubernetes_api.refusals import Json, Refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Manager:
+class FieldOwner:
     """Who writes, to which subresource, in which version of the API and when (RFC 3339)."""
 
     name: str
@@ -52,7 +52,7 @@ class Manager:
         return entry
 
 
-def note_update(before: Json | None, after: Json, manager: Manager) -> None:
+def note_update(before: Json | None, after: Json, manager: FieldOwner) -> None:
     """Write into ``after`` that ``manager`` owns what it has changed since ``before``."""
     old, new = flat(before) if before else {}, flat(after)
     entries: list[Json] = (before or {}).get("metadata", {}).get("managedFields") or []
@@ -82,7 +82,7 @@ def _without_paths(entries: list[Json], paths: set[Path], mine: Any, gone: set[P
     return kept
 
 
-def applied(live: Json | None, config: Json, manager: Manager, *, force: bool) -> Json:
+def applied(live: Json | None, config: Json, manager: FieldOwner, *, force: bool) -> Json:
     """Return what a server-side apply of ``config`` makes of ``live``, which may be altered.
 
     Raises:
@@ -120,7 +120,7 @@ def _still_owned(path: Path, owned: set[Path]) -> bool:
 
 def _conflicts(found: list[tuple[Json, Path]]) -> Refusal:
     causes = [
-        {"reason": "FieldManagerConflict", "message": f"conflict with {_manager(entry)}", "field": shown(path)}
+        {"reason": "FieldManagerConflict", "message": f"conflict with {_told(entry)}", "field": shown(path)}
         for entry, path in found
     ]
     if len(causes) == 1:
@@ -128,7 +128,7 @@ def _conflicts(found: list[tuple[Json, Path]]) -> Refusal:
     else:
         by_manager: dict[str, list[str]] = {}
         for entry, path in found:
-            by_manager.setdefault(_manager(entry), []).append(shown(path))
+            by_manager.setdefault(_told(entry), []).append(shown(path))
         told = [
             f"conflicts with {who}:\n" + "\n".join(f"- {one}" for one in fields) for who, fields in by_manager.items()
         ]
@@ -136,7 +136,7 @@ def _conflicts(found: list[tuple[Json, Path]]) -> Refusal:
     return Refusal(409, "Conflict", message, {"causes": causes})
 
 
-def _manager(entry: Json) -> str:
+def _told(entry: Json) -> str:
     told = f'"{entry["manager"]}"'
     if entry.get("subresource"):
         told += f' with subresource "{entry["subresource"]}"'

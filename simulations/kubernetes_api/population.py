@@ -64,6 +64,9 @@ def _copied(value: Json, name: str, number: int) -> Json:
         for key, held in labels.items():
             if held == name:
                 labels[key] = new
+    for condition in field(value, "status.conditions") or ():
+        if "message" in condition:
+            condition["message"] = condition["message"].replace(f'"{name}-', f'"{new}-')
     return value
 
 

@@ -12,14 +12,14 @@ import yaml
 
 from simulations.kubernetes_api.access import Attributes
 from simulations.kubernetes_api.kinds import Catalogue, Kind
-from simulations.kubernetes_api.refusals import Json, Refusal, bad_request
+from simulations.kubernetes_api.refusals import Json, Refusal, bad_request, unsupported_media
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came over HTTP; ``body`` is text as it was sent."""
+    """What came over HTTP; ``body`` is as it was sent, names of ``headers`` are in lower case."""
 
     method: str
     target: str
@@ -28,16 +28,23 @@ class Request:
 
     def header(self, name: str) -> str:
         """Return a header, empty where there is none."""
-        return self.headers.get(name) or ""
+        return self.headers.get(name.lower(), "")
+
+    @property
+    def sort(self) -> str:
+        """The media type of the body, without parameters."""
+        return self.header("Content-Type").partition(";")[0].strip()
 
     def document(self) -> Any:
-        """Return the body, which is JSON or (server-side apply) YAML.
+        """Return the body, which is JSON or (server-side apply) YAML; protobuf and CBOR are not taken.
 
         Raises:
-            Refusal: 400.
+            Refusal: 400 or 415.
         """
+        if self.sort.endswith(("protobuf", "cbor")):
+            raise unsupported_media("application/json", "application/yaml")
         try:
-            if "yaml" in self.header("Content-Type") and not self.body.lstrip().startswith(b"{"):
+            if "yaml" in self.sort and not self.body.lstrip().startswith(b"{"):
                 return yaml.safe_load(self.body)
             return json.loads(self.body) if self.body else {}
         except (ValueError, yaml.YAMLError) as error:

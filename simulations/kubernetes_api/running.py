@@ -14,6 +14,7 @@ from controller.adapters.system_clock import SystemClock
 from controller.ports import Clock
 from simulations.kubernetes_api.access import Access, Subject
 from simulations.kubernetes_api.api import Api
+from simulations.kubernetes_api.controllers.gateways import Gateways
 from simulations.kubernetes_api.controllers.kubelet import GPU, Kubelet
 from simulations.kubernetes_api.controllers.settling import Controllers
 from simulations.kubernetes_api.faults import Fault, Faults
@@ -53,6 +54,11 @@ class RunningApi:
     def kubelet(self) -> Kubelet:
         """The kubelets' double: ``start_s``, ``stop_s``, ``troubles``, ``paused``."""
         return self.controllers.kubelet
+
+    @property
+    def gateways(self) -> Gateways:
+        """The Gateway controller's double: ``paused``."""
+        return self.controllers.gateways
 
     def settle(self) -> int:
         """Let the controllers step until nothing changes; return the rounds that it took."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 from simulations.kubernetes_api.kinds import Kind, ScalePaths
 from simulations.kubernetes_api.refusals import Faults422, Json
 from simulations.kubernetes_api.selectors import field, selector_text
-from simulations.kubernetes_api.validation import check_replicas
+from simulations.kubernetes_api.validation import check_replicas, check_shape
+
+_SCALE = Kind("autoscaling", "v1", "scales", "Scale")
 
 
 def scale_of(paths: ScalePaths, value: Json) -> Json:
@@ -37,8 +39,9 @@ def with_scale(kind: Kind, paths: ScalePaths, value: Json, scale: Json) -> Json:
     """Write the replicas of ``scale`` into ``value``, a copy of the workload, and return it.
 
     Raises:
-        Refusal: 422 for fewer than none.
+        Refusal: 400 for what is no whole number, 422 for fewer than none.
     """
+    check_shape(_SCALE, scale)
     replicas = (scale.get("spec") or {}).get("replicas", 0)
     faults = Faults422()
     check_replicas(replicas, faults)

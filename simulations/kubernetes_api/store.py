@@ -182,10 +182,14 @@ class Store:
         return shelf.changes[bisect_right(shelf.versions, version) :]
 
     def compact(self) -> None:
-        """Forget the log: every resourceVersion below the current one is gone."""
+        """Forget the log: of every resource, what lies before its last change is gone.
+
+        A watch that has seen that change goes on, as one does on the watch cache of an API server.
+        """
         with self.changed:
             for shelf in self._shelves.values():
-                shelf.horizon = self.version
-                shelf.changes.clear()
-                shelf.versions.clear()
+                if shelf.changes:
+                    shelf.horizon = shelf.versions[-1]
+                    shelf.changes.clear()
+                    shelf.versions.clear()
             self.changed.notify_all()

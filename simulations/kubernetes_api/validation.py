@@ -10,7 +10,7 @@ import json
 import re
 
 from simulations.kubernetes_api.kinds import Kind
-from simulations.kubernetes_api.refusals import Faults422, Json
+from simulations.kubernetes_api.refusals import Faults422, Json, Refusal, bad_request
 from simulations.kubernetes_api.selectors import field, matches_labels
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -74,6 +74,28 @@ def check(kind: Kind, value: Json, before: Json | None, subresource: str = "") -
     elif kind.plural == "poddisruptionbudgets":
         _check_budget(value, faults)
     faults.refuse(kind, name)
+
+
+def check_shape(kind: Kind, value: Json) -> None:
+    """Refuse what does not fit into the types of ``kind``: parts that are no maps, replicas that are no whole number.
+
+    Raises:
+        Refusal: 400.
+    """
+    for part in ("metadata", "spec", "status"):
+        if not isinstance(value.get(part, {}), dict):
+            raise _misfit(kind, part, value[part])
+    replicas = field(value, "spec.replicas")
+    if replicas is not None and (not isinstance(replicas, int) or isinstance(replicas, bool)):
+        raise _misfit(kind, "spec.replicas", replicas)
+
+
+def _misfit(kind: Kind, place: str, held: object) -> Refusal:
+    sort = {str: "string", bool: "bool", float: f"number {held}", int: "number", list: "array"}.get(type(held), "null")
+    return bad_request(
+        f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: json: cannot unmarshal {sort} '
+        f"into Go struct field {kind.kind}.{place}"
+    )
 
 
 def check_replicas(replicas: object, faults: Faults422) -> None:

@@ -59,17 +59,19 @@ class Watch:
     bookmark_every_s: float
     wanted: Callable[[], bool]
     reached: int = 0
+    timeout_s: int = 0
     test: Match | None = None
 
     def __post_init__(self) -> None:
         self.test = object_test(self.kind, self.params.get("labelSelector", ""), self.params.get("fieldSelector", ""))
+        self.timeout_s = number(self.params.get("timeoutSeconds") or "0")
         asked = number(self.params.get("resourceVersion") or "0")
         if self.params.get("sendInitialEvents") == "true" and asked > self.store.version:
             raise too_new(asked, self.store.version)
 
     def events(self) -> Iterator[str]:
         """Yield the lines of the stream; each call of ``next`` waits for as long as nothing happens."""
-        ends_at = self.elapsed() + float(self.params.get("timeoutSeconds") or DEFAULT_TIMEOUT_S)
+        ends_at = self.elapsed() + (self.timeout_s or DEFAULT_TIMEOUT_S)
         bookmarks = self.params.get("allowWatchBookmarks") in ("true", "1")
         yield from self._initial(bookmarks)
         bookmark_at = self.elapsed() + self.bookmark_every_s

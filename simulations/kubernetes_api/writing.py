@@ -1,8 +1,8 @@
-"""What becomes of the store when an object is created, changed or deleted?
+"""What becomes of the store when an object is created or changed?
 
 What every resource has in common: system metadata, optimistic concurrency by resourceVersion, generation that counts
-changes of what is asked for and never of status, owners of fields, finalizers, graceful deletion, dry run. A change
-that changes nothing is not written: same resourceVersion, no event.
+changes of what is asked for and never of status, owners of fields, dry run. A change that
+changes nothing is not written: same resourceVersion, no event.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from controller.ports import Clock
 from simulations.kubernetes_api.defaults import fill_in
-from simulations.kubernetes_api.kinds import NAMESPACE, NODE, POD, Kind
-from simulations.kubernetes_api.managed_fields import Manager, applied, note_update
+from simulations.kubernetes_api.kinds import NAMESPACE, NODE, Kind
+from simulations.kubernetes_api.managed_fields import FieldOwner, applied, note_update
 from simulations.kubernetes_api.refusals import (
     Faults422,
     Json,
@@ -28,7 +28,7 @@ from simulations.kubernetes_api.refusals import (
     not_found,
 )
 from simulations.kubernetes_api.store import Key, Store, Stored
-from simulations.kubernetes_api.validation import check
+from simulations.kubernetes_api.validation import check, check_shape
 
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 _KEPT_METADATA = (
@@ -58,21 +58,20 @@ class Write:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Deletion:
-    """``DeleteOptions``; ``grace_s`` None leaves it to the object."""
-
-    grace_s: int | None = None
-    uid: str = ""
-    version: str = ""
-    propagation: str = ""
-    dry_run: bool = False
-
-
 def _asked_for(kind: Kind, value: Json) -> object:
     if kind.custom:
         return {key: held for key, held in value.items() if key not in ("metadata", "status")}
     return value.get("spec")
+
+
+def finished(kind: Kind, value: Json) -> bool:
+    """Return whether nothing holds up any longer the end of an object that was deleted."""
+    metadata = value["metadata"]
+    if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
+        return False
+    if kind is NAMESPACE:
+        return not value["spec"].get("finalizers")
+    return not metadata.get("deletionGracePeriodSeconds")
 
 
 class Writer:
@@ -96,8 +95,8 @@ class Writer:
         digits = self._draws.bytes(16).hex()
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
-    def _manager(self, kind: Kind, write: Write) -> Manager:
-        return Manager(write.manager, kind.api_version, self.now(), write.subresource)
+    def _field_owner(self, kind: Kind, write: Write) -> FieldOwner:
+        return FieldOwner(write.manager, kind.api_version, self.now(), write.subresource)
 
     def held(self, kind: Kind, key: Key) -> Stored:
         """Return the object.
@@ -116,6 +115,7 @@ class Writer:
         Raises:
             Refusal: 400, 403, 404 (namespace), 409 or 422.
         """
+        check_shape(kind, body)
         metadata = body.setdefault("metadata", {})
         if metadata.get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
@@ -147,7 +147,7 @@ class Writer:
         if kind.generated:
             metadata["generation"] = 1
         if not owned:
-            note_update(None, body, self._manager(kind, write))
+            note_update(None, body, self._field_owner(kind, write))
         return Stored(body, 0) if write.dry_run else self.store.put(kind, key, body)
 
     def _check_namespace(self, kind: Kind, namespace: str, metadata: Json) -> None:
@@ -166,6 +166,7 @@ class Writer:
         Raises:
             Refusal: 400, 404, 409 or 422.
         """
+        check_shape(kind, body)
         metadata = body.setdefault("metadata", {})
         if metadata.get("name") != key[1]:
             raise bad_request(
@@ -195,11 +196,12 @@ class Writer:
         Raises:
             Refusal: 400, 404 (namespace), 409 with the managers in conflict, or 422.
         """
+        check_shape(kind, config)
         metadata = config.setdefault("metadata", {})
         if metadata.get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
         metadata["name"] = key[1]
-        manager = self._manager(kind, write)
+        manager = self._field_owner(kind, write)
         with self.store.changed:
             before = self.store.get(kind, key)
             if before is None:
@@ -214,6 +216,7 @@ class Writer:
     def _replace(
         self, kind: Kind, key: Key, before: Stored, after: Json, write: Write, *, owned: bool = False
     ) -> Stored:
+        check_shape(kind, after)
         old = before.value
         metadata = after.setdefault("metadata", {})
         self._check_identity(kind, key, old, metadata)
@@ -238,7 +241,7 @@ class Writer:
         if owned:
             metadata["managedFields"] = entries
         else:
-            note_update(old, after, self._manager(kind, write))
+            note_update(old, after, self._field_owner(kind, write))
         return self._store(kind, key, before, after, dry_run=write.dry_run)
 
     def _check_identity(self, kind: Kind, key: Key, old: Json, metadata: Json) -> None:
@@ -259,73 +262,7 @@ class Writer:
             return before
         if dry_run:
             return Stored(after, before.version)
-        if self._finished(kind, after):
+        if finished(kind, after):
             self.store.put(kind, key, after)
             return self.store.drop(kind, key)
         return self.store.put(kind, key, after)
-
-    def _finished(self, kind: Kind, value: Json) -> bool:
-        metadata = value["metadata"]
-        if not metadata.get("deletionTimestamp") or metadata.get("finalizers"):
-            return False
-        if kind is NAMESPACE:
-            return not value["spec"].get("finalizers")
-        return not metadata.get("deletionGracePeriodSeconds")
-
-    def delete(self, kind: Kind, key: Key, how: Deletion) -> tuple[Stored, bool]:
-        """Delete an object, or mark it; return its state and whether it is gone.
-
-        A pod that is on a node and has not ended is marked until its grace period has passed (the kubelet then deletes
-        it with a grace of 0), an object with finalizers until they are taken off, a namespace until it is empty.
-
-        Raises:
-            Refusal: 404, or 409 where a precondition does not hold.
-        """
-        with self.store.changed:
-            before = self.held(kind, key)
-            self._check_preconditions(kind, key, before.value["metadata"], how)
-            after = before.fresh()
-            metadata = after["metadata"]
-            grace = self._grace(kind, after, how)
-            if how.propagation in ("Foreground", "Orphan"):
-                finalizer = "foregroundDeletion" if how.propagation == "Foreground" else "orphan"
-                metadata["finalizers"] = [*(metadata.get("finalizers") or ()), finalizer]
-            if not self._mark(metadata, grace):
-                return before, False
-            if kind is NAMESPACE:
-                after.setdefault("status", {})["phase"] = "Terminating"
-            gone = self._finished(kind, after)
-            if how.dry_run:
-                return Stored(after, before.version), gone
-            if gone:
-                return self.store.drop(kind, key), True
-            return self.store.put(kind, key, after), False
-
-    def _mark(self, metadata: Json, grace: int) -> bool:
-        """Set when the object is to be gone; return False where it already is to be gone by then."""
-        if metadata.get("deletionTimestamp"):
-            if metadata.get("deletionGracePeriodSeconds", 0) <= grace:
-                # A second deletion cannot prolong the first; one with a grace of 0 ends it where nothing else holds it.
-                return grace == 0 and not metadata.get("finalizers")
-        elif "generation" in metadata:
-            metadata["generation"] += 1
-        metadata["deletionTimestamp"] = rfc3339(self.clock.now() + grace)
-        metadata["deletionGracePeriodSeconds"] = grace
-        return True
-
-    def _grace(self, kind: Kind, value: Json, how: Deletion) -> int:
-        if kind is not POD:
-            return 0
-        if not value["spec"].get("nodeName") or value["status"].get("phase") in ("Succeeded", "Failed"):
-            return 0
-        own: int = value["spec"].get("terminationGracePeriodSeconds", 30)
-        return own if how.grace_s is None else how.grace_s
-
-    def _check_preconditions(self, kind: Kind, key: Key, metadata: Json, how: Deletion) -> None:
-        for label, wanted, held in (
-            ("UID", how.uid, metadata["uid"]),
-            ("ResourceVersion", how.version, metadata["resourceVersion"]),
-        ):
-            if wanted and wanted != held:
-                why = f"Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {held}"
-                raise conflict(kind, key[1], why)

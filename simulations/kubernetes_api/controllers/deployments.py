@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from controller.ports import Clock
 from simulations.kubernetes_api.controllers.deployment_status import status_of
-from simulations.kubernetes_api.controllers.hands import Hands, copied
+from simulations.kubernetes_api.controllers.hands import Hands, copied, retried
 from simulations.kubernetes_api.controllers.owned import by_controller, is_going, owner_reference, template_hash
 from simulations.kubernetes_api.controllers.rollout_arithmetic import (
     Room,
@@ -73,7 +73,8 @@ class Deployments:
             sets.sort(key=lambda one: (one["metadata"]["creationTimestamp"], revision_of(one)))
             if deployment["spec"]["strategy"].get("type") == "Recreate" and pods is None:
                 pods = {uid: len(found) for uid, found in by_controller(self._hands.all(POD)).items()}
-            self._reconcile(deployment, sets, pods or {})
+            with retried():
+                self._reconcile(deployment, sets, pods or {})
 
     def _reconcile(self, deployment: Json, sets: list[Json], pods: dict[str, int]) -> None:
         spec = deployment["spec"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
-from simulations.kubernetes_api.api import MERGE_PATCH
+from simulations.kubernetes_api.bodies import MERGE_PATCH
+from simulations.kubernetes_api.deleting import Deletion, delete
 from simulations.kubernetes_api.kinds import POD, Kind
 from simulations.kubernetes_api.patches import merge_patched
-from simulations.kubernetes_api.refusals import Json
-from simulations.kubernetes_api.writing import Deletion, Write, Writer
+from simulations.kubernetes_api.refusals import Json, Refusal
+from simulations.kubernetes_api.writing import Write, Writer
 
 Send: TypeAlias = Callable[[str, str, Any, str], Json]
 
@@ -64,7 +66,7 @@ class StoreHands:
 
     def delete(self, kind: Kind, value: Json, grace_s: int | None = None) -> None:
         """Delete the object."""
-        self._writer.delete(kind, _key(value), Deletion(grace_s=grace_s, uid=value["metadata"]["uid"]))
+        delete(self._writer, kind, _key(value), Deletion(grace_s=grace_s, uid=value["metadata"]["uid"]))
 
     def bind(self, pod: Json, node: str) -> None:
         """Put a pod on a node."""
@@ -136,6 +138,11 @@ def _place(kind: Kind, namespace: str) -> str:
 def _path(kind: Kind, value: Json) -> str:
     namespace, name = _key(value)
     return f"{_place(kind, namespace)}/{name}"
+
+
+def retried() -> contextlib.suppress:
+    """Let a refused write end the step with one object: the controller comes back to it, as from its work queue."""
+    return contextlib.suppress(Refusal)
 
 
 def copied(value: Json) -> Json:

@@ -10,7 +10,7 @@ from collections import Counter
 
 from controller.ports import Clock
 from simulations.kubernetes_api.controllers.deployment_status import instant
-from simulations.kubernetes_api.controllers.hands import Hands, copied
+from simulations.kubernetes_api.controllers.hands import Hands, copied, retried
 from simulations.kubernetes_api.controllers.owned import (
     by_controller,
     condition,
@@ -69,7 +69,8 @@ class ReplicaSets:
         owned = by_controller(self._hands.all(POD))
         for replica_set in self._hands.all(REPLICA_SET):
             if not is_going(replica_set):
-                self._reconcile(replica_set, owned.get(replica_set["metadata"]["uid"], []))
+                with retried():
+                    self._reconcile(replica_set, owned.get(replica_set["metadata"]["uid"], []))
 
     def _reconcile(self, replica_set: Json, pods: list[Json]) -> None:
         spec = replica_set["spec"]

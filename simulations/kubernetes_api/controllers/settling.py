@@ -13,10 +13,14 @@ from simulations.kubernetes_api.controllers.budgets import Budgets
 from simulations.kubernetes_api.controllers.deployments import Deployments
 from simulations.kubernetes_api.controllers.endpoints import Endpoints
 from simulations.kubernetes_api.controllers.garbage import Garbage
+from simulations.kubernetes_api.controllers.gateways import Gateways
 from simulations.kubernetes_api.controllers.hands import StoreHands
 from simulations.kubernetes_api.controllers.kubelet import Kubelet
+from simulations.kubernetes_api.controllers.leader_worker_sets import LeaderWorkerSets
 from simulations.kubernetes_api.controllers.replica_sets import ReplicaSets
+from simulations.kubernetes_api.controllers.rollouts import Rollouts
 from simulations.kubernetes_api.controllers.stateful_sets import StatefulSets
+from simulations.kubernetes_api.kinds import HTTP_ROUTE, LEADER_WORKER_SET, ROLLOUT
 
 MOST_ROUNDS = 1000
 
@@ -32,10 +36,17 @@ class Controllers:
     def __init__(self, api: Api, clock: Clock) -> None:
         hands = StoreHands(api.writer, "kube-controller-manager")
         self.kubelet = Kubelet(StoreHands(api.writer, "kubelet"), clock)
+        self.gateways = Gateways(StoreHands(api.writer, "gateway"), clock)
         self._store = api.store
         self._lock = threading.Lock()
+        optional = (
+            (LEADER_WORKER_SET, LeaderWorkerSets(hands).step),
+            (HTTP_ROUTE, self.gateways.step),
+            (ROLLOUT, Rollouts(hands, clock).step),
+        )
         self._steps = [
             Deployments(hands, clock).step,
+            *[step for kind, step in optional if kind in api.catalogue.kinds],
             ReplicaSets(hands, clock).step,
             StatefulSets(hands).step,
             self.kubelet.step,

@@ -7,7 +7,7 @@ The pod template of every revision is kept in a ControllerRevision.
 
 from __future__ import annotations
 
-from simulations.kubernetes_api.controllers.hands import Hands, copied
+from simulations.kubernetes_api.controllers.hands import Hands, copied, retried
 from simulations.kubernetes_api.controllers.owned import (
     by_controller,
     is_going,
@@ -35,16 +35,17 @@ class StatefulSets:
         pods, revisions = by_controller(self._hands.all(POD)), by_controller(self._hands.all(CONTROLLER_REVISION))
         for one in sets:
             uid = one["metadata"]["uid"]
-            self._reconcile(one, pods.get(uid, []), revisions.get(uid, []))
+            with retried():
+                self._reconcile(one, pods.get(uid, []), revisions.get(uid, []))
 
     def _reconcile(self, held: Json, pods: list[Json], revisions: list[Json]) -> None:
         update, revisions = self._revision(held, revisions)
         current = held["status"].get("currentRevision") or update
         by_name = {revision["metadata"]["name"]: revision for revision in revisions}
-        wanted, by_ordinal = held["spec"]["replicas"], {_ordinal(pod): pod for pod in pods}
+        by_ordinal = {_ordinal(pod): pod for pod in pods}
         parallel = held["spec"]["podManagementPolicy"] == "Parallel"
         if not self._fill(held, by_ordinal, by_name, current, update, parallel=parallel) or parallel:
-            busy = self._shrink(wanted, by_ordinal, parallel=parallel)
+            busy = self._shrink(_ordinals(held).stop, by_ordinal, parallel=parallel)
             if not busy:
                 self._update(held, by_ordinal, update)
         self._report(held, list(by_ordinal.values()), current, update)
@@ -86,11 +87,11 @@ class StatefulSets:
         """Create missing pods; return whether one is missing or not Ready yet."""
         partition = ((held["spec"]["updateStrategy"] or {}).get("rollingUpdate") or {}).get("partition", 0)
         busy = False
-        for ordinal in range(held["spec"]["replicas"]):
+        for ordinal in _ordinals(held):
             pod = by_ordinal.get(ordinal)
             if pod is None or pod["status"].get("phase") in ("Failed", "Succeeded"):
                 if pod is None:
-                    old = current in revisions and ordinal < partition
+                    old = current in revisions and ordinal < _ordinals(held).start + partition
                     self._create(held, ordinal, revisions[current] if old else None, current if old else update)
                 elif not is_going(pod):
                     self._hands.delete(POD, pod)
@@ -116,8 +117,8 @@ class StatefulSets:
         template["spec"] |= {"hostname": name, "subdomain": held["spec"].get("serviceName", "")}
         self._hands.create(POD, metadata["namespace"], template)
 
-    def _shrink(self, wanted: int, by_ordinal: dict[int, Json], *, parallel: bool) -> bool:
-        surplus = sorted((ordinal for ordinal in by_ordinal if ordinal >= wanted), reverse=True)
+    def _shrink(self, end: int, by_ordinal: dict[int, Json], *, parallel: bool) -> bool:
+        surplus = sorted((ordinal for ordinal in by_ordinal if ordinal >= end), reverse=True)
         for ordinal in surplus:
             if not is_going(by_ordinal[ordinal]):
                 self._hands.delete(POD, by_ordinal[ordinal])
@@ -129,7 +130,7 @@ class StatefulSets:
         strategy = held["spec"]["updateStrategy"]
         if strategy.get("type") != "RollingUpdate":
             return
-        for ordinal in range(held["spec"]["replicas"] - 1, strategy["rollingUpdate"].get("partition", 0) - 1, -1):
+        for ordinal in reversed(_ordinals(held)[strategy["rollingUpdate"].get("partition", 0) :]):
             pod = by_ordinal.get(ordinal)
             if pod is None:
                 return
@@ -165,6 +166,11 @@ class StatefulSets:
         old = sorted((one for one in revisions if one["metadata"]["name"] not in kept), key=lambda one: one["revision"])
         for one in old[: max(0, len(old) - held["spec"].get("revisionHistoryLimit", 10))]:
             self._hands.delete(CONTROLLER_REVISION, one)
+
+
+def _ordinals(held: Json) -> range:
+    start = (held["spec"].get("ordinals") or {}).get("start", 0)
+    return range(start, start + held["spec"]["replicas"])
 
 
 def _ordinal(pod: Json) -> int:

@@ -28,7 +28,12 @@ def refusal(k8s: Clients, pod: str) -> client.ApiException:
 
 
 def test_without_a_budget_an_evicted_pod_is_replaced(k8s: Clients, api: RunningApi, pods: list[str]) -> None:
+    api.kubelet.paused.set()
     evict(k8s, pods[0])
+    marked = k8s.core.read_namespaced_pod(pods[0], NAMESPACE)
+    assert marked.metadata.deletion_timestamp is not None
+    assert "EvictionByEvictionAPI" in [one.reason for one in marked.status.conditions]
+    api.kubelet.paused.clear()
     api.settle()
     now = [pod.metadata.name for pod in k8s.core.list_namespaced_pod(NAMESPACE).items]
     assert len(now) == 3
@@ -82,4 +87,16 @@ def test_a_dry_run_evicts_nothing_and_counts_nothing_down(k8s: Clients, api: Run
     api.settle()
     version = api.version
     k8s.core.create_namespaced_pod_eviction(pods[0], NAMESPACE, {"metadata": {"name": pods[0]}}, dry_run="All")
+    assert api.version == version
+
+
+def test_an_eviction_whose_precondition_fails_leaves_the_pod_as_it_was(
+    k8s: Clients, api: RunningApi, pods: list[str]
+) -> None:
+    version = api.version
+    options = {"preconditions": {"resourceVersion": "1"}}
+    body = {"metadata": {"name": pods[0]}, "deleteOptions": options}
+    with pytest.raises(client.ApiException) as refused:
+        k8s.core.create_namespaced_pod_eviction(pods[0], NAMESPACE, body)
+    assert refused.value.status == 409
     assert api.version == version

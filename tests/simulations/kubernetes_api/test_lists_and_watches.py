@@ -71,7 +71,7 @@ def test_a_resource_version_from_the_future_is_a_timeout(k8s: Clients, api: Runn
         ("pool notin (a),pool", ["two"]),
     ],
 )
-def test_label_selectors(k8s: Clients, selector: str, names: list[str]) -> None:
+def test_a_label_selector_finds_what_its_terms_say(k8s: Clients, selector: str, names: list[str]) -> None:
     add(k8s, "one", pool="a")
     add(k8s, "two", pool="b")
     add(k8s, "three")
@@ -144,6 +144,13 @@ def test_a_watch_from_a_compacted_version_is_one_error_event(k8s: Clients, api: 
     with pytest.raises(client.ApiException) as gone:
         watched(k8s, resource_version=version)
     assert gone.value.status == 410
+
+
+def test_a_watch_that_has_seen_the_last_change_outlives_a_compaction(k8s: Clients, api: RunningApi) -> None:
+    version = add(k8s, "a")
+    k8s.core.create_namespace({"metadata": {"name": "another"}})
+    api.compact()
+    assert watched(k8s, resource_version=version) == []
 
 
 def test_bookmarks_tell_the_version_that_a_quiet_watch_has_reached() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import urllib3
 from kubernetes import client
 
 from simulations.clock import VirtualClock
@@ -223,3 +224,29 @@ def test_discovery_says_what_is_served(k8s: Clients) -> None:
     with pytest.raises(client.ApiException) as unknown:
         k8s.custom.list_namespaced_custom_object("none.example", "v1", NAMESPACE, "things")
     assert unknown.value.status == 404
+
+
+@pytest.mark.parametrize("replicas", [3.5, "3", True, [3]])
+def test_replicas_that_are_no_whole_number_cannot_be_read(k8s: Clients, replicas: object) -> None:
+    place = "/apis/apps/v1/namespaces/default/deployments"
+    k8s.raw("POST", place, deployment())
+    for path in (f"{place}/engine", f"{place}/engine/scale"):
+        with pytest.raises(client.ApiException) as refused:
+            k8s.raw("PATCH", path, {"spec": {"replicas": replicas}}, "application/merge-patch+json")
+        assert refused.value.status == 400
+    assert k8s.raw("GET", f"{place}/engine")["spec"]["replicas"] == 3
+
+
+def test_a_body_that_is_no_object_is_a_bad_request_and_protobuf_is_not_taken(k8s: Clients) -> None:
+    place = "/api/v1/namespaces/default/configmaps"
+    for body in ([1], {"metadata": "x"}, {"kind": "Pod", "metadata": {"name": "x"}}):
+        with pytest.raises(client.ApiException) as refused:
+            k8s.raw("POST", place, body)
+        assert refused.value.status == 400
+    answer = urllib3.request(
+        "POST",
+        k8s.connection.configuration.host + place,
+        body=b"k8s",
+        headers={"Content-Type": "application/vnd.kubernetes.protobuf"},
+    )
+    assert answer.status == 415
