@@ -25,7 +25,7 @@ class Workload:
             it does not tell.
         template: Of the pod that serves; None where the object has none of its own.
         worker: Of the other pods of a replica, where there are ``size`` of them.
-        revision: What the object itself tells of its newest revision: a number of a Deployment or Rollout, else a name.
+        revision: What the object itself tells of its newest revision: a number of a Deployment, else a name.
         stable: The revision that the object itself holds good; empty where it does not tell.
         selector: Which pods are its own, as text, for kinds that are known by their scale subresource alone.
     """
@@ -130,7 +130,8 @@ def _known(told: object, kind: str, replicas: int, reading: Reading) -> dict[str
             counted = observed.isascii() and observed.isdigit() and len(observed) <= _MOST_DIGITS
             return {
                 "paused": flag(told, "spec", "paused"),
-                "revision": word(told, "metadata", "annotations", "rollout.argoproj.io/revision"),
+                "revision": word(told, "status", "currentPodHash")
+                or word(told, "metadata", "annotations", "rollout.argoproj.io/revision"),
                 "stable": word(told, "status", "stableRS"),
                 "observed": int(observed) if counted else None,
             }

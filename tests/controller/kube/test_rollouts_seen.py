@@ -34,7 +34,10 @@ class World:
 
     def __init__(self, api: RunningApi, view: KubernetesView, clock: SetClock, plural: str) -> None:
         self.api, self.view, self.clock = api, view, clock
-        self._path = f"/apis/apps/v1/namespaces/prod/{plural}"
+        self._group = {"leaderworkersets": "leaderworkerset.x-k8s.io/v1", "rollouts": "argoproj.io/v1alpha1"}.get(
+            plural, "apps/v1"
+        )
+        self._path = f"/apis/{self._group}/namespaces/prod/{plural}"
 
     def pool(self, after_s: float = 0.0) -> PoolState:
         """Let the cluster come to rest ``after_s`` from now, and return the pool as the view has it then."""
@@ -56,13 +59,18 @@ class World:
         self.patch({"template": _template(image)})
 
     def create(self, kind: str, replicas: int) -> None:
+        of_kind: dict[str, dict[str, Any]] = {
+            "StatefulSet": {"serviceName": "llama"},
+            "LeaderWorkerSet": {"leaderWorkerTemplate": {"size": 2, "workerTemplate": _template("good:1")}},
+            "Rollout": {"strategy": {"canary": {"steps": [{"setWeight": 50}, {"pause": {}}]}}},
+        }
         spec = {
             "replicas": replicas,
             "selector": {"matchLabels": {"app": "llama"}},
             "template": _template("good:1"),
-            **({"serviceName": "llama"} if kind == "StatefulSet" else {}),
+            **of_kind.get(kind, {}),
         }
-        body = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "llama", **MARKS}, "spec": spec}
+        body = {"apiVersion": self._group, "kind": kind, "metadata": {"name": "llama", **MARKS}, "spec": spec}
         self.api.call("POST", self._path, body)
 
 
@@ -77,7 +85,8 @@ def _world(folder: Path, kind: str = "Deployment", replicas: int = 2, nodes: int
     with running_api(clock=clock, bookmark_every_s=0.05) as api:
         Fleet(api)
         api.add_nodes(nodes)
-        view = KubernetesView(settings_for(api, folder), SystemClock().elapsed, np.random.default_rng(3))
+        kinds = ("Deployment", "StatefulSet", "LeaderWorkerSet", "Rollout")
+        view = KubernetesView(settings_for(api, folder, kinds=kinds), SystemClock().elapsed, np.random.default_rng(3))
         world = World(api, view, clock, f"{kind.lower()}s")
         world.create(kind, replicas)
         view.start()
@@ -186,3 +195,36 @@ def test_a_stateful_set_keeps_names_and_tells_revisions(tmp_path: Path) -> None:
         assert (after.revisions, after.revision_at) == ((before.revision, after.revision), T0 + 60.0)
         assert {replica.revision for replica in after.replicas} == {after.revision}
         assert all(replica.requested_at == T0 + 60.0 for replica in after.replicas)
+
+
+def test_a_canary_is_told_beside_the_stable_revision(tmp_path: Path) -> None:
+    with _world(tmp_path, "Rollout") as world:
+        before = world.pool()
+        assert _phases(before) == [Phase.READY] * 2
+        assert before.stable_revision == before.revision
+        world.clock.at += 60.0
+        world.roll_out("good:2")
+        canary = world.pool()
+        assert canary.stable_revision == before.revision
+        assert canary.revision != before.revision
+        assert canary.revision_at == T0 + 60.0
+        assert {replica.revision for replica in canary.replicas} == {before.revision, canary.revision}
+        world.roll_out("good:1")
+        back = world.pool()
+        assert (back.revision, back.stable_revision) == (before.revision, before.revision)
+        assert math.isnan(back.revision_at)
+
+
+def test_a_group_of_pods_is_one_replica_and_its_worker_s_trouble_is_its_own(tmp_path: Path) -> None:
+    with _world(tmp_path, "LeaderWorkerSet") as world:
+        whole = world.pool()
+        assert [(replica.id, replica.phase) for replica in whole.replicas] == [
+            ("llama-0", Phase.READY),
+            ("llama-1", Phase.READY),
+        ]
+        assert (whole.gpus_per_replica, whole.revision) == (8, whole.replicas[0].revision)
+        world.api.kubelet.troubles.pods["prod/llama-1-1"] = "crash"
+        first, second = world.pool(after_s=30.0).replicas
+        assert (first.phase, second.phase) == (Phase.READY, Phase.FAILED)
+        assert (second.waiting_reason, second.since_at) == ("CrashLoopBackOff", T0 + 30.0)
+        assert second.restarts > 0
