@@ -1,0 +1,7 @@
+"""What does a Kubernetes cluster hold of the fleet: a watched cache, and its objects as pools, replicas and nodes.
+
+Pure: ``json_reading``, ``kinds``, ``templates``, ``pods``, ``groups``, ``workloads``, ``revisions``, ``discovery``,
+``label_selectors``, ``pool_states`` and ``nodes`` turn what an API server says into states, or into refusals.
+The edge: ``reach`` and ``client`` ask the server, ``reflector`` keeps ``stores`` as it has them, and ``cluster`` tells
+of pools and nodes.
+"""

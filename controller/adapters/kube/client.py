@@ -1,0 +1,203 @@
+"""How is an API server asked, so that nothing it answers, and no silence of it, can hurt?
+
+The official client knows where the server is and as whom it is asked: kubeconfig, service account, exec plugins, TLS,
+proxies. Objects come as plain JSON: as models they would take ten times the memory and time. Where credentials are not
+accepted they are read once more before that is told, since tokens are rotated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
+from typing import Any
+from urllib.parse import urlencode
+
+from urllib3 import BaseHTTPResponse, Timeout
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, SSLError
+
+from controller.adapters.kube.json_reading import text, under
+from controller.adapters.kube.questions import ApiRefused, Question, Unreached, refusal
+from controller.adapters.kube.reach import Reach
+from controller.adapters.kube.settings import KubernetesSettings
+from controller.errors import ObservationError
+
+_CHUNK = 64 * 1024
+_MOST_ERROR_BYTES = 64 * 1024
+_MOST_EVENT_BYTES = 8 * 1024 * 1024  # etcd takes objects of 1.5 MiB; JSON of one is at most a few times that
+_TOLD = 300
+_LAST_STATUS = 999
+
+
+class KubernetesApi:
+    """The API of one cluster, read only. Safe to use from several threads; close it after use."""
+
+    def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float]) -> None:
+        """Take the time from ``elapsed``, seconds that never go back; nothing is asked yet.
+
+        Raises:
+            ObservationError: If it cannot be told how the API is reached.
+        """
+        self._settings, self._elapsed = settings, elapsed
+        self._lock = Lock()
+        self._reach = Reach(settings, elapsed)
+
+    @property
+    def server(self) -> str:
+        """The address of the server."""
+        return self._reach.server
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._reach.pool.clear()
+
+    def page(self, question: Question, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return one answer that is an object.
+
+        Raises:
+            Unreached: If there is none in time.
+            ApiRefused: If the server says no.
+            ObservationError: If it is larger than it may be, or no JSON object.
+        """
+        try:
+            response = self._ask(question, query, self._settings.timeout_s)
+            body = self._body(response, question)
+        except (HTTPError, OSError) as error:
+            raise self._unreached(error, question) from None
+        return self._object(body, question)
+
+    def watch(self, question: Question, query: Mapping[str, str], longest_s: float) -> Watch:
+        """Return what changes from now on, for at most ``longest_s``; raises as ``page``, also while it is read."""
+        try:
+            return Watch(self, self._ask(question, query, longest_s), question)
+        except (HTTPError, OSError) as error:
+            raise self._unreached(error, question) from None
+
+    def _ask(self, question: Question, query: Mapping[str, str], within_s: float) -> BaseHTTPResponse:
+        """Return an answer of success whose body is still to be read."""
+        reach = self._reach
+        response = self._send(reach, question, query, within_s)
+        if response.status == 401:
+            response.close()
+            with self._lock:
+                if self._reach is reach:  # nobody else has read the credentials again
+                    self._reach = Reach(self._settings, self._elapsed)
+                    reach.pool.clear()
+            response = self._send(self._reach, question, query, within_s)
+        if response.status != 200:
+            raise self._refused(response, question)
+        return response
+
+    def _send(self, reach: Reach, question: Question, query: Mapping[str, str], within_s: float) -> BaseHTTPResponse:
+        url = f"{reach.url}{question.resource.path(question.namespace)}?{urlencode(query)}"
+        headers = {"Accept": question.accept, "User-Agent": "foresail", **reach.identity()}
+        timeout = Timeout(connect=self._settings.connect_timeout_s, read=within_s)
+        return reach.pool.request(
+            "GET", url, headers=headers, timeout=timeout, preload_content=False, retries=False, redirect=False
+        )
+
+    def _body(self, response: BaseHTTPResponse, question: Question) -> bytes:
+        chunks, size = [], 0
+        while chunk := response.read1(_CHUNK):
+            size += len(chunk)
+            if size > self._settings.max_answer_bytes:
+                response.close()
+                raise ObservationError(
+                    f"the answer is larger than {self._settings.max_answer_mib:g} MiB",
+                    str(question),
+                    "lower platform.page_size, or raise platform.max_answer_mib",
+                )
+            chunks.append(chunk)
+        response.release_conn()
+        return b"".join(chunks)
+
+    def _object(self, body: bytes, question: Question) -> dict[str, Any]:
+        try:
+            told = json.loads(body)
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict):
+            remedy = f"is {self.server} an API server, and nothing between that changes answers?"
+            raise ObservationError("the answer is no JSON object", str(question), remedy)
+        return told
+
+    def _unreached(self, error: Exception, question: Question) -> ObservationError:
+        if isinstance(error, SSLError):
+            told = " ".join(str(error).split())[:_TOLD]
+            remedy = "check the certificate authority in the kubeconfig, and the name that the server is asked by"
+            return ObservationError(f"no secure connection to {self.server}: {told}", str(question), remedy)
+        told = _trouble(error)
+        return Unreached(f"{self.server} does not answer: {told}", str(question), "is it up, and is the network?")
+
+    def _refused(self, response: BaseHTTPResponse, question: Question) -> ApiRefused:
+        body = b""
+        try:
+            body = response.read1(_MOST_ERROR_BYTES)
+            told = json.loads(body)
+        except (HTTPError, OSError, ValueError, RecursionError):
+            told = None
+        response.close()
+        waits = response.headers.get("Retry-After", "")
+        wait_s = float(waits) if waits.isascii() and waits.isdigit() and len(waits) < 6 else 0.0
+        said = text(told, "message") or body.decode("utf-8", "replace")
+        return refusal(response.status, said, question, self.server, wait_s)
+
+
+class Watch:
+    """The changes that one watch tells of, each as ``(type, object)``. Another thread may ``stop`` it."""
+
+    def __init__(self, api: KubernetesApi, response: BaseHTTPResponse, question: Question) -> None:
+        self._api, self._response, self._question = api, response, question
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield changes until the server ends the watch.
+
+        Raises:
+            Unreached: If it breaks, or lasts longer than it may.
+            ApiRefused: If the server ends it with an error: 410 where it no longer knows what came after our place.
+            ObservationError: If what it says is no event.
+        """
+        try:
+            for line in self._lines():
+                told = self._api._object(line, self._question)
+                kind, thing = text(told, "type"), under(told, "object")
+                if kind == "ERROR":
+                    raise self._error(thing)
+                if not isinstance(thing, dict):
+                    raise ObservationError("an event without an object", str(self._question))
+                yield kind, thing
+        except (HTTPError, OSError) as error:
+            raise self._api._unreached(error, self._question) from None
+        finally:
+            self._response.close()
+
+    def stop(self) -> None:
+        """Let whoever reads it find its end."""
+        try:
+            self._response.shutdown()
+        except (ValueError, RuntimeError, OSError):  # it has ended already
+            self._response.close()
+
+    def _lines(self) -> Iterator[bytes]:
+        rest = b""
+        while chunk := self._response.read1(_CHUNK):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line for line in lines if line.strip())
+            if len(rest) > _MOST_EVENT_BYTES:
+                raise ObservationError(f"an event of more than {_MOST_EVENT_BYTES} bytes", str(self._question))
+
+    def _error(self, status: object) -> ApiRefused:
+        code = under(status, "code")
+        code = code if type(code) is int and 0 < code <= _LAST_STATUS else 500
+        return refusal(code, text(status, "message"), self._question, self._api.server)
+
+
+def _trouble(error: Exception) -> str:
+    """Return what kept an answer from coming; what wraps it repeats addresses."""
+    if isinstance(error, ReadTimeoutError):
+        return "no whole answer in time"
+    if isinstance(error, ProtocolError):
+        return "the connection broke off"
+    told = error.__cause__ or error
+    words = told.strerror if isinstance(told, OSError) and told.strerror else str(told)
+    return " ".join(words.split())[:_TOLD].lower() or type(error).__name__

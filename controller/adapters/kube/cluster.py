@@ -1,0 +1,265 @@
+"""What pools and nodes are there, as the watched cache has it? The reading half of the ``Cluster`` port.
+
+Nothing is asked of the API server when pools are asked for: they are put together from what watches have told, and not
+told at all where a watch has been silent for too long or has not yet shown what we wrote ourselves. Only what has
+changed since the last time is put together anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock, Thread
+from typing import Any
+
+from numpy.random import Generator
+
+from controller.adapters.kube.client import KubernetesApi
+from controller.adapters.kube.discovery import InferencePool, Place, discover, read_inference_pool
+from controller.adapters.kube.groups import pods_by_set
+from controller.adapters.kube.json_reading import Refused
+from controller.adapters.kube.kinds import (
+    CONTROLLER_REVISIONS,
+    INFERENCE_POOLS,
+    KINDS,
+    NODES,
+    PODS,
+    REPLICA_SETS,
+    Resource,
+)
+from controller.adapters.kube.nodes import Node, read_node
+from controller.adapters.kube.pods import Pod, read_pod, replica_of
+from controller.adapters.kube.pool_states import Objects, notes_of, pool_state
+from controller.adapters.kube.reflector import Reads, Reflector, Surroundings
+from controller.adapters.kube.revisions import Revision, read_revision
+from controller.adapters.kube.settings import KubernetesSettings
+from controller.adapters.kube.stores import Snapshot
+from controller.adapters.kube.workloads import Reading, Workload, read_workload
+from controller.errors import ObservationError
+from policies.fleet import NodeState, PoolKey, PoolState
+from policies.replica import ReplicaState
+
+MOST_NOTES = 100
+_JOIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A pool as it was put together, and of what; ``replicas`` by the uid of their pod."""
+
+    workload: Workload
+    place: Place
+    revisions: tuple[Revision, ...]
+    pods: tuple[Pod, ...]
+    state: PoolState
+    notes: tuple[Refused, ...]
+    replicas: Mapping[str, tuple[Pod, ReplicaState]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was told last, for as long as nothing changes."""
+
+    versions: tuple[int, ...]
+    pools: tuple[PoolState, ...]
+    notes: tuple[Refused, ...]
+    behind: frozenset[PoolKey]
+
+
+class KubernetesView:
+    """Pools and nodes of a cluster. Start it before use and close it after."""
+
+    def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float], rng: Generator) -> None:
+        """Take the time from ``elapsed``, seconds that never go back; ``rng`` scatters waits.
+
+        Raises:
+            ObservationError: If it cannot be told how the API server is reached.
+        """
+        self.api = KubernetesApi(settings, elapsed)
+        self._settings, self._elapsed = settings, elapsed
+        self._around = Surroundings(self.api, settings, elapsed)
+        self._rng = rng
+        self.reflectors: dict[Resource, list[Reflector[Any]]] = {}
+        self._workloads: list[Resource] = []
+        self._watch_all()
+        self._threads: list[Thread] = []
+        self._lock = Lock()
+        self._written: dict[tuple[Resource, str], tuple[str, float]] = {}
+        self._made: dict[str, _Made] = {}
+        self._told: _Told | None = None
+
+    def start(self) -> None:
+        """Begin to watch; returns when everything was listed, or after as long as one answer may take."""
+        reflectors = [one for several in self.reflectors.values() for one in several]
+        for reflector in reflectors:
+            thread = Thread(target=reflector.run, name=f"watch {reflector.store.title}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        end_s = self._elapsed() + self._settings.timeout_s
+        for reflector in reflectors:
+            reflector.store.wait_until_listed(max(0.0, end_s - self._elapsed()))
+
+    def close(self) -> None:
+        """End the watches and give up the connections."""
+        for several in self.reflectors.values():
+            for reflector in several:
+                reflector.stop()
+        end_s = self._elapsed() + _JOIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, end_s - self._elapsed()))
+        self.api.close()
+
+    def pools(self) -> tuple[PoolState, ...]:
+        """Return every pool with its replicas, without metrics and weights, in key order.
+
+        As long as nothing changes, these are the same objects.
+
+        Raises:
+            ObservationError: If the cache is too old, or does not show a write of ours in time.
+        """
+        return self._look().pools
+
+    def nodes(self) -> Mapping[str, NodeState]:
+        """Return the nodes by name; none where they are not read. Raises ObservationError."""
+        nodes: list[Node] = [node for found in self._snapshots(NODES) for node in found.objects.values()]
+        return {node.name: node.state for node in nodes}
+
+    def notes(self) -> tuple[Refused, ...]:
+        """Return what is to be said of the last look: objects that were not used, pools of which little is known."""
+        told = self._told
+        return told.notes if told else ()
+
+    def behind(self) -> frozenset[PoolKey]:
+        """Return the pools whose controller had, at the last look, not seen what is wanted of them.
+
+        What such a pool's pods are says nothing yet of what becomes of the last write.
+        """
+        told = self._told
+        return told.behind if told else frozenset()
+
+    def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
+        """Take note of a write of our own: no pools are told that are older than it."""
+        with self._lock:
+            self._written[resource, namespace] = resource_version, self._elapsed()
+
+    # Looking
+
+    def _look(self) -> _Told:
+        self._await_writes()
+        found = {resource: self._snapshots(resource) for resource in self.reflectors if resource is not NODES}
+        versions = tuple([snapshot.version for several in found.values() for snapshot in several])
+        told = self._told
+        if told is None or told.versions != versions:
+            self._told = told = self._put_together(found, versions)
+        return told
+
+    def _await_writes(self) -> None:
+        """Wait until the cache shows what we wrote."""
+        with self._lock:
+            written = dict(self._written)
+        end_s = self._elapsed() + self._settings.catch_up_s
+        for place, write in written.items():
+            reflector, (resource_version, written_s) = self._reflector_of(*place), write
+            shown = reflector.store.wait_for(resource_version, max(0.0, end_s - self._elapsed()))
+            if not shown and not reflector.lists_since(written_s):
+                raise ObservationError(
+                    f"{reflector.store.title}: our own last write does not show after {self._settings.catch_up_s:g} s",
+                    self.api.server,
+                    "the watch lags; nothing is decided on what was before",
+                )
+            with self._lock:
+                if self._written.get(place) == write:
+                    del self._written[place]
+
+    def _snapshots(self, resource: Resource) -> list[Snapshot[Any]]:
+        stale_after_s = self._settings.stale_after_s
+        return [reflector.store.snapshot(stale_after_s) for reflector in self.reflectors.get(resource, ())]
+
+    def _reflector_of(self, resource: Resource, namespace: str) -> Reflector[Any]:
+        everywhere = "*" in self._settings.namespaces or not resource.namespaced
+        return self.reflectors[resource][0 if everywhere else self._settings.namespaces.index(namespace)]
+
+    def _put_together(self, found: Mapping[Resource, list[Snapshot[Any]]], versions: tuple[int, ...]) -> _Told:
+        workloads: list[Workload] = [one for kind in self._workloads for one in _all(found[kind])]
+        inference_pools: list[InferencePool] = _all(found.get(INFERENCE_POOLS, ()))
+        places, refused = discover(workloads, inference_pools, self._settings)
+        pods: list[Pod] = _all(found[PODS])
+        revisions = [*_all(found.get(REPLICA_SETS, ())), *_all(found.get(CONTROLLER_REVISIONS, ()))]
+        objects = _objects(pods, revisions)
+        made = {
+            workload.uid: self._pool(workload, places[workload.uid], objects)
+            for workload in workloads
+            if workload.uid in places
+        }
+        self._made = made
+        unread = [one for several in found.values() for snapshot in several for one in snapshot.refused]
+        notes = [*refused, *unread, *(note for pool in made.values() for note in pool.notes)]
+        pools = sorted([pool.state for pool in made.values()], key=lambda state: state.key)
+        behind = frozenset(pool.state.key for pool in made.values() if pool.workload.behind)
+        return _Told(versions, tuple(pools), tuple(notes[:MOST_NOTES]), behind)
+
+    def _pool(self, workload: Workload, place: Place, objects: Objects) -> _Made:
+        pods, revisions = objects.pods_of(workload), tuple(objects.revisions.get(workload.uid, ()))
+        last = self._made.get(workload.uid)
+        if last and (last.workload, last.place, last.revisions, last.pods) == (workload, place, revisions, pods):
+            return last
+        known = last.replicas if last and last.place.engine == place.engine else {}
+
+        def seen(pod: Pod) -> ReplicaState:
+            before = known.get(pod.uid)
+            return before[1] if before and before[0] is pod else replica_of(pod, place.engine)
+
+        state = pool_state(workload, place, revisions, pods, seen)
+        by_id = {replica.id: replica for replica in state.replicas}
+        replicas = {pod.uid: (pod, by_id[pod.name]) for pod in pods if pod.name in by_id}
+        notes = notes_of(workload, place, state)
+        return _Made(workload, place, revisions, pods, state, notes, replicas)
+
+    # What is watched
+
+    def _watch_all(self) -> None:
+        settings = self._settings
+        reading = Reading(settings.gpu_resources, settings.prefix)
+        self._add(PODS, partial(read_pod, gpu_resources=settings.gpu_resources))
+        for name in settings.kinds:
+            self._add(KINDS[name], partial(read_workload, kind=name, reading=reading))
+            self._workloads.append(KINDS[name])
+        for custom in settings.custom_kinds:
+            resource = Resource(custom.group, custom.version, custom.plural, custom.kind)
+            self._add(resource, partial(read_workload, kind=custom.kind, reading=reading, custom=custom))
+            self._workloads.append(resource)
+        if {"Deployment", "Rollout"} & set(settings.kinds):
+            self._add(REPLICA_SETS, partial(read_revision, kind="ReplicaSet"))
+        if {"StatefulSet", "LeaderWorkerSet"} & set(settings.kinds):
+            self._add(CONTROLLER_REVISIONS, partial(read_revision, kind="ControllerRevision"))
+        if settings.by_inference_pools:
+            self._add(INFERENCE_POOLS, partial(read_inference_pool, prefix=settings.prefix))
+        if settings.nodes:
+            avoid = f"{settings.prefix}/avoid"
+            self._add(NODES, partial(read_node, leaving_taints=settings.leaving_taints, avoid_taint=avoid))
+
+    def _add(self, resource: Resource, read: Reads[Any]) -> None:
+        names = self._settings.namespaces if resource.namespaced else ("*",)
+        self.reflectors[resource] = [
+            Reflector(self._around, resource, "" if name == "*" else name, read, rng)
+            for name, rng in zip(names, self._rng.spawn(len(names)), strict=True)
+        ]
+
+
+def _all(snapshots: Iterable[Snapshot[Any]]) -> list[Any]:
+    return [thing for snapshot in snapshots for thing in snapshot.objects.values()]
+
+
+def _objects(pods: Iterable[Pod], revisions: Iterable[Revision]) -> Objects:
+    """Return what a cache holds, by what it is looked for."""
+    by_owner: dict[str, list[Pod]] = {}
+    everywhere: dict[str, list[Pod]] = {}
+    for pod in pods:
+        everywhere.setdefault(pod.namespace, []).append(pod)
+        if pod.owner is not None:
+            by_owner.setdefault(pod.owner.uid, []).append(pod)
+    by_workload: dict[str, list[Revision]] = {}
+    for revision in revisions:
+        by_workload.setdefault(revision.owner_uid, []).append(revision)
+    return Objects(by_workload, by_owner, pods_by_set(pods), everywhere)
