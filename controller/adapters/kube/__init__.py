@@ -1,7 +1,6 @@
 """What does a Kubernetes cluster hold of the fleet: a watched cache, and its objects as pools, replicas and nodes.
 
-Pure: ``json_reading``, ``kinds``, ``templates``, ``pods``, ``groups``, ``workloads``, ``revisions``, ``discovery``,
-``label_selectors``, ``pool_states`` and ``nodes`` turn what an API server says into states, or into refusals.
-The edge: ``reach`` and ``client`` ask the server, ``reflector`` keeps ``stores`` as it has them, and ``cluster`` tells
-of pools and nodes.
+``json_reading``, ``pods``, ``groups``, ``templates``, ``workloads``, ``revisions``, ``discovery``, ``pool_states``,
+``nodes`` and ``routes`` are pure; ``client``, ``stores`` and ``reflector`` talk to the API server; ``cluster`` puts them
+together. ``permissions`` says what of the API each feature needs, ``policy_schema`` how settings look as an object.
 """

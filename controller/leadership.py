@@ -1,0 +1,195 @@
+"""Who of several controllers acts: the one that holds the lease, and only for as long as it knows that it does.
+
+The rule is that of Kubernetes' own controllers: a lease names its holder and for how long it holds without renewing.
+Whoever is not the holder watches it, and takes it once it has seen it unchanged for that long by its own clock, so that
+clocks need not agree. The holder renews it every ``retry_s``, and gives up acting ``renew_within_s`` after it last sent
+a renewal that was taken: earlier than anybody else may take it.
+
+A lease alone keeps nobody from writing late: a process that was paused wakes up and goes on with what it was about to
+do. ``why_not`` is therefore asked right before every write, and answers by the clock that ran on meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from controller.errors import ForesailError, StalePlan
+
+MOST_DURATION_S = 3600.0
+"""Longest that a lease is believed to hold unrenewed, whatever it says of itself: anybody may have written it."""
+
+
+class LeaseSettings(BaseModel):
+    """How long the lease holds; the defaults are those of Kubernetes' own controllers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    duration_s: float = Field(
+        15.0, ge=1, le=MOST_DURATION_S, description="Seconds without a renewal after which others may take the lease."
+    )
+    renew_within_s: float = Field(
+        10.0, gt=0, description="Seconds after its last renewal at which the holder stops acting; less than duration_s."
+    )
+    retry_s: float = Field(2.0, gt=0, description="Seconds between two tries to take or renew it.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> LeaseSettings:
+        if not self.retry_s < self.renew_within_s < self.duration_s:
+            raise ValueError(
+                f"retry_s ({self.retry_s:g}) must be less than renew_within_s ({self.renew_within_s:g}), and that less "
+                f"than duration_s ({self.duration_s:g}): the holder must stop before another one may begin"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What is written where all can see it.
+
+    Attributes:
+        holder: Who acts; empty when nobody does.
+        duration_s: For how long it holds without renewing.
+        acquired_at, renewed_at: By the holder's clock, for people; nobody decides by them.
+        transitions: How often it went from one holder to another.
+        version: The precondition of writing it; empty for one that is not there yet.
+    """
+
+    holder: str
+    duration_s: float
+    acquired_at: float
+    renewed_at: float
+    transitions: int = 0
+    version: str = ""
+
+
+class LeaseStore(Protocol):
+    """Where the lease is. Every verb has a timeout of its own, shorter than ``renew_within_s``."""
+
+    def read(self) -> Lease | None:
+        """Return it, None when there is none yet; raises ForesailError."""
+        ...
+
+    def write(self, lease: Lease) -> Lease:
+        """Make or replace it, and return it as it is now.
+
+        Raises:
+            StalePlan: If it is not at ``lease.version`` any more, or is there where none was.
+            ForesailError: If that cannot be done; then it may have happened.
+        """
+        ...
+
+
+class Leadership:
+    """One candidate for the lease. ``step`` tries once to take or renew it; ``why_not`` may be asked by any thread.
+
+    Attributes:
+        identity: What the lease names this one by. No two processes may share it, nor one with its predecessor: the
+            predecessor's last write may still be under way.
+        trouble: What the newest try ran into; empty when it went well.
+    """
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        settings: LeaseSettings,
+        identity: str,
+        now: Callable[[], float],
+        elapsed: Callable[[], float],
+    ) -> None:
+        """``now`` is the wall clock, for what people read; ``elapsed`` never goes back and never stops."""
+        if not identity:
+            raise ValueError("a candidate needs an identity")
+        self.identity, self.trouble = identity, ""
+        self._store, self._settings, self._now, self._elapsed = store, settings, now, elapsed
+        self._seen: Lease | None = None
+        self._seen_s = -float("inf")
+        self._lock = threading.Lock()
+        self._acts_until_s = -float("inf")
+        self._resigned = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one may act at this moment."""
+        return not self.why_not()
+
+    @property
+    def holder(self) -> str:
+        """Who holds the lease as far as is known; empty when nobody does."""
+        return self._seen.holder if self._seen is not None else ""
+
+    def why_not(self, needs_s: float = 0.0) -> str:
+        """Return why nothing may be written now, empty when it may.
+
+        Args:
+            needs_s: How long the write may take: it must be over while the lease still holds.
+        """
+        with self._lock:
+            left_s = self._acts_until_s - self._elapsed()
+        if left_s > needs_s:
+            return ""
+        if left_s > 0:
+            return f"the lease holds for {left_s:.1f} s more, and the write may take {needs_s:g} s"
+        holder = self.holder
+        if holder == self.identity:
+            return "the lease was not renewed in time"
+        return f"{holder} leads" if holder else "nobody leads yet"
+
+    def step(self) -> bool:
+        """Try once to take or renew the lease; return whether this one leads. Never raises for want of an answer."""
+        if self._resigned:
+            return False
+        sent_s = self._elapsed()
+        try:
+            self._look(self._store.read())
+            if self._takes():
+                self._look(self._store.write(self._wanted()))
+                self._hold(sent_s)
+        except StalePlan:
+            self.trouble = "somebody else wrote the lease in that moment"  # the next look says who holds it
+        except ForesailError as error:
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
+        return self.leads
+
+    def resign(self) -> None:
+        """Act no more, and let the next one begin at once; what cannot be told to the store ends by itself."""
+        self._resigned = True
+        self._hold(-float("inf"))
+        seen = self._seen
+        if seen is None or seen.holder != self.identity:
+            return
+        try:
+            self._look(self._store.write(replace(seen, holder="", duration_s=1.0, renewed_at=self._now())))
+        except ForesailError as error:
+            self.trouble = str(error)
+
+    def _look(self, lease: Lease | None) -> None:
+        """Note what was read; the time in which it does not change begins when it was first seen so."""
+        if lease is None or lease != self._seen:
+            self._seen, self._seen_s = lease, self._elapsed()
+        if lease is None or lease.holder != self.identity:
+            self._hold(-float("inf"))
+
+    def _takes(self) -> bool:
+        seen = self._seen
+        if seen is None or not seen.holder or seen.holder == self.identity:
+            return True
+        return self._elapsed() - self._seen_s > min(seen.duration_s, MOST_DURATION_S)
+
+    def _wanted(self) -> Lease:
+        seen, now, duration_s = self._seen, self._now(), self._settings.duration_s
+        if seen is None:
+            return Lease(self.identity, duration_s, now, now)
+        if seen.holder == self.identity:
+            return replace(seen, duration_s=duration_s, renewed_at=now)
+        return Lease(self.identity, duration_s, now, now, seen.transitions + 1, seen.version)
+
+    def _hold(self, sent_s: float) -> None:
+        with self._lock:
+            self._acts_until_s = sent_s + self._settings.renew_within_s
