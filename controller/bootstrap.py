@@ -13,7 +13,7 @@ from controller.actuation import Actuator
 from controller.adapters.approval_folder import ApprovalFolder
 from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
 from controller.adapters.http_canaries import HttpCanaries
-from controller.adapters.live_platform import LivePlatform
+from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.log_notifier import LogNotifier
 from controller.adapters.prometheus import PrometheusSource
 from controller.adapters.prometheus_history import HistoryReader, at_step, read_history
@@ -66,23 +66,29 @@ class Consent:
 WorldOf: TypeAlias = Callable[[Settings], World]
 
 
+def named_platform(settings: Settings) -> PlatformSettings:
+    """Return the platform that ``settings`` name; raises BadInput where they name none."""
+    if settings.platform is None:
+        remedy = "write kind, url and token_file there, as in docs/foresail.yaml, to say what to act on"
+        raise BadInput("the settings say nothing under platform", "platform", remedy)
+    return settings.platform
+
+
 def world_of(settings: Settings) -> World:
     """Return the world that ``settings`` name.
 
     Raises:
         BadInput: If they name no platform, or a certificate is not there.
     """
-    if settings.platform is None:
-        remedy = "write kind, url and token_file there, as in docs/foresail.yaml, to say what to act on"
-        raise BadInput("the settings say nothing under platform", "platform", remedy)
+    platform_settings = named_platform(settings)
     elapsed = SystemClock().elapsed
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
     metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
-    platform = LivePlatform(settings.platform)
-    canaries = HttpCanaries(settings.platform.engine_token_file, elapsed)
+    platform = LivePlatform(platform_settings)
+    canaries = HttpCanaries(platform_settings.engine_token_file, elapsed)
 
     def close() -> None:
         metrics.close()

@@ -181,6 +181,7 @@ def _explain_entry(entry: AuditEntry, chain: Chain, as_json: bool) -> None:
 def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) -> int:
     """Watch a fleet, decide every tick, and do what the modes in the settings allow: by default nothing but look."""
     from controller.adapters.system_clock import SystemClock
+    from controller.bootstrap import named_platform
     from controller.logs import start_logging
     from controller.reload import SettingsFile
 
@@ -188,6 +189,7 @@ def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) 
         raise click.UsageError("--json goes with --once; the daemon's log is JSON wherever it is no terminal.")
     source = SettingsFile(file, overrides)
     settings = source.load()
+    named_platform(settings)  # before an audit log is made for nothing
     level = "warning" if once else settings.daemon.log_level
     start_logging(SystemClock().elapsed, settings.daemon.log_repeat_s, level)
     return _run_once(settings, as_json) if once else _run_on(source, settings)

@@ -23,6 +23,7 @@ from controller.bootstrap import WorldOf, audit_log, world_of
 from controller.cadence import Cadence
 from controller.chores import Chores
 from controller.errors import ForesailError
+from controller.evidence import believed_json
 from controller.live_loop import LiveLoop
 from controller.ports import Clock
 from controller.reload import SettingsFile
@@ -129,15 +130,11 @@ class Daemon:
         """Who forecasts, how well, and what followed from that; what waits for an approval; which budgets burn."""
         newest = self._live.ticker.newest
         burn = newest.decision.burn if newest is not None and newest.decision is not None else {}
-        believed = newest.decision.diagnoses if newest is not None and newest.decision is not None else ()
         return {
             **self._chores.told(),
             "waiting_for_approval": [proposal_json(p) for p in self._live.waiting],
             "error_budgets": {model: asdict(spent) for model, spent in burn.items()},
-            "believed": [
-                {"cause": d.name, "pool": str(d.pool), "replica": d.subject, "since_at": d.since_at, "sentence": d.told}
-                for d in believed[:MOST_BELIEVED]
-            ],
+            "believed": believed_json(newest.decision if newest is not None else None, MOST_BELIEVED),
         }
 
     def _supervise(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from controller.adapters.sql_audit import AuditEntry
+from controller.evidence import rests_on
 from controller.instants import instant
 from policies.decisions import with_beside
 
@@ -55,6 +56,7 @@ def sections_of(entry: AuditEntry) -> tuple[Section, ...]:
         _forecasts(record),
         *_budgets(decision),
         _diagnoses(decision),
+        *_evidence(decision),
         _plans(decision),
         *_acts(entry),
         _reasons(decision),
@@ -139,6 +141,15 @@ def _diagnoses(decision: Json) -> Section:
     )
     columns = ("cause", "subject", "since", "evidence", "believed")
     return Section("Believed to be wrong", columns, rows, "" if rows else "nothing")
+
+
+def _evidence(decision: Json) -> tuple[Section, ...]:
+    """Return each piece of evidence with what it rests on; nothing where there is none."""
+    rows = tuple(
+        (a["family"], a["replica"] or a["pool"], instant(a["since_at"]), number(a["score"]), rests_on(a), a["detail"])
+        for a in decision.get("anomalies") or ()
+    )
+    return (Section("Evidence", ("family", "of", "since", "score", "rests on", "what it says"), rows),) if rows else ()
 
 
 def believed(diagnosis: Json) -> str:

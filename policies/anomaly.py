@@ -21,10 +21,12 @@ from itertools import compress
 import numpy as np
 from pydantic import Field
 
+from policies.answer_counts import rounded
 from policies.burn import BurnSettings
 from policies.canary_evidence import CanarySettings
 from policies.decisions import Anomaly
-from policies.failing import FailingSettings, failing
+from policies.failing import failing
+from policies.failing_settings import FailingSettings
 from policies.fleet import FleetState, Phase, PoolState
 from policies.latency_residual import LatencyResidualSettings
 from policies.lead_time import LeadTime
@@ -112,6 +114,7 @@ def watch(
     allowed_s = _allowed_s(fleet, patience_s or {}, settings)
     seen, told = remembered(fleet, memory, settings.failing)
     newest = fleet.at - seen.of_row("observed_at") <= settings.max_metrics_age_s
+    seen = seen.with_row("covered", _covered(seen.of_row("covered"), newest))
     heard_at, _ = fleet.gateway_heard_at
     stood = stood_s(seen, fleet.at, heard_at, settings.failing.long_half_life_s)
     frozen, slow = _suspected_frozen(fleet, seen, newest, allowed_s, stood), told.of("tpot_mean_s")
@@ -140,6 +143,12 @@ def watch(
     fresh = frozenset(compress(seen.names, newest.tolist()))
     gone = _vanished(fleet.at, memory, seen.names, settings.keep_vanished_s)
     return Watch(tuple(found), seen.followed_by(gone), fresh)
+
+
+def _covered(before: Floats, newest: Bools) -> Floats:
+    """Return ``float64[N]``, the share of the looks of late at which there were counters: the last five weigh most."""
+    now = newest.astype(np.float64)
+    return rounded(np.where(np.isnan(before), now, 0.8 * before + 0.2 * now))
 
 
 def _vanished(

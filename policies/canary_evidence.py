@@ -157,6 +157,8 @@ def hear(
         if place is None or look.life(place) != known.life:
             continue
         after = _told(known, fleet, name, settings)
+        if after.outcome not in (known.outcome, "unheard"):
+            after = replace(after, told_at=fleet.at)
         if after.outcome == "answered":
             pool = str(look.pool(place).key)
             heard_at[pool] = max(known.asked_at, heard_at.get(pool, known.asked_at))

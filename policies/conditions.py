@@ -9,13 +9,20 @@ from typing import Any
 
 from policies.causes import ERRORS, HANG, START_OVERDUE, STRAGGLER
 from policies.decisions import Diagnosis
-from policies.diagnosis import confirmed
+from policies.diagnosis import compared, confirmed
 from policies.facts import Condition
+from policies.failures import EXIT
 from policies.fleet import Phase, PoolState, ReplicaState
 from policies.healing_memory import CordonMemory, RunMemory
 from policies.ledger import ROLL_BACK, Ledger
 from policies.memory import ReplicaMemory
 from policies.revisions import good_revision
+
+LONGEST_BACK_OFF_S = 300.0
+"""Longest time for which Kubernetes leaves a container that keeps exiting before it starts it again."""
+
+STARTS_FAILED_S = 900.0
+"""How long the starts of others that failed say that one more was no fault of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +202,7 @@ _SO: Mapping[str, Callable[[Subject], bool]] = {
     "cordoned": lambda s: s.replica is not None and s.replica.cordoned,
     "ready": lambda s: _is(s, Phase.READY),
     "empty": lambda s: s.replica is not None and s.name in s.ledger.seen.fresh and s.replica.empty,
+    "compared": lambda s: s.diagnosis is not None and compared(s.diagnosis),
     "errors_seen": lambda s: s.replica is not None and s.replica.failed_answers_total > 0,
     "placed": lambda s: s.replica is not None and s.replica.phase is not Phase.PENDING,
     "node_suspect": _node_suspect,
@@ -241,9 +249,22 @@ def _silent_s(subject: Subject) -> float:
 
 
 def _failed_lead_times(subject: Subject) -> float:
-    if subject.replica is None or subject.replica.phase is not Phase.FAILED:
+    """Return for how long it has not been started again, since it exited or since the platform should have.
+
+    Where starts of others failed too, it was no fault of its own, and the platform's next try may be the first that
+    can succeed: that one is waited for, however far the platform has backed off.
+    """
+    replica, ledger = subject.replica, subject.ledger
+    if replica is None or replica.phase is not Phase.FAILED:
         return math.nan
-    return (subject.at - subject.replica.since_at) / subject.ledger.lead_times[str(subject.pool.key)].p90_s
+    known = ledger.known.get(str(subject.pool.key))
+    failures = known.failures if known is not None else ()
+    others = any(
+        f.kind == EXIT and not f.serving and f.life.split("#")[0] != replica.id and f.at >= subject.at - STARTS_FAILED_S
+        for f in failures
+    )
+    waited_s = subject.at - replica.since_at - others * LONGEST_BACK_OFF_S
+    return waited_s / ledger.lead_times[str(subject.pool.key)].p90_s
 
 
 _QUANTITIES: Mapping[str, Callable[[Subject], float]] = {

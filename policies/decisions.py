@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
@@ -56,7 +57,13 @@ class Anomaly:
     """One family of evidence against one replica.
 
     ``family`` is ``progress``, ``peers``, ``gateway``, ``exporter``, ``platform``, ``latency``, ``answers``,
-    ``errors``, ``cohort`` or ``canary``; ``score`` is 1 at the firing threshold.
+    ``errors``, ``cohort``, ``canary`` and so on; ``score`` is 1 at the firing threshold. What it rests on is
+    worked out in ``grounds``, unless whoever found it knows better.
+
+    Attributes:
+        age_s: Seconds from the newest sample that it rests on to the look; NaN while that is not worked out.
+        coverage_ratio: Share of the samples that were due, in its window or of its cohort, that were there.
+        counts: Whether that is new and complete enough to count for a cause.
     """
 
     family: str
@@ -65,6 +72,9 @@ class Anomaly:
     score: float
     since_at: float
     detail: str
+    age_s: float = math.nan
+    coverage_ratio: float = math.nan
+    counts: bool = True
 
 
 def with_beside(sentence: str, beside: Sequence[str], ours: str) -> str:

@@ -10,6 +10,7 @@ Evidence of a replica
     platform: starting for too long              start does not finish       F4
     answers and cohort                           engine answers with errors  F2
     errors and cohort, where no gateway tells    the same, unconfirmed       F2
+    answers or errors the same way, and record   the same, not compared      F2
     progress and gateway                         engine hangs                F1
     progress and canary                          engine hangs                F1
     progress and peers, where no gateway tells   engine hangs, unconfirmed   F1
@@ -39,11 +40,14 @@ Evidence of a pool, the first that fits
 add their figures to one that others name, and do not say since when that is so. Of an idle pool (F15) no more is said
 than that its load is not what was forecast.
 
+Evidence that is too old, or that rests on too little of what was due (``grounds``), counts for no cause. Where nothing
+else shows, what is believed is ``unknown``.
+
 Where a gateway reports, its word is needed for a hang; of an idle replica, inside which it has nothing, that of a
 canary (``canary_evidence``). Where neither tells, the engine's exporter is the only witness, since peers say nothing of
 that exporter: such a diagnosis is not ``confirmed``, and nothing is destroyed for it. The same goes for an engine that
-says of itself that it fails. Errors that all replicas answer with alike are those of clients, of what they all depend
-on, or of a revision.
+says of itself that it fails, and for one that has no peer to be compared with. Errors that all replicas answer with
+alike are those of clients, of what they all depend on, or of a revision.
 """
 
 from __future__ import annotations
@@ -156,6 +160,8 @@ def confirmed(diagnosis: Diagnosis) -> bool:
     """Return whether more than the engine's own metrics speaks for a hang, or for errors."""
     if answers_with_errors(diagnosis):
         return "answers" in diagnosis.families
+    if diagnosis.name == ERRORS.name:
+        return False
     return diagnosis.cause != HANG.code or not {"gateway", "canary"}.isdisjoint(diagnosis.families)
 
 
@@ -171,11 +177,17 @@ def answers_with_errors(diagnosis: Diagnosis) -> bool:
     return diagnosis.cause == ERRORS.code and "cohort" in diagnosis.families
 
 
+def compared(diagnosis: Diagnosis) -> bool:
+    """Return whether, of errors, a peer with the same requests has shown that they are its own."""
+    return diagnosis.name != ERRORS.name or answers_with_errors(diagnosis)
+
+
 def _families(evidence: Sequence[Anomaly]) -> set[str]:
-    return {anomaly.family for anomaly in evidence}
+    return {anomaly.family for anomaly in evidence if anomaly.counts}
 
 
 def _diagnosis(cause: Cause, evidence: Sequence[Anomaly]) -> Diagnosis:
+    evidence = [anomaly for anomaly in evidence if anomaly.counts] or evidence
     told = "; ".join(anomaly.detail for anomaly in evidence)
     telling = [anomaly for anomaly in evidence if anomaly.family not in RESIDUALS] or evidence
     return Diagnosis(
@@ -183,7 +195,7 @@ def _diagnosis(cause: Cause, evidence: Sequence[Anomaly]) -> Diagnosis:
         subject=evidence[0].replica,
         pool=evidence[0].pool,
         since_at=min(anomaly.since_at for anomaly in telling),
-        families=tuple(sorted(_families(evidence))),
+        families=tuple(sorted({anomaly.family for anomaly in evidence})),
         sentence=f"{cause.title}: {told}",
         scope="replica" if evidence[0].replica else "pool",
         name=cause.name,
@@ -205,7 +217,7 @@ def _cause_of_replica(replica: ReplicaState, families: AbstractSet[str]) -> Caus
         (EXITED, "exit" in families),
         (HANG, {"progress", witness} <= families or {"progress", "canary"} <= families),
         (CUT_OFF, {"progress", "unreached"} <= families),
-        (ERRORS, {"cohort", counts_errors} <= families),
+        (ERRORS, counts_errors in families and not families.isdisjoint(("cohort", "record"))),
         (EXPORTER, "exporter" in families or {"unscraped", "answering"} <= families),
         (COLD_START, {"latency", "peers", "young"} <= families),
         (STRAGGLER, "peers" in families and not families.isdisjoint(("latency", "clock"))),

@@ -19,6 +19,7 @@ from policies.diagnosis import diagnose
 from policies.failures import with_beliefs, with_exits
 from policies.fleet import FleetState, Phase, PoolKey, PoolState
 from policies.gpu_faults import gpu_evidence, with_reports
+from policies.grounds import grounded
 from policies.healing_memory import CanaryBooks, XidMemory
 from policies.latency_residual import LATENCY, look_at_latency
 from policies.lead_time import LeadTime
@@ -105,14 +106,15 @@ def examine(
         pools[str(pool.key)] = look.memory
     heard = hear(fleet, memory.canaries, watched, anomaly.canary, anomaly.max_metrics_age_s)
     of_replicas = (*seen.anomalies, *heard.anomalies)
-    anomalies = [*of_replicas, *gpu_evidence(fleet, xids, of_replicas), *wide.anomalies, *of_revisions]
-    anomalies += _slow_pools(fleet, watched, pools, {a.pool for a in anomalies}, unlearned, settings)
-    anomalies += [
-        Anomaly(LOAD, "", pool.key, load.stray.score, load.stray.since_at, str(load))
+    evidence = [*of_replicas, *gpu_evidence(fleet, xids, of_replicas), *wide.anomalies, *of_revisions]
+    evidence += _slow_pools(fleet, watched, pools, {a.pool for a in evidence}, unlearned, settings)
+    evidence += [
+        Anomaly(LOAD, "", pool.key, load.stray.score, load.stray.since_at, str(load), 0.0, load.stray.coverage_ratio)
         for model, load in odd.items()
         if load.stray.told
         for pool in fleet.pools_of(model)
     ]
+    anomalies = grounded(fleet, evidence, watched, heard.books, xids, anomaly.max_metrics_age_s)
     diagnoses = diagnose(fleet, anomalies)
     about: dict[PoolKey, list[Diagnosis]] = {}
     for diagnosis in diagnoses:
@@ -133,7 +135,7 @@ def examine(
         )
     }
     surging = frozenset(model for model, load in odd.items() if load.stray.lasting and load.stray.above)
-    return Examination(seen, tuple(anomalies), diagnoses, pools, models, burn, xids, heard.books, surging)
+    return Examination(seen, anomalies, diagnoses, pools, models, burn, xids, heard.books, surging)
 
 
 def _loads(
@@ -189,7 +191,9 @@ def _slow_pools(
         after, slow = look_at_latency(before, at, pace, chosen, learning=learning)
         pools[name] = replace(pools[name], latency=after)
         if slow is not None and slow.stray.above and slow.stray.told:
-            found.append(Anomaly(LATENCY, "", pool.key, slow.stray.score, slow.stray.since_at, str(slow)))
+            seen_ratio = min(slow.replicas / slow.serving, slow.stray.coverage_ratio)
+            evidence = Anomaly(LATENCY, "", pool.key, slow.stray.score, slow.stray.since_at, str(slow))
+            found.append(replace(evidence, coverage_ratio=seen_ratio))
     return found
 
 

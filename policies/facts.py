@@ -48,12 +48,18 @@ FACTS: Mapping[str, Fact] = {
     "recovered": Fact(_REPLICA, "it is READY, and a new life, or works again as it did not when it was cordoned"),
     "cordoned": Fact(_REPLICA, "the platform shows it out of traffic"),
     "ready": Fact(_REPLICA, "it is READY"),
-    "failed_lead_times": Fact(_REPLICA, "it exited, and that long ago, in p90 lead times", "lead times"),
+    "failed_lead_times": Fact(
+        _REPLICA,
+        "it exited, and that long ago or, where starts of others fail too, that long after the platform's longest "
+        "back-off, in p90 lead times",
+        "lead times",
+    ),
     "empty": Fact(_REPLICA, "nothing is inside, by the gateway's word or, without one, by its own"),
     "silent_s": Fact(
         _REPLICA, "no sign of life, since the evidence or, where nothing is left inside, since its cordon", "seconds"
     ),
     "out_of_traffic_s": Fact(_REPLICA, "since it was taken out of traffic", "seconds"),
+    "compared": Fact(_REPLICA, "a peer with the same requests shows that the errors it is diagnosed with are its own"),
     "errors_seen": Fact(_REPLICA, "the gateway itself saw it fail requests"),
     "placed": Fact(_REPLICA, "it has its GPUs"),
     "node_suspect": Fact(

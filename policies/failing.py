@@ -6,7 +6,12 @@ that what clients send, or an outage behind them all, shows at all of them alike
 than most of its peers is suspected, and only once that has been seen ``looks`` times.
 
 Answers are counted with two half-lives. The short one tells a burst within two ticks; at little load, or with a single
-peer, it holds too few answers for any share of errors to be beyond chance, and the long one goes on counting.
+peer, it holds too few answers for any share of errors to be beyond chance, and the long one goes on counting. At less
+load still nothing with a half-life ever holds enough: a run of errors is counted from its first one until good answers
+have outweighed it (a cumulative sum), and so are the answers of all peers in the same time, however long that takes.
+
+Who is alone has no cohort. If the errors began lately, its own record before them (``record``) says that something has
+changed, and not whether it is the replica or what it is sent; a peer is needed to tell.
 """
 
 from __future__ import annotations
@@ -16,70 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import hypergeom
 
+from policies.answer_counts import COUNTING, LEVEL, LONG, RUN
 from policies.decisions import Anomaly
+from policies.failing_settings import FailingSettings
 from policies.fleet import FleetState, Phase, PoolKey
 from policies.memory import AnswerMemory, ReplicaMemory
-from policies.roster import Bools, Floats
-from policies.watched import ANSWER_ROW, WatchedReplicas
-
-
-class FailingSettings(BaseModel):
-    """When errors count against a replica."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    half_life_s: float = Field(
-        30.0,
-        gt=0,
-        description="Time in seconds after which an answer counts half: long enough for some ten of them at the load "
-        "of one replica, short enough to notice a burst within two ticks.",
-    )
-    long_half_life_s: float = Field(
-        120.0, gt=0, description="The longer half-life, in seconds: for replicas that answer once in some seconds."
-    )
-    failed_ratio: float = Field(
-        0.2, gt=0, le=1, description="Share of its answers that must be errors; fewer cost less than a restart does."
-    )
-    times_peers: float = Field(
-        3.0, gt=1, description="It must also be this many times the share of a peer for that peer to speak against it."
-    )
-    z: float = Field(
-        5.0,
-        gt=0,
-        description="Standard errors by which its share must exceed that of its peers (two-proportion z-test). Where 2 "
-        "to 20 % of all requests fail by chance, ten replicas had a single such look about once in two months of "
-        "simulated time, and never several in a row.",
-    )
-    chance: float = Field(
-        1e-9,
-        gt=0,
-        lt=1,
-        description="Chance of as many errors being its own, if all replicas failed alike (Fisher's exact test), "
-        "below which it is none, of what counts with the longer half-life: far less than the z-score leaves, since "
-        "that changes little from one look to the next.",
-    )
-    least_failed: float = Field(5.0, ge=1, description="Errors that must count at the moment; fewer are single errors.")
-    least_failed_long: float = Field(
-        12.0,
-        ge=1,
-        description="The same with the longer half-life: fewer in the minutes that it holds cost less than a restart.",
-    )
-    looks: int = Field(3, ge=1, description="Looks within the look-back at which it must be so (k of n).")
-    look_back_s: float = Field(
-        120.0,
-        gt=0,
-        description="Look-back of the k-of-n rule, in seconds; counts that were not told for this long begin anew.",
-    )
-    max_age_s: float = Field(60.0, gt=0, description="Counts older than this, in seconds, are no evidence at all.")
-
-
-_TOTALS = slice(ANSWER_ROW["answered_total"], ANSWER_ROW["failed_total"] + 1)
-_TOLD_AT, _ENDED_AT = ANSWER_ROW["told_at"], ANSWER_ROW["ended_at"]
-_COUNTING = slice(ANSWER_ROW["answered"], ANSWER_ROW["failed"] + 1)
-_LONG = slice(ANSWER_ROW["answered_long"], ANSWER_ROW["failed_long"] + 1)
+from policies.watched import WatchedReplicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,71 +47,13 @@ _WITNESSES = (
 )
 
 
-def counted(before: Floats, at: Floats, totals: Floats, settings: FailingSettings) -> tuple[Floats, Bools]:
-    """Return the answers of N replicas counted on by both witnesses, and ``bool[2, N]``, whose count begins anew.
-
-    It stays as it was where a counter is not given, and begins anew where one fell (F14).
-
-    Args:
-        before: ``float64[2, 8, N]``, as ``WatchedReplicas.answers``; NaN where nothing was counted.
-        at: ``float64[2, N]``, when the counters were read.
-        totals: ``float64[2, 2, N]``, answers that ended as they should and errors so far; NaN where nobody counts them.
-        settings: Half-lives and look-back.
-    """
-    growth = totals - before[:, _TOTALS]
-    elapsed_s = at - before[:, _TOLD_AT]
-    given = ~np.isnan(totals[:, 0] + totals[:, 1])
-    late = ~(elapsed_s <= settings.look_back_s)  # or never counted
-    later = given & ~late & (elapsed_s > 0)
-    fell = later & ((growth[:, 0] < 0) | (growth[:, 1] < 0))
-    grown, new = later & ~fell, (given & late) | fell
-    ended = grown & (growth[:, 0] + growth[:, 1] > 0)
-    after = before.copy()
-    np.copyto(after[:, _TOTALS], totals, where=(grown | new)[:, None])
-    np.copyto(after[:, _TOLD_AT], at, where=grown | new)
-    np.copyto(after[:, _ENDED_AT], at, where=ended)
-    for rows, half_life_s in ((_COUNTING, settings.half_life_s), (_LONG, settings.long_half_life_s)):
-        kept = _kept(elapsed_s, grown, half_life_s)
-        counting = rounded(before[:, rows] * kept[:, None] + growth)
-        np.copyto(after[:, rows], counting, where=grown[:, None])
-    if np.count_nonzero(new):
-        np.copyto(after[:, _COUNTING], 0.0, where=new[:, None])
-        np.copyto(after[:, _LONG], 0.0, where=new[:, None])
-        np.copyto(after[:, _ENDED_AT], np.nan, where=new)
-    return after, new
-
-
-def _kept(elapsed_s: Floats, grown: Bools, half_life_s: float) -> Floats:
-    """Return which share of what was counted still counts, by Python's power, whose last bit is the same everywhere."""
-    halvings = np.where(grown, elapsed_s / half_life_s, 0.0).ravel().tolist()  # replicas share a few lengths of time
-    weight = {exponent: 0.5**exponent for exponent in set(halvings)}
-    return np.array([weight[exponent] for exponent in halvings]).reshape(elapsed_s.shape)
-
-
-def rounded(values: Floats) -> Floats:
-    """Return ``values``, not negative, rounded to three digits just as ``round`` does, which takes ten times as long.
-
-    A thousandth is rounded as ``round`` would unless it lies so near to a half that scaling may have moved it.
-
-    >>> rounded(np.array([2.6745, 2.0005, 0.1234])).tolist() == [round(x, 3) for x in (2.6745, 2.0005, 0.1234)]
-    True
-    """
-    scaled = values * 1000.0
-    near = np.rint(scaled)
-    answer: Floats = near / 1000.0
-    unsure = (np.abs(scaled - near) > 0.5 - 1e-6) | (scaled > 2.0**30)
-    if np.count_nonzero(unsure):
-        answer[unsure] = [round(value, 3) for value in values[unsure].tolist()]
-    return answer
-
-
 def failing(
     fleet: FleetState, memory: WatchedReplicas, settings: FailingSettings
 ) -> tuple[list[Anomaly], dict[str, ReplicaMemory]]:
     """Return evidence against replicas that fail more than their peers, and memory of those whom this look concerns.
 
     A share of errors is evidence at once, that peers do not have it only after ``looks`` looks. Whoever answered
-    nothing since the last look is neither judged nor heard.
+    nothing since the last look is neither judged nor heard. Who is alone is held against its own record.
     """
     found: list[Anomaly] = []
     changed: dict[str, ReplicaMemory] = {}
@@ -188,19 +79,19 @@ def failing(
             for name in [name for name in told if name in worth_a_look]:
                 answers = told[name]
                 views = _views(answers, settings)
-                # Nobody's share means anything before one answer counts in full. Of those beyond suspicion nobody
-                # asks how their peers do: to compare everyone with everyone takes a second per 1,000 replicas.
-                peers = [peer for other, peer in told.items() if other != name and peer.ended >= 1.0] if views else []
-                compared = [_compared(view, answers, peers, settings) for view in views]
-                better, worse = max(compared, key=lambda found: found[1], default=(0, False))
-                looked = _with_look(answers, fleet.at, settings, worse=worse)
+                # Of those beyond suspicion nobody asks how their peers do: to compare everyone with everyone takes a
+                # second per 1,000 replicas.
+                others = [peer for other, peer in told.items() if other != name] if views else []
+                verdict = _judged(answers, views, others, settings)
+                looked = _with_look(answers, fleet.at, settings, verdict)
                 if looked is not answers:
                     changed[name] = witness.write(changed.get(name, known[name]), looked)
                 if views:
                     key, replica = cohort[name]
                     found.append(_errors(key, replica.id, witness, looked, views[0](looked), settings))
-                    if worse and len(looked.worse_at) >= settings.looks:
-                        found.append(_alone(key, replica.id, looked, f"{better} of {len(peers)}", settings))
+                    if verdict.family and len(looked.worse_at) >= settings.looks:
+                        score, since_at = len(looked.worse_at) / settings.looks, looked.worse_at[0]
+                        found.append(Anomaly(verdict.family, replica.id, key, score, since_at, verdict.detail))
     return found, changed
 
 
@@ -227,15 +118,23 @@ def _long(answers: AnswerMemory) -> _Counts:
     return _Counts(answers.failed_long, answers.answered_long + answers.failed_long)
 
 
+def _run(answers: AnswerMemory) -> _Counts:
+    return _Counts(answers.run_failed, answers.run_answered + answers.run_failed)
+
+
 def _worth_a_look(memory: WatchedReplicas, settings: FailingSettings) -> set[str]:
     """Return who fails so much that peers are asked, and who was found to fail more than they before."""
     found: set[str] = set()
-    for rows, least in ((_COUNTING, settings.least_failed), (_LONG, settings.least_failed_long)):
+    for rows, least in ((COUNTING, settings.least_failed), (LONG, settings.least_failed_long)):
         counting = memory.answers[:, rows]
         answered, failed = counting[:, 0], counting[:, 1]
         many = (failed >= least) & (failed >= settings.failed_ratio * (answered + failed) * (1.0 - 1e-9))
         if np.count_nonzero(many):
             found |= {memory.names[place] for place in np.nonzero(many)[1].tolist()}
+    run = memory.answers[:, RUN]
+    long = (run[:, 1] >= settings.least_failed_long) & (memory.answers[:, LEVEL] >= _goes_on_from(settings))
+    if np.count_nonzero(long):
+        found |= {memory.names[place] for place in np.nonzero(long)[1].tolist()}
     return found.union(memory.worse_by_gateway, memory.worse_by_itself)
 
 
@@ -250,30 +149,83 @@ def _views(answers: AnswerMemory, settings: FailingSettings) -> list[_View]:
     views: list[_View] = [_short] if goes_on and short.failed >= settings.least_failed else []
     if goes_on and long.failed >= settings.least_failed_long and long.ratio >= settings.failed_ratio:
         views.append(_long)
+    run = _run(answers)
+    lasting = run.failed >= settings.least_failed_long and run.ratio >= settings.failed_ratio
+    if lasting and answers.run_level >= _goes_on_from(settings):
+        views.append(_run)
     return views
 
 
-def _compared(
-    view: _View, answers: AnswerMemory, others: Sequence[AnswerMemory], settings: FailingSettings
-) -> tuple[int, bool]:
-    """Return how many peers fail far fewer, and whether it (suspicious) fails more than chance explains.
+def _goes_on_from(settings: FailingSettings) -> float:
+    """Return from which level on a run is taken to go on: not after five good answers more than go with it."""
+    return settings.most_level - 5.0 * settings.even_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Which family of evidence speaks against it at this look, none if empty; and whether its whole run does."""
+
+    family: str = ""
+    detail: str = ""
+    lasting: bool = False
+
+
+def _judged(
+    answers: AnswerMemory, views: Sequence[_View], others: Sequence[AnswerMemory], settings: FailingSettings
+) -> _Verdict:
+    """Return what its peers, or where nobody else answers its own record, say of a replica that is suspected."""
+    for view in views:
+        # Nobody's share means anything before one answer counts in full.
+        peers = [peer for peer in others if (_long if view is _run else view)(peer).ended >= 1.0]
+        better = _better(view, answers, peers, settings)
+        if better:
+            detail = f"{better} of {len(peers)} peers with the same requests fail far fewer"
+            return _Verdict("cohort", detail, lasting=view is _run)
+    if views and not any(peer.ended >= 1.0 for peer in others):
+        return _against_its_record(answers, settings)
+    return _Verdict()
+
+
+def _better(view: _View, answers: AnswerMemory, others: Sequence[AnswerMemory], settings: FailingSettings) -> int:
+    """Return how many peers fail far fewer; 0 unless it (suspicious) fails more than chance explains.
 
     Most peers must do better one by one, so that a second bad replica hides none. Chance is ruled out against all of
     them together. Of the short counts by a two-proportion z-test with the pooled share: 9 errors in 25 answers, where
-    peers had 11 in 225, are 5.4 standard errors. Of the long ones by an exact test.
+    peers had 11 in 225, are 5.4 standard errors. Of the others by an exact test: at a quarter of the traffic, 14 errors
+    in 47 answers, where peers had none in 141, are beyond it. That a run begins where errors do makes such a share as
+    likely as it has answers to begin at, which are far fewer than ``chance`` leaves room for.
     """
     if not others:
-        return 0, False
-    own, peers = view(answers), [view(other) for other in others]
+        return 0
+    own, peers = view(answers), [(_long if view is _run else view)(other) for other in others]
     better = sum(own.ratio >= settings.times_peers * peer.ratio for peer in peers)
-    failed, ended = sum(peer.failed for peer in peers), sum(peer.ended for peer in peers)
     if 2 * better <= len(peers):
-        return better, False
-    if view is _long:
-        return better, _chance(own, _Counts(failed, ended)) < settings.chance
+        return 0
+    failed, ended = sum(peer.failed for peer in peers), sum(peer.ended for peer in peers)
+    if view is _run:
+        failed, ended = answers.peers_failed, answers.peers_answered + answers.peers_failed
+    if view is not _short:
+        return better if _chance(own, _Counts(failed, ended)) < settings.chance else 0
     pooled = (own.failed + failed) / (own.ended + ended)
     deviation = math.sqrt(pooled * (1.0 - pooled) * (1.0 / own.ended + 1.0 / ended))
-    return better, own.ratio - failed / ended > settings.z * deviation
+    return better if own.ratio - failed / ended > settings.z * deviation else 0
+
+
+def _against_its_record(answers: AnswerMemory, settings: FailingSettings) -> _Verdict:
+    """Return what all that it answered before its run of errors says, where nobody was there to compare it with.
+
+    Once a peer has answered in that time, it is for peers to say: a peer that fails alike would else be asked for
+    again and again.
+    """
+    run = _run(answers)
+    if answers.run_at is None or answers.peers_answered + answers.peers_failed >= settings.least_failed:
+        return _Verdict()
+    failed = answers.failed_total - answers.run_failed
+    before = _Counts(failed, failed + answers.answered_total - answers.run_answered)
+    if run.ratio < settings.times_peers * before.ratio or _chance(run, before) >= settings.chance:
+        return _Verdict()
+    detail = f"of {before.ended:.0f} answers before that {before.ratio:.1%} were, and no peer has the same requests"
+    return _Verdict("record", detail, lasting=True)
 
 
 def _chance(own: _Counts, peers: _Counts) -> float:
@@ -291,13 +243,19 @@ def _chance(own: _Counts, peers: _Counts) -> float:
     return float(hypergeom.sf(mine - 1, answers + of_peers, mine + theirs, answers))
 
 
-def _with_look(answers: AnswerMemory, at: float, settings: FailingSettings, *, worse: bool) -> AnswerMemory:
-    """Return the counts with this look noted if it found them ``worse``, and says something new."""
-    if not worse and not answers.worse_at:
+def _with_look(answers: AnswerMemory, at: float, settings: FailingSettings, verdict: _Verdict) -> AnswerMemory:
+    """Return the counts with this look noted if it found them worse, and says something new.
+
+    Where a whole run speaks against it, looks count since that began, for few answers come at little load.
+    """
+    if not verdict.family and not answers.worse_at:
         return answers
-    kept = tuple(t for t in answers.worse_at if at - t <= settings.look_back_s)
+    recent = tuple(t for t in answers.worse_at if at - t <= settings.look_back_s)
+    kept = recent
+    if verdict.lasting and answers.run_at is not None and len(recent) < settings.looks:
+        kept = tuple(t for t in answers.worse_at if t >= answers.run_at)[-settings.looks :]
     new = answers.ended_at == answers.told_at and answers.told_at not in kept
-    return replace(answers, worse_at=(*kept, answers.told_at) if worse and new else kept)
+    return replace(answers, worse_at=(*kept, answers.told_at) if verdict.family and new else kept)
 
 
 def _errors(
@@ -306,9 +264,3 @@ def _errors(
     since_at = answers.worse_at[0] if answers.worse_at else answers.told_at
     detail = f"{counts.ratio:.0%} of its latest {counts.ended:.0f} answers are errors, {witness.said}"
     return Anomaly(witness.family, name, key, counts.ratio / settings.failed_ratio, since_at, detail)
-
-
-def _alone(key: PoolKey, name: str, answers: AnswerMemory, better: str, settings: FailingSettings) -> Anomaly:
-    detail = f"{better} peers with the same requests fail far fewer"
-    score = len(answers.worse_at) / settings.looks
-    return Anomaly("cohort", name, key, score, answers.worse_at[0], detail)

@@ -35,7 +35,7 @@ from policies.lost_capacity import lost_capacity
 from policies.memory import PolicyMemory, PoolMemory
 from policies.paging import once_per_episode
 from policies.playbook import Do, Hold
-from policies.revisions import left_by_roll_back
+from policies.revisions import left_by_roll_back, looks_worse
 from policies.treatment import advance, paths
 from policies.wire import digest
 
@@ -125,6 +125,9 @@ def heal(
             else:
                 ward.discharge(pool)
     ward.treat_all(believed)
+    for key in least:
+        if key in listed and key in known:
+            ward.wait_for_verdict(listed[key], known[key])
     ledger.pages += outside.unseen
     ledger.reasons += [Reason("not observed", page.subject, 0, 0, page.message) for page in outside.unseen]
     pages, episodes = once_per_episode(ledger.pages, memory.pages, fleet.at, settings.page_quiet_s)
@@ -307,12 +310,20 @@ class _Ward:
         )  # fmt: skip
         after = advance(playbook, subject)
         self.runs[name] = after.run
-        if holding := ledger.permitted(pool, why, after.holding):
+        waits = replica is not None and not after.run.over and ledger.on_trial(pool, replica, why)
+        if holding := ledger.permitted(pool, why, after.holding | ({"growth"} if waits else set())):
             self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | holding
         if after.run.state == "failed":
             self._escalate(name, after.run, why, pool, replica)
         elif replica is not None and not after.run.over:
             self._overlong(subject)
+
+    def wait_for_verdict(self, pool: PoolState, known: PoolMemory) -> None:
+        """Let a pool not grow by a revision on trial that looks worse, at this look, than the one before it."""
+        if looks_worse(pool, known, self.ledger.fleet.at, self.settings):
+            detail = f"revision {pool.revision} looks worse than others: no growth by it at this look"
+            self.ledger.reasons.append(Reason("revision on trial", str(pool.key), 0, 0, detail))
+            self.holding[pool.key] = self.holding.get(pool.key, frozenset()) | {"growth"}
 
     def _overlong(self, subject: Subject) -> None:
         """A human is told of a replica that is not well again after so long, whatever its playbook waits for."""

@@ -79,6 +79,7 @@ class CanaryMemory:
         kind: How those failed that failed in a row; empty when none did.
         failed: How many failed in a row, all in that way.
         first_at: When the first of those was asked; None when none failed.
+        told_at: At which look the newest outcome was told; None when none was.
     """
 
     __pydantic_config__ = STRICT
@@ -89,6 +90,7 @@ class CanaryMemory:
     kind: Literal["", "error", "late", "unreached"] = ""
     failed: Count = 0
     first_at: float | None = None
+    told_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from policies.anomaly import Watch
 from policies.burn import Burn
 from policies.burn_gate import RULE, GatedAct, why_not_for_latency
-from policies.causes import STILL_SERVING
+from policies.causes import ERRORS, EXITED, HANG, START_OVERDUE, STILL_SERVING, STRAGGLER
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
@@ -33,7 +33,7 @@ from policies.healing_memory import ActionMemory, CordonMemory
 from policies.lead_time import LeadTime
 from policies.memory import PoolMemory
 from policies.playbook import Hold
-from policies.revisions import good_revision
+from policies.revisions import good_revision, witness_due
 
 ROLL_BACK = "roll back"
 
@@ -154,6 +154,9 @@ class Ledger:
             return refusal
         if not self._serves_nobody(pool, replica) and (refusal := self._for_latency("restart", pool, why)) is not None:
             return refusal
+        if self.on_trial(pool, replica, why):
+            detail = f"revision {replica.revision} has not shown yet that it is well: another one of it will tell"
+            return Refusal("revision on trial", detail)
         refusal = why_no_restart(pool, replica, self.actions, self.lead_times[key], at, self.settings)
         refusal = refusal or why_not_now(pool.key.model, self._under_repair({name}), self.settings)
         if refusal is not None:
@@ -164,6 +167,18 @@ class Ledger:
             ActionMemory(replica.id, "restart", pool.key.model, key, at, at + deadline_s, node=replica.node)
         )
         return None
+
+    def on_trial(self, pool: PoolState, replica: ReplicaState, why: Diagnosis) -> bool:
+        """Return whether it may be its revision that fails, and another one of that will soon tell.
+
+        A restart would only bring one more of it, and so would growth.
+        """
+        known = self.known.get(str(pool.key))
+        if known is None or why.name not in _OF_REVISIONS:
+            return False
+        bad, key = self.hung | self.failing | self.broken | self.cordons.keys(), pool.key
+        well = (r for r in pool.roster.replicas if r.serving and key.replica(r.id) not in bad)
+        return witness_due(pool, known, replica, well, why.since_at, self.fleet.at, self.settings)
 
     def open_restart(self, pool: str, replica: str) -> ActionMemory | None:
         """Return the restart of a replica that is under way."""
@@ -277,5 +292,8 @@ class Ledger:
             self._models = {p.key.replica(r.id): p.key.model for p in self.fleet.pools for r in p.roster.replicas}
         return self._models
 
+
+_OF_REVISIONS = frozenset(cause.name for cause in (HANG, ERRORS, STRAGGLER, EXITED, START_OVERDUE))
+"""What one replica suffers from that all of its revision may."""
 
 _STOPPED = Refusal("breaker", "too many replicas look sick at once")

@@ -144,6 +144,10 @@ class AnswerMemory:
         answered, failed: Growth, of which half counts after each half-life.
         worse_at: Looks, within the look-back, at which it failed far more than its peers.
         answered_long, failed_long: The same growth with the longer half-life.
+        run_level: How far errors outweigh good answers now; 0 while there is no run of errors.
+        run_answered, run_failed: Growth since the run began, all of it.
+        peers_answered, peers_failed: That of all others of its stage in the same time.
+        run_at: When the run began; None while there is none.
     """
 
     __pydantic_config__ = STRICT
@@ -157,6 +161,12 @@ class AnswerMemory:
     worse_at: tuple[float, ...] = ()
     answered_long: Total = 0.0
     failed_long: Total = 0.0
+    run_level: Total = 0.0
+    run_answered: Total = 0.0
+    run_failed: Total = 0.0
+    peers_answered: Total = 0.0
+    peers_failed: Total = 0.0
+    run_at: float | None = None
 
     @property
     def ended(self) -> float:
@@ -193,6 +203,7 @@ class ReplicaMemory:
         unreached_at: When the last of them last grew; None when it never did.
         tpot_s: TPOT as last told, at the scrape of ``tpot_at``; None when never.
         moved_at: Scrape instant at which its counters were last seen to grow, or were seen at all.
+        covered: Share of the looks of late at which its counters were there and no older than they may be.
     """
 
     __pydantic_config__ = STRICT
@@ -224,6 +235,7 @@ class ReplicaMemory:
     tpot_at: float | None = None
     moved_at: float | None = None
     explained_at: float | None = None
+    covered: Total | None = None
 
     @property
     def progress_at(self) -> float:

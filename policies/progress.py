@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from policies.failing import FailingSettings, counted
+from policies.answer_counts import counted
+from policies.failing_settings import FailingSettings
 from policies.fleet import FleetState
 from policies.memory import ReplicaMemory
 from policies.roster import ROW as FIGURE
-from policies.roster import Bools, Floats, Told, joined
+from policies.roster import Bools, Floats, Integers, Told, joined
 from policies.watched import (
     ANSWER_ROW,
     COUNTS,
@@ -69,7 +70,7 @@ def remembered(
     at = np.array((np.full(len(known), fleet.at), told.of("observed_at")))
     totals = _known(np.array(((told.answered, told.failed), told.metrics[_ANSWERED])))
     answers = before.answers if stays.all() else np.where(stays, before.answers, np.nan)
-    answers_of(columns)[...], new = counted(answers, at, totals, settings)
+    answers_of(columns)[...], new = counted(answers, at, totals, settings, _stages(fleet))
     if not known.all():
         columns[:, ~known] = np.nan
     instants = (
@@ -78,6 +79,12 @@ def remembered(
         _kept(before.worse_by_itself, before.names, stays & ~new[1]),
     )
     return WatchedReplicas(before.names, before.lives, columns, *instants), told
+
+
+def _stages(fleet: FleetState) -> Integers:
+    """Return ``int64[N]``, the number of the stage of each: who shares a stage gets the same requests."""
+    place = {stage: number for number, stage in enumerate(fleet.stages)}
+    return np.repeat([place[pool.key.stage] for pool in fleet.pools], [len(pool.roster) for pool in fleet.pools])
 
 
 def taking_prompts(fleet: FleetState, memory: WatchedReplicas, max_age_s: float) -> frozenset[str]:

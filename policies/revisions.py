@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from policies.fleet import PoolState
+from policies.cohorts import ERRORS_SIGN, SLOW_SIGN
+from policies.fleet import PoolState, ReplicaState
 from policies.memory import PoolMemory, RevisionMemory
 
 MOST_REVISIONS = 12
@@ -15,6 +16,14 @@ MOST_REVISIONS = 12
 
 LONGEST_LOOK_S = 300.0
 """What lies between two looks further apart than this was not watched, and does not count as healthy."""
+
+
+WITNESS_S = 120.0
+"""How much longer than one that failed must another of its revision serve to show that the revision is well: as long as
+it may take to find that it is not."""
+
+WITNESS_WAIT_S = 900.0
+"""How long another of a revision is waited for; failures further apart make no pattern."""
 
 
 class RevisionSettings(BaseModel):
@@ -71,6 +80,44 @@ def on_trial(pool: PoolState, known: PoolMemory, settings: RevisionSettings) -> 
     seen = known.revisions.get(pool.revision)
     others = any(name != pool.revision for name in known.revisions)
     return others and (seen is None or seen.healthy_s < settings.good_after_s)
+
+
+def looks_worse(pool: PoolState, known: PoolMemory, at: float, settings: RevisionSettings) -> bool:
+    """Return whether replicas of a revision on trial fare worse than others at this look: a sign, no verdict."""
+    seen = any(times and times[-1] == at for sign in (ERRORS_SIGN, SLOW_SIGN) if (times := known.signs.get(sign)))
+    return seen and on_trial(pool, known, settings)
+
+
+def witness_due(
+    pool: PoolState,
+    known: PoolMemory,
+    replica: ReplicaState,
+    well: Iterable[ReplicaState],
+    failed_at: float,
+    at: float,
+    settings: RevisionSettings,
+) -> bool:
+    """Return whether another replica will soon show if what a replica suffers from is its own or its revision's.
+
+    That is so while the revision is on trial, others of it are there and none of them has been well for longer than
+    this one was, as long as what else serves can wait for that.
+
+    Args:
+        pool: As it is.
+        known: What is known of its revisions.
+        replica: The one that failed.
+        well: Replicas of the pool that serve, and of which nothing bad is believed.
+        failed_at: When it showed.
+        at: Now.
+        settings: When a revision is good.
+    """
+    if replica.revision != pool.revision or not on_trial(pool, known, settings) or at - failed_at > WITNESS_WAIT_S:
+        return False
+    others = [r for r in well if r.id != replica.id]
+    same = any(r.id != replica.id and r.revision == replica.revision for r in pool.roster.replicas)
+    proof_s = max(0.0, failed_at - replica.since_at) + WITNESS_S
+    proven = any(r.revision == replica.revision and at - r.since_at > proof_s for r in others)
+    return bool(others) and same and not proven
 
 
 def good_revision(pool: PoolState, known: PoolMemory, settings: RevisionSettings) -> str:

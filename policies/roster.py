@@ -22,6 +22,7 @@ from policies.replica import Phase, ReplicaMetrics, ReplicaState
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
 
 FIGURES = tuple(field.name for field in fields(ReplicaMetrics))
 """What an engine says of itself, in the order of the rows of ``Told.metrics``."""

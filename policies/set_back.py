@@ -149,6 +149,7 @@ def _answers(known: AnswerMemory | None, by_s: float) -> AnswerMemory | None:
         known,
         told_at=known.told_at - by_s,
         ended_at=_back(known.ended_at, by_s),
+        run_at=_back(known.run_at, by_s),
         worse_at=tuple(at - by_s for at in known.worse_at),
     )
 
@@ -158,7 +159,12 @@ def _canaries(books: CanaryBooks, by_s: float) -> CanaryBooks:
         {model: tuple(at - by_s for at in asked_at) for model, asked_at in books.asked_at.items()},
         {pool: asked_at - by_s for pool, asked_at in books.heard_at.items()},
         {
-            name: replace(known, asked_at=known.asked_at - by_s, first_at=_back(known.first_at, by_s))
+            name: replace(
+                known,
+                asked_at=known.asked_at - by_s,
+                first_at=_back(known.first_at, by_s),
+                told_at=_back(known.told_at, by_s),
+            )
             for name, known in books.replicas.items()
         },
     )

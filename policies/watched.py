@@ -35,6 +35,7 @@ _OWN = (
     "tpot_at",
     "moved_at",
     "explained_at",
+    "covered",
 )
 _ANSWERS = (
     "answered_total",
@@ -45,6 +46,12 @@ _ANSWERS = (
     "failed",
     "answered_long",
     "failed_long",
+    "run_level",
+    "run_answered",
+    "run_failed",
+    "peers_answered",
+    "peers_failed",
+    "run_at",
 )
 
 ROW = {name: row for row, name in enumerate(_OWN)}
@@ -112,9 +119,15 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
         row: Floats = self.columns[ROW[name]]
         return row
 
+    def with_row(self, name: str, values: Floats) -> WatchedReplicas:
+        """Return the memory with ``float64[N]`` in place of one value of each that is known."""
+        columns = self.columns.copy()
+        columns[ROW[name]] = np.where(self.known, values, np.nan)
+        return WatchedReplicas(self.names, self.lives, columns, *self._instants())
+
     @property
     def answers(self) -> Floats:
-        """``float64[2, 8, N]``, what the gateway and each engine counted of answers; rows as in ``ANSWER_ROW``."""
+        """``float64[2, 14, N]``, what the gateway and each engine counted of answers; rows as in ``ANSWER_ROW``."""
         return answers_of(self.columns)
 
     def at(self, places: list[int]) -> WatchedReplicas:
@@ -229,17 +242,15 @@ class WatchedReplicas(Mapping[str, ReplicaMemory]):
 
 
 def answers_of(columns: Floats) -> Floats:
-    """Return ``float64[2, 8, N]``, a view of the rows of ``columns`` that count answers."""
+    """Return ``float64[2, 14, N]``, a view of the rows of ``columns`` that count answers."""
     return columns[_BY_GATEWAY.start :].reshape(2, len(_ANSWERS), -1)
 
 
 def _answers(told: list[Any], worse_at: tuple[float, ...]) -> AnswerMemory | None:
-    answered_total, failed_total, told_at, ended_at, answered, failed, answered_long, failed_long = told
+    answered_total, failed_total, told_at, ended_at, answered, failed, *others = told
     if told_at is None:
         return None
-    return AnswerMemory(
-        answered_total, failed_total, told_at, ended_at, answered, failed, worse_at, answered_long, failed_long
-    )
+    return AnswerMemory(answered_total, failed_total, told_at, ended_at, answered, failed, worse_at, *others)
 
 
 def _column(one: ReplicaMemory) -> list[float | None]:

@@ -143,6 +143,7 @@ _OF_REPLICAS: Sequence[Scenario] = (
     Scenario("GPU at fault, no node may be avoided", (XidError(290.0, code=79), Hang(300.0), NodeLoss(900.0))),
     Scenario("GPU at fault, its engines exit", (XidError(300.0, code=79, exits=True),), AVOIDING),
     Scenario("errors", (Errors(300.0),)),
+    Scenario("errors of a replica alone", (Errors(300.0),), pools=(("main", 1),)),
     Scenario("errors without a gateway", (Errors(300.0),), troubles=_silent(600.0, "answered", "failed_answers")),
     Scenario("slow", (SlowDown(300.0, factor=4.0),)),
     Scenario("slow beside a hang", (Hang(300.0), SlowDown(750.0, factor=4.0)), AVOIDING),

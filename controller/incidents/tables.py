@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from controller.evidence import rests_on
 from controller.explain import Section
 from controller.incidents.fold import QUIET_S
 from controller.incidents.incident import Event, Incident
@@ -61,8 +62,23 @@ def story_of(incident: Incident, related: Related | None) -> tuple[Section, ...]
     return (
         Section(title, ("figure", "value"), tuple(facts)),
         Section("What happened", columns, lines, left_out),
+        *_evidence(incident),
         *_dry_run(incident),
     )
+
+
+_OF_EVIDENCE = ("family", "score", "since_at", "age_s", "coverage_ratio", "counts")
+
+
+def _evidence(incident: Incident) -> tuple[Section, ...]:
+    """Return on what each belief rested when it was first held; nothing where no record tells."""
+    rows = tuple(
+        (f"+{seconds(belief.at - incident.began_at)}", belief.cause, str(each.get("family")), rests_on(each))
+        for belief in incident.beliefs
+        for each in belief.evidence
+        if each.get("age_s") is not None
+    )
+    return (Section("Evidence", ("after", "believed", "family", "rests on"), rows),) if rows else ()
 
 
 def summary_line(incidents: Sequence[Incident]) -> str:
@@ -123,7 +139,8 @@ def as_json(incident: Incident, related: Related | None) -> dict[str, Any]:
         "lost_inside": incident.lost_inside,
         "related": {"place": related.place, "ids": list(related.ids)} if related else None,
         "beliefs": [
-            {"at": b.at, "cause": b.cause, "families": list(b.families), "sentence": b.sentence}
+            {"at": b.at, "cause": b.cause, "families": list(b.families), "sentence": b.sentence,
+             "evidence": [{name: a.get(name) for name in _OF_EVIDENCE} for a in b.evidence]}
             for b in incident.beliefs
         ],
         "events": [

@@ -66,7 +66,7 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """A diagnosis, as the tick of instant ``at`` made it."""
+    """A diagnosis, as the tick of instant ``at`` made it; ``evidence`` is what it was made from, as recorded."""
 
     at: float
     subject: Subject
@@ -74,6 +74,7 @@ class Belief:
     since_at: float
     families: tuple[str, ...]
     sentence: str
+    evidence: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,13 @@ class Tick:
     @cached_property
     def beliefs(self) -> tuple[Belief, ...]:
         """The diagnoses, in the order in which they are on record."""
-        return tuple(_belief(self.at, d) for d in self.decision.get("diagnoses") or ())
+        evidence: dict[tuple[str, str], list[Json]] = {}
+        for anomaly in self.decision.get("anomalies") or ():
+            evidence.setdefault((anomaly.get("pool") or "", anomaly.get("replica") or ""), []).append(anomaly)
+        return tuple(
+            _belief(self.at, d, evidence.get((d.get("pool") or "", d.get("subject") or ""), ()))
+            for d in self.decision.get("diagnoses") or ()
+        )
 
     @cached_property
     def acts(self) -> tuple[WantedAct, ...]:
@@ -164,7 +171,7 @@ class Tick:
         return self.decision.get("memory") or {}
 
 
-def _belief(at: float, written: Json) -> Belief:
+def _belief(at: float, written: Json, evidence: Sequence[Json]) -> Belief:
     scope, pool = written.get("scope") or "replica", written.get("pool") or ""
     subject = Subject(scope, pool if scope in ("replica", "pool") else "", written.get("subject") or pool)
     return Belief(
@@ -174,6 +181,7 @@ def _belief(at: float, written: Json) -> Belief:
         written.get("since_at") or at,
         tuple(written.get("families") or ()),
         believed(written),
+        tuple(evidence),
     )
 
 

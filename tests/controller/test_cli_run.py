@@ -40,6 +40,7 @@ def file(tmp_path: Path) -> Path:
     path.write_text(
         f"policy: {{pools: {{{KEY}: {{profile: llama-3.1-8b-l40s-tp1}}}}}}\n"
         f"audit: {{url: 'sqlite:///{tmp_path}/audit.db'}}\n"
+        "platform: {kind: live}\n"
     )
     return path
 
@@ -116,6 +117,7 @@ def test_what_cannot_be_run_is_said_in_a_line_and_exits_2(
     assert (code, out) == (2, "")
     assert what in err
     assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_record_that_cannot_be_opened_is_said_without_its_password(

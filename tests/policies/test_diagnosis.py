@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from policies.decisions import Anomaly
-from policies.diagnosis import answers_with_errors, confirmed, diagnose
+from policies.diagnosis import answers_with_errors, compared, confirmed, diagnose
 from policies.fleet import Phase, PoolKey, ReplicaState
 from tests.builders import AT, KEY, fleet, pool, replica
 
@@ -40,6 +40,10 @@ COUNTED = replica("r", failed_answers_total=9.0)
         (COUNTED, ("answers", "cohort"), "F2"),
         (COUNTED, ("answers", "errors", "cohort"), "F2"),
         (COUNTED, ("answers",), "unknown"),
+        (COUNTED, ("answers", "record"), "F2"),
+        (COUNTED, ("errors", "record"), "unknown"),
+        (GATEWAY, ("errors", "record"), "F2"),
+        (COUNTED, ("answers", "errors"), "unknown"),
         (COUNTED, ("errors", "cohort"), "unknown"),  # the gateway sees it answer as it should
         (GATEWAY, ("errors", "cohort"), "F2"),
         (GATEWAY, ("errors",), "unknown"),
@@ -75,6 +79,14 @@ def test_a_hang_that_only_the_engines_own_metrics_tell_is_not_confirmed() -> Non
     both, *_ = diagnose(fleet(pool([GATEWAY])), evidence("progress", "gateway"))
     slow, *_ = diagnose(fleet(pool([GATEWAY])), evidence("peers", "latency"))
     assert [confirmed(d) for d in (alone, both, slow)] == [False, True, True]
+
+
+def test_errors_without_a_peer_to_compare_with_are_told_and_neither_confirmed_nor_compared() -> None:
+    alone, *_ = diagnose(fleet(pool([COUNTED])), evidence("answers", "record"))
+    peers, *_ = diagnose(fleet(pool([COUNTED])), evidence("answers", "cohort"))
+    assert [(d.name, compared(d), confirmed(d)) for d in (alone, peers)] == [
+        ("errors", False, False), ("errors", True, True)
+    ]  # fmt: skip
 
 
 def test_errors_that_only_the_engine_tells_of_are_not_confirmed_and_an_exit_is_no_burst_of_errors() -> None:

@@ -18,7 +18,7 @@ from policies.facts import FACTS, MOST, MOST_DEPTH, Condition
 from policies.fleet import NodeState, Phase
 from policies.healing_memory import ActionMemory, CordonMemory
 from policies.lead_time import LeadTime
-from policies.memory import PoolMemory, RevisionMemory
+from policies.memory import FailureMemory, PoolMemory, RevisionMemory
 from tests.builders import AT, KEY, MODEL, fleet, metrics
 from tests.builders_playbooks import A0, BAD, FREE, HANG, LEAD_S, a_ledger, a_run, a_subject, is_so, remembered, some
 
@@ -96,6 +96,11 @@ SO: dict[str, tuple[Callable[[], Subject], Callable[[], Subject], Callable[[], S
     "cordoned": (lambda: about_a0(cordoned=True), about_a0, gone),
     "ready": (about_a0, lambda: about_a0(phase=Phase.LOADING, in_flight_requests=math.nan), gone),
     "empty": (lambda: about_a0(in_flight_requests=0.0), about_a0, blind),
+    "compared": (
+        lambda: about_a0(replace(HANG, cause="F2", name="errors", families=("answers", "cohort"))),
+        lambda: about_a0(replace(HANG, cause="F2", name="errors", families=("answers", "record"))),
+        lambda: about_a0(None),
+    ),
     "errors_seen": (
         lambda: about_a0(failed_answers_total=1.0), lambda: about_a0(failed_answers_total=0.0), about_a0,
     ),
@@ -155,6 +160,25 @@ MUCH: dict[str, tuple[Callable[[], Subject], float, Callable[[], Subject] | None
         150.0 / LEAD_S, about_a0,
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("failure", "waited_s"),
+    [
+        ({}, 350.0 - 300.0),  # another start failed too: the platform's longest back-off comes first
+        ({"life": "a0#1"}, 350.0),  # its own
+        ({"serving": True}, 350.0),  # what exits while it serves is no start
+        ({"kind": "hang"}, 350.0),
+        ({"at": AT - 901.0}, 350.0),
+    ],
+)
+def test_where_starts_of_others_fail_the_next_try_of_the_platform_is_waited_for(
+    failure: dict[str, Any], waited_s: float
+) -> None:
+    failures = (replace(FailureMemory(AT - 60.0, "a1#0", "1", "n1", "exit"), **failure),)
+    state = fleet(some(phase=Phase.FAILED, since_at=AT - 350.0, metrics=None, in_flight_requests=math.nan))
+    subject = a_subject(a_ledger(state, known={str(KEY): PoolMemory(failures=failures)}), about=HANG)
+    assert conditions._failed_lead_times(subject) == waited_s / LEAD_S
 
 
 def test_every_quantity_is_tested() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policies.anomaly import AnomalySettings, Watch, watch
-from policies.failing import FailingSettings
+from policies.failing_settings import FailingSettings
 from policies.fleet import Phase, ReplicaState
 from policies.lead_time import LeadTime
 from policies.memory import AnswerMemory, ReplicaMemory
@@ -107,14 +107,36 @@ def test_most_peers_must_do_better() -> None:
 
 def test_one_peer_with_the_same_requests_is_enough_and_none_is_not() -> None:
     assert after([(0.8, 0.0)] * 4, "ab").families() == ALL
-    assert after([(0.8,)] * 9, "a").families() == {"answers", "errors"}
+    assert after([(0.8,)] * 9, "a").families() == {"answers", "errors", "record"}
 
 
 def test_a_peer_that_answers_nothing_says_nothing() -> None:
     silent = Counters("ab")
     for _ in range(6):
         silent.look(0.8, NAN)
-    assert silent.families() == {"answers", "errors"}
+    assert silent.families() == {"answers", "errors", "record"}
+
+
+def test_who_is_alone_and_has_always_failed_so_much_has_nothing_on_record() -> None:
+    alone = Counters("a")
+    alone.totals["a"] = (800.0, 200.0)
+    for _ in range(20):
+        alone.look(0.25)
+    assert alone.families() == {"answers", "errors"}
+
+
+def test_a_record_is_no_evidence_any_more_once_a_peer_has_answered_in_the_same_time() -> None:
+    counters = Counters("ab")
+    counters.look(0.0, NAN)
+    for _ in range(6):
+        counters.look(0.8, NAN)
+    assert counters.families() == {"answers", "errors", "record"}
+    for _ in range(6):
+        counters.look(0.8, 0.8)
+        assert counters.families() == {"answers", "errors"}
+    for _ in range(30):  # and it is gone again
+        counters.look(0.8, NAN)
+        assert counters.families() == {"answers", "errors"}
 
 
 def test_a_burst_that_ends_is_forgotten() -> None:
@@ -125,9 +147,9 @@ def test_a_burst_that_ends_is_forgotten() -> None:
 
 def test_a_few_errors_are_no_burst() -> None:
     rare = Counters("abc")
-    for _ in range(20):
+    for _ in range(11):
         rare.look(1.0, 0.0, 0.0, ended=1.0, after_s=15.0)
-    assert rare.seen.anomalies == ()
+        assert rare.seen.anomalies == ()
     assert after([(0.15, 0.0, 0.0)] * 20).seen.anomalies == ()
 
 
@@ -148,6 +170,49 @@ def test_three_errors_in_ten_at_little_load_are_told_with_patience() -> None:
     assert found.memory[KEY.replica("a")].by_gateway.failed < 5.0  # type: ignore[union-attr]  # too few for the short one
 
 
+def at_a_trickle(looks: int, share: float = 0.3, ratio_of_peers: float = 0.0, seed: int = 3) -> tuple[Counters, int]:
+    """Each of four ends a request in three looks out of ten, a minute between them; return also when ``a`` was told."""
+    drawn = np.random.default_rng(seed)
+    counters, told = Counters("abcd"), 0
+    for look in range(looks):
+        shares = np.where(drawn.random(4) < [share, *[ratio_of_peers] * 3], 1.0, 0.0)
+        counters.look(*np.where(drawn.random(4) < 0.3, shares, NAN).tolist(), ended=1.0, after_s=60.0)
+        told = told or (look + 1) * ("cohort" in counters.families())
+    return counters, told
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_trickle_of_errors_is_told_late_and_surely(seed: int) -> None:
+    """Nothing with a half-life of minutes ever holds more than one such error."""
+    counters, told = at_a_trickle(400, seed=seed)
+    assert 40 <= told <= 400
+    known = counters.memory[KEY.replica("a")].by_gateway
+    assert known is not None
+    assert known.failed < 5.0
+    assert len(known.worse_at) <= FAILING.looks + 8
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6])
+def test_a_trickle_of_errors_of_all_alike_singles_out_nobody(share: float) -> None:
+    for seed in range(4):
+        assert at_a_trickle(400, share, share, seed)[1] == 0
+
+
+def test_a_run_of_errors_is_over_after_so_many_good_answers_in_a_row() -> None:
+    counters = Counters("ab")
+    counters.look(0.0, 0.0)
+    counters.look(0.5, 0.0)
+    counters.look(0.0, 0.0, ended=FAILING.run_ends_after - 1.0)
+    known = counters.memory[KEY.replica("a")].by_gateway
+    assert known is not None
+    assert (known.run_failed, known.run_answered, known.peers_answered) == (10.0, 39.0, 49.0)
+    assert known.run_at == AT + 30.0
+    counters.look(0.0, 0.0, ended=1.0)
+    known = counters.memory[KEY.replica("a")].by_gateway
+    assert known is not None
+    assert (known.run_level, known.run_failed, known.run_answered, known.run_at) == (0.0, 0.0, 0.0, None)
+
+
 def test_with_a_single_peer_three_errors_in_ten_are_told_too() -> None:
     counters = after([(0.3, 0.0)] * 14, "ab")
     assert counters.families() == ALL
@@ -155,9 +220,9 @@ def test_with_a_single_peer_three_errors_in_ten_are_told_too() -> None:
 
 def test_what_was_counted_for_long_and_is_over_convicts_nobody() -> None:
     counters = rarely(60)
-    for _ in range(40):
+    for look in range(40):
         counters.look(*[0.0] * 10, ended=1.0, after_s=3.0)
-        assert "cohort" not in counters.families()
+        assert look < 5 or "cohort" not in counters.families()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])

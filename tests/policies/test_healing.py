@@ -11,6 +11,7 @@ import pytest
 
 from policies.anomaly import Watch
 from policies.burn import Burn
+from policies.cohorts import ERRORS_SIGN, SLOW_SIGN
 from policies.decisions import (
     Anomaly,
     CordonReplica,
@@ -26,7 +27,7 @@ from policies.healing import Course, Outside, heal
 from policies.healing_memory import ActionMemory, CordonMemory, XidMemory
 from policies.healing_settings import HealingSettings
 from policies.lead_time import LeadTime
-from policies.memory import PolicyMemory, ReplicaMemory
+from policies.memory import PolicyMemory, PoolMemory, ReplicaMemory, RevisionMemory
 from policies.undone import unlearn
 from tests.builders import AT, KEY, MODEL, OTHER, fleet, metrics, pool, replica
 
@@ -652,3 +653,66 @@ def test_a_replica_that_failed_and_is_out_counts_as_under_repair() -> None:
     state = some(9, cordoned=True, **COUNTED)
     course = treated(state, failing("a1"), memory=cordoned("F2", 10.0))
     assert (done(course), "disruption budget" in rules(course)) == ([], True)
+
+
+# A replica alone, and a revision on trial
+
+
+def alone(*families: str) -> Diagnosis:
+    return replace(sick("a0", "F2"), families=("answers", "errors", *families), name="errors")
+
+
+def test_a_replica_that_fails_alone_gets_a_peer_and_is_left_in_traffic_until_that_has_shown_who_is_at_fault() -> None:
+    first = treated(some(1, failed_answers_total=9.0), alone("record"))
+    assert (done(first), pages(first)) == ([], [(A0, "F2")])
+    assert first.holding == {KEY: {"one more", "shrinking"}}
+    assert first.lost[str(KEY)] == 1
+    two, memory = some(2, failed_answers_total=9.0), PolicyMemory(runs=first.runs, pages=first.pages)
+    assert done(treated(two, alone("record"), memory=memory)) == []
+    assert done(treated(two, alone("cohort"), memory=memory)) == [(CordonReplica, "a0")]
+    alike = treated(two, memory=memory)
+    assert (done(alike), alike.runs, alike.holding) == ([], {}, {})
+
+
+def rollout(served_s: float) -> FleetState:
+    """Five replicas of the revision before, one of a new one that hangs, and one more of that which is well so far."""
+    new = [
+        replica("a0", revision="2", since_at=AT - 400.0, cordoned=True),
+        replica("a9", revision="2", since_at=AT - served_s),
+    ]
+    return fleet(replace(pool([*new, *(replica(f"a{i}") for i in range(1, 6))]), revision="2", revisions=("1", "2")))
+
+
+def of_a_rollout(served_s: float) -> Course:
+    revisions = {"1": RevisionMemory(AT - 9e3, 5e3, AT), "2": RevisionMemory(AT - 700.0, 0.0, AT)}
+    memory = replace(cordoned("F1"), pools={str(KEY): PoolMemory(revisions=revisions)})
+    hang = replace(sick("a0", "F1", since_s=150.0), name="hang")
+    return treated(rollout(served_s), hang, memory=memory)
+
+
+def test_what_hangs_of_a_revision_on_trial_is_not_restarted_before_another_one_has_shown_that_it_is_well() -> None:
+    waits = of_a_rollout(served_s=300.0)
+    assert (done(waits), waits.holding) == ([], {KEY: {"growth"}})
+    assert "revision on trial" in rules(waits)
+    proven = of_a_rollout(served_s=400.0)
+    assert (done(proven), proven.holding) == ([(RestartReplica, "a0")], {})
+
+
+@pytest.mark.parametrize(
+    ("signs", "holding"),
+    [
+        ({SLOW_SIGN: (AT - 15.0, AT)}, {KEY: {"growth"}}),
+        ({ERRORS_SIGN: (AT,)}, {KEY: {"growth"}}),
+        ({SLOW_SIGN: (AT - 15.0,)}, {}),  # not at this look
+        ({"queue": (AT,)}, {}),
+    ],
+)
+def test_a_pool_does_not_grow_by_a_revision_on_trial_that_looks_worse(signs: Any, holding: Any) -> None:
+    revisions = {"1": RevisionMemory(AT - 9e3, 5e3, AT), "2": RevisionMemory(AT - 700.0, 0.0, AT)}
+    memory = PolicyMemory(pools={str(KEY): PoolMemory(revisions=revisions, signs=signs)})
+    course = treated(rollout(100.0), memory=memory)
+    assert course.holding == holding
+    assert ("revision on trial" in rules(course)) is bool(holding)
+    proven = {**revisions, "2": replace(revisions["2"], healthy_s=SETTINGS.good_after_s)}
+    memory = PolicyMemory(pools={str(KEY): PoolMemory(revisions=proven, signs=signs)})
+    assert treated(rollout(100.0), memory=memory).holding == {}

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import failing
-from policies.failing import FailingSettings, rounded
+from policies import answer_counts, failing
+from policies.answer_counts import rounded
+from policies.failing_settings import FailingSettings
 from policies.fleet import FleetState, Phase, PoolKey, PoolState, ReplicaMetrics, ReplicaState
 from policies.memory import PolicyMemory, ReplicaMemory
 from policies.progress import remembered
 from policies.watched import WatchedReplicas
 from policies.wire import canonical_json
 from tests.builders import AT, OTHER, fleet, pool, replica
-from tests.reference.plain_progress import remember
+from tests.reference.plain_progress import remember_all
 
 SETTINGS = FailingSettings()
 
@@ -61,14 +62,7 @@ def test_all_at_once_is_each_by_itself(seen: list[FleetState]) -> None:
     apart: dict[str, ReplicaMemory] = {}
     for look in seen:
         together, _ = remembered(look, together, SETTINGS)
-        each = {
-            pool.key.replica(r.id): remember(
-                look.at, look.gateway_heard_at[1], r, apart.get(pool.key.replica(r.id)), SETTINGS
-            )
-            for pool in look.pools
-            for r in pool.replicas
-        }
-        apart = {name: known for name, known in each.items() if known is not None}
+        apart = remember_all(look, apart, SETTINGS)
         assert dict(together) == apart
         assert canonical_json(together) == canonical_json(apart)
 
@@ -80,7 +74,7 @@ def test_rounding_many_is_rounding_each(values: list[float]) -> None:
 
 
 def test_the_examples_in_the_docs_are_true() -> None:
-    assert doctest.testmod(failing).failed == 0
+    assert all(doctest.testmod(module).failed == 0 for module in (answer_counts, failing))
 
 
 def watched() -> WatchedReplicas:

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from policies.fleet import Phase, PoolState
+from policies.fleet import Phase, PoolState, ReplicaState
 from policies.memory import PolicyMemory, PoolMemory, RevisionMemory
 from policies.revisions import (
     LONGEST_LOOK_S,
     MOST_REVISIONS,
+    WITNESS_S,
+    WITNESS_WAIT_S,
     RevisionSettings,
     good_revision,
     left_by_roll_back,
+    witness_due,
 )
-from tests.builders import AT, KEY, fleet, pool
+from tests.builders import AT, KEY, fleet, pool, replica
 from tests.builders_evidence import Examiner, working
 
 SETTINGS = RevisionSettings()
@@ -117,3 +120,50 @@ def test_a_revision_that_was_rolled_back_is_never_gone_back_to() -> None:
 
 def test_one_that_was_left_before_anybody_watched_it_is_noted_too() -> None:
     assert left_by_roll_back(PoolMemory(), "7", AT).revisions["7"].rolled_back_at == AT
+
+
+OLD, NEW = RevisionMemory(AT - 9e3, 5e3, AT), RevisionMemory(AT - 400.0, 0.0, AT)
+
+
+def awaited(*replicas: ReplicaState, ill: int = 0, failed_ago_s: float = 60.0, new: RevisionMemory = NEW) -> bool:
+    """Whether a witness is due for the first of these; ``ill`` of those after it are not well either."""
+    rollout = replace(pool(replicas), revision="2", revisions=("1", "2"))
+    known = PoolMemory(revisions={"1": OLD, "2": new})
+    well = [r for r in replicas[1 + ill :] if r.serving]
+    return witness_due(rollout, known, replicas[0], well, AT - failed_ago_s, AT, SETTINGS)
+
+
+def one(revision: str, name: str = "x", served_s: float = 200.0, phase: Phase = Phase.READY) -> ReplicaState:
+    return replica(name, phase, since_at=AT - served_s, revision=revision)
+
+
+FIRST, BEFORE = one("2", "a0"), one("1", "a1", 8e3)
+"""The first of a new revision, which was well for 140 s and then was not, and one of the revision before it."""
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.LOADING, Phase.READY])
+def test_the_next_of_a_revision_on_trial_is_waited_for(phase: Phase) -> None:
+    assert awaited(FIRST, BEFORE, one("2", served_s=10.0, phase=phase))
+
+
+def test_another_one_that_is_ill_as_well_is_no_proof_that_the_revision_is_well() -> None:
+    assert awaited(FIRST, one("2", served_s=5e3), BEFORE, ill=1)
+
+
+def test_nobody_is_waited_for_once_another_one_has_been_well_for_longer() -> None:
+    assert awaited(FIRST, BEFORE, one("2", served_s=140.0 + WITNESS_S))
+    assert not awaited(FIRST, BEFORE, one("2", served_s=141.0 + WITNESS_S))
+
+
+def test_nobody_is_waited_for_where_there_is_nobody_nothing_else_serves_or_it_takes_too_long() -> None:
+    coming = one("2", phase=Phase.LOADING)
+    assert not awaited(FIRST, BEFORE)
+    assert not awaited(FIRST, coming)
+    assert awaited(FIRST, BEFORE, coming, failed_ago_s=WITNESS_WAIT_S)
+    assert not awaited(FIRST, BEFORE, coming, failed_ago_s=WITNESS_WAIT_S + 1.0)
+
+
+def test_nobody_is_waited_for_where_no_revision_is_on_trial() -> None:
+    coming = one("2", phase=Phase.LOADING)
+    assert not awaited(one("1", "a0"), BEFORE, coming)
+    assert not awaited(FIRST, BEFORE, coming, new=replace(NEW, healthy_s=SETTINGS.good_after_s))

@@ -378,7 +378,8 @@ def test_errors_alike_on_all_replicas_never_heal(
     rng = np.random.default_rng(seed)
     remediations = errors_seen([[(int(rng.binomial(n := rng.poisson(ended * (1.0 + uneven * i)), share)), n)
                                  for i in range(count)] for share, ended in history])  # fmt: skip
-    assert remediations == []
+    told = [r for r in remediations if isinstance(r, Page) and count == 1]  # who is alone has no peers to clear it
+    assert remediations == told
 
 
 @often

@@ -3,10 +3,90 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
 
-from policies.failing import FailingSettings
-from policies.fleet import ReplicaMetrics, ReplicaState
+from policies.failing_settings import FailingSettings
+from policies.fleet import FleetState, ReplicaMetrics, ReplicaState, Stage
 from policies.memory import AnswerMemory, ReplicaMemory
+
+
+def remember_all(
+    look: FleetState, before: Mapping[str, ReplicaMemory], settings: FailingSettings
+) -> dict[str, ReplicaMemory]:
+    """Return what is known of every replica now: of each by itself, and then what its peers answered meanwhile."""
+    replicas = {pool.key.replica(r.id): (pool.key.stage, r) for pool in look.pools for r in pool.replicas}
+    counted_at = look.gateway_heard_at[1]
+    now = {name: remember(look.at, counted_at, r, before.get(name), settings) for name, (_, r) in replicas.items()}
+    after = {name: known for name, known in now.items() if known is not None}
+    same = {name: known for name, (_, r) in replicas.items() if (known := before.get(name)) and _goes_on(r, known)}
+    stage_of = {name: stage for name, (stage, _) in replicas.items()}
+    for witness in _WITNESSES:
+        after = _with_runs(after, same, stage_of, witness, settings)
+    return after
+
+
+def _goes_on(replica: ReplicaState, before: ReplicaMemory) -> bool:
+    return before.life == replica.life and not (replica.metrics is not None and _began_anew(replica.metrics, before))
+
+
+_Which = Literal["by_gateway", "by_itself"]
+_WITNESSES: tuple[_Which, ...] = ("by_gateway", "by_itself")
+
+
+def _of(known: ReplicaMemory | None, witness: _Which) -> AnswerMemory | None:
+    if known is None:
+        return None
+    return known.by_gateway if witness == "by_gateway" else known.by_itself
+
+
+def _with_runs(
+    after: Mapping[str, ReplicaMemory],
+    before: Mapping[str, ReplicaMemory],
+    stage_of: Mapping[str, Stage],
+    witness: _Which,
+    settings: FailingSettings,
+) -> dict[str, ReplicaMemory]:
+    """Return the memory with runs of errors counted on, one replica at a time."""
+    growth = {
+        name: _growth(_of(before.get(name), witness), _of(known, witness), settings) for name, known in after.items()
+    }
+    found = dict(after)
+    for name, known in after.items():
+        counts, last = _of(known, witness), _of(before.get(name), witness)
+        if counts is None or last is None or _anew(last, counts, settings):
+            continue
+        good, bad = growth[name]
+        even = settings.failed_ratio / 2.0
+        level = round(min(max(0.0, last.run_level + bad - even * (good + bad)), settings.run_ends_after * even), 3)
+        if level == 0.0:
+            run = (0.0, 0.0, 0.0, 0.0)
+        else:
+            beside = [growth[other] for other in after if stage_of[other] == stage_of[name]]
+            more = (good, bad, max(0.0, sum(p[0] for p in beside) - good), max(0.0, sum(p[1] for p in beside) - bad))
+            had = (last.run_answered, last.run_failed, last.peers_answered, last.peers_failed)
+            run = tuple(round((a if last.run_level > 0.0 else 0.0) + b, 3) for a, b in zip(had, more, strict=True))
+        began_at = (last.run_at if last.run_level > 0.0 else counts.told_at) if level > 0.0 else None
+        counts = replace(
+            counts, run_level=level, run_answered=run[0], run_failed=run[1], peers_answered=run[2],
+            peers_failed=run[3], run_at=began_at,
+        )  # fmt: skip
+        found[name] = replace(known, by_gateway=counts) if witness == "by_gateway" else replace(known, by_itself=counts)
+    return found
+
+
+def _anew(before: AnswerMemory, now: AnswerMemory, settings: FailingSettings) -> bool:
+    """Return whether counting began anew at this look."""
+    fell = now.answered_total < before.answered_total or now.failed_total < before.failed_total
+    return now.told_at != before.told_at and (fell or now.told_at - before.told_at > settings.look_back_s)
+
+
+def _growth(before: AnswerMemory | None, now: AnswerMemory | None, settings: FailingSettings) -> tuple[float, float]:
+    """Return good answers and errors since the last look; none where that is not known."""
+    if before is None or now is None or now.told_at <= before.told_at or _anew(before, now, settings):
+        return 0.0, 0.0
+    return now.answered_total - before.answered_total, now.failed_total - before.failed_total
 
 
 def remember(
@@ -159,6 +239,12 @@ def _counted(
         answered=round(before.answered * kept + good, 3),
         failed=round(before.failed * kept + bad, 3),
         worse_at=before.worse_at,
+        run_level=before.run_level,
+        run_answered=before.run_answered,
+        run_failed=before.run_failed,
+        peers_answered=before.peers_answered,
+        peers_failed=before.peers_failed,
+        run_at=before.run_at,
         answered_long=round(before.answered_long * kept_long + good, 3),
         failed_long=round(before.failed_long * kept_long + bad, 3),
     )
