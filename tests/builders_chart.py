@@ -19,7 +19,19 @@ ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "deploy" / "chart"
 RELEASE = NAMESPACE = "foresail"
 IMAGE = {"image": {"repository": "foresail"}}
-FEATURES = ("nodes", "scale", "cordon", "restart", "delete", "rollBack", "avoidNodes", "route", "lease", "events", "policies")  # fmt: skip
+FEATURES = (
+    "nodes",
+    "scale",
+    "cordon",
+    "restart",
+    "delete",
+    "rollBack",
+    "avoidNodes",
+    "route",
+    "lease",
+    "events",
+    "policies",
+)
 WORKLOADS = [{"namespace": "serving", "kind": "Deployment", "name": "llama-a100", "minReplicas": 2, "maxReplicas": 40}]
 EVERYTHING: dict[str, Any] = {
     "namespaces": ["serving", "batch"],

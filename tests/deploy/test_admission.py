@@ -69,7 +69,9 @@ def test_a_workload_is_scaled_within_its_bounds(admission: Admission, replicas: 
 
 @pytest.mark.parametrize("replicas", [0, 1, 41, 10_000])
 def test_a_workload_is_not_scaled_beyond_its_bounds(admission: Admission, replicas: int) -> None:
-    assert admission.refusals(scale(replicas)) == ["outside of minReplicas and maxReplicas in the values of Foresail's chart"]  # fmt: skip
+    assert admission.refusals(scale(replicas)) == [
+        "outside of minReplicas and maxReplicas in the values of Foresail's chart"
+    ]
 
 
 def test_a_workload_that_is_not_listed_is_not_scaled(admission: Admission) -> None:
@@ -80,7 +82,14 @@ def test_a_workload_that_is_not_listed_is_not_scaled(admission: Admission) -> No
 
 
 def test_a_workload_of_a_custom_kind_has_bounds_too() -> None:
-    workload = {"namespace": "serving", "group": "ray.io", "plural": "rayservices", "name": "r", "minReplicas": 0, "maxReplicas": 2}  # fmt: skip
+    workload = {
+        "namespace": "serving",
+        "group": "ray.io",
+        "plural": "rayservices",
+        "name": "r",
+        "minReplicas": 0,
+        "maxReplicas": 2,
+    }
     admission = Admission(rendered({**EVERYTHING, "workloads": [workload]}))
     assert admission.refusals(scale(0, "r", "rayservices/scale", "ray.io")) == []
     assert admission.refusals(scale(3, "r", "rayservices/scale", "ray.io")) != []
@@ -187,7 +196,13 @@ def test_nothing_else_of_a_workload_is_changed(admission: Admission, path: tuple
 
 def test_a_template_keeps_the_rights_that_it_had(admission: Admission) -> None:
     old = changed(workload(), *TEMPLATE, "spec", "hostNetwork", to=True)
-    old = changed(changed(old, *ENGINE, "securityContext", to={"privileged": True}), *TEMPLATE, "spec", "serviceAccountName", to="engine")  # fmt: skip
+    old = changed(
+        changed(old, *ENGINE, "securityContext", to={"privileged": True}),
+        *TEMPLATE,
+        "spec",
+        "serviceAccountName",
+        to="engine",
+    )
     assert admission.refusals(of_workload(old, changed(old, *ENGINE, "image", to="v:0"))) == []
 
 
@@ -290,7 +305,11 @@ def test_only_routes_that_are_named_are_written_where_any_is() -> None:
 @pytest.mark.parametrize("operation", ["CREATE", "UPDATE"])
 def test_one_lease_is_written(admission: Admission, operation: str) -> None:
     group = "coordination.k8s.io"
-    for name, namespace, allowed in (("foresail", NAMESPACE, True), ("other", NAMESPACE, False), ("foresail", "serving", False)):  # fmt: skip
+    for name, namespace, allowed in (
+        ("foresail", NAMESPACE, True),
+        ("other", NAMESPACE, False),
+        ("foresail", "serving", False),
+    ):
         lease = {"metadata": {"name": name}}
         old = None if operation == "CREATE" else lease
         request = Request(operation, group, "leases", namespace, "" if operation == "CREATE" else name, lease, old)
@@ -309,7 +328,9 @@ def test_of_a_node_only_taints_of_our_own_and_unschedulable_change(admission: Ad
     avoided = changed(old, "spec", "taints", to=[theirs, ours])
     assert not refused(avoided)
     assert not refused(old, avoided)
-    assert not refused(changed(changed(old, "spec", "unschedulable", to=True), "spec", "taints", to=[theirs, automatic]))  # fmt: skip
+    assert not refused(
+        changed(changed(old, "spec", "unschedulable", to=True), "spec", "taints", to=[theirs, automatic])
+    )
     assert refused(changed(old, "spec", "taints", to=[ours]))
     assert refused(changed(old, "spec", "taints", to=None))
     assert refused(changed(old, "spec", "podCIDR", to="d"))
@@ -375,7 +396,15 @@ def test_what_only_looks_writes_events_and_nothing_else(observing: Admission) ->
 
 
 def test_each_feature_brings_the_policy_that_bounds_it() -> None:
-    brought = {"scale": {"scale"}, "cordon": {"pods"}, "delete": {"pods"}, "rollBack": {"workloads"}, "lease": {"lease"}, "avoidNodes": {"nodes"}, "route": {"httproutes", "virtualservices"}}  # fmt: skip
+    brought = {
+        "scale": {"scale"},
+        "cordon": {"pods"},
+        "delete": {"pods"},
+        "rollBack": {"workloads"},
+        "lease": {"lease"},
+        "avoidNodes": {"nodes"},
+        "route": {"httproutes", "virtualservices"},
+    }
     for feature in FEATURES:
         values = {**EVERYTHING, "kinds": ["Deployment"], "replicas": 1, "features": {feature: True}}
         found = rendered(values)

@@ -32,7 +32,11 @@ from tests.builders_chart import (
 
 POSTGRES = {"audit": {"url": "postgresql+psycopg://foresail@db.data.svc/foresail"}}
 AUTO = {"modes": {"scaling": "auto", "traffic": "auto", "healing": "auto"}}
-ALL_ON = {"features": dict.fromkeys(FEATURES, True), "routes": ["HTTPRoute"], "workloads": [{**WORKLOADS[0], "namespace": NAMESPACE}]}  # fmt: skip
+ALL_ON = {
+    "features": dict.fromkeys(FEATURES, True),
+    "routes": ["HTTPRoute"],
+    "workloads": [{**WORKLOADS[0], "namespace": NAMESPACE}],
+}
 
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -145,7 +149,10 @@ def test_secrets_are_mounted_and_never_in_the_environment() -> None:
     spec = the(rendered(EVERYTHING), "Deployment")["spec"]["template"]["spec"]
     env = spec["containers"][0]["env"]
     assert env == [{"name": "PGPASSFILE", "value": "/run/foresail/pgpass"}]
-    assert {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume} == {"prometheus", "audit"}  # fmt: skip
+    assert {volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume} == {
+        "prometheus",
+        "audit",
+    }
     secret = {"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
     assert "env" in refusal({"env": [secret]})
 
@@ -254,7 +261,13 @@ def test_the_schema_has_every_value_and_nothing_else() -> None:
             found += open_ended(part["items"], f"{path}[]")
         return found
 
-    left_to_others = (".global", ".settings", ".affinity.", ".networkPolicy.statusFrom[].", ".networkPolicy.extraEgress[].")  # fmt: skip
+    left_to_others = (
+        ".global",
+        ".settings",
+        ".affinity.",
+        ".networkPolicy.statusFrom[].",
+        ".networkPolicy.extraEgress[].",
+    )
     assert [path for path in open_ended(schema, "") if not path.startswith(left_to_others)] == []
 
 
