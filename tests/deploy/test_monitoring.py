@@ -8,16 +8,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from controller.ports import TickPhase
+from controller.adapters.sql_audit import OUTCOME_KINDS, kind_of
+from controller.ports import Outcome, TickPhase
 from forecasting.drift import DRIFT_KINDS
 from forecasting.series import CHANNELS
 from policies.fleet import Phase
 from tests.builders_metrics_page import published
+from tests.builders_records import blind_tick
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "chart"
@@ -73,10 +75,10 @@ def test_what_is_asked_for_is_published(expression: str, page: Mapping[str, set[
 def test_words_in_matchers_are_words_of_the_program() -> None:
     """A misspelled phase or outcome would match nothing, and look like peace."""
     known = {
-        "phase": {str(phase) for phase in Phase} | set(TickPhase.__args__) | {"whole"},  # type: ignore[attr-defined]
+        "phase": {str(phase) for phase in Phase} | {*get_args(TickPhase), "whole"},
         "kind": set(DRIFT_KINDS),
         "channel": {channel.removesuffix("_per_s") for channel in CHANNELS},
-        "outcome": {"done", "held", "failed", "blind", "broken", "waiting", "acted", "decided"},
+        "outcome": {*get_args(Outcome), *OUTCOME_KINDS, kind_of(blind_tick(0.0))},
         "result": {"done", "nothing", "failed"},
     }
     found = [match for text in expressions() for match in re.findall(r'(\w+)\s*(?:=~|!=|=)\s*"([^"$]*)"', text)]
