@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-helm = pytest.importorskip("helm_python", reason="the chart is rendered by Helm itself: pip install '.[helm]'")
+helm = pytest.importorskip("helm_python", reason="the chart is rendered by Helm itself: pip install '.[dev]'")
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "deploy" / "chart"
