@@ -1,6 +1,7 @@
 """What does the chart install, as plain manifests for those without Helm? Writes deploy/manifests from deploy/examples.
 
-Run it with ``make manifests`` after a change of the chart; a test says when that was forgotten.
+It also writes the definition of ScalingPolicy into the chart, from the settings models. Run it with ``make manifests``
+after a change of either; a test says when that was forgotten.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Any
 
 import yaml
 
+from controller.adapters.kube.policy_schema import PLURAL, definition
+
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "deploy" / "chart"
 EXAMPLES = ROOT / "deploy" / "examples"
 MANIFESTS = ROOT / "deploy" / "manifests"
+DEFINITION = CHART / "crds" / f"{PLURAL}.yaml"
 RELEASE = NAMESPACE = "foresail"
 HEADER = """\
 # Written by `make manifests` from deploy/chart with deploy/examples/{name}.yaml; never edited by hand.
@@ -48,6 +52,12 @@ def manifest(name: str) -> str:
     return HEADER.format(name=name) + "---\n".join(_dumped(_in_order(objects)))
 
 
+def custom_resource() -> str:
+    """Return the definition of ScalingPolicy."""
+    header = "# Written by `make manifests` from controller/adapters/kube/policy_schema.py; never edited by hand.\n"
+    return header + _dumped([definition()])[0]
+
+
 def _without_helm(found: dict[str, Any]) -> dict[str, Any]:
     metadata = dict(found["metadata"])
     for part in ("labels", "annotations"):
@@ -67,8 +77,8 @@ def _dumped(objects: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    """Write a manifest for each example."""
-    MANIFESTS.mkdir(exist_ok=True)
+    """Write the definition, and a manifest for each example."""
+    DEFINITION.write_text(custom_resource())
     for example in sorted(EXAMPLES.glob("*.yaml")):
         (MANIFESTS / example.name).write_text(manifest(example.stem))
         sys.stdout.write(f"deploy/manifests/{example.name} written\n")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import foresail
-from tests.builders_chart import problems_of
+from tests.builders_chart import chart, problems_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "deploy" / "examples").glob("*.yaml"))
@@ -34,6 +34,12 @@ def test_there_is_an_example_that_looks_and_one_that_acts() -> None:
 def test_the_manifest_is_what_the_chart_renders(example: Path, script: ModuleType) -> None:
     kept = (ROOT / "deploy" / "manifests" / example.name).read_text()
     assert script.manifest(example.stem) == kept, "the chart changed: run `make manifests`"
+
+
+def test_the_definition_of_the_custom_resource_is_that_of_the_settings_models(script: ModuleType) -> None:
+    assert script.custom_resource() == script.DEFINITION.read_text(), "the settings changed: run `make manifests`"
+    (bundled,) = chart().crds
+    assert yaml.safe_load(bundled["data"]) == yaml.safe_load(script.custom_resource())
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
