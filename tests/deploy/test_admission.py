@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from controller.adapters.kube.permissions import Feature, Installation, Scope, permissions
-from tests.builders_admission import Admission, Request
-from tests.builders_chart import EVERYTHING, FEATURES, NAMESPACE, Object, rendered
+from tests.builders_admission import Admission, Request, cel
+from tests.builders_chart import EVERYTHING, FEATURES, NAMESPACE, Object, of_kind, rendered
 
 GATEWAY = "gateway.networking.k8s.io"
 
@@ -335,6 +336,69 @@ def test_of_a_node_only_taints_of_our_own_and_unschedulable_change(admission: Ad
     assert refused(changed(old, "spec", "taints", to=None))
     assert refused(changed(old, "spec", "podCIDR", to="d"))
     assert refused(changed(old, "metadata", "labels", "zone", to="b"))
+
+
+# The policies themselves
+
+RESERVED = {
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+}
+
+
+def test_the_api_server_takes_names_and_messages() -> None:
+    """It refuses a policy with a variable that is a reserved word, or a message of several lines."""
+    policies = of_kind(rendered(EVERYTHING), "ValidatingAdmissionPolicy")
+    assert len(policies) == 9
+    for policy in policies:
+        spec = policy["spec"]
+        names = [variable["name"] for variable in spec.get("variables", ())]
+        assert all(re.fullmatch(r"[_a-zA-Z]\w*", name) and name not in RESERVED for name in names)
+        assert len(set(names)) == len(names)
+        for validation in spec["validations"]:
+            assert re.fullmatch(r"\S[^\n]{9,}", validation["message"])
+            assert "\n" not in validation["expression"]
+        # A variable is there only for what comes after it, so that nothing waits for itself.
+        for number, variable in enumerate(spec.get("variables", ())):
+            assert set(re.findall(r"variables\.(\w+)", variable["expression"])) <= set(names[:number])
+        for validation in spec["validations"]:
+            assert set(re.findall(r"variables\.(\w+)", validation["expression"])) <= set(names)
+        assert {rule_part for rule in spec["matchConstraints"]["resourceRules"] for rule_part in rule} == {
+            "apiGroups",
+            "apiVersions",
+            "operations",
+            "resources",
+        }
+
+
+def test_a_refusal_says_what_was_tried_where() -> None:
+    (writes,) = [
+        p for p in of_kind(rendered(), "ValidatingAdmissionPolicy") if p["metadata"]["name"].endswith("writes")
+    ]
+    told = cel.evaluate(
+        writes["spec"]["validations"][0]["messageExpression"],
+        {"request": scale(3).shown(), "variables": {"target": "apps/deployments/scale", "place": "serving"}},
+    )
+    assert told == "no feature that is enabled lets Foresail UPDATE apps/deployments/scale in namespace 'serving'"
 
 
 # Everything else
