@@ -76,7 +76,8 @@ def test_a_workload_is_not_scaled_beyond_its_bounds(admission: Admission, replic
 
 
 def test_a_workload_that_is_not_listed_is_not_scaled(admission: Admission) -> None:
-    assert admission.refusals(scale(3, "billing"))
+    listed = "this workload is not listed under workloads in the values of Foresail's chart"
+    assert listed in admission.refusals(scale(3, "billing"))
     assert admission.refusals(replace(scale(3), namespace="batch"))
     assert admission.refusals(scale(3, resource="statefulsets/scale"))
     assert admission.refusals(scale(3, resource="rayservices/scale", group="ray.io"))
@@ -218,6 +219,13 @@ def test_of_the_status_of_a_rollout_only_abort_changes(admission: Admission) -> 
     old = {**workload(), "status": {"phase": "Progressing", "canary": {"weight": 20}}}
     abort = changed(old, "status", "abort", to=True)
     assert admission.refusals(of_workload(old, abort, "rollouts/status", "argoproj.io")) == []
+    unlabelled = changed(old, "metadata", "labels", to=None)
+    assert (
+        admission.refusals(
+            of_workload(unlabelled, changed(unlabelled, "status", "abort", to=True), "rollouts/status", "argoproj.io")
+        )
+        != []
+    )
     lie = changed(old, "status", "phase", to="Healthy")
     assert admission.refusals(of_workload(old, lie, "rollouts/status", "argoproj.io")) != []
 
@@ -268,11 +276,16 @@ def test_weights_are_set(admission: Admission, resource: str) -> None:
         ("httproutes", ("spec", "rules"), []),
         ("httproutes", ("spec", "parentRefs"), [{"name": "other"}]),
         ("httproutes", ("spec", "hostnames"), ["*"]),
-        ("httproutes", ("metadata", "labels", "a"), "b"),
+        ("httproutes", ("metadata", "labels"), {"a": "b"}),
+        ("httproutes", ("metadata", "annotations"), {"a": "b"}),
+        ("httproutes", ("metadata", "finalizers"), ["stuck"]),
         ("virtualservices", ("spec", "http", 0, "route", 0, "destination", "host"), "attacker"),
         ("virtualservices", ("spec", "http", 0, "timeout"), "1s"),
         ("virtualservices", ("spec", "hosts"), ["*"]),
         ("virtualservices", ("spec", "tcp"), []),
+        ("virtualservices", ("metadata", "labels"), {"a": "b"}),
+        ("virtualservices", ("metadata", "annotations"), {"a": "b"}),
+        ("virtualservices", ("metadata", "ownerReferences"), [{"name": "x"}]),
     ],
     ids=str,
 )
@@ -286,18 +299,19 @@ def test_nothing_else_of_a_route_is_changed(
 
 def test_a_rule_beyond_the_sixteenth_is_not_overlooked(admission: Admission) -> None:
     old = virtual_service()
-    old["spec"]["http"] *= 17
+    old["spec"]["http"] = [copy.deepcopy(old["spec"]["http"][0]) for _ in range(17)]
     new = changed(old, "spec", "http", 16, "timeout", to="1s")
     group = "networking.istio.io"
     assert admission.refusals(Request("UPDATE", group, "virtualservices", name="llama", new=new, old=old)) != []
 
 
-def test_only_routes_that_are_named_are_written_where_any_is() -> None:
+@pytest.mark.parametrize("resource", list(ROUTES))
+def test_only_routes_that_are_named_are_written_where_any_is(resource: str) -> None:
     admission = Admission(rendered({**EVERYTHING, "routeNames": ["llama"]}))
-    old = http_route()
-    new = changed(old, "spec", "rules", 0, "backendRefs", 0, "weight", to=1)
-    assert admission.refusals(Request("UPDATE", GATEWAY, "httproutes", name="llama", new=new, old=old)) == []
-    assert admission.refusals(Request("UPDATE", GATEWAY, "httproutes", name="other", new=new, old=old)) != []
+    group, old, rules, refs = ROUTES[resource]
+    new = changed(old, "spec", rules, 0, refs, 0, "weight", to=1)
+    assert admission.refusals(Request("UPDATE", group, resource, name="llama", new=new, old=old)) == []
+    assert admission.refusals(Request("UPDATE", group, resource, name="other", new=new, old=old)) != []
 
 
 # Leases and nodes
@@ -336,6 +350,9 @@ def test_of_a_node_only_taints_of_our_own_and_unschedulable_change(admission: Ad
     assert refused(changed(old, "spec", "taints", to=None))
     assert refused(changed(old, "spec", "podCIDR", to="d"))
     assert refused(changed(old, "metadata", "labels", "zone", to="b"))
+    assert refused(changed(old, "metadata", "annotations", to={"a": "b"}))
+    assert refused(changed(old, "metadata", "finalizers", to=["stuck"]))
+    assert not refused(changed(old, "metadata", "annotations", to={"foresail.dev/avoided": "X"}))
 
 
 # The policies themselves
