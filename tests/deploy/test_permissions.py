@@ -64,6 +64,7 @@ def test_the_chart_has_a_switch_for_every_feature() -> None:
     assert {*FEATURES, "read"} == set(Feature)
 
 
+@pytest.mark.slow
 def test_the_roles_are_what_is_needed_for_every_combination_of_features() -> None:
     for switches in product([False, True], repeat=len(FEATURES)):
         on = frozenset(Feature(name) for name, is_on in zip(FEATURES, switches, strict=True) if is_on)
