@@ -293,12 +293,15 @@ def test_the_schema_has_every_value_and_nothing_else() -> None:
         ({"settings": {"modes": {"traffic": "approve"}}}, "features.route"),
         ({"settings": {"modes": {"workloads": {"m": {"healing": "auto"}}}}}, "features.restart"),
         ({"serviceAccount": {"create": False}}, "serviceAccount.name"),
+        ({"settings": {"audit": {"url": "postgresql://foresail:hunter2@db/foresail"}}}, "audit.url holds a password"),
+        ({"settings": {"registry": {"store": "https://me:hunter2@mlflow"}}}, "registry.store holds a password"),
         ({"settings": {"daemon": {"status": {"address": "0.0.0.0:80"}}}}, "port 9464"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_work_is_refused_by_name(values: dict[str, Any], named: str) -> None:
     assert named in refusal(values)
+    assert "hunter2" not in refusal(values)
 
 
 # The network

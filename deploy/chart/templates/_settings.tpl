@@ -49,6 +49,12 @@
 {{- if not (hasSuffix ":9464" (fromYaml (include "foresail.settings" .)).daemon.status.address) -}}
 {{- fail "settings.daemon.status.address: the chart's probes ask port 9464" -}}
 {{- end -}}
+{{- $settings := fromYaml (include "foresail.settings" .) -}}
+{{- range $key, $url := dict "audit.url" $settings.audit.url "registry.store" $settings.registry.store -}}
+{{- if regexMatch "://[^/@]*:[^/@]*@" $url -}}
+{{- fail (printf "settings.%s holds a password, and a ConfigMap is no place for one: give it by postgres.passfileSecret" $key) -}}
+{{- end -}}
+{{- end -}}
 {{- $modes := get .Values.settings "modes" | default dict -}}
 {{- $on := .Values.features -}}
 {{- if and (include "foresail.mayAct" (dict "modes" $modes "class" "scaling")) (not $on.scale) -}}
