@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test clean
+.PHONY: help install demo check test manifests clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -29,6 +29,9 @@ test: export OMP_NUM_THREADS = 1
 test: check  ## set up, check, and run every test
 	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore=tests/live --cov --cov-report=
 	$(PYTHON) -m pytest tests/live -n 3 --dist loadfile --cov --cov-append --cov-report=term
+
+manifests: $(INSTALLED)  ## write deploy/manifests anew from the Helm chart
+	$(PYTHON) scripts/manifests.py
 
 clean:  ## remove .venv, caches and build output
 	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov

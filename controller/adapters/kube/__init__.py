@@ -1,6 +1,8 @@
 """What does a Kubernetes cluster hold of the fleet: a watched cache, and its objects as pools, replicas and nodes.
 
-``json_reading``, ``pods``, ``groups``, ``templates``, ``workloads``, ``revisions``, ``discovery``, ``pool_states``,
-``nodes`` and ``routes`` are pure; ``client``, ``stores`` and ``reflector`` talk to the API server; ``cluster`` puts them
-together. ``permissions`` says what of the API each feature needs, ``policy_schema`` how settings look as an object.
+Pure: ``json_reading``, ``kinds``, ``templates``, ``pods``, ``groups``, ``workloads``, ``revisions``, ``discovery``,
+``label_selectors``, ``pool_states`` and ``nodes`` turn what an API server says into states, or into refusals; ``routes``
+reads and changes shares of traffic; ``permissions`` says what each feature needs of the API, ``policy_schema`` how
+settings look as an object. The edge: ``reach`` and ``client`` ask the server, ``reflector`` keeps ``stores`` as it has
+them, and ``cluster`` tells of pools and nodes.
 """

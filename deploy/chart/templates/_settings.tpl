@@ -1,0 +1,101 @@
+{{- define "foresail.settings" -}}
+{{- $own := dict
+  "audit" (dict "url" "sqlite:////var/lib/foresail/audit.db")
+  "registry" (dict "store" "sqlite:////var/lib/foresail/mlflow.db" "cache" "/var/cache/foresail/models")
+  "daemon" (dict
+    "kill_switch" "/etc/foresail-stop/STOP"
+    "status" (dict "address" "0.0.0.0:9464" "public" true)
+  )
+  "approvals" (dict "folder" "/var/lib/foresail/approvals")
+-}}
+{{- toYaml (mustMergeOverwrite $own (deepCopy .Values.settings)) -}}
+{{- end -}}
+
+{{- define "foresail.auditUrl" -}}
+{{- get (get (fromYaml (include "foresail.settings" .)) "audit") "url" -}}
+{{- end -}}
+
+{{- define "foresail.auditIsPostgres" -}}
+{{- if hasPrefix "postgres" (include "foresail.auditUrl" .) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "foresail.replicas" -}}
+{{- if not (kindIs "invalid" .Values.replicas) -}}{{ int .Values.replicas }}
+{{- else if and (include "foresail.auditIsPostgres" .) .Values.features.lease -}}2
+{{- else -}}1
+{{- end -}}
+{{- end -}}
+
+{{/* Every mode of one class of action, of the fleet and of single workloads. */}}
+{{- define "foresail.modesOf" -}}
+{{- $modes := .modes -}}{{- $class := .class -}}
+{{- $found := list (get $modes $class | default "observe") -}}
+{{- range values (get $modes "workloads" | default dict) -}}
+{{- with get . $class -}}{{- $found = append $found . -}}{{- end -}}
+{{- end -}}
+{{- $found | uniq | toJson -}}
+{{- end -}}
+
+{{- define "foresail.mayAct" -}}
+{{- $found := fromJsonArray (include "foresail.modesOf" .) -}}
+{{- if or (has "approve" $found) (has "auto" $found) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Values that contradict each other are refused before anything is installed. */}}
+{{- define "foresail.checks" -}}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.create is false, and serviceAccount.name is empty: name the one to be used" -}}
+{{- end -}}
+{{- if not (hasSuffix ":9464" (fromYaml (include "foresail.settings" .)).daemon.status.address) -}}
+{{- fail "settings.daemon.status.address: the chart's probes ask port 9464" -}}
+{{- end -}}
+{{- $settings := fromYaml (include "foresail.settings" .) -}}
+{{- range $key, $url := dict "audit.url" $settings.audit.url "registry.store" $settings.registry.store -}}
+{{- if regexMatch "://[^/@]*:[^/@]*@" $url -}}
+{{- fail (printf "settings.%s holds a password, and a ConfigMap is no place for one: give it by postgres.passfileSecret" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- $modes := get .Values.settings "modes" | default dict -}}
+{{- $on := .Values.features -}}
+{{- if and (include "foresail.mayAct" (dict "modes" $modes "class" "scaling")) (not $on.scale) -}}
+{{- fail "settings.modes.scaling lets replicas be scaled, and features.scale is false: set it, or choose observe or recommend" -}}
+{{- end -}}
+{{- if and (include "foresail.mayAct" (dict "modes" $modes "class" "traffic")) (not $on.route) -}}
+{{- fail "settings.modes.traffic lets weights be set, and features.route is false: set it and name routes, or choose observe or recommend" -}}
+{{- end -}}
+{{- if and (include "foresail.mayAct" (dict "modes" $modes "class" "healing")) (not (and $on.cordon $on.restart)) -}}
+{{- fail "settings.modes.healing lets pods be cordoned and restarted, and features.cordon or features.restart is false: set both, or choose observe or recommend" -}}
+{{- end -}}
+{{- if and $on.route (not .Values.routes) -}}
+{{- fail "features.route is true, and routes is empty: name HTTPRoute or VirtualService" -}}
+{{- end -}}
+{{- if and $on.scale .Values.admissionPolicy.enabled (not .Values.workloads) -}}
+{{- fail "features.scale is true, and workloads is empty: name each workload with its bounds, for the admission policy refuses every other" -}}
+{{- end -}}
+{{- $namespaces := fromJsonArray (include "foresail.namespaces" .) -}}
+{{- range .Values.workloads -}}
+{{- if not (has .namespace $namespaces) -}}
+{{- fail (printf "workloads: %s/%s is in none of namespaces" .namespace .name) -}}
+{{- end -}}
+{{- if gt (int .minReplicas) (int .maxReplicas) -}}
+{{- fail (printf "workloads: %s/%s has a minReplicas above its maxReplicas" .namespace .name) -}}
+{{- end -}}
+{{- end -}}
+{{- $replicas := int (include "foresail.replicas" .) -}}
+{{- if gt $replicas 1 -}}
+{{- if not (include "foresail.auditIsPostgres" .) -}}
+{{- fail "replicas is more than 1: that needs a PostgreSQL audit log (settings.audit.url), for one process alone writes a SQLite file" -}}
+{{- end -}}
+{{- if not $on.lease -}}
+{{- fail "replicas is more than 1, and features.lease is false: without a leader they would all act" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The port of a URL, for the network policy. */}}
+{{- define "foresail.portOf" -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" (get $url "host") | trimPrefix ":" -}}
+{{- $schemes := dict "https" "443" "postgresql" "5432" -}}
+{{- $port | default (get $schemes (get $url "scheme" | splitList "+" | first)) | default "80" -}}
+{{- end -}}
