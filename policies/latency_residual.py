@@ -23,6 +23,9 @@ LATENCY = "latency forecast"
 LEAST_SPREAD = 0.05
 """Of the logarithm of TPOT over what is explained: five percent is how well a profile can fit."""
 
+FURTHEST = 10.0
+"""Of the same: a factor of 22,000 is as odd as any larger one, whatever an engine says of itself."""
+
 
 class LatencyResidualSettings(ResidualSettings):
     """When a pool is slower than its load explains."""
@@ -87,9 +90,9 @@ def look_at_latency(
     load_s = max(pace.explained_s, before_s)
     usual_s = load_s * math.exp(known.residual.location)
     beyond = pace.tpot_s >= (1.0 + settings.margin_ratio) * usual_s
-    residual, stray = look(
-        known.residual, at, math.log(pace.tpot_s / load_s), LEAST_SPREAD, settings, beyond=beyond, learning=learning
-    )
+    off = math.log(pace.tpot_s) - math.log(load_s)  # the quotient of what engines may say can be 0 or infinite
+    off = min(max(off, -FURTHEST), FURTHEST)
+    residual, stray = look(known.residual, at, off, LEAST_SPREAD, settings, beyond=beyond, learning=learning)
     after = LatencyMemory(float(f"{load_s:.5g}"), at, residual, queued_at)
     if stray is None:
         return after, None

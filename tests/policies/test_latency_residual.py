@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from policies.fleet import PoolState, Role
-from policies.latency_residual import LatencyLook, LatencyResidualSettings, look_at_latency
+from policies.latency_residual import FURTHEST, LatencyLook, LatencyResidualSettings, look_at_latency
 from policies.memory import PolicyMemory, PoolMemory
 from policies.pace import Pace, explained_s, paces
 from policies.profile_catalogue import profile_named
@@ -157,3 +157,13 @@ def test_what_is_remembered_of_a_pace_can_be_read_back() -> None:
     known, _ = run(lambda _: 40.0, late(2.5), QUIET_S + 60.0)
     memory = PolicyMemory(pools={str(KEY): PoolMemory(latency=known)})
     assert PolicyMemory.from_json(memory.to_json()) == memory
+
+
+@pytest.mark.parametrize("tpot_s", [5e-324, 1e-300, 1e300, math.inf])
+def test_whatever_an_engine_says_of_its_pace_is_held_against_its_load(tpot_s: float) -> None:
+    memory = LatencyMemory()
+    for look in range(40):
+        pace = Pace(tpot_s, 2.0, AT + 15.0 * look, replicas=1, serving=1, queued_ratio=0.0)
+        memory, _ = look_at_latency(memory, AT + 15.0 * look, pace, SETTINGS)
+    assert math.isfinite(memory.residual.location)
+    assert abs(memory.residual.location) <= FURTHEST

@@ -236,7 +236,7 @@ def _has(rule: Mapping[PoolKey, Backend], wanted: Mapping[PoolKey, float]) -> bo
 def _new_weights(
     kind: RouteKind, route: Json, rule: Mapping[PoolKey, Backend], wanted: Mapping[PoolKey, float]
 ) -> Iterator[tuple[Backend, int]]:
-    """Yield the backends of a rule whose weight changes. All weights may grow alike, so that ours can be shared finely.
+    """Yield the backends of a rule whose weight changes. All may grow alike, so that ours can be shared out finely.
 
     Backends that are no pool of ours keep their share of the rule, and so do all of ours together.
     """
@@ -244,11 +244,13 @@ def _new_weights(
     others = [b for b in backends_of(kind, route) if b.rule == number and b.path not in own and b.weight]
     ours = sum(backend.weight for backend in rule.values())
     if not others:
-        total, factor = WHOLE, 1
+        total, factor = WHOLE, 1.0
     elif ours:
-        finest = max(1, MOST_WEIGHT // max(ours, *(backend.weight for backend in others)))
+        # One of ours may get all that several had, so that all of theirs has to be admissible as one weight.
+        finest = MOST_WEIGHT / max(ours, *(backend.weight for backend in others))
         factor = min(finest, math.ceil(WHOLE / ours))
-        total = max(ours * factor, sum(share > 0 for share in wanted.values()))
+        factor = math.floor(factor) if factor >= 1 else factor
+        total = max(round(ours * factor), sum(share > 0 for share in wanted.values()))
     else:
         raise ActuationError(
             f"{', '.join(backend.name for backend in others)} get all that comes to rule {number}",
@@ -256,7 +258,7 @@ def _new_weights(
             "give our pools a part of it: how much of a rule that others share is ours is not for us to say",
         )
     new = [(rule[pool], weight) for pool, weight in _whole(wanted, total).items()]
-    new += [(backend, backend.weight * factor) for backend in others]
+    new += [(backend, max(1, round(backend.weight * factor))) for backend in others]
     yield from ((backend, weight) for backend, weight in new if backend.weight != weight or not backend.given)
 
 

@@ -164,6 +164,12 @@ def test_shares_that_are_none_are_refused(shares: dict[PoolKey, float]) -> None:
         patch_for("HTTPRoute", a_route("HTTPRoute", {"svc-a": 1, "svc-b": 1}), POOLS, shares)
 
 
+def test_weights_that_would_grow_beyond_what_is_admitted_shrink_alike() -> None:
+    route = a_route("HTTPRoute", {"svc-a": MOST_WEIGHT, "svc-b": MOST_WEIGHT, "legacy": MOST_WEIGHT})
+    changed = patched(route, patch_for("HTTPRoute", route, POOLS, {A: 1.0, B: 0.0}))
+    assert weights("HTTPRoute", changed) == {"svc-a": MOST_WEIGHT, "svc-b": 0, "legacy": MOST_WEIGHT // 2}
+
+
 def test_where_others_get_everything_our_part_is_not_taken_from_them() -> None:
     route = a_route("HTTPRoute", {"svc-a": 0, "svc-b": 0, "legacy": 5})
     with pytest.raises(ActuationError, match="legacy get all"):
