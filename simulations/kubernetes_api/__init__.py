@@ -5,9 +5,8 @@ knows Foresail.
 
 Entry points, which stay as they are:
 
-* ``running.running_api(clock=, kinds=, access=, seed=, port=, kept_changes=, bookmark_every_s=,
-  settle_every_s=)``: a context manager
-  that yields a ``RunningApi``: ``url``, ``version``, ``call(method, target, body)`` (in the process, past faults and
+* ``running.running_api(clock=, kinds=, access=, seed=, port=, kept_changes=, bookmark_every_s=, settle_every_s=)``: a
+  context manager that yields a ``RunningApi``: ``url``, ``version``, ``call(method, target, body)`` (in the process, past faults and
   rules), ``kubeconfig(token, namespace)`` and ``write_kubeconfig(path, ...)``.
 * The rest of the cluster: ``settle()`` steps all controllers until nothing changes, ``step()`` once;
   ``add_nodes(count)`` before pods can run, ``populate(deployment, copies)`` for a large fleet at once;
