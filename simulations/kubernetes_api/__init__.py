@@ -6,8 +6,8 @@ knows Foresail.
 Entry points, which stay as they are:
 
 * ``running.running_api(clock=, kinds=, access=, seed=, port=, kept_changes=, bookmark_every_s=, settle_every_s=)``: a
-  context manager that yields a ``RunningApi``: ``url``, ``version``, ``call(method, target, body)`` (in the process, past faults and
-  rules), ``kubeconfig(token, namespace)`` and ``write_kubeconfig(path, ...)``.
+  context manager that yields a ``RunningApi``: ``url``, ``version``, ``call(method, target, body)`` (in the process,
+  past faults and rules), ``kubeconfig(token, namespace)`` and ``write_kubeconfig(path, ...)``.
 * The rest of the cluster: ``settle()`` steps all controllers until nothing changes, ``step()`` once;
   ``add_nodes(count)`` before pods can run, ``populate(deployment, copies)`` for a large fleet at once;
   ``kubelet.start_s``, ``stop_s``, ``paused``, ``kubelet.troubles.pods["ns/name"] = "crash"`` (``unready``, ``stuck``,
