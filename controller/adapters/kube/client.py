@@ -16,11 +16,13 @@ from urllib.parse import urlencode
 from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, SSLError
 
+from controller.adapters.kube.changes import METHODS, Change, Fence, unfenced
 from controller.adapters.kube.json_reading import text, under
+from controller.adapters.kube.kinds import Resource
 from controller.adapters.kube.questions import ApiRefused, Question, Unreached, refusal
 from controller.adapters.kube.reach import Reach
 from controller.adapters.kube.settings import KubernetesSettings
-from controller.errors import ObservationError
+from controller.errors import ActuationError, ObservationError
 
 _CHUNK = 64 * 1024
 _MOST_ERROR_BYTES = 64 * 1024
@@ -30,15 +32,15 @@ _LAST_STATUS = 999
 
 
 class KubernetesApi:
-    """The API of one cluster, read only. Safe to use from several threads; close it after use."""
+    """The API of one cluster. Safe to use from several threads; close it after use."""
 
-    def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float]) -> None:
-        """Take the time from ``elapsed``, seconds that never go back; nothing is asked yet.
+    def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float], fence: Fence = unfenced) -> None:
+        """Take the time from ``elapsed``, seconds that never go back; nothing is asked yet. Every write asks ``fence``.
 
         Raises:
             ObservationError: If it cannot be told how the API is reached.
         """
-        self._settings, self._elapsed = settings, elapsed
+        self._settings, self._elapsed, self._fence = settings, elapsed, fence
         self._lock = Lock()
         self._reach = Reach(settings, elapsed)
 
@@ -50,6 +52,10 @@ class KubernetesApi:
     def close(self) -> None:
         """Give up the connections."""
         self._reach.pool.clear()
+
+    def get(self, resource: Resource, namespace: str, name: str, subresource: str = "") -> dict[str, Any]:
+        """Return one object as it is now; raises as ``page``."""
+        return self.page(Question("get", resource, namespace, name, subresource), {})
 
     def page(self, question: Question, query: Mapping[str, str]) -> dict[str, Any]:
         """Return one answer that is an object.
@@ -73,28 +79,56 @@ class KubernetesApi:
         except (HTTPError, OSError) as error:
             raise self._unreached(error, question) from None
 
-    def _ask(self, question: Question, query: Mapping[str, str], within_s: float) -> BaseHTTPResponse:
+    def change(self, change: Change) -> dict[str, Any]:
+        """Write once, if the fence still lets anything through, and return the object that comes back.
+
+        It is never sent twice: what was not answered may have happened.
+
+        Raises:
+            ActuationError: If nothing may be written any more.
+            Unreached, ApiRefused, ObservationError: As ``page``; ``acting`` makes ActuationErrors of them.
+        """
+        question, within_s = change.question, self._settings.write_timeout_s
+        why_not = self._fence(within_s)
+        if why_not:
+            raise ActuationError(f"not sent: {why_not}", str(question))
+        query = {"fieldManager": self._settings.ownership.field_manager, **change.query}
+        try:
+            return self._object(self._body(self._ask(question, query, within_s, change), question), question)
+        except (HTTPError, OSError) as error:
+            raise self._unreached(error, question) from None
+
+    def _ask(
+        self, question: Question, query: Mapping[str, str], within_s: float, change: Change | None = None
+    ) -> BaseHTTPResponse:
         """Return an answer of success whose body is still to be read."""
         reach = self._reach
-        response = self._send(reach, question, query, within_s)
+        response = self._send(reach, question, query, within_s, change)
         if response.status == 401:
             response.close()
             with self._lock:
                 if self._reach is reach:  # nobody else has read the credentials again
                     self._reach = Reach(self._settings, self._elapsed)
                     reach.pool.clear()
-            response = self._send(self._reach, question, query, within_s)
-        if response.status != 200:
+            response = self._send(self._reach, question, query, within_s, change)
+        if not 200 <= response.status < 300:
             raise self._refused(response, question)
         return response
 
-    def _send(self, reach: Reach, question: Question, query: Mapping[str, str], within_s: float) -> BaseHTTPResponse:
-        url = f"{reach.url}{question.resource.path(question.namespace)}?{urlencode(query)}"
+    def _send(
+        self, reach: Reach, question: Question, query: Mapping[str, str], within_s: float, change: Change | None
+    ) -> BaseHTTPResponse:
+        url = f"{reach.url}{question.path}?{urlencode(query)}"
         headers = {"Accept": question.accept, "User-Agent": "foresail", **reach.identity()}
-        timeout = Timeout(connect=self._settings.connect_timeout_s, read=within_s)
+        timeout = Timeout(connect=min(self._settings.connect_timeout_s, within_s), read=within_s)
+        body = None
+        if change is not None and change.body is not None:
+            body, headers["Content-Type"] = json.dumps(change.body).encode(), change.content_type
+        method = METHODS[question.verb]
         return reach.pool.request(
-            "GET", url, headers=headers, timeout=timeout, preload_content=False, retries=False, redirect=False
-        )
+            method, url, body=body, headers=headers, timeout=timeout, preload_content=False, retries=False,
+            redirect=False,
+        )  # fmt: skip
 
     def _body(self, response: BaseHTTPResponse, question: Question) -> bytes:
         chunks, size = [], 0

@@ -40,27 +40,42 @@ class ApiRefused(ObservationError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: ``verb`` as in rules of roles, of all namespaces where none is given."""
+    """What is asked: ``verb`` as in rules of roles, of one object, or of all namespaces where none is given."""
 
     verb: str
     resource: Resource
     namespace: str = ""
+    name: str = ""
+    subresource: str = ""
 
     def __str__(self) -> str:
+        name = f" {self.name}" if self.name else ""
         where = f" in {self.namespace}" if self.namespace else ""
-        return f"{self.verb} {self.resource.title}{where}"
+        return f"{self.verb} {self._title}{name}{where}"
+
+    @property
+    def path(self) -> str:
+        """Where it is asked."""
+        return "/".join(filter(None, (self.resource.path(self.namespace), self.name, self.subresource)))
+
+    @property
+    def _title(self) -> str:
+        resource = self.resource
+        plural = f"{resource.plural}/{self.subresource}" if self.subresource else resource.plural
+        return f"{plural}.{resource.group}" if resource.group else plural
 
     @property
     def right(self) -> str:
         """The rule that allows it."""
         place = f"a Role in namespace {self.namespace}" if self.namespace else "a ClusterRole"
         group = f'"{self.resource.group}"'
-        return f"{place} with apiGroups: [{group}], resources: [{self.resource.plural}], verbs: [{self.verb}]"
+        plural = f"{self.resource.plural}/{self.subresource}" if self.subresource else self.resource.plural
+        return f"{place} with apiGroups: [{group}], resources: [{plural}], verbs: [{self.verb}]"
 
     @property
     def accept(self) -> str:
         """The form in which the answer is wanted: plain, or metadata alone where that is enough."""
-        if not self.resource.metadata_only:
+        if not self.resource.metadata_only or self.name:
             return "application/json"
         form = "PartialObjectMetadataList" if self.verb == "list" else "PartialObjectMetadata"
         return f"application/json;as={form};g=meta.k8s.io;v=v1,application/json"
@@ -76,7 +91,7 @@ def refusal(status: int, said: str, question: Question, server: str, retry_after
         remedy = f"grant it: {question.right}"
     elif 300 <= status < 400:
         words, remedy = "redirected instead of answered", "give the address of the API server itself"
-    elif status == 404:
+    elif status == 404 and not question.name:
         remedy = f"is {question.resource.kind} installed in the cluster, in version {question.resource.version}?"
     return ApiRefused(
         f"HTTP {status}: {words}", str(question), remedy, status, min(retry_after_s, _LONGEST_RETRY_AFTER_S)

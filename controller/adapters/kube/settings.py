@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from controller.adapters.kube.ownership import OwnershipSettings
+from controller.leadership import LeaseSettings
 from policies.fleet import Role
 
 _MIB = 1024 * 1024
@@ -16,6 +18,7 @@ _LABEL = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z
 
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 KnownKind = Literal["Deployment", "StatefulSet", "LeaderWorkerSet", "Rollout"]
+AutoscalerKind = Literal["HorizontalPodAutoscaler", "ScaledObject", "VerticalPodAutoscaler"]
 
 
 class CustomKind(BaseModel):
@@ -59,6 +62,29 @@ class PoolPlace(BaseModel):
     usd_per_replica_hour: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Price of a replica hour in US dollars; 0 where unknown."
     )
+
+
+class RoutePlace(BaseModel):
+    """The route object whose weights share the requests of a model out among its pools."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["HTTPRoute", "VirtualService"] = Field("HTTPRoute", description="Kind of the route.")
+    namespace: Name = Field(description="Its namespace.")
+    name: Name = Field(description="Its name.")
+    model: str = Field(min_length=1, max_length=253, description="The model whose requests it shares out.")
+    backends: dict[str, str] = Field(
+        min_length=1,
+        description="What each pool of the model (its name, or name/role) is called there: name or namespace/name of "
+        "a Service or InferencePool, host or host/subset of an Istio destination.",
+    )
+
+
+class LeasePlace(LeaseSettings):
+    """The lease that replicas of Foresail hold in turn."""
+
+    namespace: Name = Field("default", description="Namespace of the lease: that of Foresail itself.")
+    name: Name = Field("foresail", description="Its name.")
 
 
 class KubernetesSettings(BaseModel):
@@ -134,8 +160,35 @@ class KubernetesSettings(BaseModel):
         description="Keys of taints of nodes that are about to be taken away.",
     )  # fmt: skip
 
+    autoscalers: tuple[AutoscalerKind, ...] = Field(
+        ("HorizontalPodAutoscaler",),
+        description="Kinds of autoscalers that are read, to leave alone what they scale; each wants rights of its own.",
+    )
+    ownership: OwnershipSettings = Field(
+        default_factory=OwnershipSettings, description="Who else may set the number of replicas, and how we are called."
+    )
+    routes: tuple[RoutePlace, ...] = Field((), description="Routes whose weights are read and set, one per model.")
+    delete_unevictable: bool = Field(
+        False,
+        description="Whether a sick pod is deleted where its eviction is refused for good; a disruption budget that "
+        "says not now is obeyed all the same.",
+    )
+    events: bool = Field(True, description="Whether acts and refusals are told as Events of the objects concerned.")
+    policies: bool = Field(
+        False, description="Whether ScalingPolicy objects are read beside this file, and their status is written."
+    )
+    lease: LeasePlace | None = Field(
+        None, description="The lease that replicas of Foresail hold in turn; null where only one runs."
+    )
+
     connect_timeout_s: float = Field(3.0, gt=0, le=60, description="Longest wait for a connection, in seconds.")
     timeout_s: float = Field(10.0, gt=0, le=120, description="Longest that one whole answer may take, in seconds.")
+    write_timeout_s: float = Field(
+        4.0,
+        gt=0,
+        le=60,
+        description="Longest that a write may take, in seconds; with a lease it must be over while that still holds.",
+    )
     watch_s: int = Field(
         30,
         ge=1,
@@ -193,6 +246,24 @@ class KubernetesSettings(BaseModel):
                 raise ValueError(f"pools.{number}: {pool.kind} is none of kinds and custom_kinds")
             if "*" not in self.namespaces and pool.namespace not in self.namespaces:
                 raise ValueError(f"pools.{number}: {pool.namespace} is none of namespaces")
+        return self
+
+    @model_validator(mode="after")
+    def _routes_are_apart(self) -> KubernetesSettings:
+        models = [route.model for route in self.routes]
+        places = [(route.kind, route.namespace, route.name) for route in self.routes]
+        if len(set(models)) < len(models) or len(set(places)) < len(places):
+            raise ValueError("routes: a model or a route is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _writes_end_in_time(self) -> KubernetesSettings:
+        lease = self.lease
+        if lease is not None and self.write_timeout_s + lease.retry_s >= lease.renew_within_s:
+            raise ValueError(
+                f"write_timeout_s {self.write_timeout_s:g} and lease.retry_s {lease.retry_s:g} leave no time to write "
+                f"within lease.renew_within_s {lease.renew_within_s:g}"
+            )
         return self
 
     @model_validator(mode="after")
