@@ -13,6 +13,7 @@ from controller.actuation import Actuator
 from controller.adapters.approval_folder import ApprovalFolder
 from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
 from controller.adapters.http_canaries import HttpCanaries
+from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.log_notifier import LogNotifier
 from controller.adapters.prometheus import PrometheusSource
@@ -25,6 +26,7 @@ from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
+from controller.platform_settings import AnyPlatform
 from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources
 from controller.settings import Settings
 from forecasting.forecaster import FallbackForecaster
@@ -66,35 +68,72 @@ class Consent:
 WorldOf: TypeAlias = Callable[[Settings], World]
 
 
-def named_platform(settings: Settings) -> PlatformSettings:
+def named_platform(settings: Settings) -> AnyPlatform:
     """Return the platform that ``settings`` name; raises BadInput where they name none."""
     if settings.platform is None:
-        remedy = "write kind, url and token_file there, as in docs/foresail.yaml, to say what to act on"
+        remedy = "write what to act on there: docs/foresail.yaml shows a platform of either kind"
         raise BadInput("the settings say nothing under platform", "platform", remedy)
     return settings.platform
 
 
-def world_of(settings: Settings) -> World:
-    """Return the world that ``settings`` name.
+def world_of(settings: Settings, fence: Fence = unfenced) -> World:
+    """Return the world that ``settings`` name; every write of a platform that others may write to asks ``fence``.
 
     Raises:
-        BadInput: If they name no platform, or a certificate is not there.
+        BadInput: If they name no platform, a certificate is not there, or it cannot be told how a cluster is reached.
     """
-    platform_settings = named_platform(settings)
+    named = named_platform(settings)
     elapsed = SystemClock().elapsed
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)
+        platform = open_platform(named, fence)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
     metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
-    platform = LivePlatform(platform_settings)
-    canaries = HttpCanaries(platform_settings.engine_token_file, elapsed)
+    canaries = HttpCanaries(named.engine_token_file, elapsed)
 
     def close() -> None:
         metrics.close()
         platform.close()
 
-    return World(metrics, platform, platform, LogNotifier(), recorded_load(store, settings), close, canaries)
+    history = recorded_load(store, settings)
+    return World(metrics, platform.cluster, platform.router, LogNotifier(), history, close, canaries)
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Where replicas live and traffic is shared out; ``close`` gives up the connections."""
+
+    cluster: Cluster
+    router: Router
+    close: Callable[[], None]
+
+
+def open_platform(named: AnyPlatform, fence: Fence = unfenced) -> Platform:
+    """Return the platform, watched from now on where it is one that is watched.
+
+    Raises:
+        ObservationError: If it cannot be told how a cluster is reached. One that does not answer is looked for on.
+    """
+    if isinstance(named, PlatformSettings):
+        live = LivePlatform(named)
+        return Platform(live, live, live.close)
+    from numpy.random import default_rng
+
+    from controller.adapters.kube.cluster_writes import KubernetesCluster
+    from controller.adapters.kube.router import KubernetesRouter
+
+    clock, rng = SystemClock(), default_rng()
+    cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence)
+    router = KubernetesRouter(named, clock.elapsed, rng, fence)
+    cluster.start()
+    router.start()
+
+    def close() -> None:
+        router.close()
+        cluster.close()
+
+    return Platform(cluster, router, close)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:

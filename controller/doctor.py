@@ -177,15 +177,15 @@ def _examine_gpus(source: PrometheusSource, metrics: FleetMetrics, findings: Fin
 
 def _examine_strangers(settings: Settings, metrics: FleetMetrics, findings: Findings) -> None:
     """Say which pods have metrics and are none of the platform's, where the settings name a platform."""
-    from controller.adapters.live_platform import LivePlatform
+    from controller.bootstrap import open_platform
     from controller.errors import ObservationError
     from controller.observation import pods_unknown_to
 
     if settings.platform is None:
         return
-    platform = LivePlatform(settings.platform)
+    platform = open_platform(settings.platform)
     try:
-        unknown = pods_unknown_to(platform.pools(), metrics)
+        unknown = pods_unknown_to(platform.cluster.pools(), metrics)
     except ObservationError as error:
         findings.problems.append(Problem(f"{_shown(error.where)}: {_shown(error.what)}", error.remedy, fatal=False))
         return

@@ -15,13 +15,13 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from controller.adapters.audit_settings import AuditSettings
-from controller.adapters.live_platform import PlatformSettings
 from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.adapters.registry_store import RegistrySettings
 from controller.approval_settings import ApprovalSettings
 from controller.daemon_settings import DaemonSettings
 from controller.forecasts import ForecastSettings
 from controller.modes import ModeSettings
+from controller.platform_settings import AnyPlatform
 from controller.redaction import may_hold_secret
 from controller.setting_problems import (
     BadSettings,
@@ -56,7 +56,7 @@ class Settings(BaseModel):
     registry: RegistrySettings = Field(default_factory=RegistrySettings, description="Where trained models are kept.")
     audit: AuditSettings = Field(default_factory=AuditSettings, description="Where every decision is recorded.")
     daemon: DaemonSettings = Field(default_factory=DaemonSettings, description="How the daemon itself behaves.")
-    platform: PlatformSettings | None = Field(None, description="Where replicas live; null where nothing is to be run.")
+    platform: AnyPlatform | None = Field(None, description="Where replicas live; null where nothing is to be run.")
 
     @model_validator(mode="after")
     def _whole_steps(self) -> Settings:

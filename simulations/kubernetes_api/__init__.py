@@ -14,4 +14,5 @@ Entry points, which stay as they are:
   ``failed``, ``lingering``; for every pod of an image in ``troubles.images``), ``gateways.paused``.
 * Trouble: ``fault(faults.Fault(...))`` and ``faults.clear()``, ``drop_watches()``, ``cut_connections()``, ``compact()``
   (410), ``partition("reset" | "hang")`` and ``heal()``, ``grant(token, access.Subject(...))`` and ``expire(token)``.
+* Who has written what, with each object right before and after it: ``written``, of clients that have a token.
 """

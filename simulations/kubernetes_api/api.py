@@ -31,6 +31,7 @@ from simulations.kubernetes_api.refusals import (
 from simulations.kubernetes_api.requests import Aim, Answer, Request, aim_of, answer, path_of, refused
 from simulations.kubernetes_api.scale import scale_of, with_scale
 from simulations.kubernetes_api.store import Store
+from simulations.kubernetes_api.trail import Trail
 from simulations.kubernetes_api.watching import Watch
 from simulations.kubernetes_api.writing import Alteration, Write, Writer
 
@@ -72,6 +73,7 @@ class Api:
         self.catalogue, self.access = catalogue, access or Access()
         self.store = Store(kept_changes)
         self.writer = Writer(self.store, clock, np.random.default_rng(seed))
+        self.trail = Trail(self.store, clock.now)
         self._elapsed, self._bookmark_every_s = elapsed, bookmark_every_s
         self.closed = False
         self.watches_dropped = 0
@@ -120,9 +122,10 @@ class Api:
             raise denial(aim.kind, subject, aim.attributes)
         if aim.kind.namespaced and not aim.namespace and aim.verb not in ("list", "watch"):
             raise method_not_allowed()
-        if aim.subresource:
-            return self._subresource(request, aim)
-        return self._resource(request, aim)
+        answering = self._subresource if aim.subresource else self._resource
+        if subject is ANYBODY:
+            return answering(request, aim)
+        return self.trail.follow(aim, subject.user, request.body, lambda: answering(request, aim))
 
     def _apart(self, request: Request, path: str, subject: Subject) -> Answer:
         if path in ("/healthz", "/livez", "/readyz"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from simulations.kubernetes_api.kinds import BUILT_IN, COMMON_CUSTOM, Catalogue,
 from simulations.kubernetes_api.kubeconfig import kubeconfig, write_kubeconfig
 from simulations.kubernetes_api.population import populate
 from simulations.kubernetes_api.refusals import Json
+from simulations.kubernetes_api.trail import Written
 
 
 class RunningApi:
@@ -49,6 +50,11 @@ class RunningApi:
             Refusal: What a client would have got as a ``Status``.
         """
         return self.api.call(method, target, body, content_type)
+
+    @property
+    def written(self) -> Sequence[Written]:
+        """What clients with a token have written so far, Events aside, the oldest first."""
+        return tuple(self.api.trail.written)
 
     @property
     def kubelet(self) -> Kubelet:

@@ -138,6 +138,11 @@ class KubernetesSettings(BaseModel):
         description="Port of the engine; if null that of the InferencePool, or the container's only one or the one "
         "named http.",
     )
+    engine_token_file: Path | None = Field(
+        None,
+        description="File with the bearer token that engines want (vLLM's --api-key), for canary requests; it is read "
+        "again for each.",
+    )
     gpu_resources: frozenset[str] = Field(
         frozenset(
             (
