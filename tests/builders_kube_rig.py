@@ -1,0 +1,112 @@
+"""The controller as ``run`` puts it together, over the Kubernetes adapter, on a world of pods and virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from controller.adapters.kube.changes import Fence, unfenced
+from controller.adapters.kube.cluster_writes import KubernetesCluster
+from controller.adapters.kube.router import KubernetesRouter
+from controller.adapters.kube.settings import KubernetesSettings, RoutePlace
+from controller.adapters.sql_audit import SqlAudit
+from controller.adapters.system_clock import SystemClock
+from controller.bootstrap import Consent, World, control_loop
+from controller.champion import chain_of
+from controller.loop import ControlLoop
+from controller.modes import ModeSettings
+from controller.ports import TickRecord
+from controller.settings import Settings
+from forecasting.series import LoadSeries
+from policies.memory import PolicyMemory
+from policies.settings import PolicySettings
+from tests.builders import ListNotifier
+from tests.builders_kube_world import NAMESPACE, KubeWorld, app_of, caught_up
+
+BOOKMARKS_S = 0.02
+
+
+def kube_settings(world: KubeWorld, folder: Path, token: str = "", **more: Any) -> KubernetesSettings:
+    """Settings for the world's cluster, with watches that are quick to come back."""
+    keys = list(world.apps.values())
+    route = RoutePlace(
+        namespace=NAMESPACE, name="chat", model=keys[0].model, backends={key.pool: app_of(key) for key in keys}
+    )
+    file = world.api.write_kubeconfig(folder / f"kubeconfig-{token or 'admin'}", token)
+    quick: dict[str, Any] = {
+        "watch_s": 10, "stale_after_s": 30.0, "timeout_s": 2.0, "connect_timeout_s": 1.0, "write_timeout_s": 1.0,
+        "longest_backoff_s": 0.1, "catch_up_s": 2.0,
+    }  # fmt: skip
+    return KubernetesSettings(**{"kubeconfig": file, "namespaces": (NAMESPACE,), "routes": (route,), **quick, **more})
+
+
+@dataclass
+class Operated:
+    """One controller; ``close`` it. Ticks are on record in ``audit``."""
+
+    world: KubeWorld
+    folder: Path
+    policy: PolicySettings
+    platform: KubernetesSettings
+    history: Mapping[str, LoadSeries] = field(default_factory=dict)
+    fence: Fence = unfenced
+    killed: Callable[[], bool] = lambda: False
+    memory: PolicyMemory | None = None
+    audit: SqlAudit | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        machine, clock = SystemClock(), self.world.clock
+        rng = np.random.default_rng(self.seed)
+        self.settings = Settings(policy=self.policy, modes=ModeSettings.all_auto(), platform=self.platform)
+        self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, self.fence)
+        self.router = KubernetesRouter(self.platform, machine.elapsed, rng, self.fence)
+        self.cluster.start()
+        self.router.start()
+        self.log = self.audit or SqlAudit.open(f"sqlite:///{self.folder / 'audit.db'}")
+        self.notifier = ListNotifier()
+        self.records: list[TickRecord] = []
+        self.loop = self._loop()
+
+    def _loop(self) -> ControlLoop:
+        ports = World(self.world, self.cluster, self.router, self.notifier)
+        consent, chain = Consent(self.killed), chain_of(None)
+        return control_loop(
+            self.settings, ports, self.log, self.world.clock, consent, chain, self.history, self.memory
+        )
+
+    def catch_up(self) -> bool:
+        """Wait until what is watched shows all there is; return whether it does."""
+        watched = self.cluster.view.reflectors, self.router.reflectors
+        return all([caught_up(self.world.api, reflectors) for reflectors in watched])
+
+    def tick(self) -> TickRecord:
+        self.catch_up()
+        record = self.loop.tick()
+        self.records.append(record)
+        return record
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Tick, then let a tick's time pass, until ``seconds`` are over or something has come true."""
+        end_at = self.world.clock.at + seconds
+        while self.world.clock.at < end_at:
+            self.tick()
+            self.world.advance(self.policy.tick_s)
+            if until():
+                return True
+        return until()
+
+    def done(self, act: str) -> list[tuple[float, str, str]]:
+        """What was done of one kind, as (instant, subject, words)."""
+        return [(r.at, one.subject, one.detail) for r in self.records for one in r.results
+                if one.act == act and one.outcome == "done"]  # fmt: skip
+
+    def close(self) -> None:
+        self.router.close()
+        self.cluster.close()
+        if self.audit is None:
+            self.log.close()
