@@ -1,5 +1,26 @@
+{{/* What is read and done in the cluster, from the values that grant the rights to it. */}}
+{{- define "foresail.platform" -}}
+{{- $on := .Values.features -}}
+{{- $platform := dict
+  "kind" "kubernetes"
+  "namespaces" (fromJsonArray (include "foresail.namespaces" .))
+  "kinds" .Values.kinds
+  "autoscalers" (concat (list "HorizontalPodAutoscaler") (without .Values.beside "InferencePool"))
+  "by_inference_pools" (has "InferencePool" .Values.beside)
+  "nodes" $on.nodes
+  "events" $on.events
+  "policies" $on.policies
+  "delete_unevictable" $on.delete
+-}}
+{{- if $on.lease -}}
+{{- $_ := set $platform "lease" (dict "namespace" .Release.Namespace "name" (include "foresail.name" .)) -}}
+{{- end -}}
+{{- toYaml $platform -}}
+{{- end -}}
+
 {{- define "foresail.settings" -}}
 {{- $own := dict
+  "platform" (fromYaml (include "foresail.platform" .))
   "audit" (dict "url" "sqlite:////var/lib/foresail/audit.db")
   "registry" (dict "store" "sqlite:////var/lib/foresail/mlflow.db" "cache" "/var/cache/foresail/models")
   "daemon" (dict
