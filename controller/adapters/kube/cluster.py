@@ -15,6 +15,7 @@ from typing import Any
 
 from numpy.random import Generator
 
+from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.discovery import InferencePool, Place, discover, read_inference_pool
 from controller.adapters.kube.groups import pods_by_set
@@ -58,6 +59,16 @@ class _Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A pool as it was looked at last: what whoever acts on it goes by."""
+
+    workload: Workload
+    revisions: tuple[Revision, ...]
+    pods: tuple[Pod, ...]
+    state: PoolState
+
+
+@dataclass(frozen=True, slots=True)
 class _Told:
     """What was told last, for as long as nothing changes."""
 
@@ -70,13 +81,17 @@ class _Told:
 class KubernetesView:
     """Pools and nodes of a cluster. Start it before use and close it after."""
 
-    def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float], rng: Generator) -> None:
+    def __init__(
+        self, settings: KubernetesSettings, elapsed: Callable[[], float], rng: Generator, fence: Fence = unfenced
+    ) -> None:
         """Take the time from ``elapsed``, seconds that never go back; ``rng`` scatters waits.
+
+        Whoever writes by way of ``api`` asks ``fence`` each time.
 
         Raises:
             ObservationError: If it cannot be told how the API server is reached.
         """
-        self.api = KubernetesApi(settings, elapsed)
+        self.api = KubernetesApi(settings, elapsed, fence)
         self._settings, self._elapsed = settings, elapsed
         self._around = Surroundings(self.api, settings, elapsed)
         self._rng = rng
@@ -137,6 +152,19 @@ class KubernetesView:
         """
         told = self._told
         return told.behind if told else frozenset()
+
+    def seen(self, key: PoolKey) -> Seen | None:
+        """Return a pool as ``pools`` told of it last, None where there was none of that key.
+
+        Nothing is looked at anew: who acts on a replica means the pod that was seen, and no later one of its name.
+
+        Raises:
+            ObservationError: If nothing was looked at yet, and that cannot be done now.
+        """
+        if self._told is None:
+            self._look()
+        made = next((pool for pool in self._made.values() if pool.state.key == key), None)
+        return Seen(made.workload, made.revisions, made.pods, made.state) if made else None
 
     def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
         """Take note of a write of our own: no pools are told that are older than it."""

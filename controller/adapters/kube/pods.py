@@ -26,6 +26,8 @@ from controller.adapters.kube.json_reading import (
 from controller.adapters.kube.templates import gpus_of
 from policies.replica import Phase, ReplicaState
 
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+
 _ON_ITS_WAY = frozenset(("ContainerCreating", "PodInitializing"))
 _REVISION_LABELS = (
     "rollouts-pod-template-hash",
@@ -80,6 +82,7 @@ class Pod:
         over: Whether none of its containers will be started again.
         over_reason: Why the pod as a whole has ended, as after an eviction.
         gpus: GPUs that it holds or asks for.
+        deletion_cost: What is noted of how early its ReplicaSet gives it up; empty where nothing is.
         manifest: Names of its containers, in order; ``containers`` lacks those that nothing is known of yet.
     """
 
@@ -101,6 +104,7 @@ class Pod:
     gpus: int
     manifest: tuple[str, ...]
     containers: tuple[Container, ...]
+    deletion_cost: str = ""
 
     @property
     def revision(self) -> str:
@@ -158,6 +162,7 @@ def read_pod(told: object, gpu_resources: frozenset[str]) -> Pod | Refused:
         gpus=gpus_of(under(told, "spec"), gpu_resources),
         manifest=tuple([word(entry, "name") for entry in entries(told, "spec", "containers")]),
         containers=tuple([_container(entry) for entry in entries(told, "status", "containerStatuses")]),
+        deletion_cost=word(told, "metadata", "annotations", DELETION_COST),
     )
 
 

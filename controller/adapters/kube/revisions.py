@@ -21,6 +21,7 @@ class Revision:
 
     Attributes:
         uid: Of the object that keeps it, which a ReplicaSet's pods name as their owner.
+        keeper: Name of that object.
         owner_uid: Of the workload.
         name: What pods made from it bear.
         number: Grows with each change of the workload's template, also when it goes back to an old one.
@@ -34,6 +35,7 @@ class Revision:
     number: int
     created_at: float
     reused: bool
+    keeper: str = ""
 
 
 def read_revision(told: object, kind: str) -> Revision | Refused | None:
@@ -50,7 +52,7 @@ def read_revision(told: object, kind: str) -> Revision | Refused | None:
     hashed = next((said for label in _HASH_LABELS if (said := word(told, "metadata", "labels", label))), "")
     history = any(text(told, "metadata", "annotations", name) for name in _HISTORY_ANNOTATIONS)
     return Revision(
-        uid, word(told, "metadata", "namespace"), owner.uid, hashed or own_name, number, created_at, history
+        uid, word(told, "metadata", "namespace"), owner.uid, hashed or own_name, number, created_at, history, own_name
     )
 
 
