@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 
 from numpy.random import Generator
@@ -37,7 +37,7 @@ from controller.adapters.kube.revisions import Revision, read_revision
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.kube.stores import Snapshot
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
-from controller.errors import ObservationError
+from controller.adapters.kube.written import Written
 from policies.fleet import NodeState, PoolKey, PoolState
 from policies.replica import ReplicaState
 
@@ -99,8 +99,7 @@ class KubernetesView:
         self._workloads: list[Resource] = []
         self._watch_all()
         self._threads: list[Thread] = []
-        self._lock = Lock()
-        self._written: dict[tuple[Resource, str], tuple[str, float]] = {}
+        self._written = Written(elapsed, self.api.server)
         self._made: dict[str, _Made] = {}
         self._told: _Told | None = None
 
@@ -168,37 +167,18 @@ class KubernetesView:
 
     def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
         """Take note of a write of our own: no pools are told that are older than it."""
-        with self._lock:
-            self._written[resource, namespace] = resource_version, self._elapsed()
+        self._written.note(self._reflector_of(resource, namespace), resource_version)
 
     # Looking
 
     def _look(self) -> _Told:
-        self._await_writes()
+        self._written.wait(self._settings.catch_up_s)
         found = {resource: self._snapshots(resource) for resource in self.reflectors if resource is not NODES}
         versions = tuple([snapshot.version for several in found.values() for snapshot in several])
         told = self._told
         if told is None or told.versions != versions:
             self._told = told = self._put_together(found, versions)
         return told
-
-    def _await_writes(self) -> None:
-        """Wait until the cache shows what we wrote."""
-        with self._lock:
-            written = dict(self._written)
-        end_s = self._elapsed() + self._settings.catch_up_s
-        for place, write in written.items():
-            reflector, (resource_version, written_s) = self._reflector_of(*place), write
-            shown = reflector.store.wait_for(resource_version, max(0.0, end_s - self._elapsed()))
-            if not shown and not reflector.lists_since(written_s):
-                raise ObservationError(
-                    f"{reflector.store.title}: our own last write does not show after {self._settings.catch_up_s:g} s",
-                    self.api.server,
-                    "the watch lags; nothing is decided on what was before",
-                )
-            with self._lock:
-                if self._written.get(place) == write:
-                    del self._written[place]
 
     def _snapshots(self, resource: Resource) -> list[Snapshot[Any]]:
         stale_after_s = self._settings.stale_after_s

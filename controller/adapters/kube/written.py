@@ -1,0 +1,47 @@
+"""Does the cache show yet what we wrote ourselves? Nothing is decided on what was before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+from controller.adapters.kube.reflector import Reflector
+from controller.errors import ObservationError
+
+
+class Written:
+    """The newest write of our own to what each reflector watches. Safe to use from several threads."""
+
+    def __init__(self, elapsed: Callable[[], float], server: str) -> None:
+        """Take the time from ``elapsed``, seconds that never go back; ``server`` is named where a write lags."""
+        self._elapsed, self._server = elapsed, server
+        self._lock = Lock()
+        self._newest: dict[Reflector[Any], tuple[str, float]] = {}
+
+    def note(self, reflector: Reflector[Any], resource_version: str) -> None:
+        """Take note of a write; without a version, since nobody answered, a list that begins later has to show it."""
+        with self._lock:
+            self._newest[reflector] = resource_version, self._elapsed()
+
+    def wait(self, within_s: float, of: Reflector[Any] | None = None) -> None:
+        """Wait until every write shows, or those to ``of`` alone.
+
+        Raises:
+            ObservationError: If one does not within ``within_s``.
+        """
+        with self._lock:
+            newest = {one: write for one, write in self._newest.items() if of is None or one is of}
+        end_s = self._elapsed() + within_s
+        for reflector, write in newest.items():
+            resource_version, written_s = write
+            shown = reflector.store.wait_for(resource_version, max(0.0, end_s - self._elapsed()))
+            if not shown and not reflector.lists_since(written_s):
+                raise ObservationError(
+                    f"{reflector.store.title}: our own last write does not show after {within_s:g} s",
+                    self._server,
+                    "the watch lags; nothing is decided on what was before",
+                )
+            with self._lock:
+                if self._newest.get(reflector) == write:
+                    del self._newest[reflector]
