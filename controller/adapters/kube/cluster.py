@@ -7,6 +7,7 @@ changed since the last time is put together anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from controller.adapters.kube.discovery import InferencePool, Place, discover, r
 from controller.adapters.kube.groups import pods_by_set
 from controller.adapters.kube.json_reading import Refused
 from controller.adapters.kube.kinds import (
+    AUTOSCALERS,
     CONTROLLER_REVISIONS,
     INFERENCE_POOLS,
     KINDS,
@@ -30,6 +32,8 @@ from controller.adapters.kube.kinds import (
     Resource,
 )
 from controller.adapters.kube.nodes import Node, read_node
+from controller.adapters.kube.owners import NOBODY, Claims, Others, Owners, never
+from controller.adapters.kube.ownership import Owner
 from controller.adapters.kube.pods import Pod, read_pod, replica_of
 from controller.adapters.kube.pool_states import Objects, notes_of, pool_state
 from controller.adapters.kube.reflector import Reads, Reflector, Surroundings
@@ -43,6 +47,8 @@ from policies.replica import ReplicaState
 
 MOST_NOTES = 100
 _JOIN_S = 2.0
+_APART = frozenset((NODES, *AUTOSCALERS.values()))
+"""What pools can be told without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class _Made:
     state: PoolState
     notes: tuple[Refused, ...]
     replicas: Mapping[str, tuple[Pod, ReplicaState]] = field(repr=False)
+    others: Others = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +77,30 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What was told last, for as long as nothing changes."""
+    """What was told last, for as long as nothing changes, and before ``until``."""
 
     versions: tuple[int, ...]
     pools: tuple[PoolState, ...]
     notes: tuple[Refused, ...]
     behind: frozenset[PoolKey]
+    until: float
+    owners: Mapping[PoolKey, Owner]
 
 
 class KubernetesView:
     """Pools and nodes of a cluster. Start it before use and close it after."""
 
     def __init__(
-        self, settings: KubernetesSettings, elapsed: Callable[[], float], rng: Generator, fence: Fence = unfenced
+        self,
+        settings: KubernetesSettings,
+        elapsed: Callable[[], float],
+        rng: Generator,
+        fence: Fence = unfenced,
+        now: Callable[[], float] = never,
     ) -> None:
-        """Take the time from ``elapsed``, seconds that never go back; ``rng`` scatters waits.
+        """Take the time from ``elapsed``, seconds that never go back, and ``now``, seconds since the epoch.
+
+        ``rng`` scatters waits. Without ``now`` a number of replicas that a person has set stays theirs.
 
         Whoever writes by way of ``api`` asks ``fence`` each time.
 
@@ -95,6 +111,7 @@ class KubernetesView:
         self._settings, self._elapsed = settings, elapsed
         self._around = Surroundings(self.api, settings, elapsed)
         self._rng = rng
+        self._owners = Owners(settings, now)
         self.reflectors: dict[Resource, list[Reflector[Any]]] = {}
         self._workloads: list[Resource] = []
         self._watch_all()
@@ -165,6 +182,11 @@ class KubernetesView:
         made = next((pool for pool in self._made.values() if pool.state.key == key), None)
         return Seen(made.workload, made.revisions, made.pods, made.state) if made else None
 
+    def owner(self, pool: PoolKey) -> Owner | None:
+        """Return who else sets that pool's number of replicas, as of the last look; also who sets what we publish."""
+        told = self._told
+        return told.owners.get(pool) if told else None
+
     def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
         """Take note of a write of our own: no pools are told that are older than it."""
         self._written.note(self._reflector_of(resource, namespace), resource_version)
@@ -173,11 +195,12 @@ class KubernetesView:
 
     def _look(self) -> _Told:
         self._written.wait(self._settings.catch_up_s)
-        found = {resource: self._snapshots(resource) for resource in self.reflectors if resource is not NODES}
-        versions = tuple([snapshot.version for several in found.values() for snapshot in several])
+        found = {resource: self._snapshots(resource) for resource in self.reflectors if resource not in _APART}
+        claims = self._owners.look(self._snapshots)
+        versions = (*[snapshot.version for several in found.values() for snapshot in several], *claims.versions)
         told = self._told
-        if told is None or told.versions != versions:
-            self._told = told = self._put_together(found, versions)
+        if told is None or told.versions != versions or self._owners.over(told.until):
+            self._told = told = self._put_together(found, versions, claims)
         return told
 
     def _snapshots(self, resource: Resource) -> list[Snapshot[Any]]:
@@ -188,29 +211,35 @@ class KubernetesView:
         everywhere = "*" in self._settings.namespaces or not resource.namespaced
         return self.reflectors[resource][0 if everywhere else self._settings.namespaces.index(namespace)]
 
-    def _put_together(self, found: Mapping[Resource, list[Snapshot[Any]]], versions: tuple[int, ...]) -> _Told:
+    def _put_together(
+        self, found: Mapping[Resource, list[Snapshot[Any]]], versions: tuple[int, ...], claims: Claims
+    ) -> _Told:
         workloads: list[Workload] = [one for kind in self._workloads for one in _all(found[kind])]
         inference_pools: list[InferencePool] = _all(found.get(INFERENCE_POOLS, ()))
         places, refused = discover(workloads, inference_pools, self._settings)
         pods: list[Pod] = _all(found[PODS])
         revisions = [*_all(found.get(REPLICA_SETS, ())), *_all(found.get(CONTROLLER_REVISIONS, ()))]
         objects = _objects(pods, revisions)
+        mine = [workload for workload in workloads if workload.uid in places]
+        others = self._owners.of(mine, claims)
         made = {
-            workload.uid: self._pool(workload, places[workload.uid], objects)
-            for workload in workloads
-            if workload.uid in places
+            workload.uid: self._pool(workload, places[workload.uid], objects, others.get(workload.uid, NOBODY))
+            for workload in mine
         }
         self._made = made
         unread = [one for several in found.values() for snapshot in several for one in snapshot.refused]
-        notes = [*refused, *unread, *(note for pool in made.values() for note in pool.notes)]
+        notes = [*refused, *unread, *claims.refused, *(note for pool in made.values() for note in pool.notes)]
         pools = sorted([pool.state for pool in made.values()], key=lambda state: state.key)
         behind = frozenset(pool.state.key for pool in made.values() if pool.workload.behind)
-        return _Told(versions, tuple(pools), tuple(notes[:MOST_NOTES]), behind)
+        owners = {pool.state.key: owner for pool in made.values() if (owner := pool.others.owner)}
+        until = min((owner.until for owner in owners.values()), default=math.inf)
+        return _Told(versions, tuple(pools), tuple(notes[:MOST_NOTES]), behind, until, owners)
 
-    def _pool(self, workload: Workload, place: Place, objects: Objects) -> _Made:
+    def _pool(self, workload: Workload, place: Place, objects: Objects, others: Others) -> _Made:
         pods, revisions = objects.pods_of(workload), tuple(objects.revisions.get(workload.uid, ()))
         last = self._made.get(workload.uid)
-        if last and (last.workload, last.place, last.revisions, last.pods) == (workload, place, revisions, pods):
+        made_of = workload, place, revisions, pods, others
+        if last and (last.workload, last.place, last.revisions, last.pods, last.others) == made_of:
             return last
         known = last.replicas if last and last.place.engine == place.engine else {}
 
@@ -218,11 +247,11 @@ class KubernetesView:
             before = known.get(pod.uid)
             return before[1] if before and before[0] is pod else replica_of(pod, place.engine)
 
-        state = pool_state(workload, place, revisions, pods, seen)
+        state = others.owned(pool_state(workload, place, revisions, pods, seen))
         by_id = {replica.id: replica for replica in state.replicas}
         replicas = {pod.uid: (pod, by_id[pod.name]) for pod in pods if pod.name in by_id}
-        notes = notes_of(workload, place, state)
-        return _Made(workload, place, revisions, pods, state, notes, replicas)
+        notes = (*notes_of(workload, place, state), *others.notes(workload))
+        return _Made(workload, place, revisions, pods, state, notes, replicas, others)
 
     # What is watched
 
@@ -243,6 +272,8 @@ class KubernetesView:
             self._add(CONTROLLER_REVISIONS, partial(read_revision, kind="ControllerRevision"))
         if settings.by_inference_pools:
             self._add(INFERENCE_POOLS, partial(read_inference_pool, prefix=settings.prefix))
+        for resource, read in self._owners.watched():
+            self._add(resource, read)
         if settings.nodes:
             avoid = f"{settings.prefix}/avoid"
             self._add(NODES, partial(read_node, leaving_taints=settings.leaving_taints, avoid_taint=avoid))

@@ -17,7 +17,9 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from controller.adapters.kube.json_reading import entries, flag, instant, text, under, word, words
+from controller.adapters.kube import json_reading as js
+from controller.adapters.kube.json_reading import entries, flag, text, under, word, words
+from controller.instants import instant
 
 HPA, SCALED_OBJECT, VPA = "HorizontalPodAutoscaler", "ScaledObject", "VerticalPodAutoscaler"
 
@@ -37,7 +39,10 @@ _CONTROLLERS = frozenset({"kube-controller-manager", "keda-operator", "keda"})
 """Field managers of autoscalers and controllers of workloads: whether one of them scales, its own object says."""
 
 _EVICTS = frozenset({"Auto", "Recreate", "InPlaceOrRecreate", ""})
-"""Update modes of a VerticalPodAutoscaler that end pods; the first is what it does when it says nothing."""
+"""Update modes of a VerticalPodAutoscaler that end pods; the empty one is what it does when it says nothing."""
+
+_PUBLISHED = ("foresail_desired_replicas", "wva_desired_replicas")
+"""Series of ours that others scale by."""
 
 
 class OwnerKind(StrEnum):
@@ -78,6 +83,8 @@ class Autoscaler:
     Attributes:
         active: Whether it does so now: it may be paused, or only recommend.
         made_by: Kind of the object that made it, such as a ScaledObject its HorizontalPodAutoscaler; empty for none.
+        follows: Whether it scales by what we publish. It still writes the number, and we do not; but the number is ours
+            to choose.
     """
 
     kind: str
@@ -87,6 +94,7 @@ class Autoscaler:
     target_name: str
     active: bool
     made_by: str = ""
+    follows: bool = False
 
     @property
     def title(self) -> str:
@@ -111,16 +119,24 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who owns the number of replicas, and what to do about it."""
+    """Who owns the number of replicas, and what to do about it.
+
+    Attributes:
+        until: When that ends by itself; infinite where it does not.
+        follows: Whether it sets the number that we publish.
+    """
 
     kind: OwnerKind
     title: str
     remedy: str
+    until: float = math.inf
+    follows: bool = False
 
 
-def read_autoscaler(told: object, kind: str) -> Autoscaler | None:
+def read_autoscaler(told: object, kind: str, prefix: str = "foresail.dev") -> Autoscaler | None:
     """Return what is kept of a HorizontalPodAutoscaler, ScaledObject or VerticalPodAutoscaler; None if it names nobody.
 
+    It follows us where a metric of it is a series of ours, or where it says so by the annotation PREFIX/follows.
     KEDA pauses by annotation: ``paused`` leaves the number as it is, for others to set; ``paused-replicas`` holds one.
     """
     namespace, name = word(told, "metadata", "namespace"), word(told, "metadata", "name")
@@ -128,7 +144,13 @@ def read_autoscaler(told: object, kind: str) -> Autoscaler | None:
     target = word(ref, "name")
     if not (namespace and name and target):
         return None
-    paused = words(told, "metadata", "annotations").get("autoscaling.keda.sh/paused", "")
+    annotations = words(told, "metadata", "annotations")
+    paused = annotations.get("autoscaling.keda.sh/paused", "")
+    metrics = [text(metric, "external", "metric", "name") for metric in entries(told, "spec", "metrics")]
+    queries = [text(trigger, "metadata", "query") for trigger in entries(told, "spec", "triggers")]
+    follows = annotations.get(f"{prefix}/follows") == "true" or any(
+        ours in said for said in (*metrics, *queries) for ours in _PUBLISHED
+    )
     active = {
         HPA: True,
         SCALED_OBJECT: paused.lower() != "true",
@@ -137,9 +159,8 @@ def read_autoscaler(told: object, kind: str) -> Autoscaler | None:
     makers = [
         word(owner, "kind") for owner in entries(told, "metadata", "ownerReferences") if flag(owner, "controller")
     ]
-    return Autoscaler(
-        kind, namespace, name, word(ref, "kind") or "Deployment", target, active, makers[0] if makers else ""
-    )
+    target_kind, made_by = word(ref, "kind") or "Deployment", makers[0] if makers else ""
+    return Autoscaler(kind, namespace, name, target_kind, target, active, made_by, follows)
 
 
 def writer_of(told: object, path: Sequence[str] = ("spec", "replicas")) -> Writer | None:
@@ -147,12 +168,7 @@ def writer_of(told: object, path: Sequence[str] = ("spec", "replicas")) -> Write
 
     Several that declared the same value own it together; whoever did so last is told.
     """
-    found = [
-        Writer(word(entry, "manager"), text(entry, "operation") == "Apply", instant(entry, "time"))
-        for entry in entries(told, "metadata", "managedFields")
-        if under(entry, "fieldsV1", *(f"f:{key}" for key in path)) is not None
-    ]
-    return max(found, key=lambda writer: (_or_never(writer.at), writer.name), default=None)
+    return max(_writers(told, path), key=lambda writer: (_or_never(writer.at), writer.name), default=None)
 
 
 def autoscaler_of(
@@ -160,7 +176,8 @@ def autoscaler_of(
 ) -> Autoscaler | None:
     """Return what is active on a workload: what sets its number of replicas or, with ``of=VPA``, ends its pods.
 
-    The HorizontalPodAutoscaler that a ScaledObject has made is told as the ScaledObject.
+    The HorizontalPodAutoscaler that a ScaledObject has made is told as the ScaledObject, and one that follows us only
+    where no other is there.
     """
     wanted = {of} if of else {HPA, SCALED_OBJECT}
     found = [
@@ -170,7 +187,8 @@ def autoscaler_of(
         and one.kind in wanted
         and (one.namespace, one.target_kind, one.target_name) == (namespace, kind, name)
     ]
-    return min(found, key=lambda one: (one.made_by != "", one.kind != SCALED_OBJECT, one.name), default=None)
+    found = [one for one in found if not one.made_by] or found
+    return min(found, key=lambda one: (one.follows, one.kind != SCALED_OBJECT, one.name), default=None)
 
 
 def owner_of(
@@ -186,11 +204,32 @@ def owner_of(
         settings: Whom to overrule.
     """
     if autoscaler is not None:
-        return Owner(OwnerKind.AUTOSCALER, autoscaler.title, f"delete or pause {autoscaler.title}: it goes on writing")
+        remedy = f"delete or pause {autoscaler.title}: it goes on writing"
+        return Owner(OwnerKind.AUTOSCALER, autoscaler.title, remedy, follows=autoscaler.follows)
     if writer is None or writer.name == settings.field_manager or writer.name in _CONTROLLERS:
         return None
     owner = _by_name(writer, created_at, at, settings)
     return None if owner is None or owner.kind in settings.take_over else owner
+
+
+def template_owner(
+    told: object, settings: OwnershipSettings, path: Sequence[str] = ("spec", "template")
+) -> Owner | None:
+    """Return who would undo another pod template of this object at once: a tool that applies it again and again.
+
+    Helm does so only when somebody upgrades, and ``kubectl apply --server-side`` when somebody calls it: they own the
+    number of replicas, which they would set then, and leave a template that was rolled back to the next release.
+    """
+    if OwnerKind.GITOPS in settings.take_over:
+        return None
+    for writer in _writers(told, path):
+        tool = _TOOLS.get(writer.name)
+        again = writer.applied if tool is None else tool != "Helm"
+        if again and writer.name != settings.field_manager and not writer.name.startswith("kubectl"):
+            name = tool or writer.name
+            remedy = f"take the release back where {name} finds it, or suspend its sync and add gitops to take_over"
+            return Owner(OwnerKind.GITOPS, f"{name} (field manager {writer.name})", remedy)
+    return None
 
 
 def _by_name(writer: Writer, created_at: float, at: float, settings: OwnershipSettings) -> Owner | None:
@@ -202,11 +241,20 @@ def _by_name(writer: Writer, created_at: float, at: float, settings: OwnershipSe
     if writer.name.startswith("foresail"):
         remedy = "leave the workload to one of the two, or add foresail to take_over"
         return Owner(OwnerKind.FORESAIL, f"another Foresail (field manager {writer.name})", remedy)
-    age_s = at - writer.at
-    if math.isnan(writer.at) or writer.at - created_at <= MADE_WITHIN_S or age_s > settings.person_holds_s:
+    until = writer.at + settings.person_holds_s
+    if math.isnan(writer.at) or writer.at - created_at <= MADE_WITHIN_S or at >= until:
         return None
-    remedy = f"it is left alone for {settings.person_holds_s - age_s:.0f} s more; add person to take_over to go on now"
-    return Owner(OwnerKind.PERSON, f"somebody by {writer.name or 'a client without a name'}", remedy)
+    remedy = f"it is left alone until {instant(until)}; add person to take_over to go on now"
+    return Owner(OwnerKind.PERSON, f"somebody by {writer.name or 'a client without a name'}", remedy, until)
+
+
+def _writers(told: object, path: Sequence[str]) -> list[Writer]:
+    """Return all that own the field at ``path``, or something below it."""
+    return [
+        Writer(word(entry, "manager"), text(entry, "operation") == "Apply", js.instant(entry, "time"))
+        for entry in entries(told, "metadata", "managedFields")
+        if under(entry, "fieldsV1", *(f"f:{key}" for key in path)) is not None
+    ]
 
 
 def _or_never(at: float) -> float:

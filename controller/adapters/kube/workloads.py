@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.adapters.kube.json_reading import Refused, count, flag, instant, subject, text, under, word, words
+from controller.adapters.kube.ownership import Writer, writer_of
 from controller.adapters.kube.settings import CustomKind
 from controller.adapters.kube.templates import Template, read_template
 
@@ -28,6 +29,7 @@ class Workload:
         revision: What the object itself tells of its newest revision: a number of a Deployment, else a name.
         stable: The revision that the object itself holds good; empty where it does not tell.
         selector: Which pods are its own, as text, for kinds that are known by their scale subresource alone.
+        writer: Who set the number of replicas last; None where that is not noted.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Workload:
     revision: str = ""
     stable: str = ""
     selector: str = ""
+    writer: Writer | None = None
 
     @property
     def title(self) -> str:
@@ -90,6 +93,7 @@ def read_workload(told: object, kind: str, reading: Reading, custom: CustomKind 
         created_at=created_at,
         generation=generation,
         desired=replicas,
+        writer=writer_of(told, desired_path.split(".")),
         **{
             "paused": False,
             "observed": count(told, "status", "observedGeneration"),

@@ -23,6 +23,7 @@ from controller.adapters.kube.ownership import (
     autoscaler_of,
     owner_of,
     read_autoscaler,
+    template_owner,
     writer_of,
 )
 
@@ -113,8 +114,9 @@ def test_a_persons_edit_holds_for_a_while_and_may_be_overruled() -> None:
     found = owner(edited)
     assert found is not None
     assert (found.kind, found.title) == (OwnerKind.PERSON, "somebody by kubectl-edit")
-    assert "3000 s more" in found.remedy
-    assert owner(edited, at=AT + 3001.0) is None
+    assert "until 1970-01-12 17:23:20Z" in found.remedy
+    assert found.until == AT + 3000.0
+    assert owner(edited, at=AT + 3000.0) is None
     assert owner(edited, OwnershipSettings(take_over=frozenset({OwnerKind.PERSON}))) is None
     assert owner(edited, OwnershipSettings(take_over=frozenset({OwnerKind.GITOPS}))) == found
 
@@ -153,6 +155,40 @@ def test_of_several_owners_of_one_number_the_last_is_told_and_other_fields_do_no
     assert writer_of(workload(labels)) is None
 
 
+@pytest.mark.parametrize(
+    ("manager", "operation", "owns"),
+    [
+        ("argocd-controller", "Update", True),
+        ("kustomize-controller", "Apply", True),
+        ("our-operator", "Apply", True),
+        ("helm", "Apply", False),
+        ("kubectl", "Apply", False),
+        ("kubectl-edit", "Update", False),
+        ("foresail", "Apply", False),
+    ],
+)
+def test_a_template_is_its_own_whose_tool_would_restore_it_at_once(manager: str, operation: str, owns: bool) -> None:
+    image = {"fieldsV1": {"f:spec": {"f:template": {"f:spec": {}}}}}
+    told = workload(field_of(manager, AT, operation, **image), field_of("kubectl-edit", AT + 60.0, **image))
+    found = template_owner(told, SETTINGS)
+    assert (found is not None) is owns
+    assert found is None or f"field manager {manager}" in found.title
+    assert template_owner(told, OwnershipSettings(take_over=frozenset({OwnerKind.GITOPS}))) is None
+    assert template_owner(workload(field_of(manager, AT, operation)), SETTINGS) is None
+
+
+def test_an_autoscaler_follows_us_by_our_series_or_its_own_word() -> None:
+    external = {"type": "External", "external": {"metric": {"name": "foresail_desired_replicas"}}}
+    query = {"type": "prometheus", "metadata": {"query": 'sum(wva_desired_replicas{variant_name="chat"})'}}
+    said = {"metadata": {"annotations": {"foresail.dev/follows": "true"}}}
+    assert read(scaler(HPA, metrics=[{"type": "Resource"}, external]), HPA).follows
+    assert read(scaler(SCALED_OBJECT, triggers=[query]), SCALED_OBJECT).follows
+    assert read(scaler(SCALED_OBJECT, **said), SCALED_OBJECT).follows
+    assert not read(scaler(HPA, metrics=[{"type": "Resource"}]), HPA).follows
+    follower, other = read(scaler(HPA, **said), HPA), read(scaler(HPA, "z"), HPA)
+    assert autoscaler_of("llm", "Deployment", "chat", [follower, other]) is other
+
+
 @pytest.mark.parametrize("name", ["", "kubectl", "Foresail", "foresail_2", "foresail" + "x" * 41])
 def test_a_field_manager_that_cannot_be_told_from_others_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
@@ -164,7 +200,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(
         st.sampled_from(["metadata", "spec", "managedFields", "fieldsV1", "f:spec", "f:replicas", "time", "manager",
-                         "scaleTargetRef", "name", "namespace", "kind", "annotations", "ownerReferences"]),
+                         "scaleTargetRef", "name", "namespace", "kind", "annotations", "ownerReferences",
+                         "metrics", "triggers"]),
         inner,
         max_size=5,
     ),
@@ -175,5 +212,6 @@ JSON = st.recursive(
 @given(JSON, st.sampled_from([HPA, SCALED_OBJECT, VPA]))
 def test_whatever_an_object_is_it_is_read_or_owns_nothing(told: object, kind: str) -> None:
     found, writer = read_autoscaler(told, kind), writer_of(told)
+    template_owner(told, SETTINGS)
     assert found is None or found.target_name
     assert owner_of(None, writer, math.nan, AT, SETTINGS) is None or writer is not None
