@@ -3,7 +3,7 @@
 A verb acts on what ``pools`` told last: a pod is meant by its uid, a workload by its generation. Objects are read anew
 right before they are written, every write is conditional on what was read, and none is sent twice.
 
-Scaling down does not wait for requests to end: a pod that is given up is out of its Service by its deletion, and has its
+Scaling down does not wait for requests to end: a pod that is given up leaves its Service by its deletion, and has its
 grace period to finish what it has. ``terminationGracePeriodSeconds`` must be as long as the longest generation, and a
 ``preStop`` of some seconds lets gateways hear of it first. What is out of traffic already is named to go first.
 """
@@ -154,7 +154,8 @@ class KubernetesCluster:
 
     def _check_owner(self, seen: Seen, told: dict[str, Any], workload: Workload) -> None:
         if seen.state.owner:
-            remedy = "leave the number of replicas to one of the two"
+            known = self.view.owner(seen.state.key)
+            remedy = known.remedy if known else "leave the number of replicas to one of the two"
             raise ActuationError(f"{seen.state.owner} owns the number of replicas", workload.title, remedy)
         custom = self._custom.get(workload.kind)
         path = custom.replicas_path.split(".") if custom else ("spec", "replicas")
