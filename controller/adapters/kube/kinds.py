@@ -42,7 +42,14 @@ LEADER_WORKER_SETS = Resource("leaderworkerset.x-k8s.io", "v1", "leaderworkerset
 ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet", metadata_only=True)
 CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
+SERVICES = Resource("", "v1", "services", "Service")
+ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+HTTP_ROUTES = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+VIRTUAL_SERVICES = Resource("networking.istio.io", "v1", "virtualservices", "VirtualService")
 INFERENCE_POOLS = Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
 
 KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, STATEFUL_SETS, LEADER_WORKER_SETS, ROLLOUTS)}
 """Workloads that are understood beyond their scale subresource."""
+
+ROUTES = {kind.kind: kind for kind in (HTTP_ROUTES, VIRTUAL_SERVICES)}
+"""Objects whose weights share requests out."""
