@@ -125,7 +125,7 @@ def open_platform(named: AnyPlatform, fence: Fence = unfenced) -> Platform:
 
     clock, rng = SystemClock(), default_rng()
     cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence)
-    router = KubernetesRouter(named, clock.elapsed, rng, fence)
+    router = KubernetesRouter(named, clock.elapsed, clock.now, rng, fence)
     cluster.start()
     router.start()
 

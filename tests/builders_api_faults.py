@@ -295,5 +295,3 @@ def an_autoscaler(key: PoolKey) -> dict[str, Any]:
         "metadata": {"name": app_of(key), "namespace": NAMESPACE},
         "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 8},
     }
-
-

@@ -64,7 +64,7 @@ class Operated:
         rng = np.random.default_rng(self.seed)
         self.settings = Settings(policy=self.policy, modes=ModeSettings.all_auto(), platform=self.platform)
         self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, self.fence)
-        self.router = KubernetesRouter(self.platform, machine.elapsed, rng, self.fence)
+        self.router = KubernetesRouter(self.platform, machine.elapsed, clock.now, rng, self.fence)
         self.cluster.start()
         self.router.start()
         self.log = self.audit or SqlAudit.open(f"sqlite:///{self.folder / 'audit.db'}")
@@ -75,13 +75,11 @@ class Operated:
     def _loop(self) -> ControlLoop:
         ports = World(self.world, self.cluster, self.router, self.notifier)
         consent, chain = Consent(self.killed), chain_of(None)
-        return control_loop(
-            self.settings, ports, self.log, self.world.clock, consent, chain, self.history, self.memory
-        )
+        return control_loop(self.settings, ports, self.log, self.world.clock, consent, chain, self.history, self.memory)
 
     def catch_up(self) -> bool:
         """Wait until what is watched shows all there is; return whether it does."""
-        watched = self.cluster.view.reflectors, self.router.reflectors
+        watched = self.cluster.view.reflectors, {key: [one] for key, one in self.router.reflectors.items()}
         return all([caught_up(self.world.api, reflectors) for reflectors in watched])
 
     def tick(self) -> TickRecord:

@@ -120,7 +120,10 @@ def app_of(key: PoolKey) -> str:
 
 
 _ROOTS = {
-    "horizontalpodautoscalers": "/apis/autoscaling/v2","deployments": "/apis/apps/v1", "httproutes": "/apis/gateway.networking.k8s.io/v1"}
+    "horizontalpodautoscalers": "/apis/autoscaling/v2",
+    "deployments": "/apis/apps/v1",
+    "httproutes": "/apis/gateway.networking.k8s.io/v1",
+}
 
 
 def place(plural: str, name: str = "") -> str:
@@ -167,4 +170,6 @@ def route_of(keys: tuple[PoolKey, ...]) -> Json:
 
 def _runs(pod: Json) -> bool:
     conditions = {one["type"]: one["status"] for one in pod.get("status", {}).get("conditions", ())}
-    return conditions.get("Ready") == "True" or ("deletionTimestamp" in pod["metadata"] and bool(pod["spec"].get("nodeName")))
+    return conditions.get("Ready") == "True" or (
+        "deletionTimestamp" in pod["metadata"] and bool(pod["spec"].get("nodeName"))
+    )

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Thread
 from typing import Any
 
 from numpy.random import Generator
@@ -40,13 +39,13 @@ from controller.adapters.kube.reflector import Reads, Reflector, Surroundings
 from controller.adapters.kube.revisions import Revision, read_revision
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.kube.stores import Snapshot
+from controller.adapters.kube.watching import Watching
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
 from controller.adapters.kube.written import Written
 from policies.fleet import NodeState, PoolKey, PoolState
 from policies.replica import ReplicaState
 
 MOST_NOTES = 100
-_JOIN_S = 2.0
 _APART = frozenset((NODES, *AUTOSCALERS.values()))
 """What pools can be told without."""
 
@@ -115,7 +114,7 @@ class KubernetesView:
         self.reflectors: dict[Resource, list[Reflector[Any]]] = {}
         self._workloads: list[Resource] = []
         self._watch_all()
-        self._threads: list[Thread] = []
+        self._watching = Watching(elapsed)
         self._written = Written(elapsed, self.api.server)
         self._made: dict[str, _Made] = {}
         self._told: _Told | None = None
@@ -123,22 +122,11 @@ class KubernetesView:
     def start(self) -> None:
         """Begin to watch; returns when everything was listed, or after as long as one answer may take."""
         reflectors = [one for several in self.reflectors.values() for one in several]
-        for reflector in reflectors:
-            thread = Thread(target=reflector.run, name=f"watch {reflector.store.title}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        end_s = self._elapsed() + self._settings.timeout_s
-        for reflector in reflectors:
-            reflector.store.wait_until_listed(max(0.0, end_s - self._elapsed()))
+        self._watching.start(reflectors, self._settings.timeout_s)
 
     def close(self) -> None:
         """End the watches and give up the connections."""
-        for several in self.reflectors.values():
-            for reflector in several:
-                reflector.stop()
-        end_s = self._elapsed() + _JOIN_S
-        for thread in self._threads:
-            thread.join(max(0.0, end_s - self._elapsed()))
+        self._watching.close()
         self.api.close()
 
     def pools(self) -> tuple[PoolState, ...]:

@@ -42,6 +42,10 @@ LEADER_WORKER_SETS = Resource("leaderworkerset.x-k8s.io", "v1", "leaderworkerset
 ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet", metadata_only=True)
 CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
+SERVICES = Resource("", "v1", "services", "Service")
+ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+HTTP_ROUTES = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+VIRTUAL_SERVICES = Resource("networking.istio.io", "v1", "virtualservices", "VirtualService")
 INFERENCE_POOLS = Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
 HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 SCALED_OBJECTS = Resource("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
@@ -52,3 +56,5 @@ KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, STATEFUL_SETS, LEADER_WORKER_
 
 AUTOSCALERS = {kind.kind: kind for kind in (HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS, VERTICAL_POD_AUTOSCALERS)}
 """What scales workloads beside us, or ends their pods."""
+ROUTES = {kind.kind: kind for kind in (HTTP_ROUTES, VIRTUAL_SERVICES)}
+"""Objects whose weights share requests out."""

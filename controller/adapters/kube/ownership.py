@@ -1,4 +1,4 @@
-"""Who else sets the number of replicas of a workload: an autoscaler, a GitOps tool, another Foresail, or a person?
+"""Who else sets the replicas of a workload or the weights of a route: a controller, a tool, a person, another Foresail?
 
 Two that set one number fight. Autoscalers say whom they scale. Everybody else is known by what the API server notes of
 each field: who changed it last, when, and by which operation (``managedFields``). What was set when the workload was
@@ -38,6 +38,16 @@ _TOOLS: Mapping[str, str] = {
 _CONTROLLERS = frozenset({"kube-controller-manager", "keda-operator", "keda"})
 """Field managers of autoscalers and controllers of workloads: whether one of them scales, its own object says."""
 
+_SHIFTERS: Mapping[str, str] = {
+    "rollouts-controller": "Argo Rollouts",
+    "gatewayAPI": "the Gateway API plugin of Argo Rollouts",
+    "flagger": "Flagger",
+}
+"""Field managers of controllers that shift traffic, step by step, from one revision to the next."""
+
+_RULES = {"HTTPRoute": ("spec", "rules"), "VirtualService": ("spec", "http")}
+"""The list that holds the weights of each kind of route. It is owned as a whole: whoever writes one rule owns all."""
+
 _EVICTS = frozenset({"Auto", "Recreate", "InPlaceOrRecreate", ""})
 """Update modes of a VerticalPodAutoscaler that end pods; the empty one is what it does when it says nothing."""
 
@@ -46,12 +56,13 @@ _PUBLISHED = ("foresail_desired_replicas", "wva_desired_replicas")
 
 
 class OwnerKind(StrEnum):
-    """What kind of owner the number of replicas has."""
+    """What kind of owner the number of replicas, or the weights of a route, have."""
 
     AUTOSCALER = "autoscaler"
     GITOPS = "gitops"
     FORESAIL = "foresail"
     PERSON = "person"
+    SHIFTER = "shifter"
 
 
 class OwnershipSettings(BaseModel):
@@ -66,13 +77,14 @@ class OwnershipSettings(BaseModel):
     )
     take_over: frozenset[OwnerKind] = Field(
         frozenset(),
-        description="Owners of the number of replicas that are overruled: gitops, foresail, person. An autoscaler "
-        "never is, for it goes on writing: delete or pause it.",
+        description="Owners of the number of replicas, or of the weights of a route, that are overruled: gitops, "
+        "foresail, person. An autoscaler never is, nor is who shifts traffic, for they go on writing: delete or pause "
+        "them.",
     )
     person_holds_s: float = Field(
         3600.0,
         ge=0,
-        description="Seconds for which a number that a person has set is left alone; they had a reason, and forget it.",
+        description="Seconds for which what a person has set is left alone; they had a reason, and forget it.",
     )
 
 
@@ -104,7 +116,7 @@ class Autoscaler:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who set the number of replicas last, as the API server has noted it.
+    """Who set something last, as the API server has noted it.
 
     Attributes:
         name: What it calls itself.
@@ -119,7 +131,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who owns the number of replicas, and what to do about it.
+    """Who owns the number of replicas, or the weights of a route, and what to do about it.
 
     Attributes:
         until: When that ends by itself; infinite where it does not.
@@ -232,14 +244,33 @@ def template_owner(
     return None
 
 
-def _by_name(writer: Writer, created_at: float, at: float, settings: OwnershipSettings) -> Owner | None:
+def route_writer(kind: str, route: object) -> Writer | None:
+    """Return who set the rules of an HTTPRoute or VirtualService last, None where nobody is noted."""
+    return writer_of(route, _RULES[kind])
+
+
+def route_owner(writer: Writer | None, created_at: float, at: float, settings: OwnershipSettings) -> Owner | None:
+    """Return who owns the weights of a route; None when they are ours to set. The arguments are as for ``owner_of``."""
+    if writer is None or writer.name == settings.field_manager:
+        return None
+    shifter = _SHIFTERS.get(writer.name)
+    if shifter is not None:
+        remedy = f"let one of the two shift traffic: take the route out of what {shifter} does"
+        return Owner(OwnerKind.SHIFTER, f"{shifter} (field manager {writer.name})", remedy)
+    owner = _by_name(writer, created_at, at, settings, "the weights")
+    return None if owner is None or owner.kind in settings.take_over else owner
+
+
+def _by_name(
+    writer: Writer, created_at: float, at: float, settings: OwnershipSettings, what: str = "replicas"
+) -> Owner | None:
     tool = _TOOLS.get(writer.name)
     if tool is not None or writer.applied:
         name = tool or writer.name
-        remedy = f"take replicas out of what {name} applies, or add gitops to take_over"
+        remedy = f"take {what} out of what {name} applies, or add gitops to take_over"
         return Owner(OwnerKind.GITOPS, f"{name} (field manager {writer.name})", remedy)
     if writer.name.startswith("foresail"):
-        remedy = "leave the workload to one of the two, or add foresail to take_over"
+        remedy = "leave it to one of the two, or add foresail to take_over"
         return Owner(OwnerKind.FORESAIL, f"another Foresail (field manager {writer.name})", remedy)
     until = writer.at + settings.person_holds_s
     if math.isnan(writer.at) or writer.at - created_at <= MADE_WITHIN_S or at >= until:

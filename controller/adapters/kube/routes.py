@@ -47,6 +47,7 @@ class Backend:
         named_at: Pointer to, and value of, the field that tells it apart; tested by patches.
         weight: Its weight; what is not given counts as the API says.
         given: Whether the weight is given.
+        kind: Of the object that it names: Service, InferencePool or another; empty where that cannot be told.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Backend:
     named_at: tuple[str, str]
     weight: int
     given: bool
+    kind: str = "Service"
 
 
 def backends_of(kind: RouteKind, route: Json) -> list[Backend]:
@@ -67,6 +69,25 @@ def backends_of(kind: RouteKind, route: Json) -> list[Backend]:
         return list(_http_route(route) if kind == "HTTPRoute" else _virtual_service(route))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ObservationError(f"the rules cannot be read: {error!r}", _where(kind, route)) from None
+
+
+def object_of(kind: RouteKind, namespace: str, backend: str) -> tuple[str, str] | None:
+    """Return namespace and name of the object that a backend names in a route of ``namespace``.
+
+    Of a host of Istio that is its Service; None where the host is none of the cluster.
+
+    >>> object_of("HTTPRoute", "prod", "other/llama"), object_of("VirtualService", "prod", "llama/canary")
+    (('other', 'llama'), ('prod', 'llama'))
+    >>> object_of("VirtualService", "prod", "llama.other.svc.cluster.local")
+    ('other', 'llama')
+    """
+    if kind == "HTTPRoute":
+        place, slash, name = backend.rpartition("/")
+        return (place if slash else namespace), name
+    name, *domain = backend.partition("/")[0].split(".")
+    if not domain:
+        return namespace, name
+    return (domain[0], name) if domain[1:2] == ["svc"] else None
 
 
 def shares_of(kind: RouteKind, route: Json, pools: Mapping[PoolKey, str]) -> Mapping[PoolKey, float]:
@@ -149,10 +170,12 @@ def _http_route(route: Json) -> Iterator[Backend]:
             name = called if namespace == own else f"{namespace}/{called}"
             path = f"/spec/rules/{number}/backendRefs/{place}"
             told = f"{path}/name", called
-            yield Backend(path, number, name, told, _int(ref.get("weight", 1)), "weight" in ref)
+            kind = _text(ref.get("kind", "Service"))
+            yield Backend(path, number, name, told, _int(ref.get("weight", 1)), "weight" in ref, kind)
 
 
 def _virtual_service(route: Json) -> Iterator[Backend]:
+    own = route["metadata"].get("namespace", "")
     for number, rule in enumerate(route["spec"].get("http") or ()):
         destinations = rule.get("route") or ()
         for place, entry in enumerate(destinations):
@@ -162,7 +185,8 @@ def _virtual_service(route: Json) -> Iterator[Backend]:
             name, field = (f"{host}/{subset}", "subset") if subset else (host, "host")
             told = f"{path}/destination/{field}", to[field]
             alone = 100 if len(destinations) == 1 else 0
-            yield Backend(path, number, name, told, _int(entry.get("weight", alone)), "weight" in entry)
+            kind = "Service" if object_of("VirtualService", own, name) else ""
+            yield Backend(path, number, name, told, _int(entry.get("weight", alone)), "weight" in entry, kind)
 
 
 def _text(told: Any) -> str:

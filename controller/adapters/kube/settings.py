@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from controller.adapters.kube.ownership import OwnershipSettings
+from controller.adapters.kube.route_pools import RoutePools
 from controller.leadership import LeaseSettings
 from policies.fleet import Role
 
@@ -76,8 +77,14 @@ class RoutePlace(BaseModel):
     backends: dict[str, str] = Field(
         min_length=1,
         description="What each pool of the model (its name, or name/role) is called there: name or namespace/name of "
-        "a Service or InferencePool, host or host/subset of an Istio destination.",
+        "a Service or InferencePool, host or host/subset of an Istio destination. A prefill and a decode pool behind "
+        "one InferencePool name the same.",
     )
+
+    @model_validator(mode="after")
+    def _pools_are_apart(self) -> RoutePlace:
+        RoutePools.of(self.model, self.backends)
+        return self
 
 
 class LeasePlace(LeaseSettings):

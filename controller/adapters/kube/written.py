@@ -20,9 +20,12 @@ class Written:
         self._newest: dict[Reflector[Any], tuple[str, float]] = {}
 
     def note(self, reflector: Reflector[Any], resource_version: str) -> None:
-        """Take note of a write; without a version, since nobody answered, a list that begins later has to show it."""
+        """Take note of a write; without a version, since nobody answered, a list that begins now has to show it."""
+        at_s = self._elapsed()
         with self._lock:
-            self._newest[reflector] = resource_version, self._elapsed()
+            self._newest[reflector] = resource_version, at_s
+        if not resource_version:
+            reflector.lists_since(at_s)
 
     def wait(self, within_s: float, of: Reflector[Any] | None = None) -> None:
         """Wait until every write shows, or those to ``of`` alone.
@@ -35,10 +38,12 @@ class Written:
         end_s = self._elapsed() + within_s
         for reflector, write in newest.items():
             resource_version, written_s = write
-            shown = reflector.store.wait_for(resource_version, max(0.0, end_s - self._elapsed()))
+            left_s = max(0.0, end_s - self._elapsed())
+            shown = resource_version and reflector.store.wait_for(resource_version, left_s)
             if not shown and not reflector.lists_since(written_s):
+                age_s = self._elapsed() - written_s
                 raise ObservationError(
-                    f"{reflector.store.title}: our own last write does not show after {within_s:g} s",
+                    f"{reflector.store.title}: our own last write does not show after {age_s:.1f} s",
                     self._server,
                     "the watch lags; nothing is decided on what was before",
                 )

@@ -1,0 +1,286 @@
+"""Which shares do the pools of a model have in its route, and how are they changed? The ``Router`` port.
+
+Shares are read from what a watch has told, and none are told that are older than a write of ours. A change is made of
+the route as it is at that moment, and holds for that version of it alone. It is refused where the plan was made of
+other shares, the gateways have not taken the last change yet, somebody else owns the weights, or nobody would answer
+where more is to go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from numpy.random import Generator
+
+from controller.adapters.kube.changes import JSON_PATCH, Change, Fence, acting, unfenced
+from controller.adapters.kube.client import KubernetesApi
+from controller.adapters.kube.destinations import Destinations
+from controller.adapters.kube.json_reading import Refused, count, instant, text, word
+from controller.adapters.kube.kinds import ROUTES
+from controller.adapters.kube.ownership import Writer, route_owner, route_writer
+from controller.adapters.kube.questions import ApiRefused, Question, Unreached
+from controller.adapters.kube.reflector import Reflector, Surroundings
+from controller.adapters.kube.route_pools import RoutePools
+from controller.adapters.kube.routes import SAME_SHARE, backends_of, object_of, patch_for, shares_of, taken
+from controller.adapters.kube.settings import KubernetesSettings, RoutePlace
+from controller.adapters.kube.watching import Watching
+from controller.adapters.kube.written import Written
+from controller.errors import ActuationError, ObservationError, StalePlan
+from policies.fleet import PoolKey
+
+Shares: TypeAlias = Mapping[PoolKey, float]
+
+_UNPROCESSABLE = 422
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRoute:
+    """What is kept of a route.
+
+    Attributes:
+        shares: Of one pool for each backend; None where they cannot be read.
+        unread: Why they cannot: what, where and remedy.
+        generation: Of what is wanted.
+        untaken: Why that is not known to be in effect; empty where it is.
+        writer: Who set the rules last, if that is noted.
+        created_at: When it was made.
+    """
+
+    shares: Shares | None
+    unread: tuple[str, str, str]
+    generation: int
+    untaken: str
+    writer: Writer | None
+    created_at: float
+
+
+class KubernetesRouter:
+    """The ``Router`` port over the routes that the settings name. Start it before use and close it after."""
+
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        elapsed: Callable[[], float],
+        now: Callable[[], float],
+        rng: Generator,
+        fence: Fence = unfenced,
+    ) -> None:
+        """Take the time from ``elapsed``, seconds that never go back, and ``now``, since the epoch.
+
+        ``rng`` scatters waits; every write asks ``fence``.
+
+        Raises:
+            ObservationError: If it cannot be told how the API server is reached.
+        """
+        self.api = KubernetesApi(settings, elapsed, fence)
+        self._settings, self._elapsed, self._now = settings, elapsed, now
+        around = Surroundings(self.api, settings, elapsed)
+        self._routes = {place.model: _Route(place) for place in settings.routes}
+        self.reflectors: dict[tuple[str, str], Reflector[SeenRoute]] = {}
+        for kind, namespace in sorted({(one.place.kind, one.place.namespace) for one in self._routes.values()}):
+            here = [one for one in self._routes.values() if (one.place.kind, one.place.namespace) == (kind, namespace)]
+            read = partial(_read, routes={one.place.name: one for one in here})
+            self.reflectors[kind, namespace] = Reflector(around, ROUTES[kind], namespace, read, rng.spawn(1)[0])
+        self._watching = Watching(elapsed)
+        self._written = Written(elapsed, self.api.server)
+        self._wrote_s = -math.inf
+        self._destinations = Destinations(around, rng.spawn(1)[0])
+
+    def start(self) -> None:
+        """Begin to watch; returns when the routes were listed, or after as long as one answer may take."""
+        self._watching.start(self.reflectors.values(), self._settings.timeout_s)
+
+    def close(self) -> None:
+        """End the watches and give up the connections."""
+        self._watching.close()
+        self._destinations.close()
+        self.api.close()
+
+    def weights(self, model: str) -> Shares:
+        """Return each pool's share of what comes to its stage, none for a pool outside the route.
+
+        Raises:
+            ObservationError: If the settings name no route for the model, it is not there or cannot be read, the cache
+                is too old, or it does not show a write of ours in time.
+        """
+        route = self._routes.get(model)
+        if route is None:
+            remedy = "name its route under platform.routes, if it has one"
+            raise ObservationError(f"no route is named for {model}", "platform.routes", remedy)
+        reflector = self.reflectors[route.place.kind, route.place.namespace]
+        # A tick asks for every model: they do not each wait anew for a watch that lags.
+        waited_s = self._elapsed() - self._wrote_s
+        self._written.wait(max(0.0, self._settings.catch_up_s - waited_s), reflector)
+        seen = reflector.store.snapshot(self._settings.stale_after_s).objects.get(route.key)
+        if seen is None:
+            raise ObservationError("it is not there", route.title, f"make it, or take {model} out of platform.routes")
+        if seen.shares is None:
+            raise ObservationError(*seen.unread)
+        route.see(seen.generation, seen.untaken, self._elapsed())
+        route.told = seen.shares
+        return route.pools.of_pools(seen.shares)
+
+    def set_weights(self, model: str, weights: Shares) -> None:
+        """Replace the shares; those of each stage are scaled to a sum of one, and pools left out get none.
+
+        Raises:
+            StalePlan: If the shares are others than were told last, or change while they are written.
+            ActuationError: If they are none, the route is not ours to change now, nobody would answer where more is to
+                go, or the API server refuses.
+        """
+        route = self._routes.get(model)
+        if route is None:
+            raise ActuationError(f"no route is named for {model}", "platform.routes", "name it there")
+        wanted = route.pools.of_backends(weights)
+        with acting():
+            fresh = self._fresh(route)
+            patch = patch_for(route.place.kind, fresh, route.pools.backends, wanted)
+            if patch:
+                self._permit(route, fresh, wanted)
+                self._write(route, fresh, patch, wanted)
+
+    def notes(self) -> tuple[Refused, ...]:
+        """Return what is to be said of the routes: who else owns or changed weights, and what is not in effect yet."""
+        return tuple(Refused(route.title, why) for route in self._routes.values() for why in self._notes(route))
+
+    def _notes(self, route: _Route) -> list[str]:
+        reflector = self.reflectors[route.place.kind, route.place.namespace]
+        try:
+            seen = reflector.store.snapshot(self._settings.stale_after_s).objects.get(route.key)
+        except ObservationError as error:
+            return [error.what]
+        if seen is None:
+            return ["it is not there"]
+        if seen.shares is None:
+            return [seen.unread[0]]
+        route.see(seen.generation, seen.untaken, self._elapsed())
+        notes = [route.waits(self._elapsed())] if seen.untaken else []
+        owner = route_owner(seen.writer, seen.created_at, self._now(), self._settings.ownership)
+        if owner is not None:
+            notes.append(f"{owner.title} owns its weights: {owner.remedy}")
+        writer, ours = seen.writer, self._settings.ownership.field_manager
+        if route.set is not None and writer is not None and writer.name != ours and not _same(seen.shares, route.set):
+            notes.append(f"{writer.name} made {_told(seen.shares)} of the {_told(route.set)} that we had set")
+        return notes
+
+    # Writing
+
+    def _fresh(self, route: _Route) -> dict[str, Any]:
+        """Return the route as it is now."""
+        place = route.place
+        return self.api.get(ROUTES[place.kind], place.namespace, place.name)
+
+    def _permit(self, route: _Route, fresh: Mapping[str, Any], wanted: Shares) -> None:
+        """Raise why the route may not be changed now."""
+        place, at_s = route.place, self._elapsed()
+        shares = shares_of(place.kind, fresh, route.pools.backends)
+        if route.told is not None and not _same(route.told, shares):
+            what = f"the shares are {_told(shares)} by now, and the plan was made of {_told(route.told)}"
+            raise StalePlan(what, route.title, "the next plan is made of what is there")
+        if text(fresh, "metadata", "deletionTimestamp"):
+            raise ActuationError("it is being deleted", route.title)
+        owner = route_owner(route_writer(place.kind, fresh), _made_at(fresh), self._now(), self._settings.ownership)
+        if owner is not None:
+            raise ActuationError(f"{owner.title} owns its weights", route.title, owner.remedy)
+        route.see(_generation(fresh), taken(place.kind, fresh), at_s)
+        if route.untaken:
+            remedy = "the next step waits for it; if that lasts, ask the gateway's controller why"
+            raise ActuationError(route.waits(at_s), route.title, remedy)
+        for backend in _growing(route, fresh, shares, wanted):
+            self._destinations.check(*backend)
+
+    def _write(self, route: _Route, fresh: Mapping[str, Any], patch: list[dict[str, Any]], wanted: Shares) -> None:
+        place = route.place
+        reflector = self.reflectors[place.kind, place.namespace]
+        question = Question("patch", ROUTES[place.kind], place.namespace, place.name)
+        try:
+            after = self.api.change(Change(question, patch, JSON_PATCH))
+        except Unreached:
+            self._wrote_s = self._elapsed()
+            self._written.note(reflector, "")  # it may have happened: only a list that begins now tells
+            raise
+        except ApiRefused as error:
+            if error.status == _UNPROCESSABLE and _version(self._fresh(route)) != _version(fresh):
+                raise StalePlan("it has changed since it was looked at", route.title, error.remedy) from None
+            raise
+        self._wrote_s = self._elapsed()
+        self._written.note(reflector, _version(after))
+        route.see(_generation(after), taken(place.kind, after), self._wrote_s)
+        route.told = route.set = wanted
+
+
+class _Route:
+    """A route that the settings name, and what is remembered of it.
+
+    Attributes:
+        told: The shares that were told or set last; plans are made of them.
+        set: The shares that we set last.
+        untaken: Why the newest change is not known to be in effect; empty where it is.
+    """
+
+    def __init__(self, place: RoutePlace) -> None:
+        self.place, self.pools = place, RoutePools.of(place.model, place.backends)
+        self.key, self.title = (place.namespace, place.name), f"{place.kind} {place.namespace}/{place.name}"
+        self.told: Shares | None = None
+        self.set: Shares | None = None
+        self.untaken = ""
+        self._since: tuple[int, float] | None = None
+
+    def see(self, generation: int, untaken: str, at_s: float) -> None:
+        """Take note of whether the newest change is in effect."""
+        self.untaken = untaken
+        if not untaken:
+            self._since = None
+        elif self._since is None or self._since[0] != generation:
+            self._since = generation, at_s
+
+    def waits(self, at_s: float) -> str:
+        """Return what is waited for, and for how long that has been seen."""
+        since_s = at_s if self._since is None else self._since[1]
+        return f"the last change is not in effect after {at_s - since_s:.0f} s: {self.untaken}"
+
+
+def _read(told: object, routes: Mapping[str, _Route]) -> SeenRoute | None:
+    """Return what is kept of a route of one namespace; None where the settings do not name it."""
+    route = routes.get(word(told, "metadata", "name"))
+    if route is None or not isinstance(told, dict):
+        return None
+    kind, shares, unread = route.place.kind, None, ("", "", "")
+    try:
+        shares = shares_of(kind, told, route.pools.backends)
+    except ObservationError as error:
+        unread = error.what, error.where, error.remedy
+    writer = route_writer(kind, told)
+    return SeenRoute(shares, unread, _generation(told), taken(kind, told), writer, _made_at(told))
+
+
+def _growing(route: _Route, fresh: Mapping[str, Any], before: Shares, wanted: Shares) -> set[tuple[str, str, str]]:
+    """Return kind, namespace and name of the objects behind which more is to go than before."""
+    kind, namespace = route.place.kind, route.place.namespace
+    more = {name for pool, name in route.pools.backends.items() if wanted[pool] - before[pool] >= SAME_SHARE}
+    found = {(one.kind, object_of(kind, namespace, one.name)) for one in backends_of(kind, fresh) if one.name in more}
+    return {(of, *place) for of, place in found if place is not None}
+
+
+def _version(route: object) -> str:
+    return text(route, "metadata", "resourceVersion")
+
+
+def _generation(route: object) -> int:
+    return count(route, "metadata", "generation") or 0
+
+
+def _made_at(route: object) -> float:
+    return instant(route, "metadata", "creationTimestamp")
+
+
+def _same(one: Shares, other: Shares) -> bool:
+    return all(abs(one[pool] - other[pool]) < SAME_SHARE for pool in one)
+
+
+def _told(shares: Shares) -> str:
+    return ", ".join(f"{pool.pool} {share:.4g}" for pool, share in shares.items())
