@@ -24,13 +24,12 @@ from controller.modes import ModeSettings
 from controller.ports import TickRecord
 from policies.decisions import Decision
 from policies.fleet import PoolKey
-from policies.settings import PolicySettings
 from simulations.invariants import InvariantChecks
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi
 from simulations.kubernetes_api.trail import Written
-from tests.builders import AT, FixedClock, settings
+from tests.builders import FixedClock, settings
 from tests.builders_kube_rig import Operated, kube_settings
 from tests.builders_kube_world import NAMESPACE, KubeWorld, app_of, place
 

@@ -21,6 +21,7 @@ from controller.loop import ControlLoop
 from controller.modes import ModeSettings
 from controller.ports import TickRecord
 from controller.settings import Settings
+from forecasting.forecaster import Forecaster
 from forecasting.series import LoadSeries
 from policies.memory import PolicyMemory
 from policies.settings import PolicySettings
@@ -57,6 +58,7 @@ class Operated:
     killed: Callable[[], bool] = lambda: False
     memory: PolicyMemory | None = None
     audit: SqlAudit | None = None
+    champion: Forecaster | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,13 +76,13 @@ class Operated:
 
     def _loop(self) -> ControlLoop:
         ports = World(self.world, self.cluster, self.router, self.notifier)
-        consent, chain = Consent(self.killed), chain_of(None)
+        consent, chain = Consent(self.killed), chain_of(self.champion)
         return control_loop(self.settings, ports, self.log, self.world.clock, consent, chain, self.history, self.memory)
 
     def catch_up(self) -> bool:
         """Wait until what is watched shows all there is; return whether it does."""
         watched = self.cluster.view.reflectors, {key: [one] for key, one in self.router.reflectors.items()}
-        return all([caught_up(self.world.api, reflectors) for reflectors in watched])
+        return all(caught_up(self.world.api, reflectors) for reflectors in watched)
 
     def tick(self) -> TickRecord:
         self.catch_up()

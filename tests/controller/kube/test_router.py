@@ -158,7 +158,7 @@ def edited(
 
 def test_what_a_person_has_set_is_left_alone_for_a_while(tmp_path: Path) -> None:
     notes, why = edited(tmp_path, "kubectl-edit")
-    assert why.startswith("somebody by kubectl-edit owns its weights: it is left alone for 3300 s more")
+    assert why.startswith("somebody by kubectl-edit owns its weights: it is left alone until ")
     assert len(notes) == 1
     assert edited(tmp_path, "kubectl-edit", age_s=3601.0) == ([], "")
     assert edited(tmp_path, "kubectl-edit", take_over=["person"]) == ([], "")
