@@ -11,6 +11,7 @@ import numpy as np
 
 from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.kube.cluster_writes import KubernetesCluster
+from controller.adapters.kube.kinds import KINDS
 from controller.adapters.system_clock import SystemClock
 from policies.fleet import PoolKey, PoolState
 from policies.replica import ReplicaState
@@ -35,6 +36,7 @@ class KubeWorld:
     def __init__(self, api: RunningApi, cluster: KubernetesCluster, clock: VirtualClock, kind: str) -> None:
         self.api, self.cluster, self.clock, self.kind = api, cluster, clock, kind
         self._group = _GROUPS.get(kind, "apps/v1")
+        self.resource = KINDS[kind]
         self.path = f"/apis/{self._group}/namespaces/prod/{kind.lower()}s"
 
     def create(self, replicas: int, labels: dict[str, str] | None = None, **spec: Any) -> None:
@@ -128,6 +130,7 @@ def a_kube_world(
     start_s: float = 0.0,
     fence: Fence = unfenced,
     spec: Json | None = None,
+    nodes_read: bool = False,
     **settings: Any,
 ) -> Iterator[KubeWorld]:
     """Run a cluster whose workload has come to rest, and what acts on it."""
@@ -136,7 +139,7 @@ def a_kube_world(
         Fleet(api)
         api.add_nodes(nodes)
         api.kubelet.start_s = start_s
-        chosen = settings_for(api, folder, **{"kinds": ALL_KINDS, **settings})
+        chosen = settings_for(api, folder, **{"kinds": ALL_KINDS, "nodes": nodes_read, **settings})
         elapsed = SystemClock().elapsed
         cluster = KubernetesCluster(chosen, elapsed, clock.now, np.random.default_rng(3), fence)
         world = KubeWorld(api, cluster, clock, kind)

@@ -3,8 +3,8 @@
 A verb acts on what ``pools`` told last: a pod is meant by its uid, a workload by its generation. Objects are read anew
 right before they are written, every write is conditional on what was read, and none is sent twice.
 
-Scaling down does not wait for requests to end: a pod that is given up leaves its Service by its deletion, and has its
-grace period to finish what it has. ``terminationGracePeriodSeconds`` must be as long as the longest generation, and a
+Scaling down does not wait for requests to end: a pod that is given up is out of its Service by its deletion, and has
+its grace period to finish what it has. ``terminationGracePeriodSeconds`` must be as long as the longest generation, a
 ``preStop`` of some seconds lets gateways hear of it first. What is out of traffic already is named to go first.
 """
 
@@ -19,11 +19,12 @@ from controller.adapters.kube.changes import Fence, acting, unfenced
 from controller.adapters.kube.cluster import KubernetesView, Seen
 from controller.adapters.kube.hand import Hand
 from controller.adapters.kube.json_patches import annotated, pointer
-from controller.adapters.kube.json_reading import MOST, Refused, count, word, words
-from controller.adapters.kube.kinds import KINDS, PODS, Resource
+from controller.adapters.kube.json_reading import MOST, Refused, count, entries, text, word, words
+from controller.adapters.kube.kinds import KINDS, NODES, PODS, Resource
 from controller.adapters.kube.own_place import own_namespaces
 from controller.adapters.kube.ownership import owner_of, writer_of
 from controller.adapters.kube.pods import DELETION_COST, Pod
+from controller.adapters.kube.rollout_writes import RolloutWrites
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.kube.victims import costs, out_of_turn, victims
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
@@ -58,6 +59,7 @@ class KubernetesCluster:
         self.api = self.view.api
         self._settings, self._now = settings, now
         self._hand = Hand(self.view, delete_unevictable=settings.delete_unevictable)
+        self._rollouts = RolloutWrites(self._hand, settings, now)
         self._own = own_namespaces(settings)
         self._custom = {kind.kind: kind for kind in settings.custom_kinds}
         self._resources: Mapping[str, Resource] = {
@@ -100,7 +102,7 @@ class KubernetesCluster:
                 return
             if replicas < workload.desired:
                 self._choose(seen, told, workload, replicas, retire_first)
-            self._hand.scale(self._resources[workload.kind], told, replicas)
+            self._hand.scale(self._resource(seen), told, replicas)
 
     def cordon(self, pool: PoolKey, replica: str) -> None:
         """Take the replica out of traffic by its label; raises ActuationError."""
@@ -119,6 +121,38 @@ class KubernetesCluster:
         with acting():
             self._hand.evict(self._pod(self._seen(pool), replica))
 
+    def roll_back(self, pool: PoolKey, revision: str) -> None:
+        """Give the workload the template of ``revision``, and end a pause of ours.
+
+        Raises:
+            StalePlan: If it changes meanwhile.
+            ActuationError: If there is no such revision, it is somebody else's to change, or it is refused or not
+                answered: it may have happened.
+        """
+        with acting():
+            seen = self._seen(pool)
+            self._rollouts.roll_back(self._resource(seen), seen, *self._anew(seen), revision)
+
+    def pause(self, pool: PoolKey) -> None:
+        """Let the rollout go no further; raises ActuationError, also for kinds that have no pause."""
+        with acting():
+            seen = self._seen(pool)
+            self._rollouts.pause(self._resource(seen), *self._anew(seen))
+
+    def resume(self, pool: PoolKey) -> None:
+        """End a pause of ours; raises ActuationError, also where it is somebody else's."""
+        with acting():
+            seen = self._seen(pool)
+            self._rollouts.resume(self._resource(seen), *self._anew(seen))
+
+    def avoid(self, node: str) -> None:
+        """Taint the node so that nothing more is placed there; raises ActuationError."""
+        self._taint(node, shut=True)
+
+    def stop_avoiding(self, node: str) -> None:
+        """Take our taint away; raises ActuationError."""
+        self._taint(node, shut=False)
+
     # What is meant
 
     def _seen(self, key: PoolKey) -> Seen:
@@ -134,6 +168,9 @@ class KubernetesCluster:
             )
         return seen
 
+    def _resource(self, seen: Seen) -> Resource:
+        return self._resources[seen.workload.kind]
+
     def _pod(self, seen: Seen, replica: str) -> Pod:
         """Return the pod that is a replica, or leads it."""
         if replica in {one.id for one in seen.state.replicas}:
@@ -143,7 +180,7 @@ class KubernetesCluster:
     def _anew(self, seen: Seen) -> tuple[dict[str, Any], Workload]:
         """Return the workload as it is now, as told and as read."""
         known, settings = seen.workload, self._settings
-        told = self._hand.read(self._resources[known.kind], known.namespace, known.name, known.uid)
+        told = self._hand.read(self._resource(seen), known.namespace, known.name, known.uid)
         reading = Reading(settings.gpu_resources, settings.prefix)
         workload = read_workload(told, known.kind, reading, self._custom.get(known.kind))
         if isinstance(workload, Refused):
@@ -212,3 +249,17 @@ class KubernetesCluster:
             if held != serving:
                 path = pointer("metadata", "labels", label)
                 self._hand.patch(PODS, told, [{"op": "replace", "path": path, "value": serving}])
+
+    # Nodes
+
+    def _taint(self, node: str, *, shut: bool) -> None:
+        if not self._settings.nodes:
+            raise ActuationError("nodes are neither read nor written", f"Node {node}", "set platform.nodes")
+        key = f"{self._settings.prefix}/avoid"
+        with acting():
+            told = self._hand.read(NODES, "", node)
+            taints = entries(told, "spec", "taints")
+            others = [taint for taint in taints if text(taint, "key") != key]
+            if (len(others) < len(taints)) is not shut:
+                ours = [{"key": key, "value": "true", "effect": "NoSchedule"}] if shut else []
+                self._hand.patch(NODES, told, [{"op": "add", "path": "/spec/taints", "value": [*others, *ours]}])

@@ -81,7 +81,7 @@ def pool_state(
     else:
         groups = ()
         replicas = tuple([read(pod) if read else replica_of(pod, place.engine) for pod in pods])
-    line = lineage(revisions, workload.revision)
+    line = lineage(revisions, workload.revision, workload.restored)
     return PoolState(
         key=place.key,
         replicas=replicas,

@@ -75,22 +75,26 @@ class Lineage:
     current_at: float = math.nan
 
 
-def lineage(revisions: Iterable[Revision], told: str) -> Lineage:
+def lineage(revisions: Iterable[Revision], told: str, restored: tuple[str, float] | None = None) -> Lineage:
     """Return the order of a workload's revisions.
 
     Args:
         revisions: Those that are kept of it.
         told: The number or name of the newest one, as the workload says; empty where it does not. Of a number whose
             keeper has not been heard of yet, the newest that is known holds on.
+        restored: The one that we went back to ourselves, and when.
     """
     known = sorted(revisions, key=lambda revision: (revision.number, revision.created_at, revision.name))
-    names = tuple(dict.fromkeys([revision.name for revision in known]))
+    by_age = sorted(known, key=lambda revision: revision.created_at)
+    names = tuple(dict.fromkeys([revision.name for revision in by_age]))
     named = [revision for revision in known if told and told in (revision.name, str(revision.number))]
     if told and not named and not told.isdigit():
         return Lineage(names, told)
     current = (named or known)[-1] if known else None
     if current is None:
         return Lineage(names)
+    if restored and restored[0] == current.name:
+        return Lineage(names, current.name, restored[1])
     return Lineage(names, current.name, current.created_at if _came_once(current, known) else math.nan)
 
 

@@ -7,7 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from controller.adapters.kube.json_reading import Refused, count, flag, instant, subject, text, under, word, words
+from controller.adapters.kube.json_reading import (
+    Refused,
+    count,
+    entries,
+    flag,
+    instant,
+    subject,
+    text,
+    under,
+    word,
+    words,
+)
 from controller.adapters.kube.ownership import Writer, writer_of
 from controller.adapters.kube.settings import CustomKind
 from controller.adapters.kube.templates import Template, read_template
@@ -28,6 +39,7 @@ class Workload:
         worker: Of the other pods of a replica, where there are ``size`` of them.
         revision: What the object itself tells of its newest revision: a number of a Deployment, else a name.
         stable: The revision that the object itself holds good; empty where it does not tell.
+        restored: The revision that Foresail went back to and when, as long as nobody has changed the template since.
         selector: Which pods are its own, as text, for kinds that are known by their scale subresource alone.
         writer: Who set the number of replicas last; None where that is not noted.
     """
@@ -50,6 +62,7 @@ class Workload:
     stable: str = ""
     selector: str = ""
     writer: Writer | None = None
+    restored: tuple[str, float] | None = None
 
     @property
     def title(self) -> str:
@@ -94,6 +107,7 @@ def read_workload(told: object, kind: str, reading: Reading, custom: CustomKind 
         generation=generation,
         desired=replicas,
         writer=writer_of(told, desired_path.split(".")),
+        restored=_restored(told, kind, reading.prefix),
         **{
             "paused": False,
             "observed": count(told, "status", "observedGeneration"),
@@ -115,6 +129,30 @@ def _ours(told: object, prefix: str) -> Mapping[str, str]:
     }
 
 
+def _restored(told: object, kind: str, prefix: str) -> tuple[str, float] | None:
+    """Return what we went back to, and when: as long as some of the template is still noted as set by us."""
+    said = text(told, "metadata", "annotations", restored_annotation(prefix))
+    if not said or len(said) > _LONGEST_ANNOTATION:
+        return None
+    fields = [f"f:{key}" for key in template_path(kind)]
+    ours = any(
+        word(entry, "manager").startswith("foresail") and under(entry, "fieldsV1", *fields) is not None
+        for entry in entries(told, "metadata", "managedFields")
+    )
+    at = instant({"at": said.rpartition(" ")[2]}, "at")
+    return (said.partition(" ")[0], at) if ours and not math.isnan(at) else None
+
+
+def template_path(kind: str) -> tuple[str, str]:
+    """Return where a known kind keeps what a revision is made of."""
+    return "spec", "leaderWorkerTemplate" if kind == "LeaderWorkerSet" else "template"
+
+
+def restored_annotation(prefix: str) -> str:
+    """Return the annotation that says to which revision we went back, and when."""
+    return f"{prefix}/rolled-back"
+
+
 def _custom(told: object, kind: CustomKind, reading: Reading) -> dict[str, Any]:
     selector = text(told, *kind.selector_path.split("."))
     return {
@@ -132,11 +170,14 @@ def _known(told: object, kind: str, replicas: int, reading: Reading) -> dict[str
         case "Rollout":
             observed = text(told, "status", "observedGeneration")  # a text, of old versions no number
             counted = observed.isascii() and observed.isdigit() and len(observed) <= _MOST_DIGITS
+            stable = word(told, "status", "stableRS")
+            aborted = stable if flag(told, "status", "abort") else ""  # what new replicas get from then on
             return {
                 "paused": flag(told, "spec", "paused"),
-                "revision": word(told, "status", "currentPodHash")
+                "revision": aborted
+                or word(told, "status", "currentPodHash")
                 or word(told, "metadata", "annotations", "rollout.argoproj.io/revision"),
-                "stable": word(told, "status", "stableRS"),
+                "stable": stable,
                 "observed": int(observed) if counted else None,
             }
         case "StatefulSet":

@@ -22,6 +22,7 @@ from simulations.kubernetes_api.refusals import Json
 from simulations.kubernetes_api.writing import rfc3339
 
 GPU = "nvidia.com/gpu"
+_SHUT = ("NoSchedule", "NoExecute")
 _BACKING_OFF = "back-off 5m0s restarting failed container"
 Trouble: TypeAlias = Literal["crash", "unready", "stuck", "failed", "lingering"]
 
@@ -195,8 +196,9 @@ class Kubelet:
 
 
 def _takes_pods(node: Json) -> bool:
-    ready = condition(node, "Ready")
-    return not (node.get("spec") or {}).get("unschedulable") and (ready is None or bool(ready["status"] == "True"))
+    ready, spec = condition(node, "Ready"), node.get("spec") or {}
+    shut = spec.get("unschedulable") or any(one.get("effect") in _SHUT for one in spec.get("taints") or ())
+    return not shut and (ready is None or bool(ready["status"] == "True"))
 
 
 def _fits(node: Json, pod: Json, used: int) -> bool:

@@ -32,6 +32,13 @@ def _hash_of(replica_set: Json) -> str:
     return str(replica_set["metadata"]["labels"][HASH])
 
 
+def _template(replica_set: Json) -> Json:
+    """Return what a Rollout has as its template where it was taken from this ReplicaSet, defaults and all."""
+    template = replica_set["spec"]["template"]
+    labels = {key: held for key, held in template["metadata"].get("labels", {}).items() if key != HASH}
+    return {**template, "metadata": {**template["metadata"], "labels": labels}}
+
+
 class Rollouts:
     """The Rollout controller."""
 
@@ -49,9 +56,10 @@ class Rollouts:
     def _reconcile(self, rollout: Json, sets: list[Json]) -> None:
         spec, held = rollout["spec"], rollout.get("status") or {}
         current, replicas = template_hash(spec["template"]), spec.get("replicas", 1)
-        new = next((one for one in sets if _hash_of(one) == current), None)
+        new = next((one for one in sets if _hash_of(one) == current or _template(one) == spec["template"]), None)
         if new is None:
             new = self._created(rollout, sets, current)
+        current = _hash_of(new)
         status = dict(held)
         if held.get("currentPodHash") != current:
             status |= {"currentPodHash": current, "currentStepIndex": 0, "abort": False, "pauseConditions": None}

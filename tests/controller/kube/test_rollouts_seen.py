@@ -131,7 +131,7 @@ def test_a_rollout_and_the_way_back_are_told_by_revisions(tmp_path: Path) -> Non
         world.clock.at += 60.0
         world.roll_out("good:1")
         back = world.pool()
-        assert (back.revision, back.revisions) == (good.revision, (bad.revision, good.revision))
+        assert (back.revision, back.revisions) == (good.revision, (good.revision, bad.revision))
         assert math.isnan(back.revision_at)
         assert {replica.revision for replica in back.replicas if replica.serving} == {good.revision}
 
