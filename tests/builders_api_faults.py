@@ -62,6 +62,7 @@ class Candidate:
     leadership: Leadership
     lease: KubernetesLease
     led: bool = False
+    asleep: bool = False
     ticks: list[tuple[TickRecord, range]] = field(default_factory=list)
     """Records with which writes of the server's trail fell into their tick."""
 
@@ -90,6 +91,8 @@ class Schedule:
     def run(self, rounds: int) -> None:
         """Let so many tick lengths pass, each with trouble of its own."""
         for _ in range(rounds):
+            if self.rng.random() < 0.3:
+                self.world.requests_per_s = float(self.rng.uniform(2.0, 40.0))
             end = self._trouble()
             for one in self._in_any_order():
                 self._tick(one)
@@ -133,31 +136,29 @@ class Schedule:
     def _troubled_world(self) -> None:
         world = self.world
         serving = [engine for engine in world.engines.values() if engine.serving]
-        match int(self.rng.integers(5)):
-            case 0:
-                world.requests_per_s = float(self.rng.uniform(2.0, 40.0))
-            case 1 if serving:
+        match int(self.rng.integers(4)):
+            case 0 if serving:
                 serving[self.rng.integers(len(serving))].hung = True
-            case 2 if serving:
+            case 1 if serving:
                 engine = serving[self.rng.integers(len(serving))]
                 self.api.kubelet.troubles.pods[f"{NAMESPACE}/{engine.id}"] = "crash"
-            case 3:
+            case 2:
                 world.release(A, f"vllm:{self.rng.integers(2, 5)}")
-            case 4 if np.isinf(self.scaled_by_others_at):
+            case 3 if np.isinf(self.scaled_by_others_at):
                 self.api.call("POST", place("horizontalpodautoscalers"), an_autoscaler(B))
                 self.scaled_by_others_at = world.clock.at
 
     # Time
 
     def _in_any_order(self) -> list[Candidate]:
-        return [self.candidates[i] for i in self.rng.permutation(len(self.candidates))]
+        awake = [one for one in self.candidates if not one.asleep]
+        return [awake[i] for i in self.rng.permutation(len(awake))]
 
-    def _pass_time(self, asleep: Candidate | None = None, seconds: float = STEP_S * STEPS) -> None:
+    def _pass_time(self, seconds: float = STEP_S * STEPS) -> None:
         for _ in range(round(seconds / STEP_S)):
             self.world.advance(STEP_S)
             for one in self._in_any_order():
-                if one is not asleep:
-                    one.leadership.step()
+                one.leadership.step()
 
     def _tick(self, one: Candidate) -> None:
         """Tick if it leads; whoever has just begun to goes on from what is on record."""
@@ -175,7 +176,7 @@ class Schedule:
         try:
             found = resume(
                 self.audit, rig.cluster, rig.router, ModeSettings.all_auto(), self.world.clock.now,
-                lambda seconds: self._pass_time(seconds=max(STEP_S, seconds)), 0.0,
+                lambda seconds: self._pass_time(max(STEP_S, seconds)), 0.0,
             )  # fmt: skip
         except ForesailError:
             return False
@@ -196,15 +197,23 @@ class Schedule:
 
         def falls_asleep() -> bool:
             """The kill switch is off; but a process may be paused just as it asks."""
-            if made and self.rng.random() < 0.02:
-                self._pass_time(asleep=made[0], seconds=PAUSE_S)
-                others = [other for other in self.candidates if other is not made[0]]
-                for other in others:
+            if made and self.rng.random() < 0.1:
+                made[0].asleep = True
+                self._pass_time(PAUSE_S)
+                for other in self._in_any_order():
                     self._tick(other)
+                made[0].asleep = False
             return False
 
         operated = Operated(
-            self.world, folder, self.policy, platform, fence=leadership.why_not, killed=falls_asleep, audit=self.audit
+            self.world,
+            folder,
+            self.policy,
+            platform,
+            fence=leadership.why_not,
+            killed=falls_asleep,
+            audit=self.audit,
+            patience_s=0.3,
         )
         made.append(Candidate(name, operated, leadership, lease))
         return made[0]

@@ -59,6 +59,7 @@ class Operated:
     memory: PolicyMemory | None = None
     audit: SqlAudit | None = None
     champion: Forecaster | None = None
+    patience_s: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,7 +70,8 @@ class Operated:
         self.router = KubernetesRouter(self.platform, machine.elapsed, clock.now, rng, self.fence)
         self.cluster.start()
         self.router.start()
-        self.log = self.audit or SqlAudit.open(f"sqlite:///{self.folder / 'audit.db'}")
+        own = f"sqlite:///{self.folder / 'audit.db'}"
+        self.log = SqlAudit.open(own) if self.audit is None else self.audit
         self.notifier = ListNotifier()
         self.records: list[TickRecord] = []
         self.loop = self._loop()
@@ -81,8 +83,8 @@ class Operated:
 
     def catch_up(self) -> bool:
         """Wait until what is watched shows all there is; return whether it does."""
-        watched = self.cluster.view.reflectors, {key: [one] for key, one in self.router.reflectors.items()}
-        return all(caught_up(self.world.api, reflectors) for reflectors in watched)
+        watched = [one for several in self.cluster.view.reflectors.values() for one in several]
+        return caught_up(self.world.api, [*watched, *self.router.reflectors.values()], self.patience_s)
 
     def tick(self) -> TickRecord:
         self.catch_up()

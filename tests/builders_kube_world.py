@@ -6,7 +6,8 @@ HTTP. After each step of time whoever watches is waited for, so that what a tick
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,6 @@ from tests.builders_world import Engine, World
 NAMESPACE = "prod"
 SETTLE_S = 5.0
 BAD_IMAGE = "vllm:bad"
-CAUGHT_UP_S = 10.0
 Json = dict[str, Any]
 
 
@@ -87,7 +87,7 @@ class KubeWorld(World):
             name = pod["metadata"]["name"]
             seen.add(name)
             engine = self.engines.get(name)
-            restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+            restarts = sum(one["restartCount"] for one in pod["status"].get("containerStatuses", ()))
             if engine is None or engine.restarts != restarts:
                 engine = Engine(name, key, Phase.READY, self.clock.at, self.clock.at, self.lead_s, restarts)
                 if pod["spec"]["containers"][0]["image"] == BAD_IMAGE:
@@ -108,10 +108,10 @@ class KubeWorld(World):
         return self.api.call(method, path, body)
 
 
-def caught_up(api: RunningApi, reflectors: Mapping[Any, list[Reflector[Any]]]) -> bool:
+def caught_up(api: RunningApi, reflectors: Iterable[Reflector[Any]], within_s: float) -> bool:
     """Wait until watches have shown all there is; needs an API server that sends bookmarks often."""
-    version = str(api.version)
-    return all(one.store.wait_for(version, CAUGHT_UP_S) for several in reflectors.values() for one in several)
+    version, end_s = str(api.version), time.monotonic() + within_s
+    return all(one.store.wait_for(version, max(0.0, end_s - time.monotonic())) for one in reflectors)
 
 
 def app_of(key: PoolKey) -> str:
