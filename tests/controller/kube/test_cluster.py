@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import active_count
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import numpy as np
@@ -285,7 +286,7 @@ def test_closing_ends_all_watches(api: RunningApi, tmp_path: Path) -> None:
     before = active_count()
     with _viewing(api, tmp_path, watch_s=10) as view:
         assert active_count() > before
-        names = [thread.name for thread in view._threads]
+        names = [thread.name for thread in enumerate_threads() if thread.name.startswith("watch ")]
         began_s = SystemClock().elapsed()
     assert SystemClock().elapsed() - began_s < 2.0
     assert "watch pods in prod" in names

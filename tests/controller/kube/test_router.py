@@ -193,6 +193,7 @@ def test_weights_that_somebody_else_changed_are_told(api: RunningApi, tmp_path: 
         router.set_weights("m", {EAST: 0.6, WEST: 0.4})
         api.settle()
         caught_up(api, router)
+        router.weights("m")
         assert router.notes() == ()
         routes.edit({"chat-east": 3, "chat-west": 1}, "kubectl-edit")
         api.settle()
