@@ -286,11 +286,11 @@ def test_closing_ends_all_watches(api: RunningApi, tmp_path: Path) -> None:
     before = active_count()
     with _viewing(api, tmp_path, watch_s=10) as view:
         assert active_count() > before
-        names = [thread.name for thread in enumerate_threads() if thread.name.startswith("watch ")]
+        threads = [thread for thread in enumerate_threads() if thread.name.startswith("watch ")]
         began_s = SystemClock().elapsed()
     assert SystemClock().elapsed() - began_s < 2.0
-    assert "watch pods in prod" in names
-    assert not any(thread.is_alive() for thread in view._threads)
+    assert "watch pods in prod" in [thread.name for thread in threads]
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("seed", range(3))
