@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from controller.adapters.kube.handshake import taken
 from controller.adapters.kube.json_reading import count, instant, word
 from controller.adapters.kube.ownership import Writer, route_writer
-from controller.adapters.kube.routes import Json, RouteKind, shares_of, taken
+from controller.adapters.kube.routes import Json, RouteKind, shares_of
 from controller.errors import ObservationError
 from policies.fleet import PoolKey
 

@@ -284,7 +284,7 @@ def test_what_a_view_tells_is_observed_and_decided_on(api: RunningApi, tmp_path:
 def test_closing_ends_all_watches(api: RunningApi, tmp_path: Path) -> None:
     Fleet(api).deployment()
     before = active_count()
-    with _viewing(api, tmp_path, watch_s=10) as view:
+    with _viewing(api, tmp_path, watch_s=10):
         assert active_count() > before
         threads = [thread for thread in enumerate_threads() if thread.name.startswith("watch ")]
         began_s = SystemClock().elapsed()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.adapters.kube.handshake import taken
 from controller.adapters.kube.routes import (
     MOST_WEIGHT,
     SAME_SHARE,
@@ -18,7 +19,6 @@ from controller.adapters.kube.routes import (
     backends_of,
     patch_for,
     shares_of,
-    taken,
 )
 from controller.errors import ActuationError, ObservationError
 from policies.fleet import PoolKey
