@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,37 +25,56 @@ PATHS = {
 GATEWAY = {"name": "public", "namespace": "infra"}
 
 
+def http_route(weights: Mapping[str, int], name: str = "chat", **more: Any) -> Json:
+    """Return an HTTPRoute: a rule with match, filter, time-out and these backends, and one that is none of ours."""
+    ours = {
+        "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
+        "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}],
+        "backendRefs": [{"name": name, "port": 8000, "weight": weight} for name, weight in weights.items()],
+        "timeouts": {"request": "600s"},
+    }
+    admin = {"matches": [{"path": {"type": "Exact", "value": "/admin"}}], "backendRefs": [{"name": "admin"}]}
+    spec = {"parentRefs": [GATEWAY], "hostnames": ["chat.example"], "rules": [ours, admin], **more}
+    named = {"name": name, "namespace": "prod"}
+    return {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": named, "spec": spec}
+
+
+def virtual_service(weights: Mapping[str, int], name: str = "chat", **more: Any) -> Json:
+    """Return a VirtualService with these destinations."""
+    to = [{"destination": {"host": host}, "weight": weight} for host, weight in weights.items()]
+    http = [{"match": [{"uri": {"prefix": "/v1"}}], "retries": {"attempts": 2}, "route": to}]
+    spec = {"hosts": ["chat.example"], "gateways": ["public"], "http": http, **more}
+    named = {"name": name, "namespace": "prod"}
+    return {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": named, "spec": spec}
+
+
+def endpoint_slice(service: str, ready: Iterable[bool]) -> Json:
+    """Return the EndpointSlice of a Service with one endpoint each, ready or not."""
+    found = [{"addresses": [f"10.0.0.{place}"], "conditions": {"ready": one}} for place, one in enumerate(ready, 1)]
+    named = {"name": f"{service}-1", "labels": {"kubernetes.io/service-name": service}}
+    return {"metadata": named, "addressType": "IPv4", "endpoints": found, "ports": []}
+
+
 class Routes:
-    """Writes routes and endpoints into the namespace ``prod``, past every fault and rule."""
+    """Writes routes and endpoints into the namespace ``prod``, past every fault and role."""
 
     def __init__(self, api: RunningApi, kind: RouteKind = "HTTPRoute", name: str = "chat") -> None:
         self.api, self.kind, self.name = api, kind, name
         self.path = f"{PATHS[kind]}/{name}"
 
+    def place(self, model: str, **backends: str) -> Json:
+        """Return what the settings say of it, with the backend of each pool."""
+        return {"kind": self.kind, "namespace": "prod", "name": self.name, "model": model, "backends": backends}
+
     def make(self, weights: Mapping[str, int], manager: str = "kubectl-create", **more: Any) -> Json:
-        """Make the route, with a match, a filter, and a second rule that is none of ours; the gateway takes it."""
+        """Make the route, and let the gateway take it."""
         self.api.call("POST", "/api/v1/namespaces", {"metadata": {"name": "prod"}})
         made = self.api.call("POST", f"{PATHS[self.kind]}?fieldManager={manager}", self.route(weights, **more))
         self.api.settle()
         return made
 
     def route(self, weights: Mapping[str, int], **more: Any) -> Json:
-        named = {"name": self.name, "namespace": "prod"}
-        if self.kind == "HTTPRoute":
-            refs = [{"name": name, "port": 8000, "weight": weight} for name, weight in weights.items()]
-            ours = {
-                "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
-                "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}],
-                "backendRefs": refs,
-                "timeouts": {"request": "600s"},
-            }
-            admin = {"matches": [{"path": {"type": "Exact", "value": "/admin"}}], "backendRefs": [{"name": "admin"}]}
-            spec = {"parentRefs": [GATEWAY], "hostnames": ["chat.example"], "rules": [ours, admin], **more}
-            return {"apiVersion": "gateway.networking.k8s.io/v1", "kind": self.kind, "metadata": named, "spec": spec}
-        to = [{"destination": {"host": name}, "weight": weight} for name, weight in weights.items()]
-        http = [{"match": [{"uri": {"prefix": "/v1"}}], "retries": {"attempts": 2}, "route": to}]
-        spec = {"hosts": ["chat.example"], "gateways": ["public"], "http": http, **more}
-        return {"apiVersion": "networking.istio.io/v1", "kind": self.kind, "metadata": named, "spec": spec}
+        return (http_route if self.kind == "HTTPRoute" else virtual_service)(weights, self.name, **more)
 
     def now(self) -> Json:
         return self.api.call("GET", self.path)
@@ -79,24 +98,13 @@ class Routes:
         root = "/api/v1/namespaces/prod/services"
         port = {"port": 8000, "name": "http"}
         self.api.call("POST", root, {"metadata": {"name": service}, "spec": {"ports": [port]}})
-        found = [
-            {"addresses": [f"10.0.0.{place + 1}"], "conditions": {"ready": one}} for place, one in enumerate(ready)
-        ]
-        one = {
-            "metadata": {"name": f"{service}-1", "labels": {"kubernetes.io/service-name": service}},
-            "addressType": "IPv4",
-            "endpoints": found,
-            "ports": [],
-        }
-        self.api.call("POST", "/apis/discovery.k8s.io/v1/namespaces/prod/endpointslices", one)
+        path = "/apis/discovery.k8s.io/v1/namespaces/prod/endpointslices"
+        self.api.call("POST", path, endpoint_slice(service, ready))
 
     def set_ready(self, service: str, *ready: bool) -> None:
         """Let the endpoints of a Service be ready, or not, from now on."""
-        found = [
-            {"addresses": [f"10.0.0.{place + 1}"], "conditions": {"ready": one}} for place, one in enumerate(ready)
-        ]
         path = f"/apis/discovery.k8s.io/v1/namespaces/prod/endpointslices/{service}-1"
-        self.api.call("PATCH", path, {"endpoints": found}, MERGE)
+        self.api.call("PATCH", path, {"endpoints": endpoint_slice(service, ready)["endpoints"]}, MERGE)
 
 
 @contextmanager

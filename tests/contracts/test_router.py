@@ -19,8 +19,10 @@ import pytest
 from controller.errors import ActuationError, ObservationError
 from controller.ports import Router
 from policies.fleet import PoolKey
+from simulations.kubernetes_api.running import running_api
 from tests.builders_fleet import MODEL, a_batch, a_fleet, a_key, a_pool
 from tests.builders_platform import RunningPlatform, a_template
+from tests.builders_routes import Routes, routing
 
 
 class RouterWorld(Protocol):
@@ -78,9 +80,38 @@ def a_live_world(folder: Path) -> Iterator[RouterWorld]:
         yield LiveWorld(running)
 
 
+class KubernetesWorld:
+    """An HTTPRoute on the API server of the project; requests are drawn by the weights that its object has."""
+
+    def __init__(self, router: Router, routes: Routes) -> None:
+        self.router, self.routes = router, routes
+        self.model = "m"
+        self.east, self.west = (PoolKey("m", name) for name in ("east", "west"))
+        self._draws = np.random.default_rng(5)
+
+    def send(self, requests: int) -> Counter[PoolKey]:
+        refs = self.routes.now()["spec"]["rules"][0]["backendRefs"]
+        weights = np.array([ref["weight"] for ref in refs], float)
+        took = self._draws.choice(len(refs), requests, p=weights / weights.sum()).tolist()
+        pools = {"chat-east": self.east, "chat-west": self.west}
+        return Counter(pools[refs[place]["name"]] for place in took)
+
+
+@contextmanager
+def a_kubernetes_world(folder: Path) -> Iterator[RouterWorld]:
+    with running_api(bookmark_every_s=0.05) as api:
+        routes = Routes(api)
+        routes.make({"chat-east": 1, "chat-west": 1})
+        routes.endpoints("chat-east", True)
+        routes.endpoints("chat-west", True)
+        with routing(api, folder, routes.place("m", east="chat-east", west="chat-west")) as router:
+            yield KubernetesWorld(router, routes)
+
+
 WORLDS: dict[str, Callable[[Path], AbstractContextManager[RouterWorld]]] = {
     "simulated": lambda _: nullcontext(SimulatedWorld()),
     "live": a_live_world,
+    "kubernetes": a_kubernetes_world,
 }
 SPREAD = 60  # four standard deviations of a random choice among 1,000; a smooth one is exact
 

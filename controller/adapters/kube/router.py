@@ -10,52 +10,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from numpy.random import Generator
 
 from controller.adapters.kube.changes import JSON_PATCH, Change, Fence, acting, unfenced
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.destinations import Destinations
-from controller.adapters.kube.json_reading import Refused, count, instant, text, word
+from controller.adapters.kube.json_reading import Refused, text
 from controller.adapters.kube.kinds import ROUTES
-from controller.adapters.kube.ownership import Writer, route_owner, route_writer
-from controller.adapters.kube.questions import ApiRefused, Question, Unreached
+from controller.adapters.kube.ownership import Owner, route_owner
+from controller.adapters.kube.questions import ApiRefused, Question
 from controller.adapters.kube.reflector import Reflector, Surroundings
 from controller.adapters.kube.route_pools import RoutePools
-from controller.adapters.kube.routes import SAME_SHARE, backends_of, object_of, patch_for, shares_of, taken
+from controller.adapters.kube.routes import SAME_SHARE, backends_of, object_of, patch_for, shares_of
+from controller.adapters.kube.seen_routes import SeenRoute, Shares, read_route, seen_route
 from controller.adapters.kube.settings import KubernetesSettings, RoutePlace
 from controller.adapters.kube.watching import Watching
 from controller.adapters.kube.written import Written
 from controller.errors import ActuationError, ObservationError, StalePlan
-from policies.fleet import PoolKey
-
-Shares: TypeAlias = Mapping[PoolKey, float]
 
 _UNPROCESSABLE = 422
-
-
-@dataclass(frozen=True, slots=True)
-class SeenRoute:
-    """What is kept of a route.
-
-    Attributes:
-        shares: Of one pool for each backend; None where they cannot be read.
-        unread: Why they cannot: what, where and remedy.
-        generation: Of what is wanted.
-        untaken: Why that is not known to be in effect; empty where it is.
-        writer: Who set the rules last, if that is noted.
-        created_at: When it was made.
-    """
-
-    shares: Shares | None
-    unread: tuple[str, str, str]
-    generation: int
-    untaken: str
-    writer: Writer | None
-    created_at: float
+_UNKNOWN = 500
+"""From this status on, or without any, a write may have happened."""
 
 
 class KubernetesRouter:
@@ -83,7 +61,7 @@ class KubernetesRouter:
         self.reflectors: dict[tuple[str, str], Reflector[SeenRoute]] = {}
         for kind, namespace in sorted({(one.place.kind, one.place.namespace) for one in self._routes.values()}):
             here = [one for one in self._routes.values() if (one.place.kind, one.place.namespace) == (kind, namespace)]
-            read = partial(_read, routes={one.place.name: one for one in here})
+            read = partial(read_route, kind=kind, named={one.place.name: one.pools.backends for one in here})
             self.reflectors[kind, namespace] = Reflector(around, ROUTES[kind], namespace, read, rng.spawn(1)[0])
         self._watching = Watching(elapsed)
         self._written = Written(elapsed, self.api.server)
@@ -120,7 +98,7 @@ class KubernetesRouter:
             raise ObservationError("it is not there", route.title, f"make it, or take {model} out of platform.routes")
         if seen.shares is None:
             raise ObservationError(*seen.unread)
-        route.see(seen.generation, seen.untaken, self._elapsed())
+        route.see(seen, self._elapsed())
         route.told = seen.shares
         return route.pools.of_pools(seen.shares)
 
@@ -141,10 +119,13 @@ class KubernetesRouter:
             patch = patch_for(route.place.kind, fresh, route.pools.backends, wanted)
             if patch:
                 self._permit(route, fresh, wanted)
-                self._write(route, fresh, patch, wanted)
+                self._write(route, fresh, patch)
 
     def notes(self) -> tuple[Refused, ...]:
-        """Return what is to be said of the routes: who else owns or changed weights, and what is not in effect yet."""
+        """Return what is to be said of the routes: who else owns or changed weights, and what was not in effect yet.
+
+        The last is as of the last look at a model's weights.
+        """
         return tuple(Refused(route.title, why) for route in self._routes.values() for why in self._notes(route))
 
     def _notes(self, route: _Route) -> list[str]:
@@ -157,9 +138,8 @@ class KubernetesRouter:
             return ["it is not there"]
         if seen.shares is None:
             return [seen.unread[0]]
-        route.see(seen.generation, seen.untaken, self._elapsed())
-        notes = [route.waits(self._elapsed())] if seen.untaken else []
-        owner = route_owner(seen.writer, seen.created_at, self._now(), self._settings.ownership)
+        notes = [route.waits(self._elapsed())] if route.untaken else []
+        owner = self._owner(seen)
         if owner is not None:
             notes.append(f"{owner.title} owns its weights: {owner.remedy}")
         writer, ours = seen.writer, self._settings.ownership.field_manager
@@ -167,50 +147,56 @@ class KubernetesRouter:
             notes.append(f"{writer.name} made {_told(seen.shares)} of the {_told(route.set)} that we had set")
         return notes
 
+    def _owner(self, seen: SeenRoute) -> Owner | None:
+        return route_owner(seen.writer, seen.created_at, self._now(), self._settings.ownership)
+
     # Writing
 
     def _fresh(self, route: _Route) -> dict[str, Any]:
         """Return the route as it is now."""
         place = route.place
-        return self.api.get(ROUTES[place.kind], place.namespace, place.name)
+        told = self.api.get(ROUTES[place.kind], place.namespace, place.name)
+        if not _version(told):
+            raise ObservationError("it has no resourceVersion, so that no change of it can be bound to it", route.title)
+        return told
 
     def _permit(self, route: _Route, fresh: Mapping[str, Any], wanted: Shares) -> None:
         """Raise why the route may not be changed now."""
-        place, at_s = route.place, self._elapsed()
-        shares = shares_of(place.kind, fresh, route.pools.backends)
+        at_s, shares = self._elapsed(), shares_of(route.place.kind, fresh, route.pools.backends)
+        seen = seen_route(route.place.kind, fresh, shares)
         if route.told is not None and not _same(route.told, shares):
             what = f"the shares are {_told(shares)} by now, and the plan was made of {_told(route.told)}"
             raise StalePlan(what, route.title, "the next plan is made of what is there")
         if text(fresh, "metadata", "deletionTimestamp"):
             raise ActuationError("it is being deleted", route.title)
-        owner = route_owner(route_writer(place.kind, fresh), _made_at(fresh), self._now(), self._settings.ownership)
+        owner = self._owner(seen)
         if owner is not None:
             raise ActuationError(f"{owner.title} owns its weights", route.title, owner.remedy)
-        route.see(_generation(fresh), taken(place.kind, fresh), at_s)
+        route.see(seen, at_s)
         if route.untaken:
             remedy = "the next step waits for it; if that lasts, ask the gateway's controller why"
             raise ActuationError(route.waits(at_s), route.title, remedy)
         for backend in _growing(route, fresh, shares, wanted):
             self._destinations.check(*backend)
 
-    def _write(self, route: _Route, fresh: Mapping[str, Any], patch: list[dict[str, Any]], wanted: Shares) -> None:
+    def _write(self, route: _Route, fresh: Mapping[str, Any], patch: list[dict[str, Any]]) -> None:
         place = route.place
         reflector = self.reflectors[place.kind, place.namespace]
         question = Question("patch", ROUTES[place.kind], place.namespace, place.name)
         try:
             after = self.api.change(Change(question, patch, JSON_PATCH))
-        except Unreached:
-            self._wrote_s = self._elapsed()
-            self._written.note(reflector, "")  # it may have happened: only a list that begins now tells
-            raise
-        except ApiRefused as error:
-            if error.status == _UNPROCESSABLE and _version(self._fresh(route)) != _version(fresh):
+        except ObservationError as error:
+            status = error.status if isinstance(error, ApiRefused) else _UNKNOWN
+            if status >= _UNKNOWN:  # it may have happened: only a list that begins now tells
+                self._wrote_s = self._elapsed()
+                self._written.note(reflector, "")
+            elif status == _UNPROCESSABLE and _version(self._fresh(route)) != _version(fresh):
                 raise StalePlan("it has changed since it was looked at", route.title, error.remedy) from None
             raise
         self._wrote_s = self._elapsed()
         self._written.note(reflector, _version(after))
-        route.see(_generation(after), taken(place.kind, after), self._wrote_s)
-        route.told = route.set = wanted
+        route.told = route.set = shares_of(place.kind, after, route.pools.backends)
+        route.see(seen_route(place.kind, after, route.set), self._wrote_s)
 
 
 class _Route:
@@ -228,15 +214,15 @@ class _Route:
         self.told: Shares | None = None
         self.set: Shares | None = None
         self.untaken = ""
-        self._since: tuple[int, float] | None = None
+        self._since: tuple[int | None, float] | None = None
 
-    def see(self, generation: int, untaken: str, at_s: float) -> None:
+    def see(self, seen: SeenRoute, at_s: float) -> None:
         """Take note of whether the newest change is in effect."""
-        self.untaken = untaken
-        if not untaken:
+        self.untaken = seen.untaken
+        if not seen.untaken:
             self._since = None
-        elif self._since is None or self._since[0] != generation:
-            self._since = generation, at_s
+        elif self._since is None or self._since[0] != seen.generation:
+            self._since = seen.generation, at_s
 
     def waits(self, at_s: float) -> str:
         """Return what is waited for, and for how long that has been seen."""
@@ -244,38 +230,20 @@ class _Route:
         return f"the last change is not in effect after {at_s - since_s:.0f} s: {self.untaken}"
 
 
-def _read(told: object, routes: Mapping[str, _Route]) -> SeenRoute | None:
-    """Return what is kept of a route of one namespace; None where the settings do not name it."""
-    route = routes.get(word(told, "metadata", "name"))
-    if route is None or not isinstance(told, dict):
-        return None
-    kind, shares, unread = route.place.kind, None, ("", "", "")
-    try:
-        shares = shares_of(kind, told, route.pools.backends)
-    except ObservationError as error:
-        unread = error.what, error.where, error.remedy
-    writer = route_writer(kind, told)
-    return SeenRoute(shares, unread, _generation(told), taken(kind, told), writer, _made_at(told))
-
-
 def _growing(route: _Route, fresh: Mapping[str, Any], before: Shares, wanted: Shares) -> set[tuple[str, str, str]]:
     """Return kind, namespace and name of the objects behind which more is to go than before."""
     kind, namespace = route.place.kind, route.place.namespace
-    more = {name for pool, name in route.pools.backends.items() if wanted[pool] - before[pool] >= SAME_SHARE}
+    more = {
+        name
+        for pool, name in route.pools.backends.items()
+        if wanted[pool] - before[pool] >= SAME_SHARE or wanted[pool] > before[pool] == 0
+    }
     found = {(one.kind, object_of(kind, namespace, one.name)) for one in backends_of(kind, fresh) if one.name in more}
     return {(of, *place) for of, place in found if place is not None}
 
 
 def _version(route: object) -> str:
     return text(route, "metadata", "resourceVersion")
-
-
-def _generation(route: object) -> int:
-    return count(route, "metadata", "generation") or 0
-
-
-def _made_at(route: object) -> float:
-    return instant(route, "metadata", "creationTimestamp")
 
 
 def _same(one: Shares, other: Shares) -> bool:

@@ -136,30 +136,10 @@ def patch_for(
         for backend, weight in _new_weights(kind, route, rule, wanted):
             patch.append({"op": "test", "path": backend.named_at[0], "value": backend.named_at[1]})
             patch.append({"op": "add", "path": f"{backend.path}/weight", "value": weight})
+    if not patch:  # as close as whole weights come
+        return []
     version = route["metadata"]["resourceVersion"]
     return [{"op": "test", "path": "/metadata/resourceVersion", "value": version}, *patch]
-
-
-def taken(kind: RouteKind, route: Json) -> str:
-    """Return why the newest change of the route is not known to be in effect yet; empty when it is.
-
-    Of an HTTPRoute, every gateway that it names must have accepted the generation that it has now. Istio tells of none:
-    there the object is all that is known.
-    """
-    if kind == "VirtualService":
-        return ""
-    generation = route.get("metadata", {}).get("generation")
-    parents = route.get("status", {}).get("parents", [])
-    if not parents:
-        return "no gateway has taken it yet"
-    for parent in parents:
-        gateway = parent.get("parentRef", {}).get("name", "?")
-        accepted = next((c for c in parent.get("conditions", []) if c.get("type") == "Accepted"), None)
-        if accepted is None or accepted.get("observedGeneration") != generation:
-            return f"gateway {gateway} has not looked at generation {generation} yet"
-        if accepted.get("status") != "True":
-            return f"gateway {gateway} does not accept it: {accepted.get('reason', '')} {accepted.get('message', '')}"
-    return ""
 
 
 def _http_route(route: Json) -> Iterator[Backend]:

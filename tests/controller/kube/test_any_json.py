@@ -6,20 +6,25 @@ import copy
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.adapters.kube.destinations import read_slice
 from controller.adapters.kube.discovery import InferencePool, discover, read_inference_pool
 from controller.adapters.kube.groups import GROUP_LABEL, NAME_LABEL, WORKER_LABEL, pods_by_set
 from controller.adapters.kube.json_reading import Refused
 from controller.adapters.kube.label_selectors import selects
 from controller.adapters.kube.nodes import Node, read_node
+from controller.adapters.kube.ownership import OwnershipSettings, route_owner
 from controller.adapters.kube.pods import Pod, read_pod
 from controller.adapters.kube.pool_states import Objects, notes_of, pool_state
 from controller.adapters.kube.revisions import Revision, read_revision
+from controller.adapters.kube.routes import RouteKind
+from controller.adapters.kube.seen_routes import read_route
 from controller.adapters.kube.settings import CustomKind, KubernetesSettings
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
-from policies.fleet import PoolState
+from policies.fleet import PoolKey, PoolState
 from tests.builders_kube import (
     T0,
     container_json,
@@ -34,6 +39,7 @@ from tests.builders_kube import (
     waiting,
     workload_json,
 )
+from tests.builders_routes import endpoint_slice, http_route, virtual_service
 
 GPUS = frozenset(("nvidia.com/gpu",))
 READING = Reading(GPUS, "foresail.dev")
@@ -168,6 +174,27 @@ def test_whatever_was_read_becomes_pools(
             state = pool_state(workload, places[workload.uid], own, objects.pods_of(workload))
             _sane(state, workload)
             assert all(note.why for note in notes_of(workload, places[workload.uid], state))
+
+
+@given(
+    twisted(http_route({"chat-east": 3, "chat-west": 1}), virtual_service({"chat-east": 3, "chat-west": 1})),
+    st.sampled_from(("HTTPRoute", "VirtualService")),
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_read_of_a_route_has_shares_or_says_why_not(told: Any, kind: RouteKind) -> None:
+    east, west = PoolKey("m", "east"), PoolKey("m", "west")
+    seen = read_route(told, kind, {"chat": {east: "chat-east", west: "chat-west"}})
+    if seen is not None:
+        assert (seen.shares is None) == bool(seen.unread[0])
+        assert seen.shares is None or sum(seen.shares.values()) in (0.0, pytest.approx(1.0))
+        assert route_owner(seen.writer, seen.created_at, T0, OwnershipSettings()) is None or seen.writer
+
+
+@given(twisted(endpoint_slice("chat-east", (True, False))))
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_read_of_endpoints_is_a_slice_or_none(told: Any) -> None:
+    seen = read_slice(told)
+    assert seen is None or (seen.service and isinstance(seen.ready, bool))
 
 
 def _sane(state: PoolState, workload: Workload) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import active_count
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import numpy as np
@@ -283,13 +284,13 @@ def test_what_a_view_tells_is_observed_and_decided_on(api: RunningApi, tmp_path:
 def test_closing_ends_all_watches(api: RunningApi, tmp_path: Path) -> None:
     Fleet(api).deployment()
     before = active_count()
-    with _viewing(api, tmp_path, watch_s=10) as view:
+    with _viewing(api, tmp_path, watch_s=10):
         assert active_count() > before
-        names = [thread.name for thread in view._threads]
+        threads = [thread for thread in enumerate_threads() if thread.name.startswith("watch ")]
         began_s = SystemClock().elapsed()
     assert SystemClock().elapsed() - began_s < 2.0
-    assert "watch pods in prod" in names
-    assert not any(thread.is_alive() for thread in view._threads)
+    assert "watch pods in prod" in [thread.name for thread in threads]
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,10 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from controller.adapters.kube.handshake import taken
 from controller.adapters.kube.router import KubernetesRouter
-from controller.adapters.kube.routes import RouteKind
+from controller.adapters.kube.routes import SAME_SHARE, RouteKind, shares_of
 from controller.errors import ActuationError, ObservationError, StalePlan
 from policies.fleet import PoolKey, Role
 from simulations.kubernetes_api.access import Rule, Subject
@@ -22,6 +24,7 @@ from tests.builders_kube_api import Fleet
 from tests.builders_routes import MERGE, Json, Routes, routing
 
 EAST, WEST = PoolKey("m", "east"), PoolKey("m", "west")
+POOLS = {EAST: "chat-east", WEST: "chat-west"}
 HALVES = {EAST: 0.5, WEST: 0.5}
 KINDS: tuple[RouteKind, ...] = ("HTTPRoute", "VirtualService")
 
@@ -193,6 +196,7 @@ def test_weights_that_somebody_else_changed_are_told(api: RunningApi, tmp_path: 
         router.set_weights("m", {EAST: 0.6, WEST: 0.4})
         api.settle()
         caught_up(api, router)
+        router.weights("m")
         assert router.notes() == ()
         routes.edit({"chat-east": 3, "chat-west": 1}, "kubectl-edit")
         api.settle()
@@ -365,3 +369,55 @@ def test_a_model_without_a_route_has_no_shares_and_can_be_given_none(api: Runnin
         with pytest.raises(ActuationError, match="m/new/unified is behind no backend"):
             router.set_weights("m", {EAST: 0.5, PoolKey("m", "new"): 0.5})
         router.set_weights("m", {**HALVES, PoolKey("m", "new"): 0.0})
+
+
+TROUBLE = (
+    Fault(code=409, verbs=("patch",), times=1),
+    Fault(code=500, times=2),
+    Fault(code=429, verbs=("get", "watch", "patch"), times=2, retry_after_s=1),
+    Fault(reset=True, verbs=("get", "patch", "watch"), times=1),
+    Fault(answer_lost=True, verbs=("patch",), times=1),
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_each_change_is_one_step_that_was_planned(api: RunningApi, tmp_path: Path, seed: int) -> None:
+    rng, routes = np.random.default_rng(seed), a_route(api)
+    spec, done, refused = without_weights(routes.now()["spec"]), 0, 0
+    with routing(api, tmp_path, place(), catch_up_s=0.5, longest_backoff_s=0.2) as router:
+        for _ in range(30):
+            match rng.integers(6):
+                case 0:
+                    routes.edit({"chat-east": int(rng.integers(1, 9)), "chat-west": 1}, "foresail")
+                case 1:
+                    api.fault(TROUBLE[rng.integers(len(TROUBLE))])
+                case 2:
+                    api.drop_watches()
+                case 3:
+                    api.compact()
+            if rng.random() < 0.7:
+                api.settle()
+            share = round(float(rng.uniform(0.05, 0.95)), 3)
+            before, wanted = routes.now(), {EAST: share, WEST: 1 - share}
+            try:
+                told = router.weights("m")
+            except ObservationError:
+                told = {}
+            why: ActuationError | None = None
+            try:
+                router.set_weights("m", wanted)
+            except ActuationError as error:
+                why = error
+            after = routes.now()
+            assert without_weights(after["spec"]) == spec
+            if after["metadata"]["generation"] == before["metadata"]["generation"]:
+                refused += why is not None
+                continue
+            assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
+            assert not taken("HTTPRoute", before)  # the gateway had taken the step before
+            assert not told or told == pytest.approx(shares_of("HTTPRoute", before, POOLS), abs=SAME_SHARE)
+            assert shares_of("HTTPRoute", after, POOLS) == pytest.approx(wanted, abs=SAME_SHARE)
+            assert why is None or "it may have happened all the same" in why.what
+            done += why is None
+    assert done > 3
+    assert refused > 3

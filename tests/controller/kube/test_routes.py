@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.adapters.kube.handshake import taken
 from controller.adapters.kube.routes import (
     MOST_WEIGHT,
     SAME_SHARE,
@@ -18,7 +19,6 @@ from controller.adapters.kube.routes import (
     backends_of,
     patch_for,
     shares_of,
-    taken,
 )
 from controller.errors import ActuationError, ObservationError
 from policies.fleet import PoolKey
@@ -232,24 +232,49 @@ def test_what_is_no_route_is_refused_in_words(kind: RouteKind, told: dict[str, A
         shares_of(kind, told, POOLS)
 
 
-def accepted(generation: int, status: str = "True") -> dict[str, Any]:
+def accepted(generation: int, status: str = "True", **ref: Any) -> dict[str, Any]:
     condition = {"type": "Accepted", "status": status, "observedGeneration": generation, "reason": "NoMatch"}
-    return {"parentRef": {"name": "edge"}, "conditions": [condition]}
+    return {"parentRef": {"name": "edge", **ref}, "conditions": [condition]}
+
+
+EDGE, MESH = {"name": "edge"}, {"name": "mesh", "namespace": "infra"}
 
 
 @pytest.mark.parametrize(
-    ("parents", "why"),
+    ("named", "parents", "why"),
     [
-        ([accepted(4)], ""),
-        ([], "no gateway has taken it yet"),
-        ([accepted(4), accepted(3)], "gateway edge has not looked at generation 4 yet"),
-        ([{"parentRef": {"name": "edge"}}], "gateway edge has not looked at generation 4 yet"),
-        ([accepted(4, "False")], "gateway edge does not accept it: NoMatch "),
+        ([EDGE], [accepted(4)], ""),
+        ([EDGE], [accepted(4, group="gateway.networking.k8s.io", kind="Gateway", namespace="llm")], ""),
+        ([EDGE, MESH], [accepted(4), accepted(4, **MESH)], ""),
+        ([EDGE], [accepted(4), accepted(3, name="formerly")], ""),
+        ([], [accepted(4)], "it names no gateway"),
+        ([EDGE], [], "gateway edge has not taken it yet"),
+        ([EDGE, MESH], [accepted(4), accepted(4, name="mesh")], "gateway mesh has not taken it yet"),
+        ([EDGE], [accepted(4, sectionName="https")], "gateway edge has not taken it yet"),
+        ([EDGE], [accepted(4), accepted(3)], "gateway edge has not looked at generation 4 yet"),
+        ([EDGE], [{"parentRef": {"name": "edge"}}], "gateway edge has not looked at generation 4 yet"),
+        ([EDGE], [accepted(4, "False")], "gateway edge does not accept it: NoMatch "),
     ],
 )
-def test_a_change_is_in_effect_once_every_gateway_has_accepted_it(parents: list[dict[str, Any]], why: str) -> None:
+def test_a_change_is_in_effect_once_every_gateway_has_accepted_it(
+    named: list[dict[str, Any]], parents: list[dict[str, Any]], why: str
+) -> None:
     route = a_route("HTTPRoute", {"svc-a": 1, "svc-b": 1}) | {"status": {"parents": parents}}
+    route["spec"]["parentRefs"] = named
     assert taken("HTTPRoute", route) == why
+
+
+@given(st.dictionaries(st.sampled_from(["metadata", "spec", "status"]), JSON))
+def test_whatever_a_route_says_it_is_known_whether_it_is_in_effect(told: dict[str, Any]) -> None:
+    assert taken("HTTPRoute", told)
+
+
+def test_what_whole_weights_cannot_say_is_written_once() -> None:
+    route = a_route("HTTPRoute", {"svc-a": 1, "svc-b": 1, "svc-c": 0, "legacy": MOST_WEIGHT})
+    pools, wanted = POOLS | {C: "svc-c"}, {A: 0.4, B: 0.3, C: 0.3}
+    once = patched(route, patch_for("HTTPRoute", route, pools, wanted))
+    assert shares_of("HTTPRoute", once, pools)[A] != pytest.approx(0.4, abs=SAME_SHARE)
+    assert patch_for("HTTPRoute", once, pools, wanted) == []
 
 
 def test_istio_tells_nothing_of_whether_a_change_is_in_effect() -> None:
