@@ -131,6 +131,7 @@ def a_kube_world(
     fence: Fence = unfenced,
     spec: Json | None = None,
     nodes_read: bool = False,
+    made_as: type[KubernetesCluster] = KubernetesCluster,
     **settings: Any,
 ) -> Iterator[KubeWorld]:
     """Run a cluster whose workload has come to rest, and what acts on it."""
@@ -141,7 +142,7 @@ def a_kube_world(
         api.kubelet.start_s = start_s
         chosen = settings_for(api, folder, **{"kinds": ALL_KINDS, "nodes": nodes_read, **settings})
         elapsed = SystemClock().elapsed
-        cluster = KubernetesCluster(chosen, elapsed, clock.now, np.random.default_rng(3), fence)
+        cluster = made_as(chosen, elapsed, clock.now, np.random.default_rng(3), fence)
         world = KubeWorld(api, cluster, clock, kind)
         world.create(replicas, **(spec or {}))
         api.settle()
