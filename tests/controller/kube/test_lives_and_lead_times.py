@@ -61,7 +61,5 @@ def test_a_wait_for_a_node_is_measured_apart(tmp_path: Path) -> None:
         world.api.add_nodes(1, prefix="late")
         for _ in range(4):
             known = observe_starts(world.rest(15), known, SETTINGS)
-        assert known.placement_waits_s[-1] == pytest.approx(
-            120.0, abs=30.0
-        )  # looks are as far apart
+        assert known.placement_waits_s[-1] == pytest.approx(120.0, abs=30.0)  # looks are as far apart
         assert known.lead_times_s[-1] == 30.0
