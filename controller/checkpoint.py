@@ -250,7 +250,7 @@ def _lives_anew(now: ReplicaState, before: ReplicaState | None) -> bool:
     What had exited, or was on its way to exit once more, the platform starts again and again by itself. That takes the
     place of no restart, which would have brought another one; asking for it twice does no harm.
     """
-    if before is None:
+    if before is None or now.incarnation != before.incarnation:
         return True
     if now.life != before.life:
         return before.phase is not Phase.FAILED and not before.starting

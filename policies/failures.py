@@ -38,9 +38,8 @@ def with_exits(
         for replica in pool.roster.replicas:
             before = known.restarts.get(replica.id, 0)
             if replica.restarts > before:
-                last = replicas.get(pool.key.replica(replica.id))
-                served = last is not None and last.life == f"{replica.id}#{before}" and (last.steps_total or 0.0) > 0
-                life = f"{replica.id}#{before}"
+                last, life = replicas.get(pool.key.replica(replica.id)), replica.life_after(before)
+                served = last is not None and last.life == life and (last.steps_total or 0.0) > 0
                 exited_at = min(at, max(replica.requested_at, at - KEPT_S))  # when the platform began it anew
                 found.append(
                     FailureMemory(exited_at, life, replica.revision, replica.node, EXIT, replica.exit_reason, served)

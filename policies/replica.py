@@ -89,6 +89,7 @@ class ReplicaState:
         waiting_reason: Why it is not on its way to READY, in the platform's words (``CrashLoopBackOff``,
             ``ImagePullBackOff``, ``Unschedulable``); empty when nothing is known to hold it.
         address: Where its engine can be asked, as ``host:port``; empty where the platform does not tell.
+        incarnation: What tells it from an earlier replica of its id, where the platform gives an id again.
     """
 
     id: str
@@ -108,6 +109,7 @@ class ReplicaState:
     exit_reason: str = ""
     waiting_reason: str = ""
     address: str = ""
+    incarnation: str = ""
 
     @property
     def begun_at(self) -> float:
@@ -120,7 +122,11 @@ class ReplicaState:
     @property
     def life(self) -> str:
         """What names one life of a replica within its pool; a restart in place begins another."""
-        return f"{self.id}#{self.restarts}"
+        return self.life_after(self.restarts)
+
+    def life_after(self, restarts: int) -> str:
+        """Return what names the life that it had, or has, after so many restarts in place."""
+        return f"{self.id}#{self.incarnation}{restarts}"
 
     @property
     def serving(self) -> bool:

@@ -242,6 +242,7 @@ def states(roster: Roster, told: Told) -> tuple[ReplicaState, ...]:
                 r.exit_reason,
                 r.waiting_reason,
                 r.address,
+                r.incarnation,
             )
             for r, in_flight, answered, failed, unreached, scraped, figures in zip(
                 roster.replicas,

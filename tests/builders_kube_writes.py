@@ -16,6 +16,7 @@ from controller.adapters.system_clock import SystemClock
 from policies.fleet import PoolKey, PoolState
 from policies.replica import ReplicaState
 from simulations.clock import VirtualClock
+from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube import T0, container_json, template_json
 from tests.builders_kube_api import MERGE, Fleet, Json, settings_for
@@ -131,17 +132,22 @@ def a_kube_world(
     fence: Fence = unfenced,
     spec: Json | None = None,
     nodes_read: bool = False,
+    made_as: type[KubernetesCluster] = KubernetesCluster,
+    rules: tuple[Rule, ...] = (),
     **settings: Any,
 ) -> Iterator[KubeWorld]:
-    """Run a cluster whose workload has come to rest, and what acts on it."""
+    """Run a cluster whose workload has come to rest, and what acts on it: with these rights, or else with all."""
     clock = VirtualClock(T0)
     with running_api(clock=clock, bookmark_every_s=0.05) as api:
         Fleet(api)
         api.add_nodes(nodes)
         api.kubelet.start_s = start_s
+        if rules:
+            api.grant("foresail", Subject("foresail", rules))
+            settings["known_as"] = "foresail"
         chosen = settings_for(api, folder, **{"kinds": ALL_KINDS, "nodes": nodes_read, **settings})
         elapsed = SystemClock().elapsed
-        cluster = KubernetesCluster(chosen, elapsed, clock.now, np.random.default_rng(3), fence)
+        cluster = made_as(chosen, elapsed, clock.now, np.random.default_rng(3), fence)
         world = KubeWorld(api, cluster, clock, kind)
         world.create(replicas, **(spec or {}))
         api.settle()

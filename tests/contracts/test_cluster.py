@@ -5,24 +5,30 @@ An implementation is a ``ClusterWorld``: a cluster with one pool of three READY 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
+from controller.adapters.kube.cluster_writes import KubernetesCluster
 from controller.errors import ActuationError, StalePlan
 from controller.ports import Cluster
-from policies.fleet import Phase, PoolKey, PoolState
+from policies.fleet import NodeState, Phase, PoolKey, PoolState
 from simulations.fleet import SimulatedFleet
 from tests.builders_fleet import a_fleet, a_key, a_pool
+from tests.builders_kube_writes import KEY, KubeWorld, a_kube_world
 from tests.builders_platform import RunningPlatform, a_template
+
+STEP_S = 30.0
 
 
 class ClusterWorld(Protocol):
     cluster: Cluster
     key: PoolKey
+    revisions: tuple[str, str]
+    """What the templates are called that the pool had before, and has."""
 
     def wait(self, seconds: float) -> None: ...
 
@@ -32,6 +38,8 @@ class ClusterWorld(Protocol):
 
 
 class SimulatedWorld:
+    revisions = "1", "2"
+
     def __init__(self) -> None:
         self.fleet: SimulatedFleet = a_fleet(
             [a_pool(3, lead_time_s=60.0, revisions=("1", "2"), stable_revision="1")], scrape_interval_s=5.0
@@ -49,6 +57,8 @@ class SimulatedWorld:
 
 class LiveWorld:
     """Real processes behind the HTTP API; replicas are PENDING long enough to be seen so."""
+
+    revisions = "1", "2"
 
     def __init__(self, running: RunningPlatform) -> None:
         self.running = running
@@ -70,9 +80,53 @@ def a_live_world(folder: Path) -> Iterator[ClusterWorld]:
         yield LiveWorld(running)
 
 
+class SettledCluster(KubernetesCluster):
+    """Looks when the controllers have come to rest, and the cache shows it."""
+
+    world: KubeWorld
+
+    def pools(self) -> tuple[PoolState, ...]:
+        self.world.api.settle()
+        self.world.caught_up()
+        return super().pools()
+
+    def nodes(self) -> Mapping[str, NodeState]:
+        self.world.caught_up()
+        return super().nodes()
+
+
+class KubernetesWorld:
+    """An API server with controllers and kubelets; a replica takes a minute to load."""
+
+    def __init__(self, world: KubeWorld) -> None:
+        self.world, self.key = world, KEY
+        assert isinstance(world.cluster, SettledCluster)
+        world.cluster.world = world
+        self.cluster: Cluster = world.cluster
+        (before,) = self.cluster.pools()
+        world.roll_out("new:1")
+        self.wait(600.0)
+        (after,) = self.cluster.pools()
+        self.revisions = before.revision, after.revision
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(int(seconds / STEP_S) or 1):
+            self.world.rest(min(seconds, STEP_S))
+
+    def serving_at_gateway(self) -> set[str]:
+        return self.world.behind_service()
+
+
+@contextmanager
+def a_kubernetes_world(folder: Path) -> Iterator[ClusterWorld]:
+    with a_kube_world(folder, start_s=60.0, nodes_read=True, made_as=SettledCluster) as world:
+        yield KubernetesWorld(world)
+
+
 WORLDS: dict[str, Callable[[Path], AbstractContextManager[ClusterWorld]]] = {
     "simulated": lambda _: nullcontext(SimulatedWorld()),
     "live": a_live_world,
+    "kubernetes": a_kubernetes_world,
 }
 
 
@@ -163,54 +217,58 @@ def test_a_restart_replaces_the_replica(world: ClusterWorld) -> None:
 
 
 def test_rolling_back_gives_every_replica_the_revision(world: ClusterWorld) -> None:
-    assert {replica.revision for replica in the_pool(world).replicas} == {"2"}
-    world.cluster.roll_back(world.key, "1")
-    assert the_pool(world).revision == "1"
+    old, new = world.revisions
+    assert {replica.revision for replica in the_pool(world).replicas} == {new}
+    world.cluster.roll_back(world.key, old)
+    assert the_pool(world).revision == old
     world.wait(1200.0)
     pool = the_pool(world)
-    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [("1", Phase.READY)] * 3
-    world.cluster.roll_back(world.key, "1")
+    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [(old, Phase.READY)] * 3
+    world.cluster.roll_back(world.key, old)
     assert the_pool(world) == pool
 
 
 def test_a_revision_is_told_with_those_that_can_be_gone_back_to_and_since_when(world: ClusterWorld) -> None:
+    old, _ = world.revisions
     before = the_pool(world)
-    assert before.revisions == ("1", "2")
+    assert before.revisions == world.revisions
     world.wait(1.0)
-    world.cluster.roll_back(world.key, "1")
+    world.cluster.roll_back(world.key, old)
     after = the_pool(world)
-    assert (after.revision, after.paused) == ("1", False)
+    assert (after.revision, after.paused) == (old, False)
     assert after.revision_at > before.revision_at
     assert after.revisions == before.revisions
 
 
 def test_a_paused_rollout_goes_no_further_until_it_is_resumed(world: ClusterWorld) -> None:
-    world.cluster.roll_back(world.key, "1")
+    old, new = world.revisions
+    world.cluster.roll_back(world.key, old)
     for _ in range(2):  # twice is as good as once
         world.cluster.pause(world.key)
     assert the_pool(world).paused
     world.wait(600.0)
     pool = the_pool(world)
     assert pool.paused
-    assert [replica.revision for replica in pool.replicas].count("2") >= 2
+    assert [replica.revision for replica in pool.replicas].count(new) >= 2
     assert len(pool.serving) >= 3
     for _ in range(2):
         world.cluster.resume(world.key)
     world.wait(1200.0)
     pool = the_pool(world)
     assert not pool.paused
-    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [("1", Phase.READY)] * 3
+    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [(old, Phase.READY)] * 3
 
 
 def test_rolling_back_ends_a_pause(world: ClusterWorld) -> None:
-    world.cluster.roll_back(world.key, "1")
+    old, new = world.revisions
+    world.cluster.roll_back(world.key, old)
     world.cluster.pause(world.key)
     world.wait(600.0)
-    world.cluster.roll_back(world.key, "2")
+    world.cluster.roll_back(world.key, new)
     assert not the_pool(world).paused
     world.wait(1200.0)
     pool = the_pool(world)
-    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [("2", Phase.READY)] * 3
+    assert [(replica.revision, replica.phase) for replica in pool.replicas] == [(new, Phase.READY)] * 3
 
 
 def test_what_is_not_there_cannot_be_acted_on(world: ClusterWorld) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from sys import intern
 from typing import Any, Literal
 
 from controller.adapters.kube.json_reading import (
@@ -28,6 +29,7 @@ from policies.replica import Phase, ReplicaState
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
+_TOLD_OF_UID = 8
 _ON_ITS_WAY = frozenset(("ContainerCreating", "PodInitializing"))
 _REVISION_LABELS = (
     "rollouts-pod-template-hash",
@@ -178,6 +180,7 @@ def read_owner(told: object) -> Owner | None:
 def replica_of(pod: Pod, engine: Engine) -> ReplicaState:
     """Return the replica that a pod is.
 
+    Its id is that of the pod, which pods of a StatefulSet get again: ``incarnation`` tells them apart.
     ``restarts`` counts exits of the engine, as what makes a life end: while it waits to be started again that is one
     more than kubelet's restarts. The latest restart was asked for when the engine exited.
     """
@@ -201,7 +204,13 @@ def replica_of(pod: Pod, engine: Engine) -> ReplicaState:
         exit_reason=pod.over_reason or (container.exit_reason if container else ""),
         waiting_reason=pod.held_by or (container.waiting_reason if container and phase is not Phase.READY else ""),
         address=f"{pod.address}:{engine.port}" if pod.address and engine.port else "",
+        incarnation=_incarnation(pod),
     )
+
+
+def _incarnation(pod: Pod) -> str:
+    """Return what tells a pod from an earlier one of its name: a StatefulSet gives names again, nobody else does."""
+    return intern(f"{pod.uid[:_TOLD_OF_UID]}.") if pod.owner and pod.owner.kind == "StatefulSet" else ""
 
 
 def _phase(pod: Pod, container: Container | None) -> tuple[Phase, float]:

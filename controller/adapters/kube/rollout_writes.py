@@ -83,7 +83,7 @@ class RolloutWrites:
     def _check_pausable(self, workload: Workload) -> None:
         if workload.kind not in _PAUSABLE:
             remedy = "set the partition of its rolling update by hand" if workload.kind in KINDS else ""
-            raise ActuationError(f"a {workload.kind} has no pause", workload.title, remedy)
+            raise ActuationError(f"no pause is known of a {workload.kind}", workload.title, remedy)
         if f"{self._prefix}/model" not in workload.labels:
             remedy = f"label it {self._prefix}/model, which says that its rollouts may be held"
             raise ActuationError(f"it has no label {self._prefix}/model", workload.title, remedy)

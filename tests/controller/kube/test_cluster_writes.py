@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from controller.adapters.kube.cluster_writes import KubernetesCluster
+from controller.adapters.kube.settings import CustomKind
+from controller.adapters.system_clock import SystemClock
 from controller.errors import ActuationError, StalePlan
 from policies.replica import Phase
 from simulations.kubernetes_api.faults import Fault
+from simulations.kubernetes_api.kinds import BUILT_IN, ScalePaths, custom
+from simulations.kubernetes_api.running import running_api
+from tests.builders_kube import T0
+from tests.builders_kube_api import MERGE, Fleet, settings_for
 from tests.builders_kube_writes import COST, KEY, LABEL, KubeWorld, a_kube_world
 
 SCALABLE = ["Deployment", "StatefulSet", "LeaderWorkerSet", "Rollout"]
@@ -107,6 +115,49 @@ def test_who_gives_up_the_highest_ordinals_is_not_asked_to_give_up_others(tmp_pa
         assert _held(world) == 3
         world.cluster.scale(KEY, 1, world.pool().version, retire_first=("llama-1", "llama-2"))
         assert [r.id for r in world.rest().replicas] == ["llama-0"]
+
+
+def test_a_pod_that_is_not_ready_goes_before_any_that_serves(tmp_path: Path) -> None:
+    with a_kube_world(tmp_path, nodes=1, replicas=3) as world:  # room for two
+        names = world.replicas()
+        waits = next(name for name, replica in names.items() if replica.unplaced)
+        world.cluster.scale(KEY, 2, world.pool().version, retire_first=(next(iter(set(names) - {waits})),))
+        assert set(world.rest().roster.ids) == set(names) - {waits}
+
+
+ENGINES = CustomKind(
+    kind="Engine", group="example.com", plural="engines", replicas_path="spec.size", template_path="spec.pod"
+)
+
+
+def test_a_kind_that_is_known_by_its_scale_alone_is_scaled_and_no_more(tmp_path: Path) -> None:
+    served = custom("example.com", "v1", "engines", "Engine", ScalePaths("spec.size", "status.size", "status.selector"))
+    with running_api(kinds=(*BUILT_IN, served), bookmark_every_s=0.05) as api:
+        fleet, path = Fleet(api), "/apis/example.com/v1/namespaces/prod/engines"
+        metadata = {"name": "llama", "labels": {"foresail.dev/model": "llama"}}
+        body = {"apiVersion": "example.com/v1", "kind": "Engine", "metadata": metadata, "spec": {"size": 2}}
+        owner = api.call("POST", path, body)
+        api.call("PATCH", f"{path}/llama/status", {"status": {"selector": "app=llama"}}, MERGE)
+        for name in ("llama-x", "llama-y"):
+            pod = fleet.pod(name, owner)
+            labels = {"labels": {"app": "llama"}}
+            fleet.patch("pods", pod["metadata"]["name"], {"metadata": labels})
+        settings = settings_for(api, tmp_path, kinds=(), custom_kinds=(ENGINES,))
+        cluster = KubernetesCluster(settings, SystemClock().elapsed, lambda: T0, np.random.default_rng(3))
+        cluster.start()
+        try:
+            (pool,) = cluster.pools()
+            assert len(pool.replicas) == 2
+            with pytest.raises(ActuationError, match="cannot be told to give up llama-x first"):
+                cluster.scale(KEY, 1, pool.version, retire_first=("llama-x",))
+            cluster.scale(KEY, 1, pool.version)
+            assert api.call("GET", f"{path}/llama")["spec"]["size"] == 1
+            assert cluster.pools()[0].desired == 1
+            for verb in (cluster.pause, cluster.resume):
+                with pytest.raises(ActuationError, match="no pause is known of a Engine"):
+                    verb(KEY)
+        finally:
+            cluster.close()
 
 
 def test_a_number_that_somebody_else_has_set_is_left_alone(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_kinds_without_a_pause_say_so(tmp_path: Path, kind: str) -> None:
     with a_kube_world(tmp_path, kind, 2) as world:
         world.pool()
         for verb in (world.cluster.pause, world.cluster.resume):
-            with pytest.raises(ActuationError, match=f"a {kind} has no pause") as caught:
+            with pytest.raises(ActuationError, match=f"no pause is known of a {kind}") as caught:
                 verb(KEY)
             assert "partition" in caught.value.remedy
 

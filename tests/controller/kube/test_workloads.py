@@ -112,9 +112,15 @@ def test_the_newest_revision_came_when_it_was_made() -> None:
 
 def test_nobody_tells_when_a_workload_came_back_to_an_old_revision() -> None:
     went_back = lineage([_revision("old", 3, T0), _revision("bad", 2, T0 + 60)], "3")
-    assert (went_back.current, went_back.names) == ("old", ("bad", "old"))
+    assert (went_back.current, went_back.names) == ("old", ("old", "bad"))  # the oldest first, as ever
     assert math.isnan(went_back.current_at)
     assert math.isnan(lineage([_revision("old", 3, T0, reused=True)], "3").current_at)
+
+
+def test_we_know_ourselves_when_we_went_back_to_a_revision() -> None:
+    kept = [_revision("old", 3, T0), _revision("bad", 2, T0 + 60)]
+    assert lineage(kept, "3", ("old", T0 + 90)).current_at == T0 + 90
+    assert math.isnan(lineage(kept, "3", ("bad", T0 + 90)).current_at)
 
 
 def test_a_revision_whose_keeper_is_not_known_of_yet_comes_when_it_is() -> None:
@@ -127,7 +133,9 @@ def test_a_revision_whose_keeper_is_not_known_of_yet_comes_when_it_is() -> None:
 def test_revisions_are_read_from_what_keeps_them() -> None:
     told = replica_set_json()
     told["metadata"]["annotations"]["deployment.kubernetes.io/revision-history"] = "1"
-    assert read_revision(told, "ReplicaSet") == Revision("uid-llama-abc", "prod", "uid-llama", "abc", 2, T0, True)
+    assert read_revision(told, "ReplicaSet") == Revision(
+        "uid-llama-abc", "prod", "uid-llama", "abc", 2, T0, True, "llama-abc"
+    )
     kept = {"metadata": metadata("llama-77", owner=("StatefulSet", "llama")), "revision": 4}
     found = read_revision(kept, "ControllerRevision")
     assert isinstance(found, Revision)
