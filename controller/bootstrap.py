@@ -25,7 +25,7 @@ from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
-from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources
+from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources, Witness
 from controller.settings import Settings
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
@@ -53,6 +53,7 @@ class World:
     history: History = no_history
     close: Callable[[], None] = field(default=lambda: None)
     canaries: Canaries | None = None
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def control_loop(
         consent.approvals,
         world.canaries,
     )
-    return ControlLoop(
+    loop = ControlLoop(
         Sources(clock, world.metrics, world.cluster, world.router, world.canaries),
         audit,
         actuator,
@@ -190,3 +191,5 @@ def control_loop(
         memory,
         policy.healing.blind_page_after_s,
     )
+    loop.witness = world.witness
+    return loop

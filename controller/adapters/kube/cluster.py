@@ -65,6 +65,16 @@ class _Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A pool as it was looked at last: what whoever acts on it goes by."""
+
+    workload: Workload
+    revisions: tuple[Revision, ...]
+    pods: tuple[Pod, ...]
+    state: PoolState
+
+
+@dataclass(frozen=True, slots=True)
 class _Told:
     """What was told last, for as long as nothing changes, and before ``until``."""
 
@@ -84,6 +94,7 @@ class KubernetesView:
         settings: KubernetesSettings,
         elapsed: Callable[[], float],
         rng: Generator,
+        *,
         now: Callable[[], float] = never,
     ) -> None:
         """Take the time from ``elapsed``, seconds that never go back, and ``now``, seconds since the epoch.
@@ -156,15 +167,28 @@ class KubernetesView:
         told = self._told
         return told.behind if told else frozenset()
 
-    def owner(self, pool: PoolKey) -> Owner | None:
-        """Return who else sets that pool's number of replicas, as of the last look; also who sets what we publish."""
-        told = self._told
-        return told.owners.get(pool) if told else None
+    def seen(self, key: PoolKey) -> Seen | None:
+        """Return a pool as ``pools`` told of it last, None where there was none of that key.
+
+        Nothing is looked at anew: who acts on a replica means the pod that was seen, and no later one of its name.
+
+        Raises:
+            ObservationError: If nothing was looked at yet, and that cannot be done now.
+        """
+        if self._told is None:
+            self._look()
+        made = next((pool for pool in self._made.values() if pool.state.key == key), None)
+        return Seen(made.workload, made.revisions, made.pods, made.state) if made else None
 
     def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
         """Take note of a write of our own: no pools are told that are older than it."""
         with self._lock:
             self._written[resource, namespace] = resource_version, self._elapsed()
+
+    def owner(self, pool: PoolKey) -> Owner | None:
+        """Return who else sets that pool's number of replicas, as of the last look; also who sets what we publish."""
+        told = self._told
+        return told.owners.get(pool) if told else None
 
     # Looking
 
