@@ -18,8 +18,8 @@ from controller.adapters.kube.concerned import Concerned
 from controller.adapters.kube.notices import Notice, shortened
 from controller.redaction import redacted
 
-MOST_WAITING = 256
-MOST_KNOWN = 2048
+MOST_WAITING = 2048
+MOST_KNOWN = 4096
 BURST = 10
 TOKEN_S = 60.0
 

@@ -26,6 +26,9 @@ from controller.ports import TickRecord
 
 MOST_RECORDS = 8
 MOST_AT_ONCE = 20
+_PAUSE_S = 1.0
+"""Between so many and the next: a server has more to do than this."""
+
 _TRIES = 3
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _JOIN_S = 2.0
@@ -101,7 +104,7 @@ class KubernetesEvents:
                 self._give_up(name)
             elif not self._deliver(name, waiting):
                 return max(0.0, self._rest_until_s - self._elapsed())
-        return self.book.next_due_s(self._elapsed())
+        return max(_PAUSE_S, self.book.next_due_s(self._elapsed()))
 
     def _run(self) -> None:
         while not self._stopped:

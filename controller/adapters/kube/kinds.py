@@ -34,6 +34,10 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
+HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+SCALED_OBJECTS = Resource("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
+VERTICAL_POD_AUTOSCALERS = Resource("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler")
+EVENTS = Resource("", "v1", "events", "Event")
 PODS = Resource("", "v1", "pods", "Pod")
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
@@ -43,13 +47,9 @@ ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet", metadata_only=True)
 CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
 INFERENCE_POOLS = Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
-HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
-SCALED_OBJECTS = Resource("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
-VERTICAL_POD_AUTOSCALERS = Resource("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler")
-EVENTS = Resource("", "v1", "events", "Event")
-
-KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, STATEFUL_SETS, LEADER_WORKER_SETS, ROLLOUTS)}
-"""Workloads that are understood beyond their scale subresource."""
 
 AUTOSCALERS = {kind.kind: kind for kind in (HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS, VERTICAL_POD_AUTOSCALERS)}
 """What scales workloads beside us, or ends their pods."""
+
+KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, STATEFUL_SETS, LEADER_WORKER_SETS, ROLLOUTS)}
+"""Workloads that are understood beyond their scale subresource."""
