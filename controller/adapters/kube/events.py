@@ -1,11 +1,12 @@
 """How do people who look at an object of the cluster learn what Foresail did to it, or refused to do?
 
 As Events, sent by a thread of its own that no tick waits for. While the server is away they wait, as many as there is
-room for; where the right is missing there are none, which is told once.
+room for; where the right is missing there are none, which is told once and tried again now and then.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
@@ -32,6 +33,9 @@ _PAUSE_S = 1.0
 _TRIES = 3
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _JOIN_S = 2.0
+_FORBIDDEN_S = 600.0
+"""Time after which a namespace where the right was missing is tried once more."""
+
 _LONGEST_INSTANCE = 128
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 _PASSING = frozenset((401, 429, 500, 502, 503, 504))
@@ -67,7 +71,7 @@ class KubernetesEvents:
         self._stopped = False
         self._thread = Thread(target=self._run, name="events", daemon=True)
         self._rest_until_s, self._rests = 0.0, 0
-        self._forbidden: set[str] = set()
+        self._forbidden: dict[str, float] = {}
         self._told: set[str] = set()
 
     def start(self) -> None:
@@ -100,7 +104,7 @@ class KubernetesEvents:
         if self._silent():
             return _LONGEST_REST_S
         for name, waiting in self.book.due(at_s, MOST_AT_ONCE):
-            if name[0] in self._forbidden:
+            if self._is_forbidden(name[0]):
                 self._give_up(name)
             elif not self._deliver(name, waiting):
                 return max(0.0, self._rest_until_s - self._elapsed())
@@ -128,8 +132,7 @@ class KubernetesEvents:
                     break
                 record = self._records.popleft()
             for notice in self._notices.of(record):
-                if (notice.about.namespace or "default") not in self._forbidden:
-                    self.book.add(notice)
+                self.book.add(notice)
         if self.book.dropped:
             self._tell("more events than are kept", "of those that waited the oldest are given up")
             self.book.dropped = 0
@@ -141,6 +144,9 @@ class KubernetesEvents:
             return True
 
     # Sending
+
+    def _is_forbidden(self, namespace: str) -> bool:
+        return self._elapsed() < self._forbidden.get(namespace, -math.inf)
 
     def _deliver(self, name: Name, waiting: Waiting) -> bool:
         """Send one; return whether to go on with others."""
@@ -155,7 +161,7 @@ class KubernetesEvents:
                 return self._rest(error, error.retry_after_s)
             self._give_up(name)
             if error.status == _FORBIDDEN:
-                self._forbidden.add(name[0])
+                self._forbidden[name[0]] = self._elapsed() + _FORBIDDEN_S
             self._tell(f"{error.status} {name[0]}", str(error))
         except ObservationError as error:
             waiting.tried[stamp(waiting.notice.at)] = waiting.count
