@@ -5,6 +5,7 @@ This is the only place that knows which adapter stands behind which port.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -27,7 +28,7 @@ from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.platform_settings import AnyPlatform
-from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources
+from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources, Witness
 from controller.settings import Settings
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
@@ -55,6 +56,7 @@ class World:
     history: History = no_history
     close: Callable[[], None] = field(default=lambda: None)
     canaries: Canaries | None = None
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def world_of(settings: Settings, fence: Fence = unfenced) -> World:
     elapsed = SystemClock().elapsed
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)
-        platform = open_platform(named, fence)
+        platform = open_platform(named, fence, kill_switch(settings))
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
     metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
@@ -97,7 +99,8 @@ def world_of(settings: Settings, fence: Fence = unfenced) -> World:
         platform.close()
 
     history = recorded_load(store, settings)
-    return World(metrics, platform.cluster, platform.router, LogNotifier(), history, close, canaries)
+    ports = metrics, platform.cluster, platform.router, LogNotifier()
+    return World(*ports, history, close, canaries, platform.witness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,15 @@ class Platform:
     cluster: Cluster
     router: Router
     close: Callable[[], None]
+    witness: Witness | None = None
 
 
-def open_platform(named: AnyPlatform, fence: Fence = unfenced) -> Platform:
+def open_platform(
+    named: AnyPlatform, fence: Fence = unfenced, silenced: Callable[[], bool] = lambda: False
+) -> Platform:
     """Return the platform, watched from now on where it is one that is watched.
+
+    Every write asks ``fence`` first; nothing is told of ticks while ``silenced`` says so, or cannot.
 
     Raises:
         ObservationError: If it cannot be told how a cluster is reached. One that does not answer is looked for on.
@@ -121,19 +129,22 @@ def open_platform(named: AnyPlatform, fence: Fence = unfenced) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
+    from controller.adapters.kube.events import KubernetesEvents
     from controller.adapters.kube.router import KubernetesRouter
 
     clock, rng = SystemClock(), default_rng()
     cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence)
     router = KubernetesRouter(named, clock.elapsed, clock.now, rng, fence)
-    cluster.start()
-    router.start()
+    events = KubernetesEvents(named, cluster.view, clock.elapsed, socket.gethostname(), silenced)
+    parts = (cluster, router, events)
+    for part in parts:
+        part.start()
 
     def close() -> None:
-        router.close()
-        cluster.close()
+        for part in reversed(parts):
+            part.close()
 
-    return Platform(cluster, router, close)
+    return Platform(cluster, router, close, events)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
@@ -219,7 +230,7 @@ def control_loop(
         consent.approvals,
         world.canaries,
     )
-    return ControlLoop(
+    loop = ControlLoop(
         Sources(clock, world.metrics, world.cluster, world.router, world.canaries),
         audit,
         actuator,
@@ -229,3 +240,5 @@ def control_loop(
         memory,
         policy.healing.blind_page_after_s,
     )
+    loop.witness = world.witness
+    return loop

@@ -13,7 +13,7 @@ from controller.actuation import Actuator
 from controller.errors import ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.observation import observe
-from controller.ports import ActResult, AuditLog, PhaseTimer, Sources, TickPhase, TickRecord
+from controller.ports import ActResult, AuditLog, PhaseTimer, Sources, TickPhase, TickRecord, Witness
 from controller.recording import Recorder
 from forecasting.forecast import LoadForecast
 from policies.decisions import Decision, Page, Policy
@@ -24,7 +24,11 @@ from policies.unseen import blind_page, still_blind
 
 
 class ControlLoop:
-    """Wires the ports to a policy. Its only state is the policy's memory and the load history."""
+    """Wires the ports to a policy. Its only state is the policy's memory and the load history.
+
+    Attributes:
+        witness: Is told of every tick but those in which a bug came before a decision.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class ControlLoop:
         self.memory = memory or PolicyMemory()
         self._blind_page_after_s = blind_page_after_s
         self.time_phase: PhaseTimer = _untimed
+        self.witness: Witness | None = None
 
     def follow(self, predecessor: ControlLoop) -> None:
         """Go on where a loop stopped that this one replaces: with its memory, and with what it still has to record."""
@@ -100,7 +105,9 @@ class ControlLoop:
             told = self._actuator.tell(page)
             self.memory = replace(self.memory, blind_told=told.outcome == "done")
             record = replace(record, told=told)
-        return self._announced(record)[0]
+        record = self._announced(record)[0]
+        self._witnessed(record)
+        return record
 
     def _acted(self, decision: Decision, record: TickRecord, entry_id: str) -> TickRecord:
         """Carry ``decision`` out, learn from what became of it, and have that recorded."""
@@ -119,7 +126,13 @@ class ControlLoop:
             if entry_id and (record.acts_planned or results):
                 with self.time_phase("record"):
                     record = self._recorder.settle(record, entry_id, results, error)
-        return replace(record, results=tuple(results)) if results else record
+            record = replace(record, results=tuple(results)) if results else record
+            self._witnessed(record)
+        return record
+
+    def _witnessed(self, record: TickRecord) -> None:
+        if self.witness is not None:
+            self.witness.saw(record)
 
     def _announced(self, record: TickRecord) -> tuple[TickRecord, str]:
         with self.time_phase("record"):

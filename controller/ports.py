@@ -284,3 +284,11 @@ class Notifier(Protocol):
     def recommend(self, subject: str, what: str, at: float) -> None:
         """Say what would be done about a pool, model or replica if its mode, or somebody, allowed it; never raises."""
         ...
+
+
+class Witness(Protocol):
+    """Whoever is told what each tick decided and what became of it, once that is on record."""
+
+    def saw(self, record: TickRecord) -> None:
+        """Take note of a tick, without waiting for anything; never raises."""
+        ...

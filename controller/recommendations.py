@@ -49,7 +49,7 @@ class Recommendations:
         self, decision: Decision, waits: Mapping[tuple[Act, str], str]
     ) -> Iterator[tuple[tuple[Act, str], str]]:
         for part in (*decision.remediations, *decision.traffic, *decision.scaling):
-            target, what = target_of(part), _what(part)
+            target, what = target_of(part), what_of(part)
             key = target.act, target.subject
             mode = self._modes.of(target.action_class, target.model)
             if what and mode is Mode.RECOMMEND:
@@ -58,7 +58,7 @@ class Recommendations:
                 yield key, f"{what}; {waits[key]}"
 
 
-def _what(part: Part) -> str:
+def what_of(part: Part) -> str:
     """Return what ``part`` would do; empty where it needs no word: a page is one, a failover is told as weights."""
     match part:
         case CordonReplica() | UncordonReplica() | RestartReplica():

@@ -11,6 +11,7 @@ import numpy as np
 
 from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.kube.cluster_writes import KubernetesCluster
+from controller.adapters.kube.events import KubernetesEvents
 from controller.adapters.kube.router import KubernetesRouter
 from controller.adapters.kube.settings import KubernetesSettings, RoutePlace
 from controller.adapters.sql_audit import SqlAudit
@@ -68,8 +69,9 @@ class Operated:
         self.settings = Settings(policy=self.policy, modes=ModeSettings.all_auto(), platform=self.platform)
         self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, self.fence)
         self.router = KubernetesRouter(self.platform, machine.elapsed, clock.now, rng, self.fence)
-        self.cluster.start()
-        self.router.start()
+        self.events = KubernetesEvents(self.platform, self.cluster.view, machine.elapsed)
+        for part in (self.cluster, self.router, self.events):
+            part.start()
         own = f"sqlite:///{self.folder / 'audit.db'}"
         self.log = SqlAudit.open(own) if self.audit is None else self.audit
         self.notifier = ListNotifier()
@@ -77,7 +79,7 @@ class Operated:
         self.loop = self._loop()
 
     def _loop(self) -> ControlLoop:
-        ports = World(self.world, self.cluster, self.router, self.notifier)
+        ports = World(self.world, self.cluster, self.router, self.notifier, witness=self.events)
         consent, chain = Consent(self.killed), chain_of(self.champion)
         return control_loop(self.settings, ports, self.log, self.world.clock, consent, chain, self.history, self.memory)
 
@@ -108,7 +110,7 @@ class Operated:
                 if one.act == act and one.outcome == "done"]  # fmt: skip
 
     def close(self) -> None:
-        self.router.close()
-        self.cluster.close()
+        for part in (self.events, self.router, self.cluster):
+            part.close()
         if self.audit is None:
             self.log.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from controller.modes import Mode, ModeSettings
-from controller.ports import TickPhase
+from controller.ports import TickPhase, TickRecord
 from forecasting.forecast import DEFAULT_LEVELS, LoadForecast
 from forecasting.forecaster import CannotForecast
 from forecasting.last_value import LastValueForecaster
@@ -337,3 +337,37 @@ def test_a_loop_that_replaces_another_goes_on_with_its_memory() -> None:
     record = new.tick()
     assert record.decision is not None
     assert record.decision.generation == 4
+
+
+@dataclass
+class Watcher:
+    """Keeps what it was told."""
+
+    seen: list[TickRecord] = field(default_factory=list)
+
+    def saw(self, record: TickRecord) -> None:
+        self.seen.append(record)
+
+
+def test_a_witness_is_told_of_each_tick_with_what_became_of_it() -> None:
+    bench = a_bench(pool(replicas=(replica(),)))
+    watcher = bench.loop.witness = Watcher()
+    bench.metrics.answer = replace(bench.metrics.answer, demand={MODEL: demand(200.0)})
+    done = bench.tick()
+    bench.cluster.blind = True
+    blind = bench.tick()
+    assert watcher.seen == [done, blind]
+    assert [(result.act, result.outcome) for result in watcher.seen[0].results] == [("scale", "done")]
+    assert (watcher.seen[1].decision, watcher.seen[1].error) == (None, blind.error)
+
+
+def test_a_witness_is_told_what_was_done_before_a_bug_cut_the_acts_short() -> None:
+    bench = a_bench(pool(replicas=(replica(),)))
+    watcher = bench.loop.witness = Watcher()
+    bench.metrics.answer = replace(bench.metrics.answer, demand={MODEL: demand(200.0)})
+    bench.cluster.refuses = None  # type: ignore[assignment]  # asked whether it holds a verb, it raises
+    with pytest.raises(TypeError):
+        bench.tick()
+    (told,) = watcher.seen
+    assert [(result.act, result.outcome) for result in told.results] == [("scale", "failed")]
+    assert told.error.startswith("TypeError")

@@ -94,6 +94,7 @@ class KubernetesView:
         settings: KubernetesSettings,
         elapsed: Callable[[], float],
         rng: Generator,
+        *,
         fence: Fence = unfenced,
         now: Callable[[], float] = never,
     ) -> None:
@@ -170,14 +171,14 @@ class KubernetesView:
         made = next((pool for pool in self._made.values() if pool.state.key == key), None)
         return Seen(made.workload, made.revisions, made.pods, made.state) if made else None
 
+    def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
+        """Take note of a write of our own: no pools are told that are older than it."""
+        self._written.note(self._reflector_of(resource, namespace), resource_version)
+
     def owner(self, pool: PoolKey) -> Owner | None:
         """Return who else sets that pool's number of replicas, as of the last look; also who sets what we publish."""
         told = self._told
         return told.owners.get(pool) if told else None
-
-    def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
-        """Take note of a write of our own: no pools are told that are older than it."""
-        self._written.note(self._reflector_of(resource, namespace), resource_version)
 
     # Looking
 

@@ -55,7 +55,7 @@ class KubernetesCluster:
         Raises:
             ObservationError: If it cannot be told how the API server is reached.
         """
-        self.view = KubernetesView(settings, elapsed, rng, fence, now)
+        self.view = KubernetesView(settings, elapsed, rng, fence=fence, now=now)
         self.api = self.view.api
         self._settings, self._now = settings, now
         self._hand = Hand(self.view, delete_unevictable=settings.delete_unevictable)

@@ -34,6 +34,10 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
+HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+SCALED_OBJECTS = Resource("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
+VERTICAL_POD_AUTOSCALERS = Resource("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler")
+EVENTS = Resource("", "v1", "events", "Event")
 PODS = Resource("", "v1", "pods", "Pod")
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
@@ -47,14 +51,11 @@ ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "Endpoint
 HTTP_ROUTES = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 VIRTUAL_SERVICES = Resource("networking.istio.io", "v1", "virtualservices", "VirtualService")
 INFERENCE_POOLS = Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
-HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
-SCALED_OBJECTS = Resource("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
-VERTICAL_POD_AUTOSCALERS = Resource("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler")
-
-KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, STATEFUL_SETS, LEADER_WORKER_SETS, ROLLOUTS)}
-"""Workloads that are understood beyond their scale subresource."""
 
 AUTOSCALERS = {kind.kind: kind for kind in (HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS, VERTICAL_POD_AUTOSCALERS)}
 """What scales workloads beside us, or ends their pods."""
 ROUTES = {kind.kind: kind for kind in (HTTP_ROUTES, VIRTUAL_SERVICES)}
 """Objects whose weights share requests out."""
+
+KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, STATEFUL_SETS, LEADER_WORKER_SETS, ROLLOUTS)}
+"""Workloads that are understood beyond their scale subresource."""

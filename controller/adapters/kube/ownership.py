@@ -180,7 +180,12 @@ def writer_of(told: object, path: Sequence[str] = ("spec", "replicas")) -> Write
 
     Several that declared the same value own it together; whoever did so last is told.
     """
-    return max(_writers(told, path), key=lambda writer: (_or_never(writer.at), writer.name), default=None)
+    found = [
+        Writer(word(entry, "manager"), text(entry, "operation") == "Apply", js.instant(entry, "time"))
+        for entry in entries(told, "metadata", "managedFields")
+        if under(entry, "fieldsV1", *(f"f:{key}" for key in path)) is not None
+    ]
+    return max(found, key=lambda writer: (_or_never(writer.at), writer.name), default=None)
 
 
 def autoscaler_of(
@@ -224,26 +229,6 @@ def owner_of(
     return None if owner is None or owner.kind in settings.take_over else owner
 
 
-def template_owner(
-    told: object, settings: OwnershipSettings, path: Sequence[str] = ("spec", "template")
-) -> Owner | None:
-    """Return who would undo another pod template of this object at once: a tool that applies it again and again.
-
-    Helm does so only when somebody upgrades, and ``kubectl apply --server-side`` when somebody calls it: they own the
-    number of replicas, which they would set then, and leave a template that was rolled back to the next release.
-    """
-    if OwnerKind.GITOPS in settings.take_over:
-        return None
-    for writer in _writers(told, path):
-        tool = _TOOLS.get(writer.name)
-        again = writer.applied if tool is None else tool != "Helm"
-        if again and writer.name != settings.field_manager and not writer.name.startswith("kubectl"):
-            name = tool or writer.name
-            remedy = f"take the release back where {name} finds it, or suspend its sync and add gitops to take_over"
-            return Owner(OwnerKind.GITOPS, f"{name} (field manager {writer.name})", remedy)
-    return None
-
-
 def route_writer(kind: str, route: object) -> Writer | None:
     """Return who set the rules of an HTTPRoute or VirtualService last, None where nobody is noted."""
     return writer_of(route, _RULES[kind])
@@ -277,15 +262,6 @@ def _by_name(
         return None
     remedy = f"it is left alone until {instant(until)}; add person to take_over to go on now"
     return Owner(OwnerKind.PERSON, f"somebody by {writer.name or 'a client without a name'}", remedy, until)
-
-
-def _writers(told: object, path: Sequence[str]) -> list[Writer]:
-    """Return all that own the field at ``path``, or something below it."""
-    return [
-        Writer(word(entry, "manager"), text(entry, "operation") == "Apply", js.instant(entry, "time"))
-        for entry in entries(told, "metadata", "managedFields")
-        if under(entry, "fieldsV1", *(f"f:{key}" for key in path)) is not None
-    ]
 
 
 def _or_never(at: float) -> float:

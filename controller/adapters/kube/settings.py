@@ -174,7 +174,8 @@ class KubernetesSettings(BaseModel):
 
     autoscalers: tuple[AutoscalerKind, ...] = Field(
         ("HorizontalPodAutoscaler",),
-        description="Kinds of autoscalers that are read, to leave alone what they scale; each wants rights of its own.",
+        description="Kinds of autoscalers that are read, to leave alone what they scale; each wants rights of its own, "
+        "and where one cannot be read no number is changed.",
     )
     ownership: OwnershipSettings = Field(
         default_factory=OwnershipSettings, description="Who else may set the number of replicas, and how we are called."

@@ -37,11 +37,11 @@ class Workload:
             it does not tell.
         template: Of the pod that serves; None where the object has none of its own.
         worker: Of the other pods of a replica, where there are ``size`` of them.
+        writer: Who set the number of replicas last; None where that is not noted.
         revision: What the object itself tells of its newest revision: a number of a Deployment, else a name.
         stable: The revision that the object itself holds good; empty where it does not tell.
         restored: The revision that Foresail went back to and when, as long as nobody has changed the template since.
         selector: Which pods are its own, as text, for kinds that are known by their scale subresource alone.
-        writer: Who set the number of replicas last; None where that is not noted.
     """
 
     kind: str
@@ -57,11 +57,11 @@ class Workload:
     paused: bool
     template: Template | None
     worker: Template | None = None
+    writer: Writer | None = None
     size: int = 1
     revision: str = ""
     stable: str = ""
     selector: str = ""
-    writer: Writer | None = None
     restored: tuple[str, float] | None = None
 
     @property
@@ -102,11 +102,11 @@ def read_workload(told: object, kind: str, reading: Reading, custom: CustomKind 
         name=name,
         uid=uid,
         labels=words(told, "metadata", "labels"),
+        writer=writer_of(told, desired_path.split(".")),
         annotations=_ours(told, reading.prefix),
         created_at=created_at,
         generation=generation,
         desired=replicas,
-        writer=writer_of(told, desired_path.split(".")),
         restored=_restored(told, kind, reading.prefix),
         **{
             "paused": False,

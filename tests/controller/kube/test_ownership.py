@@ -23,7 +23,6 @@ from controller.adapters.kube.ownership import (
     autoscaler_of,
     owner_of,
     read_autoscaler,
-    template_owner,
     writer_of,
 )
 
@@ -155,28 +154,6 @@ def test_of_several_owners_of_one_number_the_last_is_told_and_other_fields_do_no
     assert writer_of(workload(labels)) is None
 
 
-@pytest.mark.parametrize(
-    ("manager", "operation", "owns"),
-    [
-        ("argocd-controller", "Update", True),
-        ("kustomize-controller", "Apply", True),
-        ("our-operator", "Apply", True),
-        ("helm", "Apply", False),
-        ("kubectl", "Apply", False),
-        ("kubectl-edit", "Update", False),
-        ("foresail", "Apply", False),
-    ],
-)
-def test_a_template_is_its_own_whose_tool_would_restore_it_at_once(manager: str, operation: str, owns: bool) -> None:
-    image = {"fieldsV1": {"f:spec": {"f:template": {"f:spec": {}}}}}
-    told = workload(field_of(manager, AT, operation, **image), field_of("kubectl-edit", AT + 60.0, **image))
-    found = template_owner(told, SETTINGS)
-    assert (found is not None) is owns
-    assert found is None or f"field manager {manager}" in found.title
-    assert template_owner(told, OwnershipSettings(take_over=frozenset({OwnerKind.GITOPS}))) is None
-    assert template_owner(workload(field_of(manager, AT, operation)), SETTINGS) is None
-
-
 def test_an_autoscaler_follows_us_by_our_series_or_its_own_word() -> None:
     external = {"type": "External", "external": {"metric": {"name": "foresail_desired_replicas"}}}
     query = {"type": "prometheus", "metadata": {"query": 'sum(wva_desired_replicas{variant_name="chat"})'}}
@@ -212,6 +189,5 @@ JSON = st.recursive(
 @given(JSON, st.sampled_from([HPA, SCALED_OBJECT, VPA]))
 def test_whatever_an_object_is_it_is_read_or_owns_nothing(told: object, kind: str) -> None:
     found, writer = read_autoscaler(told, kind), writer_of(told)
-    template_owner(told, SETTINGS)
     assert found is None or found.target_name
     assert owner_of(None, writer, math.nan, AT, SETTINGS) is None or writer is not None
