@@ -57,9 +57,9 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Who is asked before anything is written: the kill switch, and people where a mode wants that."""
+    """Who is asked before anything is written: what stops all of it, and people where a mode wants that."""
 
-    killed: Callable[[], bool]
+    killed: Callable[[], bool | str]
     approvals: Approvals | None = None
 
 

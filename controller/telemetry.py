@@ -97,9 +97,14 @@ class Telemetry:
         accelerators = {key: pool.profile.gpu.upper() for key, pool in policy.pools.items()}
         self._series.configure(settings, accelerators, policy.guardrails.max_metrics_age_s)
 
+    def show_leader(self, leads: Callable[[], bool]) -> None:
+        """Publish whether this process acts."""
+        gauge = self._gauge("foresail_leader", "1 while this process may act, 0 while it stands by for another one.")
+        gauge.set_function(lambda: float(leads()))
+
     @property
     def age_s(self) -> float:
-        """Seconds since the last tick ended, or since the start."""
+        """Seconds since the last tick ended, or since the start; a standby's ticks end without a look."""
         return self._elapsed() - self._ended_s
 
     def tick_ended(self, record: TickRecord | None, outcome: str, whole_s: float, bugs_in_a_row: int) -> None:
