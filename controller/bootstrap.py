@@ -24,6 +24,7 @@ from controller.approvals import Approvals
 from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
+from controller.leadership import Leadership
 from controller.loop import ControlLoop
 from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources
 from controller.settings import Settings
@@ -190,3 +191,22 @@ def control_loop(
         memory,
         policy.healing.blind_page_after_s,
     )
+
+
+def leadership_of(settings: Settings) -> Leadership | None:
+    """Return what stands for the lease that ``settings`` name; None where they name none, for only one process runs.
+
+    Raises:
+        BadInput: If it cannot be told how the cluster is reached that the lease is in.
+    """
+    from controller.adapters.kube.lease import candidate
+    from controller.adapters.kube.settings import KubernetesSettings
+
+    platform: object = settings.platform
+    if not isinstance(platform, KubernetesSettings) or platform.lease is None:
+        return None
+    clock = SystemClock()
+    try:
+        return candidate(platform, clock.now, clock.lasting)
+    except ObservationError as error:
+        raise BadInput(error.what, error.where, error.remedy) from None

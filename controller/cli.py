@@ -197,9 +197,10 @@ def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) 
 
 def _run_once(settings: Settings, as_json: bool) -> int:
     from controller.adapters.sql_audit import SqlAudit
+    from controller.bootstrap import leadership_of
     from controller.daemon import run_once
 
-    entry_id = run_once(settings)
+    entry_id = run_once(settings, leadership=leadership_of(settings))
     log = SqlAudit.open_existing(settings.audit.url)
     try:
         entry = _whole(log, _entry_named(log, entry_id, ""))
@@ -211,9 +212,11 @@ def _run_once(settings: Settings, as_json: bool) -> int:
 
 def _run_on(source: SettingsFile, settings: Settings) -> int:
     import foresail
+    from controller.bootstrap import leadership_of
     from controller.daemon import Daemon, run_to_the_end
 
-    return run_to_the_end(Daemon(source, settings, version=foresail.__version__))
+    leadership = leadership_of(settings)
+    return run_to_the_end(Daemon(source, settings, version=foresail.__version__, leadership=leadership))
 
 
 @contextmanager
