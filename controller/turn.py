@@ -26,6 +26,7 @@ _SOONEST = 0.8
 """Of ``retry_s``: candidates that began at the same moment do not go on asking at the same moment."""
 
 _JUST_AFTER_S = 0.05
+_COURTESY_S = 0.5
 
 
 class Claim(Protocol):
@@ -145,13 +146,17 @@ class Turn:
             self._thread.start()
 
     def end(self) -> None:
-        """Let the next one begin at once. To be called when no tick is under way, nor will be."""
+        """Let the next one begin at once. To be called when no tick is under way, nor will be.
+
+        Where the lease is lost there is little to resign from, and the server that could be told may be why.
+        """
+        leads = self.leads
         if self._claim is not None:
             self._claim.release()
             self._claim = None
         self._ended.set()
         if self._thread is not None and self._leadership is not None:
-            self._thread.join(self._leadership.settings.renew_within_s)
+            self._thread.join(self._leadership.settings.renew_within_s if leads else _COURTESY_S)
 
     def _run(self, ours: Leadership) -> None:
         while True:

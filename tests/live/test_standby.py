@@ -1,6 +1,6 @@
 """Of two real daemons with one lease, does one act, and does the other one go on soon when that one does not?
 
-The lease is in the project's API server, the record in one file, as on a volume that both mount.
+The lease is in the project's API server, the record in PostgreSQL or in one file, as on a volume that both mount.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Pair:
     folder: Path
     api: RunningApi
     world: WorldAddress
+    record: str
     daemons: list[RunningDaemon] = field(default_factory=list)
 
     def start(self) -> RunningDaemon:
@@ -62,7 +63,7 @@ class Pair:
 
     def checked(self) -> int:
         """Return how many decisions are on record: each made from the one before it, whoever made that."""
-        log: SqlAudit = audit_of(self.folder)
+        log = SqlAudit.open_existing(self.record)
         rows = [row.record for row in log.entries() if row.record.get("decision")]
         assert log.verify().intact
         assert log.without_outcome(9) == []
@@ -80,10 +81,11 @@ def ticks(daemon: RunningDaemon) -> float:
 
 
 @contextmanager
-def pair_of(folder: Path, rates: list[float]) -> Iterator[Pair]:
-    (folder / "foresail.yaml").write_text(settings_text(folder))
+def pair_of(folder: Path, rates: list[float], record: str = "") -> Iterator[Pair]:
+    record = record or f"sqlite:///{folder}/audit.db"
+    (folder / "foresail.yaml").write_text(settings_text(folder, record))
     with running_api() as api, world_process(rates) as world:
-        pair = Pair(folder, api, world)
+        pair = Pair(folder, api, world, record)
         try:
             yield pair
         finally:
@@ -98,7 +100,16 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         yield pair
 
 
-def test_a_standby_looks_on_and_takes_over_when_the_leader_is_killed(pair: Pair, measured: Measured) -> None:
+@pytest.mark.parametrize("record", ["sqlite", "postgresql"])
+def test_a_standby_looks_on_and_takes_over_when_the_leader_is_killed(
+    record: str, tmp_path: Path, measured: Measured, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres").new_database() if record == "postgresql" else ""
+    with pair_of(tmp_path, [5.0] * 3000, url) as pair:
+        _looks_on_and_takes_over(pair, measured)
+
+
+def _looks_on_and_takes_over(pair: Pair, measured: Measured) -> None:
     leader, standby = pair.both()
     name = pair.lease["holderIdentity"]
     assert leader.metric("foresail_leader") == 1
@@ -126,6 +137,7 @@ def test_a_standby_looks_on_and_takes_over_when_the_leader_is_killed(pair: Pair,
     assert standby.ask("/status").json()["leadership"]["leader"] == pair.lease["holderIdentity"] != name
     assert pair.lease["leaseTransitions"] == 1
     assert [line["event"] for line in standby.told("resumed")] == ["resumed"]
+    wait_for(lambda: standby.metric("foresail_chores_total", chore="history") >= 1, "a look at the load before")
     wait_for(lambda: standby.ask("/readyz").json().get("missing_signals") == 0, "readiness of a leader")
     assert standby.stop() == 0
     assert pair.checked() >= 4
