@@ -42,11 +42,11 @@ class Actuator:
         router: Router,
         notifier: Notifier,
         modes: ModeSettings,
-        killed: Callable[[], bool],
+        killed: Callable[[], bool | str],
         approvals: Approvals | None = None,
         canaries: Canaries | None = None,
     ) -> None:
-        """``killed`` is asked before every write; while it answers true nothing is written.
+        """``killed`` is asked before every write; while it answers true, or with a reason, nothing is written.
 
         Without ``approvals`` nothing is approved, without ``canaries`` nobody is asked for a token.
         """
@@ -200,7 +200,7 @@ class Actuator:
         except Exception as error:  # noqa: BLE001 - a kill switch that cannot be read must not let anything through
             return f"the kill switch cannot be read: {type(error).__name__}: {error}"
         if killed:
-            return "kill switch"
+            return killed if isinstance(killed, str) else "kill switch"
         if mode not in (Mode.APPROVE, Mode.AUTO):
             return f"mode {mode}"
         at = self._clock.now()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from controller.actuation import Actuator
@@ -26,6 +27,7 @@ from controller.approvals import Approvals
 from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
+from controller.leadership import Leadership
 from controller.loop import ControlLoop
 from controller.platform_settings import AnyPlatform
 from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources, Witness
@@ -61,9 +63,9 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Who is asked before anything is written: the kill switch, and people where a mode wants that."""
+    """Who is asked before anything is written: what stops all of it, and people where a mode wants that."""
 
-    killed: Callable[[], bool]
+    killed: Callable[[], bool | str]
     approvals: Approvals | None = None
 
 
@@ -242,3 +244,27 @@ def control_loop(
     )
     loop.witness = world.witness
     return loop
+
+
+def world_under(leadership: Leadership | None) -> WorldOf:
+    """Return what opens the world that settings name, with every write to it asking who leads."""
+    return partial(world_of, fence=unfenced if leadership is None else leadership.why_not)
+
+
+def leadership_of(settings: Settings) -> Leadership | None:
+    """Return what stands for the lease that ``settings`` name; None where they name none, for only one process runs.
+
+    Raises:
+        BadInput: If it cannot be told how the cluster is reached that the lease is in.
+    """
+    from controller.adapters.kube.lease import candidate
+    from controller.adapters.kube.settings import KubernetesSettings
+
+    platform = settings.platform
+    if not isinstance(platform, KubernetesSettings) or platform.lease is None:
+        return None
+    clock = SystemClock()
+    try:
+        return candidate(platform, clock.now, clock.lasting)
+    except ObservationError as error:
+        raise BadInput(error.what, error.where, error.remedy) from None

@@ -27,6 +27,8 @@ RETENTION_EVERY_S = 600.0
 HISTORY_RETRY_S = 60.0
 RETRAIN_LOOK_S = 600.0
 CHORES = ("reload", "champion", "history", "retention", "skill")
+ALSO_STANDING_BY = ("reload", "champion")
+"""Chores of a process for which another one ticks: what it needs to take over, and nothing that is to be done once."""
 MOST_LOADS = 200
 """Workloads that forecasters are compared on at a time; a larger fleet takes turns."""
 
@@ -70,6 +72,8 @@ class Chores:
         """Train a new model now, whatever the schedule says, if there is a command that does."""
         if not self._live.settings.daemon.retrain.command:
             self._log.warning("asked to retrain, but daemon.retrain.command is empty")
+        elif self._live.standby:
+            self._log.warning("asked to retrain, but another process leads; ask that one")
         elif self._diary.newest is not None and self._diary.newest.result == RUNNING:
             self._log.warning("asked to retrain, which is under way; another run does not begin")
         else:
@@ -89,6 +93,10 @@ class Chores:
         for name in ("tick", *CHORES):
             self._cadence.soon(name)
 
+    def begun(self) -> None:
+        """Read recorded load now that there is a loop to learn from it."""
+        self._cadence.soon("history")
+
     def stop(self) -> None:
         """End what takes long."""
         self._retraining.stop()
@@ -97,6 +105,8 @@ class Chores:
         self._cadence.every(name, every_s, partial(self._do, name, work), lane, at_once)
 
     def _do(self, name: str, work: Callable[[], str]) -> None:
+        if self._live.standby and name not in ALSO_STANDING_BY:
+            return
         try:
             result = work()
         except ForesailError as error:

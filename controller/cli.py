@@ -197,9 +197,11 @@ def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) 
 
 def _run_once(settings: Settings, as_json: bool) -> int:
     from controller.adapters.sql_audit import SqlAudit
+    from controller.bootstrap import leadership_of, world_under
     from controller.daemon import run_once
 
-    entry_id = run_once(settings)
+    leadership = leadership_of(settings)
+    entry_id = run_once(settings, world_under(leadership), leadership=leadership)
     log = SqlAudit.open_existing(settings.audit.url)
     try:
         entry = _whole(log, _entry_named(log, entry_id, ""))
@@ -211,9 +213,12 @@ def _run_once(settings: Settings, as_json: bool) -> int:
 
 def _run_on(source: SettingsFile, settings: Settings) -> int:
     import foresail
+    from controller.bootstrap import leadership_of, world_under
     from controller.daemon import Daemon, run_to_the_end
 
-    return run_to_the_end(Daemon(source, settings, version=foresail.__version__))
+    leadership = leadership_of(settings)
+    world, version = world_under(leadership), foresail.__version__
+    return run_to_the_end(Daemon(source, settings, world, version=version, leadership=leadership))
 
 
 @contextmanager

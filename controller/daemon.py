@@ -2,6 +2,9 @@
 
 Threads: the main one waits for signals and watches the age of the loop; one runs ticks, one chores, one what takes
 minutes (history, retraining), one answers probes. Whatever a chore finds out reaches the loop between two ticks.
+
+With a lease there is one more, which asks for that. While another process leads, this one stands by: its ticks end
+before they begin, the audit log is another's, and of the chores only those are done that it takes to begin at once.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import structlog
+from numpy.random import default_rng
 
 from controller.adapters.audit_claim import AuditClaim
+from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
 from controller.approvals import proposal_json
 from controller.bootstrap import WorldOf, audit_log, world_of
@@ -24,16 +29,19 @@ from controller.cadence import Cadence
 from controller.chores import Chores
 from controller.errors import ForesailError
 from controller.evidence import believed_json
+from controller.leadership import Leadership
 from controller.live_loop import LiveLoop
 from controller.ports import Clock
 from controller.reload import SettingsFile
 from controller.settings import Settings
 from controller.status_server import StatusServer
 from controller.telemetry import Telemetry
+from controller.turn import Turn
 
 WATCH_S = 0.25
 LATE_TICKS = 3.0
 LATE_S = 2.0
+BEGIN_AGAIN_S = 1.0
 ABANDONED_WITHIN_S = 2.0
 MOST_BELIEVED = 50
 """Diagnoses of the newest tick that ``/status`` tells, the oldest first."""
@@ -47,7 +55,7 @@ class Daemon:
         status_url: Where it is asked how it is.
 
     Raises:
-        AuditError: If the audit log cannot be opened, or another controller writes it.
+        AuditError: If the audit log cannot be opened, or another controller writes it and there is no lease.
         BadInput: If the world or the status address cannot be used.
     """
 
@@ -59,6 +67,8 @@ class Daemon:
         clock: Clock | None = None,
         pace: float = 1.0,
         version: str = "",
+        *,
+        leadership: Leadership | None = None,
     ) -> None:
         """Take ``settings``, as loaded from ``file``, and everything that they name.
 
@@ -69,6 +79,8 @@ class Daemon:
             clock: Of the fleet; the machine's unless said otherwise.
             pace: Seconds of ``clock`` per second of the machine: more than 1 for rehearsals on a faster clock.
             version: Of the program.
+            leadership: Says whether this process acts, of several; none where there is one. ``world`` is to ask it
+                before each write that others might send as well.
         """
         machine = SystemClock()
         self._elapsed = machine.elapsed
@@ -78,14 +90,18 @@ class Daemon:
         self._telemetry = Telemetry(settings.daemon.telemetry, machine.elapsed, version)
         self._audit = audit_log(settings.audit)
         try:
-            self._claim = AuditClaim(self._audit.engine, settings.audit.url)
-            self._live = LiveLoop(settings, world, self._audit, self._telemetry, clock or machine, machine, pace)
+            self._turn = _turn_of(leadership, self._audit, settings, machine)
+            self._live = LiveLoop(
+                settings, world, self._audit, self._telemetry, clock or machine, machine, pace, self._turn
+            )
             self._status = StatusServer(settings.daemon.status, self, self._telemetry.registry)
         except BaseException:
             self._audit.close()
             raise
         self._cadence = Cadence(machine, self._skipped)
         self._chores = Chores(self._live, file, self._audit, self._telemetry, self._cadence)
+        self._telemetry.show_leader(lambda: self._turn.leads)
+        self._begin_at_s, self._began = -float("inf"), False
         self.status_url = self._status.url
 
     def run(self) -> int:
@@ -99,6 +115,7 @@ class Daemon:
             "started", status=self.status_url, modes=settings.modes.model_dump(mode="json"), audit=settings.audit.url
         )
         self._status.start()
+        self._turn.start()
         self._chores.schedule(at_once=True)
         self._cadence.start()
         code = 1
@@ -114,10 +131,12 @@ class Daemon:
         age_s, refused = self._telemetry.age_s, self._chores.refused
         told = {"current": not refused, **({"refused": refused} if refused else {})}
         what = {"loop_age_s": round(age_s, 3), "bugs_in_a_row": self._live.ticker.bugs_in_a_row, "settings": told}
-        return age_s <= self._live.settings.daemon.stuck_after_s, what
+        return max(age_s, self._turn.silent_s) <= self._live.settings.daemon.stuck_after_s, what
 
     def ready(self) -> tuple[bool, Mapping[str, Any]]:
-        """Whether the newest tick saw the fleet and is on record."""
+        """Whether the newest tick saw the fleet and is on record; a standby is ready to take over."""
+        if self._turn.standby and not self._turn.leads and self.alive()[0]:
+            return True, {"standby": True, "leader": self._turn.leader}
         newest = self._live.ticker.newest
         if newest is None:
             return False, {"why": self._live.ticker.waiting or "no tick has ended yet"}
@@ -132,6 +151,7 @@ class Daemon:
         burn = newest.decision.burn if newest is not None and newest.decision is not None else {}
         return {
             **self._chores.told(),
+            "leadership": self._turn.told(),
             "waiting_for_approval": [proposal_json(p) for p in self._live.waiting],
             "error_budgets": {model: asdict(spent) for model, spent in burn.items()},
             "believed": believed_json(newest.decision if newest is not None else None, MOST_BELIEVED),
@@ -155,7 +175,21 @@ class Daemon:
                 self._log.error("ending, to be started anew", why=why)
                 self._stop()
                 return 1
+            self._begin()
             self._keep_time()
+
+    def _begin(self) -> None:
+        """Tick as soon as this process leads, again and again while the log is still claimed; then look further back.
+
+        A tick that is not this process's ends at once, so one more does no harm.
+        """
+        if self._turn.standby:
+            if self._turn.leads and self._elapsed() >= self._begin_at_s and not self._live.ticker.running_s:
+                self._begin_at_s = self._elapsed() + BEGIN_AGAIN_S
+                self._cadence.soon("tick")
+        elif not self._began and self._live.ticker.loop is not None:
+            self._began = True
+            self._chores.begun()
 
     def _why_end(self) -> str:
         ticker, daemon = self._live.ticker, self._live.settings.daemon
@@ -163,7 +197,9 @@ class Daemon:
             return f"{ticker.bugs_in_a_row} ticks in a row ended in an error that nobody foresaw"
         if ticker.running_s > daemon.stuck_after_s:
             return f"a tick has been running for {ticker.running_s:.0f} s"
-        return ""
+        if self._turn.silent_s > daemon.stuck_after_s:
+            return f"the lease has been asked for {self._turn.silent_s:.0f} s without an end"
+        return self._turn.lost
 
     def _keep_time(self) -> None:
         """Tick when a tick is overdue: the machine's clock was set back, and the schedule goes by that."""
@@ -173,14 +209,21 @@ class Daemon:
             self._chores.all_soon()
 
     def _stop(self) -> None:
-        """Let the tick under way end, or forbid it any further write and leave it."""
+        """Let the tick under way end, or forbid it any further write and leave it; then the next one may begin.
+
+        Where the lease is lost nothing is written any more, and another process waits for the log soon.
+        """
         self._cadence.stop()
         self._chores.stop()
-        if self._ends_within(self._live.settings.daemon.stop_within_s):
+        within_s = self._live.settings.daemon.stop_within_s
+        if self._ends_within(min(within_s, self._turn.gap_s) if self._turn.lost else within_s):
+            self._turn.end()
             return
         self._live.forbid_writes()
         self._log.error("a tick does not end: it may write nothing more")
         self.abandoned = not self._live.ticker.wait_idle(ABANDONED_WITHIN_S)
+        if not self.abandoned:
+            self._turn.end()
 
     def _ends_within(self, within_s: float) -> bool:
         """Return whether the tick under way ends in time; whoever asks to stop twice does not want to wait."""
@@ -198,13 +241,18 @@ class Daemon:
     def _close(self) -> None:
         self._status.stop()
         if not self.abandoned:
-            self._claim.release()
+            self._turn.end()
             self._audit.close()
             self._live.close()
 
     def _skipped(self, name: str) -> None:
         if name == "tick":
             self._telemetry.skipped()
+
+
+def _turn_of(leadership: Leadership | None, audit: SqlAudit, settings: Settings, machine: SystemClock) -> Turn:
+    """Return whose turn it is; raises AuditError where there is no lease and another controller writes the log."""
+    return Turn(leadership, lambda: AuditClaim(audit.engine, settings.audit.url), machine.elapsed, default_rng())
 
 
 def run_to_the_end(daemon: Daemon) -> int:
@@ -219,8 +267,16 @@ def run_to_the_end(daemon: Daemon) -> int:
     return code
 
 
-def run_once(settings: Settings, world: WorldOf = world_of, clock: Clock | None = None) -> str:
+def run_once(
+    settings: Settings,
+    world: WorldOf = world_of,
+    clock: Clock | None = None,
+    *,
+    leadership: Leadership | None = None,
+) -> str:
     """Run one tick, resumed from the record and recorded as any other, and return the id of its last row.
+
+    With ``leadership`` it is run only if no other process leads now.
 
     Raises:
         ForesailError: If the tick cannot begin or cannot be recorded.
@@ -228,12 +284,15 @@ def run_once(settings: Settings, world: WorldOf = world_of, clock: Clock | None 
     machine = SystemClock()
     audit = audit_log(settings.audit)
     try:
-        claim = AuditClaim(audit.engine, settings.audit.url)
+        turn = _turn_of(leadership, audit, settings, machine)
+        if leadership is not None and not leadership.step():
+            raise ForesailError(f"no tick: {leadership.trouble or leadership.why_not()}")
         telemetry = Telemetry(settings.daemon.telemetry, machine.elapsed)
-        live = LiveLoop(settings, world, audit, telemetry, clock or machine, machine)
+        live = LiveLoop(settings, world, audit, telemetry, clock or machine, machine, turn=turn)
+        turn.start()
         record = live.ticker.tick()
+        turn.end()
         live.close()
-        claim.release()
         if record is None or record.unrecorded:
             why = live.ticker.waiting or (record.unrecorded if record else "an error that nobody foresaw; see the log")
             raise ForesailError(f"no tick: {why}")

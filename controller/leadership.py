@@ -91,6 +91,7 @@ class Leadership:
         identity: What the lease names this one by. No two processes may share it, nor one with its predecessor: the
             predecessor's last write may still be under way.
         trouble: What the newest try ran into; empty when it went well.
+        settings: How long the lease holds.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Leadership:
         if not identity:
             raise ValueError("a candidate needs an identity")
         self.identity, self.trouble = identity, ""
-        self._store, self._settings, self._now, self._elapsed = store, settings, now, elapsed
+        self._store, self.settings, self._now, self._elapsed = store, settings, now, elapsed
         self._seen: Lease | None = None
         self._seen_s = -float("inf")
         self._lock = threading.Lock()
@@ -121,6 +122,14 @@ class Leadership:
     def holder(self) -> str:
         """Who holds the lease as far as is known; empty when nobody does."""
         return self._seen.holder if self._seen is not None else ""
+
+    @property
+    def free_in_s(self) -> float:
+        """Seconds until this one may take the lease if its holder does not renew it; 0 where it need not wait."""
+        seen = self._seen
+        if seen is None or self._may_take_at_once(seen):
+            return 0.0
+        return max(0.0, self._seen_s + _held_s(seen) - self._elapsed())
 
     def why_not(self, needs_s: float = 0.0) -> str:
         """Return why nothing may be written now, empty when it may.
@@ -178,12 +187,15 @@ class Leadership:
 
     def _takes(self) -> bool:
         seen = self._seen
-        if seen is None or not seen.holder or seen.holder == self.identity:
+        if seen is None or self._may_take_at_once(seen):
             return True
-        return self._elapsed() - self._seen_s > min(seen.duration_s, MOST_DURATION_S)
+        return self._elapsed() - self._seen_s > _held_s(seen)
+
+    def _may_take_at_once(self, seen: Lease) -> bool:
+        return not seen.holder or seen.holder == self.identity
 
     def _wanted(self) -> Lease:
-        seen, now, duration_s = self._seen, self._now(), self._settings.duration_s
+        seen, now, duration_s = self._seen, self._now(), self.settings.duration_s
         if seen is None:
             return Lease(self.identity, duration_s, now, now)
         if seen.holder == self.identity:
@@ -192,4 +204,8 @@ class Leadership:
 
     def _hold(self, sent_s: float) -> None:
         with self._lock:
-            self._acts_until_s = sent_s + self._settings.renew_within_s
+            self._acts_until_s = sent_s + self.settings.renew_within_s
+
+
+def _held_s(lease: Lease) -> float:
+    return min(lease.duration_s, MOST_DURATION_S)

@@ -18,6 +18,7 @@ from controller.ports import Clock
 from controller.settings import Settings
 from controller.telemetry import Telemetry
 from controller.ticker import Stopwatch, Ticker
+from controller.turn import Turn
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
 from policies.decisions import Page
@@ -44,13 +45,16 @@ class LiveLoop:
         clock: Clock,
         stopwatch: Stopwatch,
         pace: float = 1.0,
+        turn: Turn | None = None,
     ) -> None:
+        """Without ``turn`` no other process ever acts instead of this one."""
+        self._turn = turn
         self.settings, self.pace = settings, pace
         self._world_of, self._audit, self._telemetry, self._clock = world, audit, telemetry, clock
         self._approvals = approvals_of(settings, clock)
         self._world, self._model = world(settings), None
         self.champion = _champion(settings)
-        self.ticker = Ticker(self._begin, telemetry, stopwatch)
+        self.ticker = Ticker(self._begin, telemetry, stopwatch, self._not_yet)
         self._forbidden = threading.Event()
         self._waited = PolicyMemory()
         telemetry.configure(settings.daemon.telemetry, settings.policy)
@@ -66,6 +70,11 @@ class LiveLoop:
     def tick_s(self) -> float:
         """Seconds of the machine between two ticks."""
         return self.settings.policy.tick_s / self.pace
+
+    @property
+    def standby(self) -> bool:
+        """Whether another process ticks, as far as is known."""
+        return self._turn is not None and self._turn.standby
 
     @property
     def waiting(self) -> tuple[Proposal, ...]:
@@ -142,8 +151,8 @@ class LiveLoop:
         return bool(before)
 
     def page(self, page: Page) -> None:
-        """Tell a human, unless nothing but looking is asked for."""
-        if self.settings.modes.tells(page.subject):
+        """Tell a human, unless nothing but looking is asked for, or another process acts."""
+        if self.settings.modes.tells(page.subject) and not self._not_ours():
             self._world.notifier.page(page, self.now)
 
     def forbid_writes(self) -> None:
@@ -186,6 +195,11 @@ class LiveLoop:
         return control_loop(self.settings, self._world, self._audit, self._clock, self._consent(), chain, memory=memory)
 
     def _resumed(self) -> Resumption:
+        """Return where to go on from.
+
+        A request of who led before was sent before its lease ran out, so some of the grace has passed by now.
+        """
+        passed_s = self._turn.gap_s if self._turn is not None else 0.0
         return resume(
             self._audit,
             self._world.cluster,
@@ -193,7 +207,7 @@ class LiveLoop:
             self.settings.modes,
             self._clock.now,
             lambda wait_s: self._forbidden.wait(wait_s / self.pace),
-            self.settings.daemon.resume_grace_s,
+            max(0.0, self.settings.daemon.resume_grace_s - passed_s),
         )
 
     def _chain(self, model: Forecaster | None) -> FallbackForecaster:
@@ -201,7 +215,13 @@ class LiveLoop:
 
     def _consent(self) -> Consent:
         switch = kill_switch(self.settings)
-        return Consent(lambda: self._forbidden.is_set() or switch(), self._approvals)
+        return Consent(lambda: self._forbidden.is_set() or switch() or self._not_ours(), self._approvals)
+
+    def _not_ours(self) -> str:
+        return self._turn.fence() if self._turn is not None else ""
+
+    def _not_yet(self) -> str:
+        return self._turn.why_not() if self._turn is not None else ""
 
 
 def _champion(settings: Settings) -> Champion:

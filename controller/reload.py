@@ -10,9 +10,20 @@ from controller.errors import BadSetting
 from controller.settings import Settings, load_settings
 from controller.yaml_source import MAX_BYTES
 
+
+def _place_of_lease(settings: Settings) -> object:
+    """Return in which cluster the lease is: one that moved with the platform would be two."""
+    platform = settings.platform
+    if getattr(platform, "lease", None) is None:
+        return None
+    return tuple(getattr(platform, name, None) for name in ("kind", "kubeconfig", "context"))
+
+
 _FIXED: dict[str, Callable[[Settings], object]] = {
     "audit.url": lambda settings: settings.audit.url,
     "daemon.status": lambda settings: settings.daemon.status,
+    "platform.lease": lambda settings: getattr(settings.platform, "lease", None),
+    "platform, where the lease is,": _place_of_lease,
 }
 
 

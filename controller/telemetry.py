@@ -78,6 +78,8 @@ class Telemetry:
         self._current = gauge("foresail_config_current", "1 while the settings in use are those of the file.")
         self._chores = counter("foresail_chores", "Work beside the ticks, by what became of it.", "chore", "result")
         self._current.set(1)
+        self._leader = gauge("foresail_leader", "1 while this process may act, 0 while it stands by for another one.")
+        self._leader.set(1)
         role = ("role", "version")
         self._skill = gauge("foresail_forecaster_skill_ratio", "Share of the last value's loss that it saves.", *role)
         self._missed = gauge("foresail_forecaster_missed_ratio", "Share of peaks over its 0.95 bound.", *role)
@@ -97,9 +99,13 @@ class Telemetry:
         accelerators = {key: pool.profile.gpu.upper() for key, pool in policy.pools.items()}
         self._series.configure(settings, accelerators, policy.guardrails.max_metrics_age_s)
 
+    def show_leader(self, leads: Callable[[], bool]) -> None:
+        """Publish whether this process acts, of several."""
+        self._leader.set_function(lambda: float(leads()))
+
     @property
     def age_s(self) -> float:
-        """Seconds since the last tick ended, or since the start."""
+        """Seconds since the last tick ended, or since the start; a standby's ticks end without a look."""
         return self._elapsed() - self._ended_s
 
     def tick_ended(self, record: TickRecord | None, outcome: str, whole_s: float, bugs_in_a_row: int) -> None:

@@ -31,15 +31,23 @@ class Ticker:
     Attributes:
         loop: None until ``begin`` has succeeded, which is tried at each tick: it asks the platform, which may be down.
         newest: Record of the newest tick that no bug ended.
-        waiting: Why ``begin`` has not succeeded yet.
+        waiting: Why ``begin`` has not succeeded yet, or another process ticks.
         bugs_in_a_row: Ticks in a row that ended in an error nobody foresaw.
     """
 
-    def __init__(self, begin: Callable[[], ControlLoop], telemetry: Telemetry, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self,
+        begin: Callable[[], ControlLoop],
+        telemetry: Telemetry,
+        stopwatch: Stopwatch,
+        why_not: Callable[[], str] = lambda: "",
+    ) -> None:
+        """``why_not`` is asked before each tick why another process ticks instead; nothing when none does."""
         self.loop: ControlLoop | None = None
         self.newest: TickRecord | None = None
         self.waiting = ""
         self.bugs_in_a_row = 0
+        self._why_not = why_not
         self._begin, self._telemetry, self._elapsed = begin, telemetry, stopwatch.elapsed
         self._changes: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._running = threading.Lock()
@@ -60,7 +68,7 @@ class Ticker:
         return self._running.acquire(timeout=timeout_s)
 
     def tick(self) -> TickRecord | None:
-        """Run one tick and return its record; None when it could not begin, or a bug ended it."""
+        """Run one tick and return its record; None when it is not our turn, it could not begin, or a bug ended it."""
         with self._running:
             self._began_s = began_s = self._elapsed()
             record, outcome = None, "broken"
@@ -78,6 +86,10 @@ class Ticker:
             return record
 
     def _tick(self) -> tuple[TickRecord | None, str]:
+        why_not = self._why_not()
+        if why_not:
+            self.waiting = why_not
+            return None, "standby"
         if self.loop is None:
             try:
                 self.loop = self._begin()

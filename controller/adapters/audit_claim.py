@@ -1,7 +1,9 @@
 """Is another controller writing this audit log? Two would both act; the second one to come is refused.
 
 The claim goes with the process, however it ends: a lock on a file beside a SQLite log, a session's advisory lock in
-PostgreSQL. It keeps two daemons of one configuration apart; it is no leader election between machines.
+PostgreSQL. It keeps two daemons of one configuration apart; who of several is to act, a lease says, and the claim then
+keeps the next one from writing before the last record of the one before it. A machine that dies says so to nobody, so
+the server is asked to look after the session's connection; a process that hangs keeps its claim until it is ended.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from controller.adapters.audit_settings import sqlite_file
 from controller.adapters.audit_store import audit_errors
 from controller.errors import AuditError
 from controller.redaction import redacted
+
+_WATCHED = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_count": 2}
+"""Settings of the session, in seconds and probes: a machine that is gone is noticed after 9 s, not after two hours."""
 
 _CLAIM_KEY = 0x466F7265_436C6169  # "ForeClai"
 
@@ -61,6 +66,8 @@ class AuditClaim:
         with audit_errors("claimed"):
             # Out of the pool for good, and without an open transaction, which would hold up the server's clean-up.
             self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            for name, value in _WATCHED.items():
+                self._connection.execute(sql.select(sql.func.set_config(name, str(value), False)))
             if self._connection.execute(sql.select(sql.func.pg_try_advisory_lock(_CLAIM_KEY))).scalar_one():
                 return
         self.release()

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sql
 
 from controller.adapters.audit_claim import AuditClaim
 from controller.adapters.audit_retention import PrunedSegment, Retention, verify_archive
 from controller.adapters.audit_settings import DAY_S, AuditSettings
 from controller.adapters.sql_audit import SqlAudit
 from controller.errors import AuditError, BadInput
+from tests.builders_postgres import PostgresServer
 from tests.builders_records import blind_tick, quiet_tick
 
 SEGMENT = 10
@@ -168,3 +170,18 @@ def test_a_second_controller_is_refused_until_the_first_one_lets_go(url: str, lo
     first.release()
     AuditClaim(other.engine, url).release()
     other.close()
+
+
+def test_a_claim_of_a_machine_that_is_gone_is_noticed_soon(postgres: PostgresServer) -> None:
+    """What the server is told of the session's connection: two hours are the default of the kernel."""
+    url = postgres.new_database()
+    log = SqlAudit.open(url)
+    claim = AuditClaim(log.engine, url)
+    assert claim._connection is not None
+    told = [
+        claim._connection.execute(sql.text(f"SHOW tcp_keepalives_{name}")).scalar_one()
+        for name in ("idle", "interval", "count")
+    ]
+    assert [int(value) for value in told] == [5, 2, 2]
+    claim.release()
+    log.close()

@@ -3,58 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from controller.errors import ActuationError, ObservationError, StalePlan
-from controller.leadership import MOST_DURATION_S, Leadership, Lease, LeaseSettings
-
-SETTINGS = LeaseSettings()
-
-
-@dataclass
-class Store:
-    """The lease, with the conflict semantics of an API server; ``down`` answers nothing, ``mute`` does and says not."""
-
-    lease: Lease | None = None
-    down: bool = False
-    mute: bool = False
-    written: int = 0
-    before_write: Callable[[], None] = field(default=lambda: None)
-
-    def read(self) -> Lease | None:
-        if self.down:
-            raise ObservationError("the API server does not answer")
-        return self.lease
-
-    def write(self, lease: Lease) -> Lease:
-        hook, self.before_write = self.before_write, lambda: None
-        hook()
-        if self.down:
-            raise ActuationError("the API server does not answer")
-        if lease.version != (self.lease.version if self.lease else ""):
-            raise StalePlan("the lease has changed")
-        self.written += 1
-        self.lease = replace(lease, version=str(self.written))
-        if self.mute:
-            raise ActuationError("no answer")
-        return self.lease
-
-
-@dataclass
-class Machine:
-    """Seconds of one machine; its wall clock may say anything."""
-
-    at_s: float = 0.0
-    wall_ahead_s: float = 0.0
-
-    def candidate(self, store: Store, name: str, settings: LeaseSettings = SETTINGS) -> Leadership:
-        return Leadership(store, settings, name, lambda: 1e9 + self.at_s + self.wall_ahead_s, lambda: self.at_s)
+from controller.leadership import MOST_DURATION_S, Lease, LeaseSettings
+from tests.builders_lease import SETTINGS, Machine, Store
 
 
 def test_the_first_one_leads_and_the_second_one_waits() -> None:
@@ -166,6 +122,23 @@ def test_a_lease_that_says_it_holds_for_ever_does_not() -> None:
     assert not one.step()
     machine.at_s += 1.0
     assert one.step()
+
+
+def test_who_waits_knows_for_how_long() -> None:
+    store, machine = Store(), Machine()
+    one, two = machine.candidate(store, "one"), machine.candidate(store, "two")
+    assert two.free_in_s == 0.0  # nobody has it
+    one.step()
+    assert one.free_in_s == 0.0
+    machine.at_s = 3.0
+    two.step()
+    machine.at_s = 5.0
+    assert two.free_in_s == SETTINGS.duration_s - 2.0  # from when it was seen, whatever it says
+    machine.at_s = 30.0
+    assert two.free_in_s == 0.0
+    one.resign()
+    two.step()
+    assert two.free_in_s == 0.0
 
 
 def test_a_lease_that_somebody_deleted_is_made_again() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from controller.adapters.kube.settings import KubernetesSettings
 from controller.errors import BadSetting
 from controller.reload import SettingsFile
 
@@ -69,6 +71,16 @@ def test_what_cannot_change_while_it_runs_is_refused_by_name(file: Path, text: s
     file.write_text(text)
     with pytest.raises(BadSetting, match=r"(audit\.url|daemon\.status) cannot change while the daemon runs"):
         source.reload(used)
+
+
+@pytest.mark.parametrize("told", [{"lease": {}}, {"lease": {}, "context": "other"}])
+def test_the_lease_cannot_change_while_it_runs(told: dict[str, Any], file: Path) -> None:
+    source = SettingsFile(file)
+    used = source.load()
+    leased = used.model_copy(update={"platform": KubernetesSettings.model_validate(told)})
+    with pytest.raises(BadSetting, match=r"platform\.lease .*cannot change while the daemon runs"):
+        source.reload(leased)
+    assert source.reload(used.model_copy(update={"platform": KubernetesSettings()})) == used
 
 
 def test_without_a_file_nothing_ever_changes() -> None:

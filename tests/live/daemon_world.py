@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from controller.adapters.kube.settings import KubernetesSettings
 from controller.bootstrap import World
 from controller.errors import ActuationError, ObservationError
 from controller.ports import FleetMetrics
@@ -280,10 +281,12 @@ def world_process(rates: list[float], seed: int = 0, slow_s: float = 0.0) -> Ite
         process.join()
 
 
-def run_daemon(file: Path, address: WorldAddress, log: Path) -> None:
-    """Be a daemon; called in a process of its own, in the main thread."""
+def run_daemon(file: Path, address: WorldAddress, log: Path, lease: KubernetesSettings | None = None) -> None:
+    """Be a daemon, one of several where there is a lease; called in a process of its own, in the main thread."""
     import sys
 
+    from controller.adapters.kube.lease import candidate
+    from controller.adapters.system_clock import SystemClock
     from controller.daemon import Daemon, run_to_the_end
     from controller.logs import start_logging
     from controller.reload import SettingsFile
@@ -293,10 +296,14 @@ def run_daemon(file: Path, address: WorldAddress, log: Path) -> None:
     source = SettingsFile(file)
     settings = source.load()
     start_logging(time.perf_counter, settings.daemon.log_repeat_s)
-    sys.exit(run_to_the_end(Daemon(source, settings, address.ports, FastClock(address.started_at), PACE)))
+    leadership = candidate(lease, SystemClock().now, SystemClock().lasting) if lease is not None else None
+    clock = FastClock(address.started_at)
+    sys.exit(run_to_the_end(Daemon(source, settings, address.ports, clock, PACE, leadership=leadership)))
 
 
-def daemon_process(file: Path, address: WorldAddress, log: Path) -> BaseProcess:
-    process = FORKS.Process(target=run_daemon, args=(file, address, log), daemon=True)
+def daemon_process(
+    file: Path, address: WorldAddress, log: Path, lease: KubernetesSettings | None = None
+) -> BaseProcess:
+    process = FORKS.Process(target=run_daemon, args=(file, address, log, lease), daemon=True)
     process.start()
     return process

@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
+from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.sql_audit import SqlAudit
 from policies.decisions import Decision
 from policies.wire_reader import read_back
@@ -56,10 +57,12 @@ daemon:
 class RunningDaemon:
     """A daemon in a process of its own, as seen from outside."""
 
-    def __init__(self, folder: Path, world: WorldAddress) -> None:
-        self.log_file = folder / "log"
+    def __init__(
+        self, folder: Path, world: WorldAddress, name: str = "log", lease: KubernetesSettings | None = None
+    ) -> None:
+        self.log_file = folder / name
         self._before = len(self.log())
-        self.process = daemon_process(folder / "foresail.yaml", world, self.log_file)
+        self.process = daemon_process(folder / "foresail.yaml", world, self.log_file, lease)
 
     def log(self) -> list[dict[str, Any]]:
         if not self.log_file.exists():

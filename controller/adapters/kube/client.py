@@ -89,9 +89,6 @@ class KubernetesApi:
             Unreached, ApiRefused, ObservationError: As ``page``; ``acting`` makes ActuationErrors of them.
         """
         question, within_s = change.question, self._settings.write_timeout_s
-        why_not = self._fence(within_s)
-        if why_not:
-            raise ActuationError(f"not sent: {why_not}", str(question))
         query = {"fieldManager": self._settings.ownership.field_manager, **change.query}
         try:
             return self._object(self._body(self._ask(question, query, within_s, change), question), question)
@@ -125,6 +122,10 @@ class KubernetesApi:
         if change is not None and change.body is not None:
             body, headers["Content-Type"] = json.dumps(change.body).encode(), change.content_type
         method = METHODS[question.verb]
+        # The last thing before it is sent, and once more where credentials were read again.
+        why_not = self._fence(within_s) if change is not None else ""
+        if why_not:
+            raise ActuationError(f"not sent: {why_not}", str(question))
         return reach.pool.request(
             method, url, body=body, headers=headers, timeout=timeout, preload_content=False, retries=False,
             redirect=False,

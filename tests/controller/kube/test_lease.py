@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from kubernetes.client import CoordinationV1Api
 
-from controller.adapters.kube.lease import KubernetesLease, candidate
+from controller.adapters.kube.changes import Change
+from controller.adapters.kube.client import KubernetesApi
+from controller.adapters.kube.lease import LEASES, KubernetesLease, candidate
+from controller.adapters.kube.questions import Question
 from controller.adapters.kube.settings import KubernetesSettings, LeasePlace
 from controller.adapters.system_clock import SystemClock
 from controller.errors import ActuationError, ForesailError, ObservationError, StalePlan
 from controller.leadership import MOST_DURATION_S, Leadership, Lease
-from simulations.kubernetes_api.access import Rule, Subject
+from simulations.kubernetes_api.access import ANYBODY, Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube_api import MERGE, settings_for
@@ -54,6 +57,17 @@ class Cluster:
     def spec(self) -> dict[str, Any]:
         spec: dict[str, Any] = self.api.call("GET", f"{PATH}/foresail")["spec"]
         return spec
+
+
+@dataclass
+class Fence:
+    """Lets one write through."""
+
+    asked: list[float] = field(default_factory=list)
+
+    def __call__(self, needs_s: float) -> str:
+        self.asked.append(needs_s)
+        return "two leads" if len(self.asked) > 1 else ""
 
 
 @pytest.fixture
@@ -249,6 +263,22 @@ def test_the_lease_is_where_the_settings_say(cluster: Cluster) -> None:
     cluster.api.call("POST", "/api/v1/namespaces", {"metadata": {"name": "elsewhere"}})
     store.write(Lease("one", 15.0, AT, AT))
     cluster.api.call("GET", "/apis/coordination.k8s.io/v1/namespaces/elsewhere/leases/prod-foresail")
+
+
+def test_credentials_that_are_read_again_are_no_way_around_the_fence(cluster: Cluster) -> None:
+    """The first try is refused for its token; by the time of the second one another one leads."""
+    for token in ("old", "new"):
+        cluster.api.grant(token, ANYBODY)
+    api = KubernetesApi(cluster.settings(known_as="old"), SystemClock().elapsed, fence := Fence())
+    cluster.api.expire("old")
+    cluster.settings(known_as="new")  # writes the kubeconfig anew
+    body = {"metadata": {"name": "other"}, "spec": {}}
+    change = Change(Question("create", LEASES, "default"), body)
+    with pytest.raises(ActuationError, match="not sent: two leads"):
+        api.change(change)
+    assert fence.asked == [0.5, 0.5]
+    assert api.get(LEASES, "default", "")["items"] == []  # and the new token is one that may
+    api.close()
 
 
 def test_a_server_that_is_not_there_is_an_error_of_ours(cluster: Cluster) -> None:
