@@ -139,7 +139,9 @@ class _Examination:
             if count:
                 what = f"{count} of {len(wanted)} rights {'is' if count == 1 else 'are'} missing"
                 self._say(what if needed else f"{what} that would be of use", remedy, fatal=needed)
-        watched = {(resource.group, resource.plural) for resource in self.view.reflectors}
+        # Who else scales is told beside; pools are told without.
+        others = AUTOSCALERS.values()
+        watched = {(one.group, one.plural) for one in self.view.reflectors if one not in others}
         return {right.title for right in missing if _is_watched(right, watched)}
 
     def _kinds(self) -> set[str]:
@@ -156,7 +158,7 @@ class _Examination:
             self.found.missing_kinds.append(f"{kind.title}/{kind.version}")
             remedy = f"install its CustomResourceDefinition, or leave {kind.kind} out of the settings"
             self._say(f"the cluster has no {kind.kind} ({kind.title}, version {kind.version})", remedy)
-        return {kind.title for kind in missing if kind in self.view.reflectors}
+        return {kind.title for kind in missing if kind in self.view.reflectors and kind not in AUTOSCALERS.values()}
 
     def _pools(self) -> None:
         self.view.start()

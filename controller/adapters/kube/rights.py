@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from threading import Event
+from typing import Any
 
 from controller.adapters.kube.changes import Change
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.installation import Right
 from controller.adapters.kube.json_reading import entries, flag, text
 from controller.adapters.kube.kinds import Resource
-from controller.adapters.kube.questions import ApiRefused, Question
+from controller.adapters.kube.questions import ApiRefused, Question, Unreached
 
 ASKED_AT_ONCE = 8
 
 _ACCESS = Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
 _SELF = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", False)
 _NOT_THERE = (403, 404, 405)
+_BUSY = (429, 500, 502, 503, 504)
+_TRIES, _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 3, 0.2, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def user_of(api: KubernetesApi) -> str:
     """
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": _SELF.kind}
     try:
-        return text(api.change(Change(Question("create", _SELF), body)), "status", "userInfo", "username")
+        return text(_asked(api, Change(Question("create", _SELF), body)), "status", "userInfo", "username")
     except ApiRefused as error:
         if error.status not in _NOT_THERE:
             raise
@@ -106,7 +110,7 @@ def missing_rights(api: KubernetesApi, rights: Sequence[Right]) -> list[Right]:
     """Return those of ``rights`` that we have not got, a few asked at a time.
 
     Raises:
-        ObservationError: At the first that the server does not answer; no more are asked then.
+        ObservationError: At the first that the server does not answer at any of several tries; no more are asked then.
     """
     with ThreadPoolExecutor(ASKED_AT_ONCE, "right") as threads:
         answers = list(threads.map(lambda right: _may(api, right), rights))
@@ -121,7 +125,23 @@ def _may(api: KubernetesApi, right: Right) -> bool:
     }  # fmt: skip
     spec = {"resourceAttributes": {name: said for name, said in told.items() if said}}
     body = {"apiVersion": "authorization.k8s.io/v1", "kind": _ACCESS.kind, "spec": spec}
-    return flag(api.change(Change(Question("create", _ACCESS), body)), "status", "allowed")
+    return flag(_asked(api, Change(Question("create", _ACCESS), body)), "status", "allowed")
+
+
+def _asked(api: KubernetesApi, review: Change) -> dict[str, Any]:
+    """Return the answer to a review, which may be asked again: nothing becomes of it."""
+    for _ in range(_TRIES - 1):
+        wait_s = 0.0
+        try:
+            return api.change(review)
+        except Unreached:
+            pass
+        except ApiRefused as error:
+            if error.status not in _BUSY:
+                raise
+            wait_s = error.retry_after_s
+        Event().wait(min(max(wait_s, _SHORTEST_WAIT_S), _LONGEST_WAIT_S))
+    return api.change(review)
 
 
 def _document(path: str) -> Question:

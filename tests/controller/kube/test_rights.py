@@ -17,7 +17,9 @@ from controller.adapters.kube.questions import Unreached
 from controller.adapters.kube.rights import missing_rights, server_facts, unserved, user_of
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.system_clock import SystemClock
+from controller.errors import ObservationError
 from simulations.kubernetes_api.access import Rule, Subject
+from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.kinds import BUILT_IN
 from simulations.kubernetes_api.running import running_api
 from tests.builders_kube_api import settings_for
@@ -111,3 +113,17 @@ def test_a_server_that_falls_silent_ends_the_asking(tmp_path: Path) -> None:
         with pytest.raises(Unreached):
             missing_rights(client, needed(settings_for(api, tmp_path, **EVERYTHING)))
         api.heal()
+
+
+@pytest.mark.parametrize("trouble", [{"code": 429, "retry_after_s": 0}, {"code": 503}, {"reset": True}])
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(trouble: dict[str, Any], tmp_path: Path) -> None:
+    right = Right(Feature.READ, "list", "", "pods", "prod")
+    with running_api() as api, asking(settings_for(api, tmp_path, known_as=KNOWN_AS)) as client:
+        api.grant(KNOWN_AS, granting([right]))
+        api.fault(Fault(resources=("selfsubjectaccessreviews",), times=2, **trouble))
+        assert missing_rights(client, [right]) == []
+        assert api.faults.struck == 2
+        api.fault(Fault(resources=("selfsubjectaccessreviews",), **trouble))
+        with pytest.raises(ObservationError):
+            missing_rights(client, [right])
+        assert api.faults.struck == 5
