@@ -149,6 +149,7 @@ class _Examination:
         platform = self.platform
         kinds = [KINDS[name] for name in platform.kinds]
         kinds += [Resource(one.group, one.version, one.plural, one.kind) for one in platform.custom_kinds]
+        kinds += [Resource(one.group, one.version, f"{one.plural}/scale", one.kind) for one in platform.custom_kinds]
         kinds += [INFERENCE_POOLS] if platform.by_inference_pools else []
         kinds += [AUTOSCALERS[kind] for kind in platform.autoscalers]
         kinds += [ROUTES[kind] for kind in sorted({route.kind for route in platform.routes})]
@@ -156,20 +157,30 @@ class _Examination:
         missing: list[Resource] = self._told(lambda: unserved(self.api, kinds), [])
         for kind in missing:
             self.found.missing_kinds.append(f"{kind.title}/{kind.version}")
+            what = f"the cluster has no {kind.kind} ({kind.title}, version {kind.version})"
             remedy = f"install its CustomResourceDefinition, or leave {kind.kind} out of the settings"
-            self._say(f"the cluster has no {kind.kind} ({kind.title}, version {kind.version})", remedy)
+            if "/" in kind.plural:
+                what = f"{kind.kind} cannot be scaled: the cluster has no {kind.title}, version {kind.version}"
+                remedy = "give its CustomResourceDefinition a scale subresource, or leave it out of custom_kinds"
+            # An autoscaler that is not installed scales nothing.
+            self._say(what, remedy, fatal=kind not in AUTOSCALERS.values())
         return {kind.title for kind in missing if kind in self.view.reflectors and kind not in AUTOSCALERS.values()}
 
     def _pools(self) -> None:
         self.view.start()
         self.examined.pools = self.view.pools()
-        autoscalers: list[Autoscaler] = self._told(lambda: list(autoscalers_of(self.api, self.platform)), [])
+        autoscalers = [one for kind in self.platform.autoscalers for one in self._autoscalers(kind)]
         budgets = self._told(lambda: list(budgets_of(self.api, self.platform)), None)
         around = neighbourhoods(self.view, self.platform, self.clock.now(), autoscalers, budgets or [])
         for one in around:
             self._pool(one, budgets_known=budgets is not None)
         self._no_pools()
         self._expected({one.state.key for one in around})
+
+    def _autoscalers(self, kind: str) -> list[Autoscaler]:
+        if f"{AUTOSCALERS[kind].title}/{AUTOSCALERS[kind].version}" in self.found.missing_kinds:
+            return []
+        return self._told(lambda: list(autoscalers_of(self.api, self.platform, kind)), [])
 
     def _pool(self, one: Neighbourhood, *, budgets_known: bool) -> None:
         title, owner = one.workload.title, one.owner

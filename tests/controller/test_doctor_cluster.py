@@ -20,7 +20,7 @@ from controller.explain import as_text
 from controller.modes import ModeSettings
 from controller.settings import Settings
 from policies.settings import PolicySettings
-from simulations.kubernetes_api.kinds import BUILT_IN
+from simulations.kubernetes_api.kinds import BUILT_IN, custom
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube_api import Fleet, settings_for
 from tests.builders_kube_rights import ALL, KNOWN_AS, USER, granting, needed
@@ -156,12 +156,26 @@ def test_scaling_without_the_right_to_cordon_is_no_more_than_a_note(api: Running
 
 def test_kinds_that_are_not_installed_are_named(tmp_path: Path) -> None:
     with running_api(kinds=BUILT_IN) as api:
-        examined = _examined(api, tmp_path, kinds=("Deployment", "LeaderWorkerSet"), autoscalers=("ScaledObject",))
-    assert examined.cluster.missing_kinds == [
-        "leaderworkersets.leaderworkerset.x-k8s.io/v1", "scaledobjects.keda.sh/v1alpha1"
-    ]  # fmt: skip
-    assert len(_fatal(examined)) == 2
+        examined = _examined(api, tmp_path, kinds=("Deployment", "LeaderWorkerSet"))
+    assert examined.cluster.missing_kinds == ["leaderworkersets.leaderworkerset.x-k8s.io/v1"]
+    assert len(_fatal(examined)) == 1
     assert "the pools were not looked at: leaderworkersets.leaderworkerset.x-k8s.io cannot be read" in _notes(examined)
+
+
+def test_autoscalers_that_are_not_installed_scale_nothing(tmp_path: Path) -> None:
+    with running_api(kinds=BUILT_IN) as api:
+        Fleet(api).deployment()
+        examined = _examined(api, tmp_path, autoscalers=("HorizontalPodAutoscaler", "ScaledObject"))
+    assert examined.cluster.missing_kinds == ["scaledobjects.keda.sh/v1alpha1"]
+    assert _fatal(examined) == []
+    assert [one.pool for one in examined.cluster.workloads] == [KEY]
+
+
+def test_a_custom_kind_without_a_scale_subresource_cannot_be_scaled(tmp_path: Path) -> None:
+    services = {"group": "ray.io", "plural": "rayservices", "kind": "RayService"}
+    with running_api(kinds=(*BUILT_IN, custom("ray.io", "v1", "rayservices", "RayService"))) as api:
+        examined = _examined(api, tmp_path, custom_kinds=(services,), policy=PolicySettings())
+    assert _fatal(examined) == ["RayService cannot be scaled: the cluster has no rayservices/scale.ray.io, version v1"]
 
 
 def test_owners_labels_and_budgets_of_pools_are_told(api: RunningApi, tmp_path: Path) -> None:

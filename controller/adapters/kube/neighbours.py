@@ -180,13 +180,12 @@ def _told(api: KubernetesApi, resource: Resource, workload: Workload) -> dict[st
         return {}
 
 
-def autoscalers_of(api: KubernetesApi, settings: KubernetesSettings) -> Iterator[Autoscaler]:
-    """Yield every autoscaler of the kinds that are read; raises ObservationError."""
-    for kind in settings.autoscalers:
-        for told in _all(api, AUTOSCALERS[kind], settings):
-            found = read_autoscaler(told, kind)
-            if found is not None:
-                yield found
+def autoscalers_of(api: KubernetesApi, settings: KubernetesSettings, kind: str) -> Iterator[Autoscaler]:
+    """Yield every autoscaler of a kind; raises ObservationError."""
+    for told in _all(api, AUTOSCALERS[kind], settings):
+        found = read_autoscaler(told, kind)
+        if found is not None:
+            yield found
 
 
 def budgets_of(api: KubernetesApi, settings: KubernetesSettings) -> Iterator[Budget]:
