@@ -49,7 +49,7 @@ SUB_COMMANDS = {
     "run": SubCommand("controller.cli:run", "Watch a fleet, decide every tick, and do what the settings allow."),
     "live": SubCommand("simulations.live.cli:live", "Run a real fleet on this machine, steered by the daemon."),
     "config": SubCommand("controller.cli:config", "Check a settings file, or print its JSON Schema."),
-    "doctor": SubCommand("controller.doctor:doctor", "Say what the metrics store has, lacks, and what that costs."),
+    "doctor": SubCommand("controller.doctor:doctor", "Say what cluster and metrics store lack, and what that costs."),
     "bench": SubCommand("foresail:bench", "Measure how fast Foresail is on this machine."),
     "approvals": SubCommand("controller.approvals_cli:approvals", "List what waits for an approval; make a key."),
     "approve": SubCommand("controller.approvals_cli:approve", "Let the daemon carry out what waits, once."),

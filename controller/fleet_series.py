@@ -168,13 +168,14 @@ class FleetSeries(Collector):
 
     def _variants(self, pools: Sequence[PoolState]) -> Mapping[object, Labels]:
         """Return the labels of each pool; none for two pools of one name, whose counts nobody could tell apart."""
-        named = self._settings.variants
-        labels = {
-            p.key: (named.get(str(p.key), p.key.pool), self._settings.namespace, self._accelerators[str(p.key)])
-            for p in pools
-        }
-        times = Counter(label[0] for label in labels.values())
-        return {key: label for key, label in labels.items() if times[label[0]] == 1}
+        labels = {p.key: (*self._target_of(p), self._accelerators[str(p.key)]) for p in pools}
+        times = Counter(label[:2] for label in labels.values())
+        return {key: label for key, label in labels.items() if times[label[:2]] == 1}
+
+    def _target_of(self, pool: PoolState) -> tuple[str, str]:
+        """Return the name and namespace of the scale target."""
+        namespace, slash, name = self._settings.variants.get(str(pool.key), pool.key.pool).rpartition("/")
+        return name, namespace if slash else self._settings.namespace
 
     def _of_models(self, fleet: FleetState) -> Iterator[_Family]:
         yield _Family(

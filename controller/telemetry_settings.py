@@ -15,8 +15,8 @@ class TelemetrySettings(BaseModel):
     namespace: str = Field("", description="Label `namespace` of the wva_* metrics: where the scale targets live.")
     variants: Mapping[str, str] = Field(
         default_factory=dict,
-        description="Label `variant_name` of the wva_* metrics by pool key: the scale target's name; the pool's name "
-        "where nothing is said.",
+        description="Label `variant_name` of the wva_* metrics by pool key: the scale target's name, or namespace/name "
+        "where that is in another namespace; the pool's name where nothing is said.",
     )
     forecast_leads_s: tuple[float, ...] = Field(
         (60.0, 300.0, 900.0),

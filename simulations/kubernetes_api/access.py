@@ -129,3 +129,13 @@ def reviewed(subject: Subject, review: Json) -> Json:
         "spec": spec,
         "status": {"allowed": allowed},
     }
+
+
+def told_who(subject: Subject) -> Json:
+    """Return a ``SelfSubjectReview``: who asks."""
+    return {
+        "kind": "SelfSubjectReview",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {},
+        "status": {"userInfo": {"username": subject.user, "groups": ["system:authenticated"]}},
+    }

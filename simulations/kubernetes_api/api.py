@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from controller.ports import Clock
-from simulations.kubernetes_api.access import ANYBODY, Access, Subject, denial, reviewed
+from simulations.kubernetes_api.access import ANYBODY, Access, Subject, denial, reviewed, told_who
 from simulations.kubernetes_api.bodies import alteration_of, deletion_of, object_of, write_of
 from simulations.kubernetes_api.deleting import delete
 from simulations.kubernetes_api.discovery import discovered
@@ -36,6 +36,7 @@ from simulations.kubernetes_api.watching import Watch
 from simulations.kubernetes_api.writing import Alteration, Write, Writer
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_WHO = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 FIRST_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 
 
@@ -132,6 +133,8 @@ class Api:
             return Answer(200, "ok", content_type="text/plain; charset=utf-8")
         if path == _REVIEWS and request.method == "POST":
             return answer(201, reviewed(subject, request.object()))
+        if path == _WHO and request.method == "POST":
+            return answer(201, told_who(subject))
         document = discovered(self.catalogue, path) if request.method == "GET" else None
         if document is None:
             if path.startswith(("/api/", "/apis/", "/openapi/")):

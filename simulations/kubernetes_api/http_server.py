@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from simulations.kubernetes_api.api import Api
 from simulations.kubernetes_api.faults import Fault, Faults
-from simulations.kubernetes_api.requests import Answer, Request, refused
+from simulations.kubernetes_api.requests import Answer, Request, path_of, refused
 
 _RESET = struct.pack("ii", 1, 0)
 Partition = Literal["", "reset", "hang"]
@@ -131,9 +131,11 @@ class _Exchange(BaseHTTPRequestHandler):
         """Return the answer of the faults that the request meets; None where it goes on to the API."""
         self._lost = False
         aim = self.server.api.aim(request)
-        if aim is None:
+        if aim is None and request.method != "POST":
             return None
-        for fault in self.server.faults.strike(aim.verb, aim.resource):
+        # Reviews are no resources, but are asked for like some that are created.
+        struck = (aim.verb, aim.resource) if aim else ("create", path_of(request.target)[0].rpartition("/")[2])
+        for fault in self.server.faults.strike(*struck):
             if found := self._suffer(fault):
                 return found
         return None

@@ -12,7 +12,8 @@ import pytest
 from controller.adapters.prometheus import PrometheusSource
 from controller.adapters.prometheus_http import PrometheusHttp, Row
 from controller.adapters.prometheus_settings import PrometheusSettings
-from controller.doctor import Findings, _examine_gpus, _examine_signals
+from controller.doctor_findings import Findings
+from controller.doctor_store import _examine_gpus, _examine_signals
 from controller.errors import ObservationError, QueryRefused
 from controller.ports import FleetMetrics
 from policies.settings import PolicySettings

@@ -94,6 +94,14 @@ def test_a_variant_goes_by_the_name_that_others_look_for(stopwatch: Stopwatch) -
     assert value(telemetry, "wva_desired_replicas", **labels) == 5
 
 
+def test_variants_of_one_name_are_told_apart_by_their_namespaces(stopwatch: Stopwatch) -> None:
+    telemetry = telemetry_of(stopwatch, namespace="serving", variants={str(POOL): "engine", str(SPARE): "batch/engine"})
+    tick(telemetry, scaling_tick(60.0))
+    engine = {"variant_name": "engine", "accelerator_type": "A100"}
+    assert value(telemetry, "wva_desired_replicas", **engine, namespace="serving") == 5
+    assert value(telemetry, "wva_desired_replicas", **engine, namespace="batch") is not None
+
+
 def test_two_pools_that_others_could_not_tell_apart_are_not_published_to_them(stopwatch: Stopwatch) -> None:
     telemetry = telemetry_of(stopwatch, variants={str(POOL): "same", str(SPARE): "same"})
     tick(telemetry, scaling_tick(60.0))

@@ -83,7 +83,7 @@ def test_pods_that_the_platform_does_not_know_are_named(config: Path, capsys: py
 def test_a_pool_that_nobody_scrapes_is_a_problem(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.doctor._BETWEEN_LOOKS_S", 0.5)
+    monkeypatch.setattr("controller.doctor_store._BETWEEN_LOOKS_S", 0.5)
     other = "--set=policy.pools.other/b/unified={profile: llama-3.1-8b-l40s-tp1}"
     code, told = doctor(capsys, "-c", str(config), other)
     assert code == 1

@@ -65,12 +65,16 @@ class KubernetesApi:
             ApiRefused: If the server says no.
             ObservationError: If it is larger than it may be, or no JSON object.
         """
+        return self.dated(question, query)[0]
+
+    def dated(self, question: Question, query: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+        """Return one answer, and when it was given, as HTTP tells it, empty where it does not; raises as ``page``."""
         try:
             response = self._ask(question, query, self._settings.timeout_s)
             body = self._body(response, question)
         except (HTTPError, OSError) as error:
             raise self._unreached(error, question) from None
-        return self._object(body, question)
+        return self._object(body, question), response.headers.get("Date", "")
 
     def watch(self, question: Question, query: Mapping[str, str], longest_s: float) -> Watch:
         """Return what changes from now on, for at most ``longest_s``; raises as ``page``, also while it is read."""
