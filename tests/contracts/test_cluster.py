@@ -17,6 +17,7 @@ from controller.ports import Cluster
 from policies.fleet import Phase, PoolKey, PoolState
 from simulations.fleet import SimulatedFleet
 from tests.builders_fleet import a_fleet, a_key, a_pool
+from tests.builders_members import Link, of_member, over
 from tests.builders_platform import RunningPlatform, a_template
 
 
@@ -63,6 +64,33 @@ class LiveWorld:
         return self.running.serving_at_gateway(self.key)
 
 
+class MembersWorld:
+    """Two simulated clusters as one; the pool is in the east, and nodes have the same names in both."""
+
+    def __init__(self) -> None:
+        self.east, self.west = SimulatedWorld(), SimulatedWorld()
+        links = {"east": Link(self.east.cluster), "west": Link(self.west.cluster)}
+        self.members = over(links, self.east.fleet.clock.now)
+        self.cluster: Cluster = self.members
+        self.key = of_member("east", a_key())
+
+    def wait(self, seconds: float) -> None:
+        self.east.wait(seconds)
+
+    def serving_at_gateway(self) -> set[str]:
+        return self.east.serving_at_gateway()
+
+
+@contextmanager
+def a_world_of_members(_: Path) -> Iterator[ClusterWorld]:
+    world = MembersWorld()
+    world.cluster.pools()  # acts are about what was seen
+    try:
+        yield world
+    finally:
+        world.members.close()
+
+
 @contextmanager
 def a_live_world(folder: Path) -> Iterator[ClusterWorld]:
     template = a_template(3, placement_s=0.4, revisions=("1", "2"), stable_revision="1")
@@ -73,6 +101,7 @@ def a_live_world(folder: Path) -> Iterator[ClusterWorld]:
 WORLDS: dict[str, Callable[[Path], AbstractContextManager[ClusterWorld]]] = {
     "simulated": lambda _: nullcontext(SimulatedWorld()),
     "live": a_live_world,
+    "members": a_world_of_members,
 }
 
 
