@@ -92,6 +92,7 @@ _OF_POOL: tuple[tuple[Cause, frozenset[str]], ...] = (
     (POISON, frozenset({"sequence", "platform"})),
     (NODE_TROUBLE, frozenset({"node", "platform"})),
     (UNREACHABLE, frozenset({"gateway", "engines"})),
+    (UNREACHABLE, frozenset({"gateway", "cluster"})),
     (METRICS_LOST, frozenset({"store", "platform"})),
     (RETRY_STORM, frozenset({"aborts", "demand"})),
     (PREEMPTIONS, frozenset({"preemptions", "cache"})),
