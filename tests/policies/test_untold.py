@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from policies.decide import decide
-from policies.decisions import Decision, FailOver, Page, RestartReplica
+from policies.decisions import Decision, FailOver, Page, RestartReplica, UncordonReplica
 from policies.fleet import Phase, PoolState, ReplicaState
 from policies.healing_memory import CordonMemory
 from policies.memory import PolicyMemory, PoolMemory
@@ -16,7 +16,7 @@ from policies.stabilization import StabilizationSettings
 from tests.builders import AT, KEY, MODEL, OTHER, demand, desired, fleet, metrics, pool, replica, rules, settings
 from tests.builders_evidence import Examiner, alike, of_pool, working
 from tests.policies.test_failover import SPARE, failing, judge, some
-from tests.policies.test_healing import cordoned, done, pages, sick, treated
+from tests.policies.test_healing import cordoned, done, pages, remembered, sick, treated
 
 BOTH = settings(KEY, OTHER, stabilization=StabilizationSettings(down_window_s=0.0, unforecast_down_window_s=0.0))
 
@@ -77,6 +77,17 @@ def test_a_replica_that_hangs_there_is_neither_cordoned_nor_restarted_until_it_c
     assert [type(act) for act in treated(out, hung, memory=replace(memory, runs=course.runs)).remediations] == [
         RestartReplica
     ]
+
+
+def test_a_playbook_that_would_act_waits_where_it_is() -> None:
+    state = fleet(pool([replica("a0", cordoned=True), *(replica(f"a{i}") for i in range(1, 6))]))
+    began = treated(state, sick("a0", "F1", 60.0), memory=cordoned("F1"))
+    memory = replace(cordoned("F1"), runs=began.runs)
+    moved = remembered(state, steps_total=1001.0)  # it goes on: its traffic is to come back
+    held = replace(state, pools=(untold(state.pools[0]),))
+    course = treated(held, memory=memory, seen=moved)
+    assert (done(course), course.runs) == ([], began.runs)
+    assert done(treated(state, memory=replace(memory, runs=course.runs), seen=moved)) == [(UncordonReplica, "a0")]
 
 
 def test_cordons_of_a_pool_that_is_no_longer_ours_are_not_lifted_there() -> None:
