@@ -5,7 +5,6 @@ This is the only place that knows which adapter stands behind which port.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,6 @@ from controller.adapters.approval_folder import ApprovalFolder
 from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
 from controller.adapters.http_canaries import HttpCanaries
 from controller.adapters.kube.changes import Fence, unfenced
-from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.log_notifier import LogNotifier
 from controller.adapters.prometheus import PrometheusSource
 from controller.adapters.prometheus_history import HistoryReader, at_step, read_history
@@ -29,7 +27,8 @@ from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.leadership import Leadership
 from controller.loop import ControlLoop
-from controller.platform_settings import AnyPlatform
+from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
+from controller.platforms import open_platform
 from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources, Witness
 from controller.settings import Settings
 from forecasting.forecaster import FallbackForecaster
@@ -94,7 +93,7 @@ def world_of(settings: Settings, fence: Fence = unfenced) -> World:
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
     metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
-    canaries = HttpCanaries(named.engine_token_file, elapsed)
+    canaries = HttpCanaries(engine_token_file(named), elapsed)
 
     def close() -> None:
         metrics.close()
@@ -103,50 +102,6 @@ def world_of(settings: Settings, fence: Fence = unfenced) -> World:
     history = recorded_load(store, settings)
     ports = metrics, platform.cluster, platform.router, LogNotifier()
     return World(*ports, history, close, canaries, platform.witness)
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """Where replicas live and traffic is shared out; ``close`` gives up the connections."""
-
-    cluster: Cluster
-    router: Router
-    close: Callable[[], None]
-    witness: Witness | None = None
-
-
-def open_platform(
-    named: AnyPlatform, fence: Fence = unfenced, silenced: Callable[[], bool] = lambda: False
-) -> Platform:
-    """Return the platform, watched from now on where it is one that is watched.
-
-    Every write asks ``fence`` first; nothing is told of ticks while ``silenced`` says so, or cannot.
-
-    Raises:
-        ObservationError: If it cannot be told how a cluster is reached. One that does not answer is looked for on.
-    """
-    if isinstance(named, PlatformSettings):
-        live = LivePlatform(named)
-        return Platform(live, live, live.close)
-    from numpy.random import default_rng
-
-    from controller.adapters.kube.cluster_writes import KubernetesCluster
-    from controller.adapters.kube.events import KubernetesEvents
-    from controller.adapters.kube.router import KubernetesRouter
-
-    clock, rng = SystemClock(), default_rng()
-    cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence)
-    router = KubernetesRouter(named, clock.elapsed, clock.now, rng, fence)
-    events = KubernetesEvents(named, cluster.view, clock.elapsed, socket.gethostname(), silenced)
-    parts = (cluster, router, events)
-    for part in parts:
-        part.start()
-
-    def close() -> None:
-        for part in reversed(parts):
-            part.close()
-
-    return Platform(cluster, router, close, events)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
@@ -258,13 +213,12 @@ def leadership_of(settings: Settings) -> Leadership | None:
         BadInput: If it cannot be told how the cluster is reached that the lease is in.
     """
     from controller.adapters.kube.lease import candidate
-    from controller.adapters.kube.settings import KubernetesSettings
 
-    platform = settings.platform
-    if not isinstance(platform, KubernetesSettings) or platform.lease is None:
+    place = cluster_of_lease(settings.platform)
+    if place is None:
         return None
     clock = SystemClock()
     try:
-        return candidate(platform, clock.now, clock.lasting)
+        return candidate(place, clock.now, clock.lasting)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None

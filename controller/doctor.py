@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from controller.adapters.kube.member_settings import ClustersSettings
     from controller.adapters.live_platform import PlatformSettings
     from controller.doctor_findings import Findings
     from controller.explain import Section
@@ -40,6 +41,7 @@ def doctor(file: Path | None, overrides: Sequence[str], as_json: bool) -> int:
 
 def examine(settings: Settings) -> Findings:
     """Return what there is in the cluster and metrics store of ``settings``; never raises for what is wrong there."""
+    from controller.adapters.kube.member_settings import ClustersSettings
     from controller.adapters.kube.settings import KubernetesSettings
     from controller.adapters.system_clock import SystemClock
     from controller.doctor_cluster import examine_cluster
@@ -52,9 +54,29 @@ def examine(settings: Settings) -> Findings:
         findings.cluster = examined.cluster
         findings.problems += examined.problems
         examine_store(settings, lambda: examined.pools, findings)
+    elif isinstance(platform, ClustersSettings):
+        pools = _examine_members(platform, settings, findings)
+        examine_store(settings, lambda: pools, findings)
     else:
         examine_store(settings, lambda: _pools(platform, findings), findings)
     return findings
+
+
+def _examine_members(platform: ClustersSettings, settings: Settings, findings: Findings) -> Sequence[PoolState] | None:
+    """Add what is wrong with each of several clusters; return their pools, None where one of them does not tell."""
+    from controller.adapters.system_clock import SystemClock
+    from controller.doctor_cluster import examine_cluster
+
+    pools: list[PoolState] = []
+    silent = False
+    for name, member in platform.members.items():
+        examined = examine_cluster(member, settings.modes, settings.policy, SystemClock())
+        findings.problems += [replace(problem, what=f"{name}: {problem.what}") for problem in examined.problems]
+        silent = silent or examined.pools is None
+        for pool in examined.pools or ():
+            key = replace(pool.key, pool=f"{name}.{pool.key.pool}") if platform.pool_prefix else pool.key
+            pools.append(replace(pool, key=key))
+    return None if silent else pools
 
 
 def sections_of(findings: Findings) -> list[Section]:

@@ -13,10 +13,8 @@ from numpy.random import default_rng
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.cluster import KubernetesView
 from controller.adapters.kube.installation import Right
-from controller.adapters.kube.kinds import INFERENCE_POOLS, KINDS, Resource
+from controller.adapters.kube.kinds import AUTOSCALERS, INFERENCE_POOLS, KINDS, ROUTES, Resource
 from controller.adapters.kube.neighbours import (
-    AUTOSCALERS,
-    ROUTES,
     Neighbourhood,
     autoscalers_of,
     budgets_of,

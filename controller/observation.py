@@ -68,6 +68,7 @@ def observe(
             *seen.missing,
             *unweighted,
             *(f"impossible:{what}" for what in impossible),
+            *(f"platform:{pool.key}" for pool in pools if pool.untold),
             *_note_of_strangers(seen, pools),
         ),
         nodes=_with_xids(cluster.nodes(), seen.node_xids),

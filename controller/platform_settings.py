@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 from pydantic import Discriminator, Tag
 
+from controller.adapters.kube.member_settings import ClustersSettings
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.live_platform import PlatformSettings
 
-KINDS = ("live", "kubernetes")
+KINDS = ("live", "kubernetes", "clusters")
 
 
 def _kind(told: object) -> str | None:
@@ -20,8 +22,25 @@ def _kind(told: object) -> str | None:
 
 
 AnyPlatform: TypeAlias = Annotated[
-    Annotated[PlatformSettings, Tag("live")] | Annotated[KubernetesSettings, Tag("kubernetes")],
+    Annotated[PlatformSettings, Tag("live")]
+    | Annotated[KubernetesSettings, Tag("kubernetes")]
+    | Annotated[ClustersSettings, Tag("clusters")],
     Discriminator(
         _kind, custom_error_type="platform", custom_error_message=f"needs a kind that is one of {', '.join(KINDS)}"
     ),
 ]
+
+
+def cluster_of_lease(platform: AnyPlatform | None) -> KubernetesSettings | None:
+    """Return the cluster that has the lease; None where only one process runs."""
+    if isinstance(platform, ClustersSettings):
+        return platform.members[platform.lease_in] if platform.lease_in else None
+    return platform if isinstance(platform, KubernetesSettings) and platform.lease is not None else None
+
+
+def engine_token_file(platform: AnyPlatform) -> Path | None:
+    """Return the file with the token that engines want; of several clusters the one that all members name."""
+    if not isinstance(platform, ClustersSettings):
+        return platform.engine_token_file
+    named = {member.engine_token_file for member in platform.members.values()}
+    return named.pop() if len(named) == 1 else None

@@ -49,7 +49,7 @@ POISON = Cause(
 )
 OUT_OF_MEMORY = Cause("out-of-memory", "F5", "engines run out of memory", "pool", "add-capacity", 7)
 NODE_TROUBLE = Cause("node-trouble", "F11", "a node is lost or leaves", "pool", "make-good", 6)
-UNREACHABLE = Cause("unreachable", "F12", "the gateway does not reach engines that are well", "pool", "fail-over", 6)
+UNREACHABLE = Cause("unreachable", "F12", "the gateway does not reach its engines", "pool", "fail-over", 6)
 METRICS_LOST = Cause("metrics-lost", "F13", "metrics are missing, not engines", "pool", "wait-for-metrics", 5)
 RETRY_STORM = Cause("retry-storm", "F17", "clients ask again for what failed", "pool", "ride-out-retries", 4)
 PREEMPTIONS = Cause("preemption-storm", "F6", "requests push each other out of the KV cache", "pool", "add-capacity", 3)

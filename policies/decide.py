@@ -34,7 +34,7 @@ from policies.settings import PolicySettings
 from policies.sizing import Outlook, hold, look_ahead, needed_by, pool_options, size
 from policies.traffic import weigh
 from policies.undone import not_to_be_learned
-from policies.unseen import look_of, seen_again, unseen_pages
+from policies.unseen import look_of, seen_again, unseen_pages, untold_pages
 from policies.vanished import vanished
 from policies.waiting import not_coming
 from policies.watched import WatchedReplicas
@@ -95,7 +95,9 @@ def decide(
     mine = [model for model in fleet.models if any(str(pool.key) in settings.pools for pool in fleet.pools_of(model))]
     draft.blind = {model: unseen for model in mine if (unseen := _blind(fleet, model, settings, draft))}
     draft.models.update(look_of(found.models, mine, draft.blind, fleet.at))
-    pages = unseen_pages(draft.models, draft.blind, diagnoses, fleet.at, settings.healing.blind_page_after_s)
+    blind_after_s = settings.healing.blind_page_after_s
+    pages = unseen_pages(draft.models, draft.blind, diagnoses, fleet.at, blind_after_s)
+    pages += untold_pages([p for p in fleet.pools if str(p.key) in settings.pools], fleet.at, blind_after_s)
     outside = Outside(room_elsewhere(fleet, diagnoses), found.burn, pages, found.surging)
     informed = replace(memory, pools={**memory.pools, **draft.pools}, xids=found.xids)
     believed = unexplained(fleet, diagnoses, lately(found.pools))
@@ -111,7 +113,7 @@ def decide(
     in_vain = {
         pool.key: min(not_coming(pool, lead_times[str(pool.key)], fleet.at), max(0, pool.desired - bounds.min_replicas))
         for pool in fleet.pools
-        if (bounds := settings.pools.get(str(pool.key))) and not pool.owner
+        if (bounds := settings.pools.get(str(pool.key))) and not pool.owner and not pool.untold
     }
     within, why = guardrails.spend_within(draft.desired, fleet.pools, settings.guardrails, in_vain)
     draft.reasons += why
@@ -284,16 +286,21 @@ def _can_be_set(weights: Mapping[PoolKey, float], stages: Collection[Stage]) -> 
 def _managed(
     fleet: FleetState, model: str, settings: PolicySettings, draft: _Draft
 ) -> tuple[tuple[PoolState, PoolSettings], ...]:
-    """Return the pools that are ours, each with its bounds; another controller's count is taken as it is (I11)."""
+    """Return the pools that are ours, each with its bounds.
+
+    The count of another controller (I11), or of a pool that the platform cannot be asked about (I4), is taken as it is.
+    """
     mine = []
     for pool in fleet.pools_of(model):
         known = settings.pools.get(str(pool.key))
         if known is None:
             detail = "not in the settings: left alone"
             draft.reasons.append(Reason("unmanaged", str(pool.key), pool.desired, pool.desired, detail))
-        elif pool.owner:
-            detail = f"{pool.owner} owns the replica count: left alone"
-            draft.reasons.append(Reason("other owner", str(pool.key), pool.desired, pool.desired, detail))
+        elif pool.owner or pool.untold:
+            owned = f"{pool.owner} owns the replica count: left alone"
+            silent = f"the platform last told of it {fleet.at - pool.last_told_at:.0f} s ago: left as it was"
+            rule, detail = ("untold", silent) if pool.untold else ("other owner", owned)
+            draft.reasons.append(Reason(rule, str(pool.key), pool.desired, pool.desired, detail))
             fixed = {"min_replicas": pool.desired, "max_replicas": pool.desired}
             mine.append((pool, known.model_copy(update=fixed)))
         else:

@@ -30,6 +30,7 @@ Evidence of a pool, the first that fits
     sequence and platform                        a request may kill them     F20
     node and platform                            a node is lost or leaves    F11
     gateway and engines                          gateway does not reach them F12
+    gateway and cluster                          nor does anybody else       F12
     store and platform                           metrics are missing         F13
     aborts and demand                            clients retry               F17
     preemptions and cache                        KV cache thrashes           F6
@@ -92,6 +93,7 @@ _OF_POOL: tuple[tuple[Cause, frozenset[str]], ...] = (
     (POISON, frozenset({"sequence", "platform"})),
     (NODE_TROUBLE, frozenset({"node", "platform"})),
     (UNREACHABLE, frozenset({"gateway", "engines"})),
+    (UNREACHABLE, frozenset({"gateway", "cluster"})),
     (METRICS_LOST, frozenset({"store", "platform"})),
     (RETRY_STORM, frozenset({"aborts", "demand"})),
     (PREEMPTIONS, frozenset({"preemptions", "cache"})),

@@ -123,7 +123,8 @@ def examine(
         name, believed = str(pool.key), about.get(pool.key, [])
         sick = {d.subject for d in believed if d.subject and d.name not in _HARMLESS}
         pools[name] = with_beliefs(pool, _served(pool, pools[name]), believed, at)
-        pools[name] = watch_revisions(pool, pools[name], sick, at, settings.healing)
+        if not pool.untold:
+            pools[name] = watch_revisions(pool, pools[name], sick, at, settings.healing)
     models = dict(wide.models)
     models |= {name: note_level(models[name], fleet.service.get(name), at) for name in mine}
     burn = {

@@ -51,7 +51,8 @@ def fail_over(
     A pool that lost all its replicas fails over wherever another serves. One that lost many fails over only when the
     others can carry the whole demand: half a pool is better than an overloaded one. What is new and growing has not
     failed. It stays given up until it has been sound for ``return_after_s``, or the others cannot carry the load.
-    Those that a playbook has ``given_up`` are not sound as long as it does.
+    Those that a playbook has ``given_up`` are not sound as long as it does. Of those that the platform cannot be asked
+    about, the others stay as they were found.
     """
     marked: list[PoolOption] = []
     moves: list[FailOver] = []
@@ -62,12 +63,15 @@ def fail_over(
         pool, name, before = option.state, str(option.state.key), memory[str(option.state.key)]
         others = [o for o in options if o.state.key not in out | {pool.key} and o.state.roster.serving_count]
         # What nobody reaches serves nothing, however well it is: its traffic is better off anywhere, as a dead pool's.
-        possible = bool(others) if pool.key in given_up else _possible(fleet, pool, before, others, traffic)
-        sound = _sound(pool, settings) and pool.key not in given_up
+        out_already = pool.untold and before.unsound_at is not None
+        lost = pool.key in given_up or out_already
+        possible = bool(others) if lost else _possible(fleet, pool, before, others, traffic)
+        sound = not lost and (pool.untold or _sound(pool, settings))
         remembered[name] = after = _judged(pool, before, possible, fleet.at, settings, sound=sound)
         failing = after.unsound_at is not None
         marked.append(option if option.failing == failing else replace(option, failing=failing))
         detail = f"serves with {pool.roster.serving_count} of {_expected(pool)} replicas"
+        detail = "given up before, and the platform cannot be asked about it" if out_already else detail
         detail = "a playbook gives it up for now" if pool.key in given_up else detail
         if failing:
             out.add(pool.key)

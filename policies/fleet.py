@@ -134,6 +134,8 @@ class PoolState:
         paused: Whether its rollout goes no further.
         stable_revision: Last revision recorded as good; empty when none is known.
         owner: Another controller that owns the replica count; empty when nobody else does.
+        last_told_at: When the platform last told of it, where it cannot be asked now: then all that is said of its
+            platform is as of that instant. NaN for what is told now.
         roster: What the platform says of the replicas, side by side.
         told: What engines and gateway say of them, side by side.
 
@@ -154,6 +156,7 @@ class PoolState:
     revision_at: float = math.nan
     revisions: tuple[str, ...] = ()
     paused: bool = False
+    last_told_at: float = math.nan
     roster: Roster = field(init=False, repr=False, compare=False)
     told: Told = field(init=False, repr=False, compare=False)
 
@@ -185,6 +188,11 @@ class PoolState:
         return pool
 
     @property
+    def untold(self) -> bool:
+        """Whether the platform cannot be asked about it now."""
+        return not math.isnan(self.last_told_at)
+
+    @property
     def serving(self) -> tuple[ReplicaState, ...]:
         """Replicas that take traffic."""
         return tuple(r for r in self.replicas if r.serving)
@@ -214,6 +222,7 @@ _OF_PLATFORM = (
     "revision_at",
     "revisions",
     "paused",
+    "last_told_at",
 )
 
 

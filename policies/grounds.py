@@ -3,7 +3,7 @@
     ========  ==============================  ======================================================================
     source    age                             coverage: share of
     ========  ==============================  ======================================================================
-    platform  of the reading of this look     all that it lists: 1
+    platform  of its newest reading           all that it lists: 1; 0 where it cannot be asked now
     engine    of its newest counters          looks of late at which they were there, and no older than allowed
     peers     of its own newest scrape        the pool's READY replicas that were scraped of late
     counts    of the newest count of answers  READY replicas of whom the same witness counted of late; as the gateway
@@ -181,8 +181,13 @@ class _Sight:
         place = int(np.argmax(np.where(np.isnan(instants), -np.inf, instants))) if len(instants) else None
         return 0.0 if place is None else self.age_s(float(instants[place]), place)
 
+    @property
+    def listed(self) -> Grounds:
+        """What the platform says: nothing, as of this look, where it cannot be asked."""
+        return Grounds(max(0.0, self.at - self.pool.last_told_at), 0.0) if self.pool.untold else _READ_NOW
+
     def platform(self, _place: int) -> Grounds:
-        return _READ_NOW
+        return self.listed
 
     def engine(self, place: int) -> Grounds:
         return Grounds(self.age_s(float(self.observed_at[place]), place), float(self.covered[place]))
@@ -236,8 +241,10 @@ _BY_THE_PLATFORM = frozenset(("platform", "node", "revision", "starts", "memory"
 
 def _of_pool(sight: _Sight, family: str, families: set[str]) -> Grounds:
     """Return the grounds of what shows at a pool; how revisions compare rests on what is told beside it."""
-    if family in _BY_THE_PLATFORM:
+    if family == "cluster":
         return _READ_NOW
+    if family in _BY_THE_PLATFORM:
+        return sight.listed
     if family == "store":
         settled = sight.pool.roster.ready & (sight.at - sight.pool.roster.since_at > sight.max_age_s)
         return Grounds(0.0, _share([(int(np.count_nonzero(settled)), sight.pool.roster.ready_count)]))
@@ -249,7 +256,7 @@ def _of_pool(sight: _Sight, family: str, families: set[str]) -> Grounds:
     if family == "cohort":
         beside = [_of_pool(sight, name, families) for name in ("answers", "latency") if name in families]
         if not beside:
-            return _READ_NOW
+            return sight.listed
         return Grounds(max(each.age_s for each in beside), min(each.coverage_ratio for each in beside))
     return Grounds(sight.newest_s(sight.pool.told.of("observed_at")), sight.serving_ratio)
 

@@ -76,6 +76,11 @@ def blind_spot(fleet: FleetState, model: str, settings: GuardrailSettings, *, ta
     coverage = fleet.coverage_ratio(model, settings.max_metrics_age_s)
     if coverage < settings.min_coverage_ratio:
         return f"only {coverage:.0%} of the serving replicas report"
+    for pool in pools:
+        if pool.untold:
+            alone = replace(fleet, pools=(pool,)).coverage_ratio(model, settings.max_metrics_age_s)
+            if alone < settings.min_coverage_ratio:
+                return f"{pool.key} cannot be asked about, and {alone:.0%} of its serving replicas report"
     return ""
 
 

@@ -36,7 +36,7 @@ from policies.memory import PolicyMemory, PoolMemory
 from policies.paging import once_per_episode
 from policies.playbook import Do, Hold
 from policies.revisions import left_revisions, looks_worse
-from policies.treatment import advance, paths
+from policies.treatment import acts_on_platform, advance, paths
 from policies.wire import digest
 
 OVERLONG_S = 3600.0
@@ -93,7 +93,8 @@ def heal(
 
     Args:
         fleet: What is there.
-        diagnoses: All of them; those of pools that are not ours are left alone.
+        diagnoses: All of them; those of pools that are not ours are left alone, and those of replicas that the platform
+            cannot be asked about.
         seen: What this tick's look at the replicas found.
         memory: Acts, cordons, playbooks and pages so far; of its pools, this tick's.
         lead_times: By pool key.
@@ -109,7 +110,8 @@ def heal(
     outside = outside or Outside()
     ledger = Ledger(fleet, seen, lead_times, floors, known, settings, actions, cordons, memory.pages, burn=outside.burn)
     ledger.gpu_faults = frozenset(memory.xids)
-    ours = [d for d in diagnoses if str(d.pool) in least]
+    untold = {pool.key for pool in fleet.pools if pool.untold}
+    ours = [d for d in diagnoses if str(d.pool) in least and not (d.subject and d.pool in untold)]
     ledger.stopped = frozenset(stopped_models(ours, ledger))
     ledger.failing |= {d.pool.replica(d.subject) for d in diagnoses if answers_with_errors(d)}
     listed = {str(pool.key): pool for pool in fleet.pools}
@@ -120,6 +122,8 @@ def heal(
     for model in fleet.models:
         ward.admit(believed.get(model, ()))
         for pool in fleet.pools_of(model):
+            if pool.untold:
+                continue
             if str(pool.key) in least:
                 ward.take_over(pool)
             else:
@@ -278,14 +282,19 @@ class _Ward:
             present = dict.fromkeys(name for name in map(_name, believed.get(model, ())) if name in self.runs)
             others = [name for pool in self.ledger.fleet.pools_of(model) for name in runs_of.get(str(pool.key), ())]
             for name in (*present, *(name for name in others if name not in present)):
-                self._treat(name)
+                if self._within_reach(self.runs[name]):
+                    self._treat(name)
+
+    def _within_reach(self, run: RunMemory) -> bool:
+        """Whether a playbook can go on: its pool is listed, and can be asked for what the playbook may want of it."""
+        pool, playbook = self.pools.get(run.pool), self.settings.all_playbooks.get(run.playbook)
+        if pool is None or not pool.untold:
+            return pool is not None
+        return not run.subject and playbook is not None and not acts_on_platform(playbook)
 
     def _treat(self, name: str) -> None:
         run, ledger = self.runs[name], self.ledger
-        pool = self.pools.get(run.pool)
-        if pool is None:
-            return  # not listed just now
-        playbook = self.settings.all_playbooks.get(run.playbook)
+        pool, playbook = self.pools[run.pool], self.settings.all_playbooks.get(run.playbook)
         diagnosis = self.present.get(name)
         why = diagnosis or _as_it_began(run, ledger.cordons.get(name), ledger.fleet.at)
         if run.over:

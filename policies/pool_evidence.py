@@ -215,7 +215,7 @@ def _signs(
     retrying = given_up >= settings.given_up_ratio and (unforeseen or surge >= settings.surge_ratio)
     storming = _storming(look, settings)
     return {
-        UNREACHABLE: _unreachable(look, settings),
+        UNREACHABLE: _unreachable(fleet.at, pool, look, settings),
         METRICS_LOST: _unseen(fleet, pool, settings),
         RETRY_STORM: [
             ("aborts", f"{given_up:.0%} of the requests that end are given up or fail"),
@@ -255,8 +255,8 @@ def _storming(look: _Look, settings: PoolEvidenceSettings) -> _Said:
     ]
 
 
-def _unreachable(look: _Look, settings: PoolEvidenceSettings) -> _Said:
-    """The gateway finds no connection to most of them, while the engines report as always.
+def _unreachable(at: float, pool: PoolState, look: _Look, settings: PoolEvidenceSettings) -> _Said:
+    """The gateway finds no connection to most of them, while the engines report as always, or nobody tells of them.
 
     One alone can have most of the requests: where no connection comes about, the fewest are in flight.
     """
@@ -264,13 +264,14 @@ def _unreachable(look: _Look, settings: PoolEvidenceSettings) -> _Said:
         return []
     if look.unreached < 1.0 or look.unreached < settings.unreached_ratio * look.sent:
         return []
-    if look.reporting < settings.most_ratio * max(1, look.serving):
-        return []
     lost = f"{look.unreached:.0f} requests found no connection since the last look"
-    return [
-        ("gateway", f"{lost}, of late to {look.cut_off} of {look.serving} replicas"),
-        ("engines", f"{look.reporting} of {look.serving} replicas report as always"),
-    ]
+    gateway = ("gateway", f"{lost}, of late to {look.cut_off} of {look.serving} replicas")
+    if look.reporting >= settings.most_ratio * max(1, look.serving):
+        return [gateway, ("engines", f"{look.reporting} of {look.serving} replicas report as always")]
+    if pool.untold:
+        silent = f"its cluster has said nothing for {at - pool.last_told_at:.0f} s"
+        return [gateway, ("cluster", f"{silent}, and {look.reporting} of {look.serving} replicas report")]
+    return []
 
 
 def _unseen(fleet: FleetState, pool: PoolState, settings: PoolEvidenceSettings) -> _Said:

@@ -88,6 +88,11 @@ def advance(playbook: Playbook, subject: Subject) -> Advance:
     return Advance(after, holding)
 
 
+def acts_on_platform(playbook: Playbook) -> bool:
+    """Return whether any of its steps asks the platform to do something."""
+    return any(isinstance(step, Do) for part in (playbook.steps, playbook.after) for _, step in paths("", part))
+
+
 @dataclass(slots=True)
 class _Walk:
     """One tick's way through the steps of a playbook."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from policies.causes import METRICS_LOST
 from policies.decisions import Diagnosis, Page, Reason
+from policies.fleet import PoolState
 from policies.memory import ModelMemory, PolicyMemory
 
 FLEET = "fleet"
@@ -74,6 +75,20 @@ def unseen_pages(
             message = f"{why}, {lasting}; until it is, nothing of it is scaled down or shifted"
             pages.append(Page(model, METRICS_LOST.code, message))
     return tuple(pages)
+
+
+def untold_pages(pools: Iterable[PoolState], at: float, after_s: float) -> tuple[Page, ...]:
+    """Return what a human is to know of pools that the platform could not be asked about for ``after_s``."""
+    return tuple(
+        Page(
+            str(pool.key),
+            METRICS_LOST.code,
+            f"its platform could not be asked about it for {at - pool.last_told_at:.0f} s, since "
+            f"{_told(pool.last_told_at)}; until it can, nothing of it is scaled, restarted or rolled back",
+        )
+        for pool in pools
+        if pool.untold and at - pool.last_told_at >= after_s
+    )
 
 
 def _told(at: float) -> str:

@@ -71,8 +71,8 @@ _CLASSES = {"weights": ActionClass.TRAFFIC, "scale": ActionClass.SCALING}
 
 
 def _out_of_bounds(fleet: FleetState, decision: Decision, settings: PolicySettings) -> Iterator[str]:
-    """Only pools that are ours and there, within their bounds (I11, I17)."""
-    ours = {str(pool.key) for pool in fleet.pools if not pool.owner} & set(settings.pools)
+    """Only pools that are ours and there, within their bounds (I11, I17), and none that nobody tells of now (I4)."""
+    ours = {str(pool.key) for pool in fleet.pools if not (pool.owner or pool.untold)} & set(settings.pools)
     for plan in decision.scaling:
         name = str(plan.pool)
         if name not in ours:

@@ -19,6 +19,7 @@ from policies.fleet import NodeState, Phase, PoolKey, PoolState
 from simulations.fleet import SimulatedFleet
 from tests.builders_fleet import a_fleet, a_key, a_pool
 from tests.builders_kube_writes import KEY, KubeWorld, a_kube_world
+from tests.builders_members import Link, of_member, over
 from tests.builders_platform import RunningPlatform, a_template
 
 STEP_S = 30.0
@@ -71,6 +72,33 @@ class LiveWorld:
 
     def serving_at_gateway(self) -> set[str]:
         return self.running.serving_at_gateway(self.key)
+
+
+class MembersWorld:
+    """Two simulated clusters as one; the pool is in the east, and nodes have the same names in both."""
+
+    def __init__(self) -> None:
+        self.east, self.west = SimulatedWorld(), SimulatedWorld()
+        links = {"east": Link(self.east.cluster), "west": Link(self.west.cluster)}
+        self.members = over(links, self.east.fleet.clock.now)
+        self.cluster: Cluster = self.members
+        self.key = of_member("east", a_key())
+
+    def wait(self, seconds: float) -> None:
+        self.east.wait(seconds)
+
+    def serving_at_gateway(self) -> set[str]:
+        return self.east.serving_at_gateway()
+
+
+@contextmanager
+def a_world_of_members(_: Path) -> Iterator[ClusterWorld]:
+    world = MembersWorld()
+    world.cluster.pools()  # acts are about what was seen
+    try:
+        yield world
+    finally:
+        world.members.close()
 
 
 @contextmanager
@@ -127,6 +155,7 @@ WORLDS: dict[str, Callable[[Path], AbstractContextManager[ClusterWorld]]] = {
     "simulated": lambda _: nullcontext(SimulatedWorld()),
     "live": a_live_world,
     "kubernetes": a_kubernetes_world,
+    "members": a_world_of_members,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
+from controller.adapters.kube.members import MemberRouters
 from controller.errors import ActuationError, ObservationError
 from controller.ports import Router
 from policies.fleet import PoolKey
@@ -51,6 +52,14 @@ class SimulatedWorld:
         took = self.fleet.outcomes.pool_index[before:].tolist()
         assert len(took) == requests
         return Counter((self.east, self.west)[pool] for pool in took)
+
+
+class MembersWorld(SimulatedWorld):
+    """The same, through the router that asks the member with the model's route."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = MemberRouters({"hub": self.fleet.router}, {MODEL: "hub"})
 
 
 class LiveWorld:
@@ -112,6 +121,7 @@ WORLDS: dict[str, Callable[[Path], AbstractContextManager[RouterWorld]]] = {
     "simulated": lambda _: nullcontext(SimulatedWorld()),
     "live": a_live_world,
     "kubernetes": a_kubernetes_world,
+    "members": lambda _: nullcontext(MembersWorld()),
 }
 SPREAD = 60  # four standard deviations of a random choice among 1,000; a smooth one is exact
 

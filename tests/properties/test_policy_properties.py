@@ -17,7 +17,7 @@ from controller.modes import Mode, ModeSettings
 from controller.ports import TickRecord
 from forecasting.forecast import LoadForecast, Trust
 from policies.decide import Foresail, decide
-from policies.decisions import CordonReplica, Decision, Page, Remediation, RestartReplica, UncordonReplica
+from policies.decisions import CordonReplica, Decision, FailOver, Page, Remediation, RestartReplica, UncordonReplica
 from policies.diagnosis import unexplained
 from policies.disruption import gone, last_healthy
 from policies.fleet import (
@@ -93,6 +93,7 @@ def pool_states(draw: st.DrawFn, key: PoolKey, weight: float) -> PoolState:
         version=draw(st.integers(0, 9)),
         weight=weight,
         owner=draw(st.sampled_from(("", "", "", "hpa/x"))),
+        last_told_at=draw(st.sampled_from((math.nan, math.nan, math.nan, AT - 60.0))),
     )
 
 
@@ -135,6 +136,19 @@ forecasts_ahead = st.dictionaries(st.sampled_from((MODEL, "n")), st.builds(forec
 
 @often
 @given(fleets(), settings_of(), forecasts_ahead)
+def test_a_pool_that_the_platform_cannot_be_asked_about_is_not_acted_on(
+    state: FleetState, given_settings: PolicySettings, ahead: Mapping[str, LoadForecast]
+) -> None:
+    held = replace(state, pools=tuple(replace(p, last_told_at=AT - 600.0) for p in state.pools))
+    first = decide(state, ahead, PolicyMemory(), given_settings)
+    for memory in (PolicyMemory(), first.memory):
+        decision = decide(held, ahead, memory, given_settings)
+        assert decision.scaling == ()
+        assert [act for act in decision.remediations if not isinstance(act, Page | FailOver)] == []
+
+
+@often
+@given(fleets(), settings_of(), forecasts_ahead)
 def test_bounds_and_budgets_hold_whatever_the_fleet_looks_like(
     state: FleetState, given_settings: PolicySettings, ahead: Mapping[str, LoadForecast]
 ) -> None:
@@ -146,6 +160,7 @@ def test_bounds_and_budgets_hold_whatever_the_fleet_looks_like(
         assert min(bounds.min_replicas, plan.current) <= plan.desired <= bounds.max_replicas
         assert (plan.current, plan.version) == (pools[plan.pool].desired, pools[plan.pool].version)
         assert not pools[plan.pool].owner
+        assert not pools[plan.pool].untold
     limits = given_settings.guardrails
     if any(plan.desired > plan.current for plan in decision.scaling):
         if limits.gpu_budget is not None:

@@ -72,9 +72,10 @@ def test_the_instant_and_the_seed_are_told() -> None:
     assert violations(scaling=(plan(1),))[0].startswith("at 100 s, seed 7: m/p/unified")
 
 
-def test_a_pool_of_another_owner_or_not_in_the_settings() -> None:
-    owned = replace(FLEET, pools=(replace(FLEET.pools[0], owner="keda"), FLEET.pools[1]))
-    assert "I11" in violations(owned, scaling=(plan(5),))[0]
+def test_a_pool_of_another_owner_or_that_nobody_tells_of_or_not_in_the_settings() -> None:
+    for left_alone in ({"owner": "keda"}, {"last_told_at": 40.0}):
+        owned = replace(FLEET, pools=(replace(FLEET.pools[0], **left_alone), FLEET.pools[1]))
+        assert "I11" in violations(owned, scaling=(plan(5),))[0]
     assert "I11" in violations(scaling=(plan(5, PoolKey("m", "z")),))[0]
 
 

@@ -15,7 +15,7 @@ from controller.adapters.kube.cluster import KubernetesView
 from controller.adapters.kube.discovery import Place, discover
 from controller.adapters.kube.handshake import taken
 from controller.adapters.kube.json_reading import entries, text, under, words
-from controller.adapters.kube.kinds import INFERENCE_POOLS, PODS, Resource
+from controller.adapters.kube.kinds import AUTOSCALERS, INFERENCE_POOLS, PODS, ROUTES, Resource
 from controller.adapters.kube.label_selectors import Wanted, selects
 from controller.adapters.kube.ownership import (
     VPA,
@@ -38,15 +38,6 @@ from policies.fleet import PoolKey, PoolState, Role
 MOST_ASKED = 200
 """Pools whose workload is asked for who set its size last."""
 
-AUTOSCALERS = {
-    "HorizontalPodAutoscaler": Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"),
-    "ScaledObject": Resource("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
-    "VerticalPodAutoscaler": Resource("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler"),
-}
-ROUTES = {
-    "HTTPRoute": Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute"),
-    "VirtualService": Resource("networking.istio.io", "v1", "virtualservices", "VirtualService"),
-}
 _BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 _LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 _PAGE, _MOST_PAGES = "500", 20
