@@ -1,0 +1,44 @@
+"""ScalingPolicy objects for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.adapters.kube.policy_objects import Policy, read_policy
+from controller.adapters.kube.settings import KubernetesSettings
+from controller.settings import Settings
+
+PROFILE = "llama-3.1-8b-l40s-tp1"
+Json = dict[str, Any]
+
+
+def policy_json(name: str = "llama", model: str = "", **spec: Any) -> Json:
+    """Return a policy as somebody writes it: one pool ``a`` of the model, unless ``spec`` says otherwise."""
+    asked = {"model": model or name, "pools": [pool_json()], **spec}
+    kind = {"apiVersion": "foresail.dev/v1alpha1", "kind": "ScalingPolicy"}
+    return {**kind, "metadata": {"name": name, "namespace": "prod"}, "spec": asked}
+
+
+def pool_json(pool: str = "a", **more: Any) -> Json:
+    """Return a pool of a policy."""
+    return {"pool": pool, "profile": PROFILE, "minReplicas": 2, "maxReplicas": 9, **more}
+
+
+def policy(name: str = "llama", age: int = 0, generation: int = 1, **told: Any) -> Policy:
+    """Return a policy as the API server has it; one of a larger ``age`` in seconds is older."""
+    made = policy_json(name, **told)
+    made["metadata"] |= {
+        "uid": f"uid-{name}",
+        "generation": generation,
+        "resourceVersion": "7",
+        "creationTimestamp": f"2026-01-01T00:00:{59 - age:02d}Z",
+    }
+    read = read_policy(made)
+    assert read is not None
+    return read
+
+
+def settings_of(told: Json | None = None, **platform: Any) -> Settings:
+    """Return what a settings file says, of a cluster."""
+    settings = Settings.model_validate(told or {})
+    return settings.model_copy(update={"platform": KubernetesSettings(**{"namespaces": ("prod",), **platform})})
