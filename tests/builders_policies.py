@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.adapters.kube.policies import ScalingPolicies
 from controller.adapters.kube.policy_objects import Policy, read_policy
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.settings import Settings
+from simulations.kubernetes_api.running import RunningApi
+from tests.builders_kube_api import MERGE
 
 PROFILE = "llama-3.1-8b-l40s-tp1"
 Json = dict[str, Any]
@@ -42,3 +45,42 @@ def settings_of(told: Json | None = None, **platform: Any) -> Settings:
     """Return what a settings file says, of a cluster."""
     settings = Settings.model_validate(told or {})
     return settings.model_copy(update={"platform": KubernetesSettings(**{"namespaces": ("prod",), **platform})})
+
+
+class Policies:
+    """Writes policies in ``prod`` as ``kubectl`` would, past every fault and rule."""
+
+    PATH = "/apis/foresail.dev/v1alpha1/namespaces/prod/scalingpolicies"
+
+    def __init__(self, api: RunningApi) -> None:
+        self.api = api
+        api.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prod"}})
+
+    def create(self, name: str = "llama", **spec: Any) -> Json:
+        return self.api.call("POST", self.PATH, policy_json(name, **spec))
+
+    def edit(self, name: str = "llama", **spec: Any) -> Json:
+        return self.api.call("PATCH", f"{self.PATH}/{name}", {"spec": spec}, MERGE)
+
+    def delete(self, name: str = "llama") -> None:
+        self.api.call("DELETE", f"{self.PATH}/{name}")
+
+    def get(self, name: str = "llama") -> Json:
+        return self.api.call("GET", f"{self.PATH}/{name}")
+
+    def status(self, name: str = "llama") -> Json:
+        found: Json = self.get(name).get("status", {})
+        return found
+
+
+class InCluster:
+    """A file's settings with this cluster for their platform, and the policies of that laid over them."""
+
+    def __init__(self, policies: ScalingPolicies, cluster: KubernetesSettings) -> None:
+        self._policies, self._cluster = policies, cluster
+
+    def lay_over(self, settings: Settings) -> Settings:
+        return self._policies.lay_over(settings.model_copy(update={"platform": self._cluster}))
+
+    def changed(self) -> bool:
+        return self._policies.changed()
