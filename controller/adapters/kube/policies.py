@@ -21,10 +21,12 @@ from controller.adapters.kube.policy_settings import Overlaid, overlay
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.errors import BadSetting, ObservationError
 from controller.modes import ModeSettings
+from controller.ports import TickRecord
 from controller.settings import Settings
 
 if TYPE_CHECKING:
     from controller.adapters.kube.policy_watch import PolicyWatch
+    from controller.adapters.kube.policy_writer import Pace, StatusWriter
 
 QUIET_S = 2.0
 LONGEST_S = 20.0
@@ -50,12 +52,19 @@ class ScalingPolicies:
     Safe to use from several threads. Every write asks ``fence``, which may be set later on.
     """
 
-    def __init__(self, elapsed: Callable[[], float], rng: Generator, fence: Fence = unfenced) -> None:
+    def __init__(
+        self,
+        elapsed: Callable[[], float],
+        rng: Generator,
+        fence: Fence = unfenced,
+        pace: Pace | None = None,
+    ) -> None:
         """Take the time from ``elapsed``, seconds that never go back; ``rng`` scatters waits."""
         self.fence = fence
-        self._elapsed, self._rng = elapsed, rng
+        self._elapsed, self._rng, self._pace = elapsed, rng, pace
         self._lock = Lock()
         self._watch: PolicyWatch | None = None
+        self._writer: StatusWriter | None = None
         self._watched: KubernetesSettings | None = None
         self._applied: _Versions | None = None
         self._edits: _Edits | None = None
@@ -118,8 +127,14 @@ class ScalingPolicies:
                 self._edits.versions, self._edits.changed_s = versions, now_s
             return now_s - self._edits.changed_s >= QUIET_S or now_s - self._edits.began_s >= LONGEST_S
 
+    def saw(self, record: TickRecord) -> None:
+        """Let the policies show what became of a tick; returns at once."""
+        writer, laid = self._writer, self._laid
+        if writer is not None and laid is not None:
+            writer.tell(record, laid)
+
     def close(self) -> None:
-        """End the watch."""
+        """End the watch, and show nothing more."""
         with self._lock:
             self._follow(None)
 
@@ -130,19 +145,25 @@ class ScalingPolicies:
         """Watch the cluster that is wanted, and no other."""
         if wanted == self._watched:
             return
+        if self._writer is not None:
+            self._writer.close()
         if self._watch is not None:
             self._watch.close()
-        self._watch, self._watched, self._applied, self._edits = None, None, None, None
+        self._watch, self._writer, self._watched, self._applied, self._edits = None, None, None, None, None
         if wanted is None:
             return
-        from controller.adapters.kube.policy_watch import PolicyWatch  # the client, which not everybody needs
+        # With the client of the API server, which not everybody needs.
+        from controller.adapters.kube.policy_watch import PolicyWatch
+        from controller.adapters.kube.policy_writer import Pace, StatusWriter
 
         try:
-            self._watch = PolicyWatch(wanted, self._elapsed, self._rng, self._why_not)
+            watch = PolicyWatch(wanted, self._elapsed, self._rng, self._why_not)
         except ObservationError as error:
             raise BadSetting(error.what, error.where, error.remedy) from None
-        self._watched = wanted
-        self._watch.start()
+        self._watch, self._watched = watch, wanted
+        self._writer = StatusWriter(watch, self._elapsed, self._pace or Pace())
+        watch.start()
+        self._writer.start()
 
 
 def _versions(policies: Iterable[Policy]) -> _Versions:
