@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 from controller.adapters.kube.policies import ScalingPolicies
 from controller.adapters.kube.policy_objects import Policy, read_policy
 from controller.adapters.kube.settings import KubernetesSettings
+from controller.adapters.system_clock import SystemClock
 from controller.settings import Settings
 from simulations.kubernetes_api.running import RunningApi
 from tests.builders_kube_api import MERGE
@@ -84,3 +87,12 @@ class InCluster:
 
     def changed(self) -> bool:
         return self._policies.changed()
+
+
+def until(true: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Wait until something is true that other threads bring about, ten seconds at most."""
+    end_s = SystemClock().elapsed() + 10.0
+    while not true():
+        assert SystemClock().elapsed() < end_s
+        meanwhile()
+        Event().wait(0.01)

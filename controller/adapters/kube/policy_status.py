@@ -20,7 +20,7 @@ from policies.decisions import Reason, ScalingPlan
 from policies.fleet import PoolKey, PoolState
 from policies.lead_time import lead_time
 from policies.memory import PoolMemory
-from policies.sizing import look_ahead
+from policies.scaling import coming_demand
 
 Status: TypeAlias = dict[str, Any]
 
@@ -123,13 +123,12 @@ def _desired(pool: PoolState, seen: Seen) -> int:
 
 def _forecast(verdict: Verdict, seen: Seen, settings: Settings, memories: Sequence[PoolMemory]) -> str:
     """Return the load that was forecast for when a replica asked for now would serve, to two digits."""
-    record, model = seen.record, verdict.model
-    lead_s = max(lead_time(memory, settings.policy.lead_time).p90_s for memory in memories)
-    outlook = look_ahead(record.forecasts.get(model), None, record.at, lead_s, settings.policy)
-    if outlook.coming is None:
+    forecast, policy = seen.record.forecasts.get(verdict.model), settings.policy
+    if forecast is None:
         return ""
-    rate = float(f"{outlook.coming.requests_per_s:.1e}")
-    return f"{rate:g} requests/s in {lead_s:.0f} s"
+    lead_s = max(lead_time(memory, policy.lead_time).p90_s for memory in memories)
+    coming = coming_demand(forecast, policy.scaling.level, seen.record.at + lead_s + policy.tick_s)
+    return f"{float(f'{coming.requests_per_s:.1e}'):g} requests/s in {lead_s:.0f} s"
 
 
 def _why(verdict: Verdict, seen: Seen) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from controller.settings import Settings
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube_api import settings_for
-from tests.builders_policies import PROFILE, InCluster, Policies, pool_json
+from tests.builders_policies import PROFILE, InCluster, Policies, pool_json, until
 
 KEY = "llama/a/unified"
 FILE = f"policy: {{pools: {{{KEY}: {{profile: {PROFILE}, max_replicas: 4}}}}}}\nmodes: {{scaling: auto}}\n"
@@ -60,14 +59,6 @@ class Rig:
     def reasons(self) -> dict[str, str]:
         laid = self.opened[-1].laid
         return {} if laid is None else {verdict.policy.name: verdict.reason for verdict in laid.verdicts}
-
-
-def until(true: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-    end_s = SystemClock().elapsed() + 10.0
-    while not true():
-        assert SystemClock().elapsed() < end_s
-        meanwhile()
-        Event().wait(0.01)
 
 
 @pytest.fixture(name="rig")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders import AT, MODEL, a_bench, forecast, pool
 from tests.builders_kube_api import MERGE, settings_for
-from tests.builders_policies import InCluster, Policies, pool_json
+from tests.builders_policies import InCluster, Policies, pool_json, until
 
 QUICK = Pace(changes_every_s=0.0, figures_every_s=0.0, between_s=0.0)
 ASKED: dict[str, Any] = {"model": MODEL, "modes": {"scaling": "auto"}, "pools": [pool_json(minReplicas=5)]}
@@ -51,13 +50,6 @@ def following(
 def tick(settings: Settings, at: float = AT, replicas: int = 3, rate: float = 12.0) -> TickRecord:
     bench = a_bench(pool(replicas), policy=Foresail(settings.policy), modes=settings.modes)
     return replace(bench.tick(), at=at, forecasts={MODEL: forecast(rate)})
-
-
-def until(true: Callable[[], bool]) -> None:
-    end_s = SystemClock().elapsed() + 10.0
-    while not true():
-        assert SystemClock().elapsed() < end_s
-        Event().wait(0.01)
 
 
 def told(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
