@@ -186,7 +186,7 @@ def _owned(verdict: Verdict, seen: Seen) -> _Condition:
 
 def _conditions(told: Iterable[_Condition], generation: int, at: float, before: object) -> Iterator[Status]:
     """Yield the conditions as they are written; those of others stay as they are."""
-    was = {text(condition, "type"): condition for condition in entries(before, "conditions")}
+    was = {name: each for each in entries(before, "conditions") if (name := text(each, "type"))}
     for condition in told:
         status, earlier = str(condition.holds), was.pop(condition.kind, {})
         since = text(earlier, "lastTransitionTime") if under(earlier, "status") == status else ""

@@ -145,6 +145,24 @@ def test_a_policy_is_left_alone_for_so_long_after_a_write(api: RunningApi, tmp_p
         assert writes.status("m")["current"] == 3
 
 
+def test_each_policy_gets_its_turn_however_often_a_tick_comes_in_between(api: RunningApi, tmp_path: Path) -> None:
+    writes = Policies(api)
+    names = [f"m{number}" for number in range(6)]
+    for name in names:
+        writes.create(name, model=MODEL, pools=[pool_json(name)])
+    ticks = iter(range(1000))
+
+    def another_tick(_: float) -> str:
+        policies.saw(TickRecord(AT, None, {}, None, error=f"tick {next(ticks)}"))
+        return ""
+
+    with following(api, tmp_path, fence=another_tick) as (policies, lay):
+        lay()
+        policies.saw(TickRecord(AT, None, {}, None, error="the first"))
+        until(lambda: all(told(writes.status(name)) for name in names))
+        policies.fence = unfenced
+
+
 def test_behind_a_closed_fence_nothing_is_written_until_it_opens(api: RunningApi, tmp_path: Path) -> None:
     writes = Policies(api)
     writes.create("m", **ASKED)
