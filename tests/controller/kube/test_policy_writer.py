@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from controller.adapters.kube.changes import Fence, unfenced
+from controller.adapters.kube.permissions import Feature, Installation, permissions
 from controller.adapters.kube.policies import ScalingPolicies
 from controller.adapters.kube.policy_writer import Pace
 from controller.adapters.system_clock import SystemClock
 from controller.ports import TickRecord
 from controller.settings import Settings
 from policies.decide import Foresail
+from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders import AT, MODEL, a_bench, forecast, pool
@@ -216,6 +218,17 @@ def test_a_refused_write_is_tried_again_at_a_later_tick(api: RunningApi, tmp_pat
             return bool(writes.status("m").get("current") == 3)
 
         until(again)
+
+
+def test_the_rights_of_the_feature_are_enough(api: RunningApi, tmp_path: Path) -> None:
+    writes = Policies(api)
+    writes.create("m", **ASKED)
+    rights = permissions(Installation(frozenset({Feature.POLICIES})))
+    rules = [Rule(each.verbs, (each.resource,), (each.group,)) for each in rights if each.feature is Feature.POLICIES]
+    api.grant("t", Subject("foresail", rules=tuple(rules)))
+    with following(api, tmp_path, known_as="t") as (policies, lay):
+        policies.saw(tick(lay()))
+        until(lambda: writes.status("m").get("current") == 3)
 
 
 def test_a_policy_that_is_deleted_or_edited_meanwhile_gets_no_status_of_another_version(
