@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from controller.errors import BadSetting
 from controller.settings import Settings, load_settings
@@ -27,12 +28,24 @@ _FIXED: dict[str, Callable[[Settings], object]] = {
 }
 
 
-class SettingsFile:
-    """One settings file and the overrides laid over it."""
+class Overlay(Protocol):
+    """Settings that come from elsewhere and are laid over those of the file."""
 
-    def __init__(self, path: Path | None, overrides: Sequence[str] = ()) -> None:
+    def lay_over(self, settings: Settings) -> Settings:
+        """Return what holds where the file says ``settings``; raises BadSetting."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether there is other than was laid over last."""
+        ...
+
+
+class SettingsFile:
+    """One settings file, the overrides laid over it, and an overlay over both."""
+
+    def __init__(self, path: Path | None, overrides: Sequence[str] = (), overlay: Overlay | None = None) -> None:
         """``path`` is None for defaults and overrides alone, which never change."""
-        self.path, self._overrides = path, tuple(overrides)
+        self.path, self._overrides, self._overlay = path, tuple(overrides), overlay
         self._seen = self._digest()
 
     def load(self) -> Settings:
@@ -42,7 +55,8 @@ class SettingsFile:
             BadSettings: If anything in it is wrong.
         """
         self._seen = self._digest()
-        return load_settings(self.path, self._overrides)
+        settings = load_settings(self.path, self._overrides)
+        return settings if self._overlay is None else self._overlay.lay_over(settings)
 
     def reload(self, used: Settings) -> Settings:
         """Return what it says now, for use in place of ``used``.
@@ -58,8 +72,8 @@ class SettingsFile:
         return wanted
 
     def changed(self) -> bool:
-        """Whether its content differs from what was last loaded, whether or not that could be used."""
-        return self._digest() != self._seen
+        """Whether its content differs from what was last loaded, whether or not that could be used, or the overlay."""
+        return self._digest() != self._seen or (self._overlay is not None and self._overlay.changed())
 
     def _digest(self) -> str:
         """Return what names the content: a link that was moved to another file, as Kubernetes does, counts as well."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from controller.adapters.kube.policies import ScalingPolicies
 from controller.adapters.sql_audit import SqlAudit
 from controller.bootstrap import World as Ports
 from controller.bootstrap import kill_switch
@@ -33,8 +34,11 @@ from controller.settings import Settings
 from controller.telemetry import Telemetry
 from forecasting.last_value import LastValueForecaster
 from forecasting.series import REQUESTS, LoadSeries
+from simulations.kubernetes_api.running import running_api
 from tests.builders import KEY, MODEL, ListNotifier
 from tests.builders_forecasting import series_of
+from tests.builders_kube_api import settings_for
+from tests.builders_policies import InCluster, Policies, pool_json, until
 from tests.builders_world import World
 
 PROFILE = "llama-3.1-8b-l40s-tp1"
@@ -367,6 +371,35 @@ def test_told_to_reload_it_reads_a_file_that_did_not_change(rig: Rig) -> None:
     cadence.do("reload")
     rig.run()
     assert len(rig.made) == 2
+
+
+def test_policies_of_a_cluster_are_laid_over_the_file_between_two_ticks_and_show_what_came_of_it(
+    rig: Rig, tmp_path: Path
+) -> None:
+    with running_api() as api:
+        writes, policies = Policies(api), ScalingPolicies(rig.elapsed, np.random.default_rng(7))
+        rig.source = SettingsFile(rig.file, (), InCluster(policies, settings_for(api, tmp_path, policies=True)))
+        chores, cadence = rig.chores()
+        chores.reload_now()
+        cadence.do("reload")
+        rig.run()
+        writes.create("some", model=MODEL, pools=[pool_json(KEY.pool, minReplicas=6)])
+
+        def followed() -> bool:
+            cadence.do("reload")
+            rig.run()
+            return rig.live.settings.policy.pools[str(KEY)].min_replicas == 6
+
+        until(followed)
+        assert chores.refused == ""
+        record = rig.ticks.tick()
+        assert record is not None
+        policies.saw(record)
+        until(lambda: "desired" in writes.status("some"))
+        policies.close()
+    assert writes.status("some")["desired"] == 6
+    assert writes.status("some")["mode"] == "auto"
+    assert rig.closed == len(rig.made) - 1
 
 
 def test_intervals_follow_the_settings(rig: Rig) -> None:

@@ -190,6 +190,9 @@ class KubernetesSettings(BaseModel):
     policies: bool = Field(
         False, description="Whether ScalingPolicy objects are read beside this file, and their status is written."
     )
+    pinned_models: frozenset[str] = Field(
+        frozenset(), description="Models of which this file alone decides: a ScalingPolicy of one is not followed."
+    )
     lease: LeasePlace | None = Field(
         None, description="The lease that replicas of Foresail hold in turn; null where only one runs."
     )

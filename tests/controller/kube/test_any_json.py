@@ -18,12 +18,16 @@ from controller.adapters.kube.label_selectors import selects
 from controller.adapters.kube.nodes import Node, read_node
 from controller.adapters.kube.ownership import OwnershipSettings, route_owner
 from controller.adapters.kube.pods import Pod, read_pod
+from controller.adapters.kube.policy_objects import Policy, read_policy
+from controller.adapters.kube.policy_settings import overlay
+from controller.adapters.kube.policy_status import Seen, patch_of, status_of
 from controller.adapters.kube.pool_states import Objects, notes_of, pool_state
 from controller.adapters.kube.revisions import Revision, read_revision
 from controller.adapters.kube.routes import RouteKind
 from controller.adapters.kube.seen_routes import read_route
 from controller.adapters.kube.settings import CustomKind, KubernetesSettings
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
+from controller.ports import TickRecord
 from policies.fleet import PoolKey, PoolState
 from tests.builders_kube import (
     T0,
@@ -39,6 +43,7 @@ from tests.builders_kube import (
     waiting,
     workload_json,
 )
+from tests.builders_policies import policy_json, pool_json, settings_of
 from tests.builders_routes import endpoint_slice, http_route, virtual_service
 
 GPUS = frozenset(("nvidia.com/gpu",))
@@ -210,3 +215,33 @@ def _sane(state: PoolState, workload: Workload) -> None:
 def test_any_text_is_a_selector_or_none(told: str) -> None:
     wanted = selects(told)
     assert wanted is None or wanted({"a": "b"}) in (True, False)
+
+
+POLICY = policy_json(
+    pools=[pool_json(efficiencyRatio=0.9, role="unified", workload={"kind": "Deployment", "name": "engine"})],
+    objective={"ttftSeconds": 1.0, "windowSeconds": 60},
+    modes={"scaling": "auto", "traffic": "observe"},
+)
+POLICY["metadata"] |= {"uid": "u", "generation": 1, "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+CONDITION = {"type": "Active", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "x"}
+POLICY["status"] = {"why": "x", "target": 1, "conditions": [CONDITION]}
+
+
+@given(told=twisted(POLICY) | anything)
+@settings(max_examples=400, deadline=None)
+def test_a_policy_is_followed_or_refused_with_words_and_gets_a_status(told: Any) -> None:
+    found = read_policy(told)
+    if found is None:
+        return
+    assert isinstance(found, Policy)
+    file = settings_of()
+    laid = overlay(file, [found], {})
+    (verdict,) = laid.verdicts
+    assert verdict.message
+    assert verdict.accepted == (verdict.in_force is found)
+    if not verdict.accepted:
+        assert laid.settings is file
+    seen = Seen(TickRecord(T0, None, {}, None, error="blind"))
+    status = status_of(verdict, seen, laid.settings, found.status)
+    patch_of(status, found.status)
+    assert {"Accepted", "Active", "Owned"} <= {condition["type"] for condition in status["conditions"]}
