@@ -29,7 +29,18 @@ from controller.leadership import Leadership
 from controller.loop import ControlLoop
 from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
 from controller.platforms import open_platform
-from controller.ports import AuditLog, Canaries, Clock, Cluster, MetricSource, Notifier, Router, Sources, Witness
+from controller.ports import (
+    AuditLog,
+    Canaries,
+    Clock,
+    Cluster,
+    MetricSource,
+    Notifier,
+    Router,
+    Sources,
+    TickRecord,
+    Witness,
+)
 from controller.settings import Settings
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
@@ -79,8 +90,22 @@ def named_platform(settings: Settings) -> AnyPlatform:
     return settings.platform
 
 
-def world_of(settings: Settings, fence: Fence = unfenced) -> World:
+@dataclass(frozen=True, slots=True)
+class Witnesses:
+    """Several witnesses of the same ticks."""
+
+    all: tuple[Witness, ...]
+
+    def saw(self, record: TickRecord) -> None:
+        """Tell each of them."""
+        for witness in self.all:
+            witness.saw(record)
+
+
+def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None = None) -> World:
     """Return the world that ``settings`` name; every write of a platform that others may write to asks ``fence``.
+
+    ``beside`` is told of ticks, too.
 
     Raises:
         BadInput: If they name no platform, a certificate is not there, or it cannot be told how a cluster is reached.
@@ -101,7 +126,8 @@ def world_of(settings: Settings, fence: Fence = unfenced) -> World:
 
     history = recorded_load(store, settings)
     ports = metrics, platform.cluster, platform.router, LogNotifier()
-    return World(*ports, history, close, canaries, platform.witness)
+    witnesses = tuple(witness for witness in (platform.witness, beside) if witness is not None)
+    return World(*ports, history, close, canaries, Witnesses(witnesses) if witnesses else None)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
@@ -201,9 +227,14 @@ def control_loop(
     return loop
 
 
-def world_under(leadership: Leadership | None) -> WorldOf:
-    """Return what opens the world that settings name, with every write to it asking who leads."""
-    return partial(world_of, fence=unfenced if leadership is None else leadership.why_not)
+def world_under(leadership: Leadership | None, beside: Witness | None = None) -> WorldOf:
+    """Return what opens the world that settings name, every write to it asking who leads, with one more witness."""
+    return partial(world_of, fence=fence_of(leadership), beside=beside)
+
+
+def fence_of(leadership: Leadership | None) -> Fence:
+    """Return what is asked before each write: whether this process leads, if others may."""
+    return unfenced if leadership is None else leadership.why_not
 
 
 def leadership_of(settings: Settings) -> Leadership | None:

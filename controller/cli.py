@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import click
 from controller.errors import BadInput, ForesailError
 
 if TYPE_CHECKING:
+    from controller.adapters.kube.policies import ScalingPolicies
     from controller.adapters.sql_audit import AuditEntry, Chain, SqlAudit
     from controller.explain import Section
     from controller.reload import SettingsFile
@@ -180,6 +181,9 @@ def _explain_entry(entry: AuditEntry, chain: Chain, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="With --once: print JSON for machines.")
 def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) -> int:
     """Watch a fleet, decide every tick, and do what the modes in the settings allow: by default nothing but look."""
+    from numpy.random import default_rng
+
+    from controller.adapters.kube.policies import ScalingPolicies
     from controller.adapters.system_clock import SystemClock
     from controller.bootstrap import named_platform
     from controller.logs import start_logging
@@ -187,21 +191,24 @@ def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) 
 
     if as_json and not once:
         raise click.UsageError("--json goes with --once; the daemon's log is JSON wherever it is no terminal.")
-    source = SettingsFile(file, overrides)
-    settings = source.load()
-    named_platform(settings)  # before an audit log is made for nothing
-    level = "warning" if once else settings.daemon.log_level
-    start_logging(SystemClock().elapsed, settings.daemon.log_repeat_s, level)
-    return _run_once(settings, as_json) if once else _run_on(source, settings)
+    elapsed = SystemClock().elapsed
+    with closing(ScalingPolicies(elapsed, default_rng())) as policies:
+        source = SettingsFile(file, overrides, policies)
+        settings = source.load()
+        named_platform(settings)  # before an audit log is made for nothing
+        level = "warning" if once else settings.daemon.log_level
+        start_logging(elapsed, settings.daemon.log_repeat_s, level)
+        return _run_once(settings, policies, as_json) if once else _run_on(source, settings, policies)
 
 
-def _run_once(settings: Settings, as_json: bool) -> int:
+def _run_once(settings: Settings, policies: ScalingPolicies, as_json: bool) -> int:
     from controller.adapters.sql_audit import SqlAudit
-    from controller.bootstrap import leadership_of, world_under
+    from controller.bootstrap import fence_of, leadership_of, world_under
     from controller.daemon import run_once
 
     leadership = leadership_of(settings)
-    entry_id = run_once(settings, world_under(leadership), leadership=leadership)
+    policies.fence = fence_of(leadership)
+    entry_id = run_once(settings, world_under(leadership, policies), leadership=leadership)
     log = SqlAudit.open_existing(settings.audit.url)
     try:
         entry = _whole(log, _entry_named(log, entry_id, ""))
@@ -211,13 +218,14 @@ def _run_once(settings: Settings, as_json: bool) -> int:
     return 0 if entry.record.get("decision") else FAILED
 
 
-def _run_on(source: SettingsFile, settings: Settings) -> int:
+def _run_on(source: SettingsFile, settings: Settings, policies: ScalingPolicies) -> int:
     import foresail
-    from controller.bootstrap import leadership_of, world_under
+    from controller.bootstrap import fence_of, leadership_of, world_under
     from controller.daemon import Daemon, run_to_the_end
 
     leadership = leadership_of(settings)
-    world, version = world_under(leadership), foresail.__version__
+    policies.fence = fence_of(leadership)
+    world, version = world_under(leadership, policies), foresail.__version__
     return run_to_the_end(Daemon(source, settings, world, version=version, leadership=leadership))
 
 
