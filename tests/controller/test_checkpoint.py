@@ -185,8 +185,12 @@ def test_a_restart_that_happened_stays_in_memory_and_one_that_did_not_goes(
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.LOADING])
 @pytest.mark.parametrize(
     ("changes", "outcome"),
-    [({"restarts": 1, "requested_at": 110.0}, "held"), ({"requested_at": 110.0}, "done")],
-    ids=["by the platform", "by us"],
+    [
+        ({"restarts": 1, "requested_at": 110.0}, "held"),
+        ({"requested_at": 110.0}, "done"),
+        ({"incarnation": "b.", "requested_at": 110.0}, "done"),
+    ],
+    ids=["by the platform", "by us", "by us, under its name"],
 )
 def test_what_the_platform_starts_again_and_again_was_not_restarted_by_us(
     log: SqlAudit, phase: Phase, changes: dict[str, Any], outcome: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,28 @@ def test_since_when_a_revision_is_current_is_not_known_once_others_have_changed_
         pool = world.rest()
         assert pool.revision == good
         assert pool.revision_at != pool.revision_at  # NaN
+
+
+def test_after_a_lost_answer_asking_again_changes_nothing(tmp_path: Path) -> None:
+    with a_kube_world(tmp_path, nodes_read=True) as world:
+        good, name = _rolled(world), min(world.replicas())
+        acts: list[Callable[[], None]] = [
+            lambda: world.cluster.roll_back(KEY, good),
+            lambda: world.cluster.pause(KEY),
+            lambda: world.cluster.resume(KEY),
+            lambda: world.cluster.cordon(KEY, name),
+            lambda: world.cluster.avoid("node-0"),
+        ]
+        for act in acts:
+            lost, before = Fault(answer_lost=True, verbs=("patch",), times=1), world.api.version
+            world.api.fault(lost)
+            with pytest.raises(ActuationError, match="may have happened"):
+                act()
+            world.api.faults.clear()
+            once = world.api.version
+            assert once == before + 1
+            act()
+            assert world.api.version == once
 
 
 def test_a_revision_that_is_not_kept_cannot_be_gone_back_to(tmp_path: Path) -> None:

@@ -66,6 +66,25 @@ def test_an_aborted_canary_is_degraded_until_its_template_is_the_stable_one(k8s:
     assert rollout(k8s)["status"]["phase"] == "Healthy"
 
 
+@pytest.mark.usefixtures("_canary")
+def test_the_template_that_a_replica_set_keeps_is_its_old_revision(k8s: Clients, api: RunningApi) -> None:
+    good = rollout(k8s)["status"]["stableRS"]
+    sets = k8s.raw("GET", f"/apis/apps/v1/namespaces/{NAMESPACE}/replicasets")["items"]
+    kept = next(one for one in sets if one["metadata"]["name"] == f"engine-{good}")["spec"]["template"]
+    del kept["metadata"]["labels"]["rollouts-pod-template-hash"]
+    assert kept != rollout(k8s)["spec"]["template"]
+    k8s.raw(
+        "PATCH",
+        f"/apis/argoproj.io/v1alpha1/namespaces/{NAMESPACE}/rollouts/engine",
+        [{"op": "replace", "path": "/spec/template", "value": kept}],
+        "application/json-patch+json",
+    )
+    api.settle()
+    status = rollout(k8s)["status"]
+    assert (status["currentPodHash"], status["stableRS"], status["phase"]) == (good, good, "Healthy")
+    assert (len(pods(k8s, "vllm:1")), pods(k8s, "vllm:2")) == (4, [])
+
+
 def test_groups_of_a_leader_worker_set_are_made_scaled_and_rolled_whole(k8s: Clients, api: RunningApi) -> None:
     template = {"spec": {"containers": [{"name": "engine", "image": "vllm:1"}]}}
     body = {

@@ -216,6 +216,16 @@ def test_pods_without_room_for_their_gpus_stay_pending(k8s: Clients, api: Runnin
     assert waiting.status.conditions[0].reason == "Unschedulable"
 
 
+def test_nothing_more_is_placed_on_a_node_with_a_taint_that_shuts_it(k8s: Clients, api: RunningApi) -> None:
+    nodes = [node.metadata.name for node in k8s.core.list_node().items]
+    for name in nodes[1:]:
+        k8s.core.patch_node(name, {"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}})
+    k8s.core.patch_node(nodes[0], {"spec": {"taints": [{"key": "a", "effect": "PreferNoSchedule"}]}})
+    k8s.apps.create_namespaced_deployment(NAMESPACE, deployment(replicas=2))
+    api.settle()
+    assert {pod.spec.node_name for pod in k8s.core.list_namespaced_pod(NAMESPACE).items} == {nodes[0]}
+
+
 def test_a_stateful_set_is_ordinals_one_after_the_other(k8s: Clients, api: RunningApi, clock: VirtualClock) -> None:
     api.kubelet.start_s = 5.0
     k8s.apps.create_namespaced_stateful_set(NAMESPACE, stateful_set())
