@@ -100,7 +100,8 @@ class LargeFleet:
             return before + 1, self._store.version
 
     def churn(self, rate: float) -> None:
-        """Change so many pods a second from now on."""
+        """Change so many pods a second from now on. Earlier changes are forgotten."""
+        self._compact()
         self._rate = rate
 
     def run(self, ended: threading.Event) -> None:
