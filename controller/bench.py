@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,6 +89,7 @@ def ticks_of(
         "ticks": ticks,
         "history_s": history_s,
         **quantiles(watch.totals_s[1:], "tick_"),  # the first looks up names and fills caches
+        "core": {"tick_p50_s": quantiles(watch.cores_s[1:])["p50_s"]},
         "rss_mb": round(peak_rss_mb(), 1),
         "phases": {name: quantiles([phase[name] for phase in watch.phases_s[1:]]) for name in PHASES},
     }
@@ -101,6 +103,12 @@ def quantiles(values: Sequence[float], prefix: str = "") -> dict[str, float]:
     }
 
 
+def core_s() -> float:
+    """Return the seconds that one core has worked for this process so far, whatever else the machine had to do."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 # ------------------------------------------------------------------------------------------ what is measured
 
 
@@ -110,12 +118,14 @@ class _Stopwatch:
     def __init__(self, elapsed: Callable[[], float]) -> None:
         self.elapsed = elapsed
         self.totals_s: list[float] = []
+        self.cores_s: list[float] = []
         self.phases_s: list[dict[str, float]] = []
-        self._began = 0.0
+        self._began = self._core_began = 0.0
         self._spent: dict[str, float] = {}
 
     def begin(self) -> None:
-        self._began, self._spent = self.elapsed(), {"forecast": 0.0, "decide": 0.0}
+        self._began, self._core_began = self.elapsed(), core_s()
+        self._spent = {"forecast": 0.0, "decide": 0.0}
 
     @contextmanager
     def of(self, phase: str) -> Iterator[None]:
@@ -126,6 +136,7 @@ class _Stopwatch:
     def end(self, metrics_s: Mapping[str, float]) -> None:
         total = self.elapsed() - self._began
         self.totals_s.append(total)
+        self.cores_s.append(core_s() - self._core_began)
         known = {**metrics_s, **self._spent}
         self.phases_s.append({**known, "observe": total - math.fsum(known.values())})
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -20,7 +20,7 @@ from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.kube.stores import Store
 from controller.adapters.process_memory import rss_mb
 from controller.adapters.system_clock import SystemClock
-from controller.bench import SCRAPE_INTERVAL_S, ticks_of
+from controller.bench import SCRAPE_INTERVAL_S, core_s, ticks_of
 from controller.bench_processes import next_line, pause, process_of, prometheus_binary
 from controller.bench_world import ObservedFleet
 from controller.errors import ForesailError
@@ -32,6 +32,7 @@ _ROUNDS = 5
 _LOOKS = 100
 _LONGEST_S = 120.0
 _POLL_S = 0.001
+_SHORTEST_S = 1e-6
 _MIB = 1024.0**2
 _CHANGED_IN_A_SECOND = 0.005
 """Of all pods: ticks follow at once on one another here, so that each sees some hundred of 10,000 pods changed."""
@@ -62,27 +63,36 @@ def measure_cluster(
         rate = _CHANGED_IN_A_SECOND * replicas
         cluster.ask(f"churn {rate}")
         of_ticks = ticks_of(_WatchedFleet(view), ticks, history_s, tell, scrape_interval_s)
-    return {"workloads": workloads, "replicas": replicas, **figures, "changes_per_s": rate, **of_ticks}
+    core = figures.pop("core") | of_ticks.pop("core")
+    return {"workloads": workloads, "replicas": replicas, **figures, "changes_per_s": rate, **of_ticks, "core": core}
 
 
 def _figures(view: KubernetesView, cluster: _Cluster, workloads: int, replicas: int) -> dict[str, Any]:
-    """Return what the cache alone takes."""
+    """Return what the cache alone takes: as time passes, and the same as ``core``, in seconds that one core worked."""
     before_mb = rss_mb()
-    list_s = _seconds(lambda: _list(view))
+    listed = _took(lambda: _list(view))
     after_mb = rss_mb()
-    first_s = _seconds(view.pools)
+    first = _took(view.pools)
     _check(view, workloads, replicas)
     some = min(_SOME, workloads)
+    spans = {
+        "list_s": listed,
+        "pools_first_s": first,
+        "pools_unchanged_s": _median([_took(view.pools) for _ in range(_LOOKS)]),
+        "pools_changed_s": _median([_after_changes(view, cluster, f"{some} 1") for _ in range(_ROUNDS)]),
+        "pools_all_changed_s": _median([_after_changes(view, cluster, f"{workloads} 1") for _ in range(_ROUNDS)]),
+    }
+    event = _median([_per_event(view, cluster, workloads) for _ in range(_ROUNDS)])
     return {
-        "list_s": list_s,
+        **{name: round(span.wall_s, 6) for name, span in spans.items()},
+        "events_per_s": round(1.0 / event.wall_s),
         "rss_before_list_mb": round(before_mb, 1),
         "rss_after_list_mb": round(after_mb, 1),
         "cache_mb": round(_size_mb([dict(store.snapshot(_LONGEST_S).objects) for store in _stores(view)]), 2),
-        "pools_first_s": first_s,
-        "pools_unchanged_s": _median([_seconds(view.pools) for _ in range(_LOOKS)]),
-        "pools_changed_s": _median([_after_changes(view, cluster, f"{some} 1") for _ in range(_ROUNDS)]),
-        "pools_all_changed_s": _median([_after_changes(view, cluster, f"{workloads} 1") for _ in range(_ROUNDS)]),
-        "events_per_s": round(float(np.median([_events_per_s(view, cluster, workloads) for _ in range(_ROUNDS)]))),
+        "core": {
+            **{name: round(span.core_s, 6) for name, span in spans.items()},
+            "events_per_s": round(1.0 / max(event.core_s, _SHORTEST_S)),
+        },
     }
 
 
@@ -100,24 +110,24 @@ def _check(view: KubernetesView, workloads: int, replicas: int) -> None:
         raise ForesailError(f"{len(pools):,} workloads with {seen:,} replicas are seen of {replicas:,}", "bench tick")
 
 
-def _after_changes(view: KubernetesView, cluster: _Cluster, what: str) -> float:
-    """Return the seconds that pools take once the cache has heard of changes."""
+def _after_changes(view: KubernetesView, cluster: _Cluster, what: str) -> _Span:
+    """Return what pools take once the cache has heard of changes."""
     _, last = cluster.touch(what)
     _reach(_pods(view), last)
-    return _seconds(view.pools)
+    return _took(view.pools)
 
 
-def _events_per_s(view: KubernetesView, cluster: _Cluster, workloads: int) -> float:
-    """Return how many changes are taken in a second, where all of them come at once."""
-    clock, pods = SystemClock(), _pods(view)
+def _per_event(view: KubernetesView, cluster: _Cluster, workloads: int) -> _Span:
+    """Return what a change takes where very many come at once, from when the first ones are there."""
+    pods = _pods(view)
     first, last = cluster.touch(f"{workloads} {sys.maxsize}")
-    began = clock.elapsed()
+    began = _Span.now()
     _reach(pods, first)
     reached = int(pods.resource_version)
     if reached < last:  # else they were so few that they came at once
-        began, first = clock.elapsed(), reached + 1
+        began, first = _Span.now(), reached + 1
     _reach(pods, last)
-    return (last - first + 1) / (clock.elapsed() - began)
+    return began.until_now(last - first + 1)
 
 
 def _reach(store: Store[Any], version: int) -> None:
@@ -138,15 +148,31 @@ def _stores(view: KubernetesView) -> list[Store[Any]]:
     return [reflector.store for several in view.reflectors.values() for reflector in several]
 
 
-def _seconds(what: Callable[[], object]) -> float:
-    clock = SystemClock()
-    began = clock.elapsed()
+class _Span(NamedTuple):
+    """Time that has passed, and time that one core has worked for this process meanwhile."""
+
+    wall_s: float
+    core_s: float
+
+    @classmethod
+    def now(cls) -> _Span:
+        return cls(SystemClock().elapsed(), core_s())
+
+    def until_now(self, parts: int = 1) -> _Span:
+        """Return what has passed since this instant, for each of so many parts."""
+        now = _Span.now()
+        return _Span((now.wall_s - self.wall_s) / parts, (now.core_s - self.core_s) / parts)
+
+
+def _took(what: Callable[[], object]) -> _Span:
+    began = _Span.now()
     what()
-    return round(clock.elapsed() - began, 6)
+    return began.until_now()
 
 
-def _median(values: list[float]) -> float:
-    return round(float(np.median(values)), 6)
+def _median(spans: list[_Span]) -> _Span:
+    wall_s, core_s = np.median(np.array(spans), axis=0)
+    return _Span(float(wall_s), float(core_s))
 
 
 def _size_mb(root: object) -> float:

@@ -48,20 +48,24 @@ def show(figures: dict[str, Any]) -> None:
     if "cache_mb" in figures:
         _show_cluster(figures)
     click.echo(
-        f"tick  p50 {figures['tick_p50_s']:.3f} s, p99 {figures['tick_p99_s']:.3f} s, {figures['rss_mb']:.0f} MB"
+        f"tick  p50 {figures['tick_p50_s']:.3f} s, p99 {figures['tick_p99_s']:.3f} s, {figures['rss_mb']:.0f} MB; "
+        f"one core works {figures['core']['tick_p50_s']:.3f} s for it"
     )
     for name, phase in figures["phases"].items():
         click.echo(f"  {name:9} p50 {phase['p50_s']:.3f} s, p99 {phase['p99_s']:.3f} s   {PHASES[name]}")
 
 
 def _show_cluster(figures: dict[str, Any]) -> None:
-    before, after = figures["rss_before_list_mb"], figures["rss_after_list_mb"]
-    click.echo(f"list  {figures['list_s']:.2f} s until everything is there")
+    before, after, core = figures["rss_before_list_mb"], figures["rss_after_list_mb"], figures["core"]
+    click.echo(
+        f"list  {figures['list_s']:.2f} s until everything is there; one core works {core['list_s']:.2f} s for it"
+    )
     click.echo(f"cache {figures['cache_mb']:.1f} MB of objects; the process grew from {before:.0f} to {after:.0f} MB")
-    click.echo(f"watch {figures['events_per_s']:,.0f} changes of pods a second are taken")
-    click.echo("pools() after")
+    per_core = f"{core['events_per_s']:,} in a second of one core"
+    click.echo(f"watch {figures['events_per_s']:,} changes of pods a second are taken, {per_core}")
+    click.echo("pools()")
     for name, what in _LOOKS.items():
-        click.echo(f"  {figures[name] * 1e3:8.2f} ms   {what}")
+        click.echo(f"  {figures[name] * 1e3:8.2f} ms, of one core {core[name] * 1e3:8.2f} ms   after {what}")
     click.echo(f"{figures['changes_per_s']:g} changes of pods a second during the ticks")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,16 +38,11 @@ _POLL_S = 0.05
 _MOST_TRIES = 20
 
 
-def named_cluster() -> str:
-    """Return the kubeconfig of the cluster that somebody names by KUBECONFIG; empty where nobody does."""
-    return os.environ.get("KUBECONFIG", "")
-
-
 @contextmanager
-def any_cluster(folder: Path) -> Iterator[Path]:
-    """Yield the kubeconfig of the cluster that KUBECONFIG names, or of an API server of ours."""
-    if named_cluster():
-        yield Path(named_cluster())
+def any_cluster(kubeconfig: str, folder: Path) -> Iterator[Path]:
+    """Yield ``kubeconfig``, or where that is empty that of an API server of ours."""
+    if kubeconfig:
+        yield Path(kubeconfig)
         return
     with running_api(settle_every_s=_POLL_S) as api:
         api.kubelet.paused.set()  # there are no nodes: pods are made Ready over the API, as in a cluster without any

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.builders_any_cluster import Hands, Place, any_cluster, named_cluster, own_namespace
+from tests.builders_any_cluster import Hands, Place, any_cluster, own_namespace
+
+HERE = Path(__file__).resolve().parent
 
 
-def pytest_report_header() -> str:
+def named_cluster(config: pytest.Config) -> str:
+    """Return what KUBECONFIG says where this folder was asked for; else empty.
+
+    Many people have it exported, and running all tests is no wish to have them on one's cluster.
+    """
+    at = config.invocation_params.dir
+    asked = [(at / argument.split("::")[0]).resolve() for argument in config.args]
+    return os.environ.get("KUBECONFIG", "") if any(path.is_relative_to(HERE) for path in asked) else ""
+
+
+def pytest_report_header(config: pytest.Config) -> str:
     """Say where tests of Kubernetes run."""
-    where = f"the cluster of KUBECONFIG={named_cluster()}" if named_cluster() else "the project's own API server"
-    return f"kubernetes: {where}"
+    named = named_cluster(config)
+    return f"kubernetes: {f'the cluster of KUBECONFIG={named}' if named else 'an API server of the project'}"
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The namespace, how its cluster is reached, and hands in it."""
-    with any_cluster(tmp_path_factory.mktemp("cluster")) as kubeconfig, own_namespace(kubeconfig) as made:
+    own = tmp_path_factory.mktemp("cluster")
+    with any_cluster(named_cluster(pytestconfig), own) as kubeconfig, own_namespace(kubeconfig) as made:
         yield made
 
 

@@ -31,11 +31,12 @@ def test_the_cache_and_the_ticks_of_a_small_fleet_are_measured(capsys: pytest.Ca
     assert 0.0 < figures["pools_unchanged_s"] < figures["pools_first_s"]
     assert figures["events_per_s"] > 0
     assert 0.0 < figures["tick_p50_s"] <= figures["tick_p99_s"]
+    assert all(figures["core"][name] > 0.0 for name in ("list_s", "events_per_s", "tick_p50_s"))
     assert told
     show(figures)
     shown = capsys.readouterr().out
     assert shown.startswith("5 workloads, 12 replicas, 2 ticks\n")
-    assert "ms   no change\n" in shown
+    assert "ms   after no change\n" in shown
 
 
 def test_without_a_prometheus_nothing_is_begun(
