@@ -7,9 +7,13 @@ from typing import Any
 
 import click
 
+from controller.adapters.system_clock import SystemClock
 from controller.bench import PHASES, measure_ticks
 from controller.errors import BadInput
+from controller.logs import start_logging
 from simulations.bench_cluster import measure_cluster
+
+_REPEAT_S = 60.0
 
 
 @click.command("tick")
@@ -33,6 +37,7 @@ def tick(workloads: int, replicas: int, ticks: int, history_s: float, cluster: b
     """
     if replicas < workloads:
         raise BadInput(f"{replicas} replicas are fewer than {workloads} workloads", "--replicas", "give each one")
+    start_logging(SystemClock().elapsed, _REPEAT_S, "warning")
     measure = measure_cluster if cluster else measure_ticks
     figures = measure(workloads, replicas, ticks, history_s, (lambda _: None) if as_json else _tell)
     if as_json:

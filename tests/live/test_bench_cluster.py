@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 
 import pytest
+import structlog
 
 import foresail
+from simulations import bench_tick
 from simulations.bench_cluster import measure_cluster
 from simulations.bench_tick import show
 from simulations.cluster_process import NAMESPACE, LargeFleet
@@ -39,6 +42,7 @@ def test_the_cache_and_the_ticks_of_a_small_fleet_are_measured(capsys: pytest.Ca
     assert "ms   after no change\n" in shown
 
 
+@pytest.mark.usefixtures("logging_as_before")
 def test_without_a_prometheus_nothing_is_begun(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,3 +65,18 @@ def test_all_replicas_are_there_and_as_many_are_changed_as_are_asked_for() -> No
         after = {pod["metadata"]["name"]: pod for pod in api.call("GET", path)["items"]}
         changed = [pod for pod in before["items"] if after[pod["metadata"]["name"]] != pod]
         assert sorted(Counter(pod["metadata"]["labels"]["foresail.dev/model"] for pod in changed).values()) == [2] * 4
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_what_goes_wrong_on_the_way_is_no_part_of_the_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*_: object) -> dict[str, float]:
+        structlog.get_logger("foresail").warning("cluster not read")
+        return {"list_s": 1.5}
+
+    monkeypatch.setattr(bench_tick, "measure_cluster", measure)
+    assert foresail.main(["bench", "tick", "--cluster", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"list_s": 1.5}
+    assert "cluster not read" in told.err
