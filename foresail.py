@@ -65,7 +65,7 @@ SUB_COMMANDS = {
 }
 
 BENCHES = {
-    "tick": SubCommand("controller.bench:tick", "Time whole ticks of a large fleet seen through Prometheus."),
+    "tick": SubCommand("simulations.bench_tick:tick", "Time whole ticks of a large fleet seen through Prometheus."),
     "simulator": SubCommand("simulations.speed:simulator", "Count the requests that are simulated in a second."),
     "healing": SubCommand("simulations.healing.bench_cli:healing", "Play every failure and count what was put right."),
     "forecast": SubCommand("training.bench_forecast:forecast", "Time one batched forecast of many workloads."),

@@ -1,17 +1,19 @@
 """What would a large fleet of vLLM engines show to Prometheus? One small web server that speaks for all of them.
 
 Run as a process of its own, so that it takes no time from what is measured:
-``python -m controller.bench_exposition WORKLOADS REPLICAS PARTS``; it prints its port. Part ``/3`` holds every replica
-whose number leaves 3 when divided by ``PARTS``. Counters grow with the time since the start, at a load that differs
-between workloads and swings with time.
+``python -m controller.bench_exposition FILE PARTS``; it prints its port. The file is a JSON array of
+``[MODEL, POOL, [REPLICA, ...]]``. Part ``/3`` holds every replica whose number leaves 3 when divided by ``PARTS``.
+Counters grow with the time since the start, at a load that differs between pools and swings with time.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from controller.adapters.system_clock import SystemClock
@@ -23,25 +25,14 @@ _TPOT = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5
 _PROMPT, _OUTPUT = 900, 220
 
 
-def workload_name(number: int) -> str:
-    """Return the name of a model; long, as names of models are."""
-    return f"bench-org/model-{number:04d}-instruct"
-
-
-def replica_name(number: int) -> str:
-    """Return the name of a replica, as a Deployment makes them up."""
-    return f"vllm-{number:05d}-7d4b9c6f5d-x{number * 7919 % 10_000:04d}"
-
-
 class _Replica:
     """The lines of one replica: what stands before each value never changes."""
 
-    def __init__(self, number: int, workload: int) -> None:
-        name, model = replica_name(number), workload_name(workload)
-        place = f'pod="{name}",pool="p{workload:04d}"'
+    def __init__(self, name: str, model: str, pool: str, number: int) -> None:
+        place = f'pod="{name}",pool="{pool}"'
         labels = f'engine="0",model_name="{model}",{place}'
-        self._rate = 1.0 + workload % 7
-        self._phase = workload % 600
+        self._rate = 1.0 + number % 7
+        self._phase = number % 600
         tokens = (_PROMPT, _OUTPUT)
         self._lines = [
             _Line(f'up{{{place},model_name="{model}"}} ', constant=1),
@@ -91,10 +82,10 @@ def _histogram(name: str, labels: str, bounds: tuple[float, ...], typical: float
     yield _Line(f"{name}_count{{{labels}}} ", 1.0)
 
 
-def serve(workloads: int, replicas: int, parts: int) -> None:
+def serve(pools: list[tuple[str, str, list[str]]], parts: int) -> None:
     """Serve the fleet on a free port of the loopback until the process is ended; the port is printed."""
     clock = SystemClock()
-    fleet = [_Replica(number, number % workloads) for number in range(replicas)]
+    fleet = [_Replica(name, model, pool, number) for number, (model, pool, names) in enumerate(pools) for name in names]
     started = clock.elapsed()
 
     class Exposition(BaseHTTPRequestHandler):
@@ -119,4 +110,4 @@ def serve(workloads: int, replicas: int, parts: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(*map(int, sys.argv[1:4]))
+    serve(json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2]))

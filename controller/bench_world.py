@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controller.bench_exposition import replica_name, workload_name
 from controller.forecasts import ForecastSettings, LoadForecasts
 from controller.ports import ActsRecord, TickRecord
 from forecasting.forecast import LoadForecast
@@ -30,20 +29,33 @@ _PROFILE = "llama-3.1-8b-l40s-tp1"
 Timed = Callable[[str], AbstractContextManager[None]]
 
 
-class StillFleet:
-    """``Cluster`` and ``Router`` of a fleet that has been up for a day and never changes; nothing is written to it."""
+def still_pools(workloads: int, replicas: int, at: float) -> tuple[PoolState, ...]:
+    """Return a pool for each workload, all of them up for a day; names are as long as names are."""
+    keys = [PoolKey(f"bench-org/model-{number:04d}-instruct", f"p{number:04d}") for number in range(workloads)]
+    since = at - _OLD_S
+    members: list[list[ReplicaState]] = [[] for _ in keys]
+    for number in range(replicas):
+        name = f"vllm-{number:05d}-7d4b9c6f5d-x{number * 7919 % 10_000:04d}"
+        members[number % workloads].append(ReplicaState(name, Phase.READY, since, since))
+    return tuple(
+        PoolState(key, tuple(found), len(found), gpus_per_replica=1, usd_per_replica_hour=1.0)
+        for key, found in zip(keys, members, strict=True)
+    )
 
-    def __init__(self, workloads: int, replicas: int, at: float) -> None:
-        keys = [PoolKey(workload_name(number), f"p{number:04d}") for number in range(workloads)]
-        since = at - _OLD_S
-        members: list[list[ReplicaState]] = [[] for _ in keys]
-        for number in range(replicas):
-            members[number % workloads].append(ReplicaState(replica_name(number), Phase.READY, since, since))
-        self._pools = tuple(
-            PoolState(key, tuple(found), len(found), gpus_per_replica=1, usd_per_replica_hour=1.0)
-            for key, found in zip(keys, members, strict=True)
-        )
-        most = 4 * max(len(found) for found in members)
+
+class ObservedFleet:
+    """``Cluster`` and ``Router`` of a fleet that is only looked at.
+
+    Attributes:
+        policy: Settings for its pools.
+        models: Its models, each of which has one pool.
+    """
+
+    def __init__(self, pools: tuple[PoolState, ...]) -> None:
+        """Tell of ``pools``, which never change."""
+        self._pools = pools
+        keys = [pool.key for pool in pools]
+        most = 4 * max(len(pool.replicas) for pool in pools)
         pool = PoolSettings(profile=profile_named(_PROFILE), min_replicas=1, max_replicas=most)
         self.policy = PolicySettings(pools={str(key): pool for key in keys})
         self.models = [key.model for key in keys]

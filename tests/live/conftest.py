@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from tests.builders_live_fleet import ScrapedFleet
 from tests.live_times import Measured
@@ -30,3 +32,14 @@ def measured(request: pytest.FixtureRequest, record_property: Callable[[str, obj
     """Figures of this test: printed, told at the end of the session, and kept in a file (``tests.live_times``)."""
     name: str = request.node.name
     return Measured(name.removeprefix("test_").replace("_", " "), record_property)
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command that was called in this process does to logging."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

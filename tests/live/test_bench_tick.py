@@ -19,6 +19,7 @@ def test_ticks_of_a_small_fleet_are_measured_phase_by_phase() -> None:
     assert told
 
 
+@pytest.mark.usefixtures("logging_as_before")
 def test_without_a_prometheus_the_command_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
