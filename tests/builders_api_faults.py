@@ -1,7 +1,7 @@
 """Random trouble for two controllers that share a lease, and what must hold of everything that they wrote.
 
-One ``Schedule`` is one seed: a small fleet on the project's API server, two candidates with all that ``run`` gives them,
-and between and within their ticks the faults of an API server, of the network, of processes and of people.
+One ``Schedule`` is one seed: a small fleet on the project's API server, two candidates with all that ``run`` gives
+them, and between and within their ticks the faults of an API server, of the network, of processes and of people.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class Schedule:
         ]
 
     def _unplanned(self, one: Candidate, written: tuple[Written, ...]) -> Iterator[str]:
-        """Each write of a candidate belongs to the decision of its tick, met what that was made from, and came in time."""
+        """Each write of a candidate belongs to the decision of its tick, met what that was made from, in time."""
         for record, during in one.ticks:
             ours = [written[i] for i in during if written[i].user == one.name]
             for write in ours:
@@ -244,7 +244,8 @@ class Schedule:
             for resource in ("deployments/scale", "pods/eviction", "httproutes", "deployments"):
                 names = [w.name for w in ours if w.resource == resource and w.changed]
                 for name in {name for name in names if names.count(name) > 1}:
-                    yield f"{one.name} wrote {resource} {name} {names.count(name)} times in one tick, at {record.at:.0f}"
+                    times = names.count(name)
+                    yield f"{one.name} wrote {resource} {name} {times} times in one tick, at {record.at:.0f}"
         covered = {i for _, during in one.ticks for i in during}
         for number, write in enumerate(written):
             if write.user == one.name and write.resource != "leases" and number not in covered:
