@@ -159,11 +159,12 @@ class Schedule:
             self.world.advance(STEP_S)
             for one in self._in_any_order():
                 one.leadership.step()
+            for one in self.candidates:
+                one.led = one.led and one.leadership.leads  # who was not the leader for a moment ends, and begins anew
 
     def _tick(self, one: Candidate) -> None:
         """Tick if it leads; whoever has just begun to goes on from what is on record."""
         if not one.leadership.leads:
-            one.led = False
             return
         if not one.led and not self._resumed(one):
             return
