@@ -90,8 +90,10 @@ def _bad_weights(fleet: FleetState, decision: Decision) -> Iterator[str]:
         pools = fleet.pools_in(stage)
         found = planned.get(stage.model, {pool.key: pool.weight for pool in pools})
         weights = {pool.key: found.get(pool.key, 0.0) for pool in pools}
+        if stage.model not in planned and any(map(math.isnan, weights.values())):
+            continue  # the route could not be read, and nothing is planned for it
         total = math.fsum(weights.values())
-        if abs(total - 1.0) > 1e-6 or min(weights.values()) < 0:
+        if not abs(total - 1.0) <= 1e-6 or min(weights.values()) < 0:
             yield f"{stage}: weights {sorted(weights.values())} do not share out one (I10)"
         dead = [pool.key for pool in pools if not pool.roster.serving_count]
         if len(dead) < len(pools):

@@ -197,7 +197,9 @@ class Schedule:
         made: list[Candidate] = []
 
         def falls_asleep() -> bool:
-            """The kill switch is off; but a process may be paused just as it asks."""
+            """The kill switch is off; but just as it is asked others write, or the process is paused."""
+            if self.rng.random() < 0.1:
+                self.world.release((A, B)[self.rng.integers(2)], f"vllm:{self.rng.integers(2, 5)}")
             if made and self.rng.random() < 0.1:
                 made[0].asleep = True
                 self._pass_time(PAUSE_S)

@@ -190,10 +190,9 @@ class KubernetesCluster:
     # Scaling
 
     def _check_owner(self, seen: Seen, told: dict[str, Any], workload: Workload) -> None:
-        if seen.state.owner:
-            known = self.view.owner(seen.state.key)
-            remedy = known.remedy if known else "leave the number of replicas to one of the two"
-            raise ActuationError(f"{seen.state.owner} owns the number of replicas", workload.title, remedy)
+        known = self.view.owner(seen.state.key)
+        if known is not None:
+            raise ActuationError(f"{known.title} owns the number of replicas", workload.title, known.remedy)
         custom = self._custom.get(workload.kind)
         path = custom.replicas_path.split(".") if custom else ("spec", "replicas")
         owner = owner_of(None, writer_of(told, path), workload.created_at, self._now(), self._settings.ownership)
