@@ -62,6 +62,7 @@ class Operated:
     champion: Forecaster | None = None
     patience_s: float = 10.0
     seed: int = 0
+    closed: bool = False
 
     def __post_init__(self) -> None:
         machine, clock = SystemClock(), self.world.clock
@@ -69,7 +70,7 @@ class Operated:
         self.settings = Settings(policy=self.policy, modes=ModeSettings.all_auto(), platform=self.platform)
         self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, self.fence)
         self.router = KubernetesRouter(self.platform, machine.elapsed, clock.now, rng, self.fence)
-        self.events = KubernetesEvents(self.platform, self.cluster.view, machine.elapsed)
+        self.events = KubernetesEvents(self.platform, self.cluster.view, clock.now)
         for part in (self.cluster, self.router, self.events):
             part.start()
         own = f"sqlite:///{self.folder / 'audit.db'}"
@@ -110,6 +111,10 @@ class Operated:
                 if one.act == act and one.outcome == "done"]  # fmt: skip
 
     def close(self) -> None:
+        """Give up everything; may be called again."""
+        if self.closed:
+            return
+        self.closed = True
         for part in (self.events, self.router, self.cluster):
             part.close()
         if self.audit is None:
