@@ -140,7 +140,7 @@ def deployment_of(key: PoolKey, replicas: int, image: str = "vllm:1") -> Json:
         "name": "engine",
         "image": image,
         "ports": [{"name": "http", "containerPort": 8000}],
-        "resources": {"limits": {"nvidia.com/gpu": 2}},
+        "resources": {"limits": {"nvidia.com/gpu": "2"}},
     }
     template = {
         "metadata": {"labels": {"app": name, "foresail.dev/serving": "true"}},
