@@ -69,7 +69,7 @@ def test_a_worker_that_crashes_is_a_crash_of_its_replica() -> None:
     status = waiting("CrashLoopBackOff", restarts=1, last=exited(T0 + 500, "OOMKilled"))
     crashed = _pod(pod_json("big-0-1", status, owner=("StatefulSet", "big-0"), labels=_labels(1)))
     replica = group_replica(Group(_leader(), (crashed,)), 2, LEADER, WORKER)
-    assert (replica.phase, replica.life, replica.requested_at) == (Phase.FAILED, "big-0#2", T0 + 500)
+    assert (replica.phase, replica.life, replica.requested_at) == (Phase.FAILED, "big-0#uid-big-.2", T0 + 500)
     assert (replica.exit_reason, replica.waiting_reason) == ("OOMKilled", "CrashLoopBackOff")
 
 
