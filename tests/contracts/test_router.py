@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from controller.adapters.kube.members import MemberRouters
+from controller.adapters.kube.member_routers import MemberRouters
 from controller.errors import ActuationError, ObservationError
 from controller.ports import Router
 from policies.fleet import PoolKey

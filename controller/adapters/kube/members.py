@@ -1,4 +1,4 @@
-"""How are several clusters one fleet? A ``Cluster`` put together from members, and a ``Router`` over theirs.
+"""How are several clusters one fleet? A ``Cluster`` put together from members.
 
 A member that cannot be reached is held, never emptied: its pools are told as they were last seen, with the instant of
 that (``PoolState.last_told_at``), and whatever is asked of them is refused. Once it is reached again, the look is as
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from controller.adapters.kube.json_reading import Refused
 from controller.errors import ActuationError, ObservationError
-from controller.ports import Cluster, Router
+from controller.ports import Cluster
 from policies.fleet import NodeState, PoolKey, PoolState
 
 HOLD_S = 86_400.0
@@ -286,25 +286,3 @@ class MemberClusters:
         if error is not None:
             raise ActuationError(f"member {name} cannot be reached: {error.what}", error.where, error.remedy)
         return self._members[name]
-
-
-class MemberRouters:
-    """``Router`` over those of several members: the route of each model is in exactly one."""
-
-    def __init__(self, routers: Mapping[str, Router], router_of: Mapping[str, str]) -> None:
-        """Take routers by member, and which member has the route of each model."""
-        self._routers = {model: routers[member] for model, member in router_of.items()}
-
-    def weights(self, model: str) -> Mapping[PoolKey, float]:
-        """Return each pool's share of new requests; raises ObservationError."""
-        router = self._routers.get(model)
-        if router is None:
-            raise ObservationError(f"no member has a route of {model}", model, "name it under routes of one member")
-        return router.weights(model)
-
-    def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
-        """Replace the shares; raises ActuationError."""
-        router = self._routers.get(model)
-        if router is None:
-            raise ActuationError(f"no member has a route of {model}", model, "name it under routes of one member")
-        router.set_weights(model, weights)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.adapters.kube.members import MemberRouters
+from controller.adapters.kube.member_routers import MemberRouters
 from controller.errors import ActuationError, ObservationError
 from controller.ports import Cluster
 from policies.fleet import NodeState, PoolKey
