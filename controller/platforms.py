@@ -72,7 +72,8 @@ def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
-    from controller.adapters.kube.members import MemberClusters, MemberRouters
+    from controller.adapters.kube.member_routers import MemberRouters
+    from controller.adapters.kube.members import MemberClusters
     from controller.adapters.kube.router import KubernetesRouter
 
     clock, rng = SystemClock(), default_rng()

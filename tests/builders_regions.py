@@ -7,17 +7,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import cast
+from typing import Any
 
 import numpy as np
 
 from controller.actuation import Actuator
-from controller.adapters.kube.changes import MERGE_PATCH, Change, acting
-from controller.adapters.kube.cluster import KubernetesView
-from controller.adapters.kube.kinds import DEPLOYMENTS
-from controller.adapters.kube.members import Member, MemberClusters
-from controller.adapters.kube.questions import Question
-from controller.adapters.kube.routes import patch_for, shares_of
+from controller.adapters.kube.cluster_writes import KubernetesCluster
+from controller.adapters.kube.member_routers import MemberRouters
+from controller.adapters.kube.members import MemberClusters
+from controller.adapters.kube.router import KubernetesRouter
+from controller.adapters.kube.settings import RoutePlace
 from controller.adapters.system_clock import SystemClock
 from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
@@ -38,34 +37,35 @@ _ROUTE = "/apis/gateway.networking.k8s.io/v1/namespaces/prod/httproutes"
 _BACKENDS = {EAST: "engine-east", WEST: "engine-west"}
 
 
-class SeenCluster(KubernetesView):
-    """A view that can also scale Deployments named after their region."""
-
-    name = ""
-
-    def scale(self, pool: PoolKey, replicas: int, version: int, retire_first: tuple[str, ...] = ()) -> None:
-        with acting():
-            question = Question("patch", DEPLOYMENTS, "prod", self.name, "scale")
-            told = self.api.change(Change(question, {"spec": {"replicas": replicas}}, MERGE_PATCH))
-            self.wrote(DEPLOYMENTS, "prod", told["metadata"]["resourceVersion"])
-
-
-class HubRoute:
-    """The ``Router`` port over one HTTPRoute of one cluster, whose backends stand for the pools of all."""
-
-    def __init__(self, api: RunningApi) -> None:
-        self.api, self.path = api, f"{_ROUTE}/chat"
-        refs = [{"name": name, "port": 8000, "weight": 50} for name in _BACKENDS.values()]
-        spec = {"parentRefs": [{"name": "public"}], "rules": [{"backendRefs": refs}]}
-        body = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "chat"}}
-        api.call("POST", _ROUTE, {**body, "spec": spec})
-
-    def weights(self, model: str) -> Mapping[PoolKey, float]:
-        return shares_of("HTTPRoute", self.api.call("GET", self.path), _BACKENDS)
-
-    def set_weights(self, model: str, weights: Mapping[PoolKey, float]) -> None:
-        patch = patch_for("HTTPRoute", self.api.call("GET", self.path), _BACKENDS, weights)
-        self.api.call("PATCH", self.path, patch, "application/json-patch+json")
+def make_route(api: RunningApi) -> None:
+    refs = [{"name": name, "port": 8000, "weight": 50} for name in _BACKENDS.values()]
+    spec = {"parentRefs": [{"name": "public"}], "rules": [{"backendRefs": refs}]}
+    body = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "chat"},
+    }
+    api.call("POST", _ROUTE, {**body, "spec": spec})
+    for name in _BACKENDS.values():
+        api.call(
+            "POST",
+            "/api/v1/namespaces/prod/services",
+            {"metadata": {"name": name}, "spec": {"ports": [{"port": 8000}]}},
+        )
+        api.call(
+            "POST",
+            "/apis/discovery.k8s.io/v1/namespaces/prod/endpointslices",
+            {
+                "metadata": {
+                    "name": f"{name}-1",
+                    "labels": {"kubernetes.io/service-name": name},
+                },
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}],
+                "ports": [],
+            },
+        )
+    api.settle()
 
 
 @dataclass
@@ -109,7 +109,10 @@ class Engines:
             in_flight={**dict.fromkeys(alive, 4.0), **dict.fromkeys(gone, 0.0)},
             answered=dict.fromkeys(alive, 100.0 + after_s / 2.0),
             failed_answers=dict.fromkeys(alive, 0.0),
-            unreached={**dict.fromkeys(alive, 0.0), **dict.fromkeys(gone, 5.0 * (at - self.died_at))},
+            unreached={
+                **dict.fromkeys(alive, 0.0),
+                **dict.fromkeys(gone, 5.0 * (at - self.died_at)),
+            },
             demand={MODEL: demand(self.requests_per_s)},
         )
 
@@ -122,7 +125,7 @@ class Regions:
     west: RunningApi
     fleets: Mapping[str, Fleet]
     clusters: MemberClusters
-    route: HubRoute
+    route: Any
     engines: Engines
     clock: LaterClock
     loop: ControlLoop
@@ -152,19 +155,45 @@ def two_regions(folder: Path, policy: PolicySettings, pods: int = 2) -> Iterator
     with ExitStack() as stack:
         apis = {name: stack.enter_context(running_api(bookmark_every_s=0.05)) for name in ("east", "west")}
         fleets = {name: Fleet(api) for name, api in apis.items()}
-        views: dict[str, SeenCluster] = {}
+        views: dict[str, KubernetesCluster] = {}
         engines = Engines(clock)
         for number, (name, api) in enumerate(apis.items()):
             fleets[name].deployment(f"llama-{name}", pods=pods, model=MODEL, pool="a100")
             engines.replicas[name] = tuple(f"llama-{name}-abc-{pod}" for pod in range(pods))
             (folder / name).mkdir()
-            settings = settings_for(api, folder / name, stale_after_s=2.0, timeout_s=1.0, longest_backoff_s=0.2)
-            views[name] = SeenCluster(settings, SystemClock().elapsed, np.random.default_rng(number))
-            views[name].name = f"llama-{name}"
-        clusters = MemberClusters(cast("dict[str, Member]", views), clock.now)
+            settings = settings_for(
+                api,
+                folder / name,
+                stale_after_s=2.0,
+                timeout_s=1.0,
+                longest_backoff_s=0.2,
+            )
+            views[name] = KubernetesCluster(
+                settings,
+                SystemClock().elapsed,
+                clock.now,
+                np.random.default_rng(number),
+            )
+        clusters = MemberClusters(views, clock.now)
         stack.callback(clusters.close)
         clusters.start()
-        route, notifier = HubRoute(apis["east"]), ListNotifier()
+        make_route(apis["east"])
+        place = RoutePlace(
+            namespace="prod",
+            name="chat",
+            model=MODEL,
+            backends={k.pool: n for k, n in _BACKENDS.items()},
+        )
+        (folder / "hub").mkdir()
+        hub = KubernetesRouter(
+            settings_for(apis["east"], folder / "hub", routes=(place,)),
+            SystemClock().elapsed,
+            clock.now,
+            np.random.default_rng(5),
+        )
+        stack.callback(hub.close)
+        hub.start()
+        route, notifier = MemberRouters({"east": hub}, {MODEL: "east"}), ListNotifier()
         actuator = Actuator(clock, clusters, route, notifier, ModeSettings.all_auto(), lambda: False)
         loop = ControlLoop(
             Sources(clock, engines, clusters, route),
@@ -175,4 +204,14 @@ def two_regions(folder: Path, policy: PolicySettings, pods: int = 2) -> Iterator
             Foresail(policy),
             PolicyMemory(),
         )
-        yield Regions(apis["east"], apis["west"], fleets, clusters, route, engines, clock, loop, notifier)
+        yield Regions(
+            apis["east"],
+            apis["west"],
+            fleets,
+            clusters,
+            route,
+            engines,
+            clock,
+            loop,
+            notifier,
+        )

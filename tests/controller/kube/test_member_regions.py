@@ -27,6 +27,7 @@ def done(record: TickRecord) -> list[tuple[str, str, str]]:
 def tick(regions: Regions) -> TickRecord:
     """Tick 15 s after the last one."""
     regions.clock.later_s += 15.0
+    regions.east.settle()
     record = regions.loop.tick()
     assert record.error == ""
     return record
