@@ -31,7 +31,7 @@ from simulations.kubernetes_api.running import RunningApi
 from simulations.kubernetes_api.trail import Written
 from tests.builders import FixedClock, settings
 from tests.builders_kube_rig import Operated, kube_settings
-from tests.builders_kube_world import NAMESPACE, KubeWorld, app_of, place
+from tests.builders_pod_world import NAMESPACE, PodWorld, app_of, place
 
 A, B = PoolKey("llama", "a100"), PoolKey("llama", "h100")
 NAMES = ("foresail-0", "foresail-1")
@@ -72,7 +72,7 @@ class Schedule:
 
     def __init__(self, seed: int, api: RunningApi, clock: FixedClock, folder: Path) -> None:
         self.api, self.rng = api, np.random.default_rng(seed)
-        self.world = KubeWorld(clock=clock, api=api, lead_s=45.0, drain_s=20.0, requests_per_s=12.0)
+        self.world = PodWorld(clock=clock, api=api, lead_s=45.0, drain_s=20.0, requests_per_s=12.0)
         self.world.begin(A, B, replicas=3, nodes=12)
         self.policy = settings(A, B, least=1, most=8)
         self.audit = SqlAudit.open("sqlite://")

@@ -27,12 +27,12 @@ from forecasting.series import LoadSeries
 from policies.memory import PolicyMemory
 from policies.settings import PolicySettings
 from tests.builders import ListNotifier
-from tests.builders_kube_world import NAMESPACE, KubeWorld, app_of, caught_up
+from tests.builders_pod_world import NAMESPACE, PodWorld, app_of, caught_up
 
 BOOKMARKS_S = 0.02
 
 
-def kube_settings(world: KubeWorld, folder: Path, token: str = "", **more: Any) -> KubernetesSettings:
+def kube_settings(world: PodWorld, folder: Path, token: str = "", **more: Any) -> KubernetesSettings:
     """Settings for the world's cluster, with watches that are quick to come back."""
     keys = list(world.apps.values())
     route = RoutePlace(
@@ -50,7 +50,7 @@ def kube_settings(world: KubeWorld, folder: Path, token: str = "", **more: Any) 
 class Operated:
     """One controller; ``close`` it. Ticks are on record in ``audit``."""
 
-    world: KubeWorld
+    world: PodWorld
     folder: Path
     policy: PolicySettings
     platform: KubernetesSettings

@@ -20,7 +20,7 @@ from policies.fleet import PoolKey
 from simulations.kubernetes_api.running import running_api
 from tests.builders import AT, FixedClock, settings
 from tests.builders_kube_rig import BOOKMARKS_S, Operated, kube_settings
-from tests.builders_kube_world import BAD_IMAGE, NAMESPACE, KubeWorld
+from tests.builders_pod_world import BAD_IMAGE, NAMESPACE, PodWorld
 
 A100, H100 = PoolKey("llama", "a100"), PoolKey("llama", "h100")
 DAY_S, STEP_S, LEAD_S = 86_400.0, 15.0, 240.0
@@ -35,7 +35,7 @@ def load_at(at: float) -> float:
     return BUSY if RISE_S <= since_s < FALL_S else QUIET
 
 
-class Busy(KubeWorld):
+class Busy(PodWorld):
     """The world with that load."""
 
     def _arrive(self) -> None:
@@ -146,6 +146,6 @@ def test_a_day_of_a_fleet_on_kubernetes(story: Operated) -> None:
     assert decided == len(story.records)
 
 
-def desired(world: KubeWorld) -> int:
+def desired(world: PodWorld) -> int:
     """Replicas that both pools are to have."""
     return sum(int(world.deployment(key)["spec"]["replicas"]) for key in (A100, H100))

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 @dataclass
-class KubeWorld(World):
+class PodWorld(World):
     """Deployments, Services and one HTTPRoute per model, and the engines in their pods."""
 
     api: RunningApi = field(kw_only=True)
