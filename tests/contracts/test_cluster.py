@@ -83,6 +83,7 @@ class MembersWorld:
         self.members = over(links, self.east.fleet.clock.now)
         self.cluster: Cluster = self.members
         self.key = of_member("east", a_key())
+        self.revisions = self.east.revisions
 
     def wait(self, seconds: float) -> None:
         self.east.wait(seconds)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+import controller.bootstrap
 import controller.daemon
 import foresail
 from controller.adapters.audit_retention import Retention
@@ -57,6 +58,7 @@ def seen_by(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     def ports(_: Settings) -> Ports:
         return Ports(world, world, world, ListNotifier())
 
+    monkeypatch.setattr(controller.bootstrap, "world_under", lambda *_: ports)
     monkeypatch.setattr(controller.daemon.run_once, "__defaults__", (ports, world))
 
 

@@ -19,8 +19,9 @@
 {{- end -}}
 
 {{- define "foresail.settings" -}}
+{{- $kind := dig "platform" "kind" "kubernetes" .Values.settings -}}
 {{- $own := dict
-  "platform" (fromYaml (include "foresail.platform" .))
+  "platform" (ternary (fromYaml (include "foresail.platform" .)) dict (eq $kind "kubernetes"))
   "audit" (dict "url" "sqlite:////var/lib/foresail/audit.db")
   "registry" (dict "store" "sqlite:////var/lib/foresail/mlflow.db" "cache" "/var/cache/foresail/models")
   "daemon" (dict
