@@ -31,6 +31,9 @@ from controller.adapters.kube.workloads import Reading, Workload, read_workload
 from controller.errors import ActuationError, StalePlan
 from policies.fleet import NodeState, PoolKey, PoolState
 
+_LOOKS = 3
+"""At a workload whose status changes while it is rolled back: that of one that is rolled out often does."""
+
 _BY_ORDINAL = ("StatefulSet", "LeaderWorkerSet")
 
 
@@ -124,14 +127,23 @@ class KubernetesCluster:
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         """Give the workload the template of ``revision``, and end a pause of ours.
 
+        It is looked at anew where something else about it changes in that moment: going back is tried only once.
+
         Raises:
-            StalePlan: If it changes meanwhile.
+            StalePlan: If it has another template by now, or changes all the time.
             ActuationError: If there is no such revision, it is somebody else's to change, or it is refused or not
                 answered: it may have happened.
         """
-        with acting():
-            seen = self._seen(pool)
-            self._rollouts.roll_back(self._resource(seen), seen, *self._anew(seen), revision)
+        for left in reversed(range(_LOOKS)):
+            try:
+                with acting():
+                    seen = self._seen(pool)
+                    self._rollouts.roll_back(self._resource(seen), seen, *self._anew(seen), revision)
+            except StalePlan:
+                if not left:
+                    raise
+            else:
+                return
 
     def pause(self, pool: PoolKey) -> None:
         """Let the rollout go no further; raises ActuationError, also for kinds that have no pause."""
