@@ -202,12 +202,6 @@ def test_a_plugin_is_asked_for_credentials(tmp_path: Path) -> None:
     assert seen == ["Bearer from-plugin"]
 
 
-EXPIRED = {
-    "id-token": "e30.eyJleHAiOjF9.x", "refresh-token": "r", "client-id": "c", "client-secret": "s",
-    "idp-issuer-url": "https://127.0.0.1:1",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -222,13 +216,6 @@ EXPIRED = {
             {
                 **kubeconfig("https://127.0.0.1:1"),
                 "users": [{"name": "simulated", "user": {"exec": {"command": "/no"}}}],
-            }
-        ),
-        "[" * 5000,
-        yaml.safe_dump(
-            {
-                **kubeconfig("https://127.0.0.1:1"),
-                "users": [{"name": "simulated", "user": {"auth-provider": {"name": "oidc", "config": EXPIRED}}}],
             }
         ),
     ],

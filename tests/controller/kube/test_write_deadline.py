@@ -57,7 +57,8 @@ def _busy_server(begins: threading.Event) -> Iterator[str]:
 
 
 def test_a_write_takes_no_longer_than_the_fence_was_asked_for(tmp_path: Path) -> None:
-    begins, asked, elapsed = threading.Event(), [], SystemClock().elapsed
+    begins, elapsed = threading.Event(), SystemClock().elapsed
+    asked: list[float] = []
 
     def fence(needs_s: float) -> str:
         asked.append(needs_s)
@@ -66,8 +67,8 @@ def test_a_write_takes_no_longer_than_the_fence_was_asked_for(tmp_path: Path) ->
 
     with _busy_server(begins) as url:
         file = write_kubeconfig(tmp_path / "kubeconfig", kubeconfig(url, ""))
-        patience = {"connect_timeout_s": 3.0, "write_timeout_s": WITHIN_S}
-        api = KubernetesApi(KubernetesSettings(kubeconfig=file, **patience), elapsed, fence)
+        settings = KubernetesSettings(kubeconfig=file, connect_timeout_s=3.0, write_timeout_s=WITHIN_S)
+        api = KubernetesApi(settings, elapsed, fence)
         began_s = elapsed()
         with pytest.raises(Unreached, match="no whole answer in time"):
             api.change(Change(Question("patch", PODS, "prod", "llama-1"), [], JSON_PATCH))
