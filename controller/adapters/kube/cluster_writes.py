@@ -34,6 +34,9 @@ from policies.fleet import NodeState, PoolKey, PoolState
 _LOOKS = 3
 """At a workload whose status changes while it is rolled back: that of one that is rolled out often does."""
 
+_LONGEST_MARKING_S = 20.0
+"""Of pods that are to go first. After that the number that they go for was decided too long ago."""
+
 _BY_ORDINAL = ("StatefulSet", "LeaderWorkerSet")
 
 
@@ -60,7 +63,7 @@ class KubernetesCluster:
         """
         self.view = KubernetesView(settings, elapsed, rng, fence=fence, now=now)
         self.api = self.view.api
-        self._settings, self._now = settings, now
+        self._settings, self._now, self._elapsed = settings, now, elapsed
         self._hand = Hand(self.view, delete_unevictable=settings.delete_unevictable)
         self._rollouts = RolloutWrites(self._hand, settings, now)
         self._own = own_namespaces(settings)
@@ -231,7 +234,10 @@ class KubernetesCluster:
         label = self._settings.serving_label
         going = victims(seen.pods, replicas, retire_first, label)
         by_name = {pod.name: pod for pod in seen.pods}
+        began_s = self._elapsed()
         for name, cost in costs(seen.pods, going, retire_first, label).items():
+            if self._elapsed() - began_s > _LONGEST_MARKING_S:
+                raise StalePlan(f"to mark who goes first has taken {_LONGEST_MARKING_S:g} s already", workload.title)
             pod = self._hand.read(PODS, workload.namespace, name, by_name[name].uid)
             if words(pod, "metadata", "annotations").get(DELETION_COST) != cost:
                 self._hand.patch(PODS, pod, annotated(pod, {DELETION_COST: cost}))
