@@ -105,7 +105,8 @@ class Witnesses:
 def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None = None) -> World:
     """Return the world that ``settings`` name; every write of a platform that others may write to asks ``fence``.
 
-    ``beside`` is told of ticks, too.
+    An act may take several writes, and long: the kill switch ends it between two of them. ``beside`` is told of ticks,
+    too.
 
     Raises:
         BadInput: If they name no platform, a certificate is not there, or it cannot be told how a cluster is reached.
@@ -114,7 +115,8 @@ def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None
     elapsed = SystemClock().elapsed
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)
-        platform = open_platform(named, fence, kill_switch(settings))
+        killed = kill_switch(settings)
+        platform = open_platform(named, unless_killed(fence, killed), killed)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
     metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
@@ -177,6 +179,19 @@ def kill_switch(settings: Settings) -> Callable[[], bool]:
         return True
 
     return on
+
+
+def unless_killed(fence: Fence, killed: Callable[[], bool]) -> Fence:
+    """Return ``fence``, which also lets nothing through while the kill switch is on, or cannot be read."""
+
+    def why_not(needs_s: float) -> str:
+        try:
+            on = killed()
+        except OSError as error:
+            return f"the kill switch cannot be read: {type(error).__name__}: {error}"
+        return "kill switch" if on else fence(needs_s)
+
+    return why_not
 
 
 def approvals_of(settings: Settings, clock: Clock) -> Approvals | None:

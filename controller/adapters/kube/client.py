@@ -29,6 +29,8 @@ _MOST_ERROR_BYTES = 64 * 1024
 _MOST_EVENT_BYTES = 8 * 1024 * 1024  # etcd takes objects of 1.5 MiB; JSON of one is at most a few times that
 _TOLD = 300
 _LAST_STATUS = 999
+_CONNECTING = 1 / 3
+"""Of the time of a write, for each step of a new connection: what is sent at all is sent while the fence holds."""
 
 
 class KubernetesApi:
@@ -121,7 +123,8 @@ class KubernetesApi:
     ) -> BaseHTTPResponse:
         url = f"{reach.url}{question.path}?{urlencode(query)}"
         headers = {"Accept": question.accept, "User-Agent": "foresail", **reach.identity()}
-        timeout = Timeout(connect=min(self._settings.connect_timeout_s, within_s), read=within_s)
+        connect_s = min(self._settings.connect_timeout_s, within_s if change is None else within_s * _CONNECTING)
+        timeout = Timeout(total=within_s, connect=connect_s, read=within_s)
         body = None
         if change is not None and change.body is not None:
             body, headers["Content-Type"] = json.dumps(change.body).encode(), change.content_type

@@ -31,6 +31,12 @@ from controller.adapters.kube.workloads import Reading, Workload, read_workload
 from controller.errors import ActuationError, StalePlan
 from policies.fleet import NodeState, PoolKey, PoolState
 
+_LOOKS = 3
+"""At a workload whose status changes while it is rolled back: that of one that is rolled out often does."""
+
+_LONGEST_MARKING_S = 20.0
+"""Of pods that are to go first. After that the number that they go for was decided too long ago."""
+
 _BY_ORDINAL = ("StatefulSet", "LeaderWorkerSet")
 
 
@@ -57,7 +63,7 @@ class KubernetesCluster:
         """
         self.view = KubernetesView(settings, elapsed, rng, fence=fence, now=now)
         self.api = self.view.api
-        self._settings, self._now = settings, now
+        self._settings, self._now, self._elapsed = settings, now, elapsed
         self._hand = Hand(self.view, delete_unevictable=settings.delete_unevictable)
         self._rollouts = RolloutWrites(self._hand, settings, now)
         self._own = own_namespaces(settings)
@@ -124,14 +130,23 @@ class KubernetesCluster:
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         """Give the workload the template of ``revision``, and end a pause of ours.
 
+        It is looked at anew where something else about it changes in that moment: going back is tried only once.
+
         Raises:
-            StalePlan: If it changes meanwhile.
+            StalePlan: If it has another template by now, or changes all the time.
             ActuationError: If there is no such revision, it is somebody else's to change, or it is refused or not
                 answered: it may have happened.
         """
-        with acting():
-            seen = self._seen(pool)
-            self._rollouts.roll_back(self._resource(seen), seen, *self._anew(seen), revision)
+        for left in reversed(range(_LOOKS)):
+            try:
+                with acting():
+                    seen = self._seen(pool)
+                    self._rollouts.roll_back(self._resource(seen), seen, *self._anew(seen), revision)
+            except StalePlan:
+                if not left:
+                    raise
+            else:
+                return
 
     def pause(self, pool: PoolKey) -> None:
         """Let the rollout go no further; raises ActuationError, also for kinds that have no pause."""
@@ -219,7 +234,10 @@ class KubernetesCluster:
         label = self._settings.serving_label
         going = victims(seen.pods, replicas, retire_first, label)
         by_name = {pod.name: pod for pod in seen.pods}
+        began_s = self._elapsed()
         for name, cost in costs(seen.pods, going, retire_first, label).items():
+            if self._elapsed() - began_s > _LONGEST_MARKING_S:
+                raise StalePlan(f"to mark who goes first has taken {_LONGEST_MARKING_S:g} s already", workload.title)
             pod = self._hand.read(PODS, workload.namespace, name, by_name[name].uid)
             if words(pod, "metadata", "annotations").get(DELETION_COST) != cost:
                 self._hand.patch(PODS, pod, annotated(pod, {DELETION_COST: cost}))

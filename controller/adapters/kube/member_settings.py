@@ -76,6 +76,12 @@ class ClustersSettings(BaseModel):
         having = [name for name, member in self.members.items() if member.lease is not None]
         if len(having) > 1:
             raise ValueError(f"members: {' and '.join(having)} each have a lease; who leads is settled at one place")
+        for lease in [member.lease for member in self.members.values() if member.lease is not None]:
+            for name, member in self.members.items():
+                try:
+                    lease.check_write(member.write_timeout_s)
+                except ValueError as error:
+                    raise ValueError(f"members: {name}: {error}") from None
         return self
 
     @model_validator(mode="after")

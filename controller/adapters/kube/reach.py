@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from subprocess import SubprocessError
 from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _TOLD = 300
 _CONNECTIONS = 64
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, SubprocessError, YAMLError)
 
 
 class Reach:
@@ -49,7 +47,7 @@ class Reach:
             raise _unknown(settings, ValueError(f"{redacted(host)} is not https, and not this machine"))
         try:
             self.pool: PoolManager = client.ApiClient(self._known).rest_client.pool_manager
-        except _BROKEN as error:
+        except Exception as error:  # noqa: BLE001 - a certificate, proxy or address of any form
             raise _unknown(settings, error) from None
         if type(self.pool) in (PoolManager, ProxyManager):  # a SOCKS proxy brings connections of its own
             self.pool.pool_classes_by_scheme = pools_with_deadline(elapsed)
@@ -70,12 +68,10 @@ class Reach:
         Raises:
             ObservationError: If that cannot be done.
         """
-        from kubernetes.config import ConfigException
-
         with self._lock:  # it may run a plugin, or read a file, for all of us
             try:
                 known = self._known.auth_settings().get("BearerToken")
-            except (ConfigException, *_BROKEN) as error:
+            except Exception as error:  # noqa: BLE001 - plugins raise whatever they like
                 raise _unknown(self._settings, error) from None
         value = str((known["value"] if known else None) or "").strip()
         if not value.isprintable() or not value.isascii():
@@ -93,7 +89,7 @@ def _configuration(settings: KubernetesSettings) -> Configuration:
         else:
             file = str(settings.kubeconfig) if settings.kubeconfig else None
             config.load_kube_config(file, settings.context, known, persist_config=False)
-    except (config.ConfigException, *_BROKEN) as error:
+    except Exception as error:  # noqa: BLE001 - the file may say anything, and plugins raise whatever they like
         raise _unknown(settings, error) from None
     if urlsplit(str(known.host)).scheme == "https" and not (known.api_key or known.cert_file or known.username):
         # A plugin that fails leaves no more than a line in the log of the client.

@@ -102,6 +102,11 @@ class Reflector(Generic[T]):
                 self._follow()
         except ObservationError as error:
             return 0.0 if self._stopped.is_set() else self._failed(error)
+        except Exception as bug:  # noqa: BLE001 - told and tried again; a thread that ended would never say why
+            if self._stopped.is_set():
+                return 0.0
+            _log.exception("a bug kept the cluster from being read", of=self.store.title, repeat_key=str(bug))
+            return self._failed(ObservationError(f"{type(bug).__name__}: {bug}", self.store.title, "report it"))
         self._failures = 0
         self._told = ""
         return 0.0 if served else self._settings.longest_backoff_s

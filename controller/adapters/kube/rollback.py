@@ -100,7 +100,7 @@ def restoring(
     path = template_path(kind)
     made: list[Operation] = []
     annotations: dict[str, str | None] = {}
-    if not _same(under(told, *path), template):
+    if not has_template(told, kind, template):
         made.append({"op": "replace", "path": pointer(*path), "value": template})
         annotations[CAUSE] = f"Foresail goes back to revision {revision}"
         annotations[restored_annotation(prefix)] = f"{revision} {stamp}"
@@ -121,9 +121,9 @@ def abortable(told: object, revision: str) -> bool:
     return bool(stable) and revision == stable != text(told, "status", "currentPodHash")
 
 
-def _same(held: object, template: Mapping[str, Any]) -> bool:
-    """Return whether two templates say the same: kept ones may say that they were never created."""
-    return _told(held) == _told(template)
+def has_template(told: object, kind: str, template: Mapping[str, Any]) -> bool:
+    """Return whether a workload has that template: kept ones may say that they were never created."""
+    return _told(under(told, *template_path(kind))) == _told(template)
 
 
 def _told(template: object) -> object:

@@ -18,6 +18,7 @@ from controller.adapters.kube.kinds import CONTROLLER_REVISIONS, KINDS, REPLICA_
 from controller.adapters.kube.pods import read_owner
 from controller.adapters.kube.rollback import (
     abortable,
+    has_template,
     kept_template,
     paused_annotation,
     paused_by_us,
@@ -46,16 +47,18 @@ class RolloutWrites:
         """Give the workload the template of ``revision``; see ``controller.ports.Cluster.roll_back``.
 
         Raises:
+            StalePlan: If it has another template by now than it was seen with: that may be the repair.
             ActuationError: If that cannot be, or may not.
         """
         if revision not in seen.state.revisions:
             known = ", ".join(seen.state.revisions) or "none"
             raise ActuationError(f"no revision {revision!r} is kept; there are: {known}", workload.title)
         self._check(told, workload)
+        template = self._template(seen, told, workload, revision)
+        self._check_same(seen, told, workload, template)
         if workload.kind == "Rollout" and abortable(told, revision):
             self._abort(resource, told)
             return
-        template = self._template(seen, told, workload, revision)
         stamp = datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         operations = restoring(told, workload.kind, template, revision, stamp, self._prefix)
         if operations:
@@ -100,12 +103,29 @@ class RolloutWrites:
         if why_not is not None:
             raise why_not
 
+    def _check_same(self, seen: Seen, told: dict[str, Any], workload: Workload, template: Any) -> None:
+        """Raise unless the template is the one that was found bad, or already the one that is wanted.
+
+        Of what else has changed, such as the number of replicas or a pause of ours, none stands against going back.
+        """
+        if workload.generation == seen.workload.generation or has_template(told, workload.kind, template):
+            return
+        bad = seen.state.revision
+        if workload.kind == "Rollout":  # the API server fills in the templates of ReplicaSets, and not its own
+            same = not workload.behind and text(told, "status", "currentPodHash") == bad
+        else:
+            kept = self._template(seen, told, workload, bad) if bad in seen.state.revisions else None
+            same = kept is not None and has_template(told, workload.kind, kept)
+        if not same:
+            raise StalePlan(f"it has another template by now than that of {bad or 'its revision'}", workload.title)
+
     def _abort(self, resource: Resource, told: dict[str, Any]) -> None:
+        """Give up what is rolled out, and only then let it go on: a pause that ended first would roll it out."""
+        if not flag(told, "status", "abort"):
+            told = self._hand.patch(resource, told, [{"op": "add", "path": "/status/abort", "value": True}], "status")
         if flag(told, "spec", "paused"):
             ours = annotated(told, {paused_annotation(self._prefix): None})
-            told = self._hand.patch(resource, told, [*unpausing(), *ours])
-        if not flag(told, "status", "abort"):
-            self._hand.patch(resource, told, [{"op": "add", "path": "/status/abort", "value": True}], "status")
+            self._hand.patch(resource, told, [*unpausing(), *ours])
 
     def _template(self, seen: Seen, told: dict[str, Any], workload: Workload, revision: str) -> Any:
         """Return the template of a revision from the object that keeps it, as that is now."""

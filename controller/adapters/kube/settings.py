@@ -93,6 +93,14 @@ class LeasePlace(LeaseSettings):
     namespace: Name = Field("default", description="Namespace of the lease: that of Foresail itself.")
     name: Name = Field("foresail", description="Its name.")
 
+    def check_write(self, timeout_s: float) -> None:
+        """Raise ValueError where a write that may take so long is hardly ever over while the lease still holds."""
+        if timeout_s + self.retry_s >= self.renew_within_s:
+            raise ValueError(
+                f"write_timeout_s {timeout_s:g} and lease.retry_s {self.retry_s:g} leave no time to write within "
+                f"lease.renew_within_s {self.renew_within_s:g}"
+            )
+
 
 class KubernetesSettings(BaseModel):
     """The cluster that a fleet runs in, and what of it is read."""
@@ -274,12 +282,8 @@ class KubernetesSettings(BaseModel):
 
     @model_validator(mode="after")
     def _writes_end_in_time(self) -> KubernetesSettings:
-        lease = self.lease
-        if lease is not None and self.write_timeout_s + lease.retry_s >= lease.renew_within_s:
-            raise ValueError(
-                f"write_timeout_s {self.write_timeout_s:g} and lease.retry_s {lease.retry_s:g} leave no time to write "
-                f"within lease.renew_within_s {lease.renew_within_s:g}"
-            )
+        if self.lease is not None:
+            self.lease.check_write(self.write_timeout_s)
         return self
 
     @model_validator(mode="after")

@@ -106,6 +106,20 @@ def test_a_mark_of_a_plan_that_came_to_nothing_is_taken_away(tmp_path: Path) -> 
         assert costs == {names[0]: None, names[2]: None, names[3]: "7"}
 
 
+def test_a_server_that_is_slow_to_be_told_who_goes_does_not_hold_up_the_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.adapters.kube.cluster_writes._LONGEST_MARKING_S", 0.5)
+    with a_kube_world(tmp_path, replicas=5) as world:
+        slow, named = Fault(latency_s=0.3, resources=("pods",), verbs=("get",)), tuple(world.replicas())[:4]
+        world.api.fault(slow)
+        with pytest.raises(StalePlan, match="to mark who goes first has taken"):
+            world.cluster.scale(KEY, 1, world.pool().version, retire_first=named)
+        assert _held(world) == 5
+        world.cluster.scale(KEY, 1, world.pool().version, retire_first=named)  # the others are left to be marked
+        assert set(world.rest().roster.ids).isdisjoint(named)
+
+
 @pytest.mark.parametrize("kind", ["StatefulSet", "LeaderWorkerSet"])
 def test_who_gives_up_the_highest_ordinals_is_not_asked_to_give_up_others(tmp_path: Path, kind: str) -> None:
     with a_kube_world(tmp_path, kind) as world:

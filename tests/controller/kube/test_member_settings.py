@@ -37,6 +37,10 @@ def test_members_say_where_lease_and_routes_are() -> None:
         ({"east": {"context": "a"}, "west": {"context": "a"}}, "east and west are reached alike"),
         ({"east": {}, "west": {}}, "east and west are reached alike"),
         (
+            {"east": {"context": "a", "lease": {}}, "west": {"context": "b", "write_timeout_s": 8}},
+            "west: write_timeout_s 8 and lease.retry_s 2 leave no time",
+        ),
+        (
             {"east": {"context": "a", "lease": {}}, "west": {"context": "b", "lease": {}}},
             "east and west each have a lease",
         ),

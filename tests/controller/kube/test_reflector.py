@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -280,6 +280,30 @@ def test_an_object_that_cannot_be_read_leaves_what_was_known_of_it(api: RunningA
     snapshot = reflector.store.snapshot(30.0)
     assert snapshot.objects["prod", "llama-abc-0"] is known
     assert [refused.subject for refused in snapshot.refused] == ["pod prod/llama-abc-0"]
+
+
+def test_a_bug_in_what_reads_objects_ends_no_watch(api: RunningApi, tmp_path: Path) -> None:
+    fleet, broken, met = Fleet(api), Event(), Event()
+    fleet.deployment()
+
+    def read(told: object) -> Any:
+        if broken.is_set():
+            met.set()
+            raise ZeroDivisionError("no such number")
+        return READ_POD(told)
+
+    settings, elapsed = settings_for(api, tmp_path), SystemClock().elapsed
+    around = Surroundings(KubernetesApi(settings, elapsed), settings, elapsed)
+    reflector: Reflector[Pod] = Reflector(around, PODS, "prod", read, np.random.default_rng(7))
+    with _running(reflector):
+        broken.set()
+        fleet.delete("pods", "llama-abc-0")
+        fleet.patch("pods", "llama-abc-1", {"metadata": {"labels": {"team": "a"}}})
+        assert met.wait(8.0)
+        assert _names(reflector)  # what was known of it, until it is too old
+        broken.clear()
+        assert _caught_up(api, reflector)
+        assert _names(reflector) == ["llama-abc-1"]
 
 
 def test_everything_is_listed_anew_after_a_while(api: RunningApi, tmp_path: Path) -> None:

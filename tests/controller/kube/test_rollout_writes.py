@@ -121,6 +121,36 @@ def test_a_workload_that_changes_meanwhile_is_not_rolled_back(tmp_path: Path) ->
         assert _image(world) == "new:1"
 
 
+@pytest.mark.parametrize("kind", WITH_REVISIONS)
+def test_a_repair_that_came_since_it_was_looked_at_is_not_undone(tmp_path: Path, kind: str) -> None:
+    with a_kube_world(tmp_path, kind, 2) as world:
+        good = _rolled(world)
+        world.roll_out("repaired:1")
+        with pytest.raises(StalePlan, match="another template by now"):
+            world.cluster.roll_back(KEY, good)
+        world.rest(60)
+        assert "repaired:1" in _images(world)
+
+
+@pytest.mark.parametrize("kind", WITH_REVISIONS)
+def test_another_number_of_replicas_stands_against_no_way_back(tmp_path: Path, kind: str) -> None:
+    with a_kube_world(tmp_path, kind, 2) as world:
+        good = _rolled(world)
+        world.change({"spec": {"replicas": 3}})
+        world.api.settle()
+        world.cluster.roll_back(KEY, good)
+        world.rest(60)
+        assert _images(world) == {"good:1"}
+
+
+def test_a_change_of_something_else_in_that_moment_costs_no_way_back(tmp_path: Path) -> None:
+    with a_kube_world(tmp_path) as world:
+        good = _rolled(world)
+        world.api.fault(Fault(code=409, resources=("deployments",), verbs=("patch",), times=1))
+        world.cluster.roll_back(KEY, good)
+        assert _image(world) == "good:1"
+
+
 def test_a_workload_without_our_label_keeps_its_template(tmp_path: Path) -> None:
     place = {"namespace": "prod", "name": "llama", "model": "llama"}
     with a_kube_world(tmp_path, spec={"labels": {}}, pools=(place,)) as world:
@@ -237,6 +267,20 @@ def test_an_abort_ends_our_own_pause(tmp_path: Path) -> None:
         good = _rolled(world)
         world.cluster.pause(KEY)
         world.rest()
+        world.cluster.roll_back(KEY, good)
+        assert not world.rest().paused
+        assert _images(world) == {"good:1"}
+
+
+def test_an_abort_that_is_refused_leaves_our_pause_as_it_is(tmp_path: Path) -> None:
+    with a_kube_world(tmp_path, "Rollout", 4) as world:
+        good = _rolled(world)
+        world.cluster.pause(KEY)
+        world.rest()
+        world.api.fault(Fault(code=403, resources=("rollouts/status",), verbs=("patch",), times=1))
+        with pytest.raises(ActuationError, match="403"):
+            world.cluster.roll_back(KEY, good)
+        assert world.workload()["spec"]["paused"]
         world.cluster.roll_back(KEY, good)
         assert not world.rest().paused
         assert _images(world) == {"good:1"}
