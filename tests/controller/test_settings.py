@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from controller.adapters.kube.settings import KubernetesSettings
 from controller.errors import BadSetting
 from controller.modes import Mode
 from controller.setting_problems import BadSettings, SettingProblem
@@ -69,6 +70,16 @@ def test_the_playbook_that_the_example_has_commented_out_is_valid_as_well(file: 
     healing = load_settings(file).policy.healing
     assert healing.playbook_for("hang") == "restart-at-once"
     assert healing.playbooks["restart-at-once"].escalates_to == "replace-elsewhere"
+
+
+def test_what_the_example_has_commented_out_for_a_cluster_is_valid_as_well(file: Path) -> None:
+    text = EXAMPLE.read_text()
+    begin, end = text.rindex("# platform:"), text.index("\nmodes:")
+    file.write_text(text[:begin] + text[begin:end].replace("\n# ", "\n").replace("# ", "", 1) + text[end:])
+    platform = load_settings(file).platform
+    assert isinstance(platform, KubernetesSettings)
+    assert [route.model for route in platform.routes] == ["llama-3.1-70b"]
+    assert platform.lease is not None
 
 
 def test_the_default_does_nothing_but_look() -> None:
