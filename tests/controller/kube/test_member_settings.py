@@ -36,6 +36,7 @@ def test_members_say_where_lease_and_routes_are() -> None:
         ({"ea.st": {}}, "pattern"),
         ({"east": {"context": "a"}, "west": {"context": "a"}}, "east and west are reached alike"),
         ({"east": {}, "west": {}}, "east and west are reached alike"),
+        ({"east": {"policies": True}}, "east has policies or pinned_models"),
         (
             {"east": {"context": "a", "lease": {}}, "west": {"context": "b", "lease": {}}},
             "east and west each have a lease",
