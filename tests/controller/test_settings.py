@@ -82,6 +82,12 @@ def test_what_the_example_has_commented_out_for_a_cluster_is_valid_as_well(file:
     assert platform.lease is not None
 
 
+def test_what_disagrees_within_a_cluster_is_answered_by_more_than_what_a_platform_is(file: Path) -> None:
+    (problem,) = problems_of(file, "platform: {kind: kubernetes, watch_s: 80}")
+    assert "is less than two watches" in problem.what
+    assert problem.remedy == "see `foresail config schema`"
+
+
 def test_the_default_does_nothing_but_look() -> None:
     modes = load_settings(None).modes
     assert {modes.scaling, modes.traffic, modes.healing} == {Mode.OBSERVE}
