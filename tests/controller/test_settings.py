@@ -88,6 +88,18 @@ def test_what_disagrees_within_a_cluster_is_answered_by_more_than_what_a_platfor
     assert problem.remedy == "see `foresail config schema`"
 
 
+def test_of_a_platform_only_what_differs_from_its_kind_is_told(file: Path) -> None:
+    file.write_text("platform: {kind: kubernetes, namespaces: [prod], watch_s: 30}")
+    assert {d.key: d.value for d in differences(file)} == {
+        "platform.kind": "kubernetes",
+        "platform.namespaces": ["prod"],
+    }
+    file.write_text("platform: {kind: clusters, members: {east: {context: e, nodes: true}}}")
+    assert [d.key for d in differences(file)] == [
+        "platform.kind", "platform.members.east.context", "platform.members.east.nodes",
+    ]  # fmt: skip
+
+
 def test_the_default_does_nothing_but_look() -> None:
     modes = load_settings(None).modes
     assert {modes.scaling, modes.traffic, modes.healing} == {Mode.OBSERVE}
