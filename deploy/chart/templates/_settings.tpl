@@ -29,6 +29,9 @@
   )
   "approvals" (dict "folder" "/var/lib/foresail/approvals")
 -}}
+{{- if ne (get (get .Values.settings "platform" | default dict) "kind" | default "kubernetes") "kubernetes" -}}
+{{- $_ := unset $own "platform" -}}
+{{- end -}}
 {{- toYaml (mustMergeOverwrite $own (deepCopy .Values.settings)) -}}
 {{- end -}}
 
@@ -109,6 +112,11 @@
 {{- end -}}
 {{- if not $on.lease -}}
 {{- fail "replicas is more than 1, and features.lease is false: without a leader they would all act" -}}
+{{- end -}}
+{{- $leases := list (get $settings.platform "lease") -}}
+{{- range values (get $settings.platform "members" | default dict) -}}{{- $leases = append $leases (get . "lease") -}}{{- end -}}
+{{- if not (compact $leases) -}}
+{{- fail "replicas is more than 1, and settings.platform names no lease: give one of its members one" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
