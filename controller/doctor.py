@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from controller.adapters.kube.member_settings import ClustersSettings
     from controller.adapters.live_platform import PlatformSettings
     from controller.doctor_findings import Findings
     from controller.explain import Section
@@ -55,28 +54,13 @@ def examine(settings: Settings) -> Findings:
         findings.problems += examined.problems
         examine_store(settings, lambda: examined.pools, findings)
     elif isinstance(platform, ClustersSettings):
-        pools = _examine_members(platform, settings, findings)
+        from controller.doctor_members import examine_members
+
+        pools = examine_members(platform, settings, findings)
         examine_store(settings, lambda: pools, findings)
     else:
         examine_store(settings, lambda: _pools(platform, findings), findings)
     return findings
-
-
-def _examine_members(platform: ClustersSettings, settings: Settings, findings: Findings) -> Sequence[PoolState] | None:
-    """Add what is wrong with each of several clusters; return their pools, None where one of them does not tell."""
-    from controller.adapters.system_clock import SystemClock
-    from controller.doctor_cluster import examine_cluster
-
-    pools: list[PoolState] = []
-    silent = False
-    for name, member in platform.members.items():
-        examined = examine_cluster(member, settings.modes, settings.policy, SystemClock())
-        findings.problems += [replace(problem, what=f"{name}: {problem.what}") for problem in examined.problems]
-        silent = silent or examined.pools is None
-        for pool in examined.pools or ():
-            key = replace(pool.key, pool=f"{name}.{pool.key.pool}") if platform.pool_prefix else pool.key
-            pools.append(replace(pool, key=key))
-    return None if silent else pools
 
 
 def sections_of(findings: Findings) -> list[Section]:
@@ -86,6 +70,8 @@ def sections_of(findings: Findings) -> list[Section]:
     from controller.explain import Section
 
     sections = cluster_sections(findings.cluster) if findings.cluster else []
+    for name, member in findings.members.items():
+        sections += [replace(section, title=f"{name}: {section.title}") for section in cluster_sections(member)]
     sections += store_sections(findings)
     problems = tuple(("problem" if p.fatal else "note", p.what, p.remedy) for p in findings.problems)
     return [*sections, Section("Problems", ("", "what", "remedy"), problems, "" if problems else "none")]

@@ -36,6 +36,7 @@ from controller.doctor_findings import (
     Problem,
     RouteFinding,
     WorkloadFinding,
+    compare_pools,
     shown,
 )
 from controller.doctor_rights import finding_of, wanted_rights
@@ -50,6 +51,8 @@ _NAMED = 5
 _MOST_NO_POOLS = 200
 _SAME_CLOCK_S = 5.0
 
+NO_ROUTE = Problem("modes.traffic lets weights be set, and no route is named", "name one under platform.routes")
+
 
 @dataclass(slots=True)
 class Examined:
@@ -61,9 +64,13 @@ class Examined:
 
 
 def examine_cluster(
-    platform: KubernetesSettings, modes: ModeSettings, policy: PolicySettings, clock: SystemClock
+    platform: KubernetesSettings, modes: ModeSettings, policy: PolicySettings, clock: SystemClock, *, alone: bool = True
 ) -> Examined:
-    """Return what there is in the cluster and what is missing; never raises for what is wrong with it."""
+    """Return what there is in the cluster and what is missing; never raises for what is wrong with it.
+
+    One of several, not ``alone``, knows neither which pools there should be nor all that its routes lead to: see
+    ``doctor_members``.
+    """
     examined = Examined(ClusterFindings(server=""))
     try:
         view = KubernetesView(platform, clock.elapsed, default_rng(0))
@@ -71,12 +78,38 @@ def examine_cluster(
         examined.problems.append(_problem(error))
         return examined
     try:
-        _Examination(platform, modes, policy, clock, view, examined).run()
+        examination = _Examination(platform, modes, policy, clock, view, examined)
+        examination.run()
+        if alone:
+            examination.routes(None if examined.pools is None else [pool.key for pool in examined.pools])
     except ObservationError as error:
         examined.problems.append(_problem(error))
     finally:
         view.close()
+    if alone and examined.pools is not None:
+        there, prefix = {pool.key for pool in examined.pools}, platform.prefix
+        examined.problems += compare_pools({PoolKey.parse(name) for name in policy.pools}, there, prefix)
+        if modes.may_act(ActionClass.TRAFFIC) and not platform.routes:
+            examined.problems.append(NO_ROUTE)
     return examined
+
+
+def examine_routes(
+    platform: KubernetesSettings,
+    modes: ModeSettings,
+    policy: PolicySettings,
+    clock: SystemClock,
+    pools: Sequence[PoolKey] | None,
+    examined: Examined,
+) -> None:
+    """Add to ``examined``, a member that was reached, what is wrong with its routes to all ``pools`` there are."""
+    view = KubernetesView(platform, clock.elapsed, default_rng(0))
+    try:
+        _Examination(platform, modes, policy, clock, view, examined).routes(pools)
+    except ObservationError as error:
+        examined.problems.append(_problem(error))
+    finally:
+        view.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +130,6 @@ class _Examination:
             self._say(what, "add the rights, or install the kinds, that are missing; then ask again", fatal=False)
         else:
             self._told(self._pools, None)
-        self._routes()
         lease = self.platform.lease
         if lease is not None:
             told = self._told(lambda: lease_of(self.api, lease.namespace, lease.name), "not known")
@@ -173,7 +205,6 @@ class _Examination:
         for one in around:
             self._pool(one, budgets_known=budgets is not None)
         self._no_pools()
-        self._expected({one.state.key for one in around})
 
     def _autoscalers(self, kind: str) -> list[Autoscaler]:
         if f"{AUTOSCALERS[kind].title}/{AUTOSCALERS[kind].version}" in self.found.missing_kinds:
@@ -224,26 +255,15 @@ class _Examination:
                 remedy = "it is no pool, or not a whole one, until that is so"
                 self._say(f"{note.subject}: {note.why}", remedy, fatal=False)
 
-    def _expected(self, there: set[PoolKey]) -> None:
-        """Compare the pools with those that the settings manage."""
-        managed = {PoolKey.parse(name) for name in self.policy.pools}
-        for key in sorted(managed - there):
-            remedy = f"label its workload {self.platform.prefix}/model, or name it under platform.pools"
-            self._say(f"no workload in the cluster is pool {key}", remedy)
-        for key in sorted(there - managed):
-            self._say(f"pool {key} is not in the settings", "add it to policy.pools to have it managed", fatal=False)
-
-    def _routes(self) -> None:
+    def routes(self, pools: Sequence[PoolKey] | None) -> None:
+        """Find what is wrong with routes to ``pools``, None where these are not known; raises ObservationError."""
         acts, platform = self.modes.may_act(ActionClass.TRAFFIC), self.platform
-        if acts and not platform.routes:
-            self._say("modes.traffic lets weights be set, and no route is named", "name one under platform.routes")
-        pools = [state.key for state in self.examined.pools or ()]
         for route in platform.routes:
             title = f"{route.kind} {route.namespace}/{route.name}"
             if ROUTES[route.kind].title in {kind.partition("/")[0] for kind in self.found.missing_kinds}:
                 trouble = "its kind is not installed"
             else:
-                trouble = self._told(partial(route_trouble, self.api, route, pools), "not known")
+                trouble = self._told(partial(route_trouble, self.api, route, pools or ()), "not known")
             self.found.routes.append(RouteFinding(title, shown(route.model), shown(trouble)))
             if trouble and trouble != "not known":
                 self._say(f"{title}: {trouble}", "mend the route, or what platform.routes says of it", fatal=acts)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
+
+from policies.fleet import PoolKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class ClusterFindings:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found, as far as it went; ``cluster`` is None where the settings name none."""
+    """What was found, as far as it went; ``cluster`` is None where the settings name none, or several (``members``)."""
 
     url: str
     server: str = ""
@@ -111,12 +114,23 @@ class Findings:
     pools: list[PoolFinding] = field(default_factory=list)
     load: dict[str, dict[str, float]] = field(default_factory=dict)
     cluster: ClusterFindings | None = None
+    members: dict[str, ClusterFindings] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
         """Whether decisions can be made."""
         return not any(problem.fatal for problem in self.problems)
+
+
+def compare_pools(managed: Set[PoolKey], there: Set[PoolKey], prefix: str) -> list[Problem]:
+    """Return what is to be said of pools that there should be and are not, and the other way round."""
+    remedy = f"label its workload {prefix}/model, or name it under platform.pools"
+    absent = [Problem(shown(f"no workload in the cluster is pool {key}"), remedy) for key in sorted(managed - there)]
+    remedy = "add it to policy.pools to have it managed"
+    return absent + [
+        Problem(shown(f"pool {key} is not in the settings"), remedy, fatal=False) for key in sorted(there - managed)
+    ]
 
 
 def shown(text: str) -> str:

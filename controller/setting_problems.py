@@ -124,7 +124,8 @@ def _in_words(error: ErrorDetails, name: str, around: object, found: FieldInfo |
             return "is needed and not given", _allowed(found)
         case "value_error" | "assertion_error":
             message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            return message, _allowed(found)
+            # Where settings disagree with one another, what their section is for is no remedy.
+            return message, _allowed(None if found is not None and _is_section(found.annotation) else found)
         case "too_short":
             return f"has {error['ctx']['actual_length']}, at least {error['ctx']['min_length']} needed", _allowed(found)
         case "step":
@@ -159,6 +160,10 @@ def _allowed(found: FieldInfo | None) -> str:
 def is_model(annotation: object) -> bool:
     """Return whether ``annotation`` is a model, so that its value is a section."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_section(annotation: object) -> bool:
+    return is_model(annotation) or any(is_model(each) or _members(each) for each in get_args(annotation))
 
 
 def _fields_of(annotation: object) -> Mapping[str, FieldInfo]:

@@ -15,6 +15,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from controller.adapters.audit_settings import AuditSettings
+from controller.adapters.kube.member_settings import ClustersSettings
 from controller.adapters.prometheus_settings import PrometheusSettings
 from controller.adapters.registry_store import RegistrySettings
 from controller.approval_settings import ApprovalSettings
@@ -117,12 +118,25 @@ def differences(path: Path | None, overrides: Sequence[str] = ()) -> list[Differ
     Passwords in URLs are left out. What was given by name, such as an engine profile, is shown by its name.
     """
     settings, written = _load(path, overrides)
-    defaults = dict(_leaves(Settings().model_dump(mode="json"), None, ()))
+    defaults = {**dict(_leaves(Settings().model_dump(mode="json"), None, ())), **_platform_defaults(settings.platform)}
     return [
         Difference(dotted(key), printable(value), printable(defaults.get(key)))
         for key, value in _leaves(settings.model_dump(mode="json"), written, ())
         if (defaults[key] != value if key in defaults else value is not None)
     ]
+
+
+def _platform_defaults(platform: AnyPlatform | None) -> dict[Key, Value]:
+    """Return the defaults of the kind of platform that is named: there is none by default."""
+    sections: list[tuple[Key, BaseModel]] = [(("platform",), platform)] if platform is not None else []
+    if isinstance(platform, ClustersSettings):
+        sections += [(("platform", "members", name), member) for name, member in platform.members.items()]
+    return {
+        key: value
+        for place, section in sections
+        for key, value in _leaves(type(section).model_construct().model_dump(mode="json"), None, place)
+        if key != ("platform", "kind")
+    }
 
 
 def _load(path: Path | None, overrides: Sequence[str]) -> tuple[Settings, Value]:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from controller.adapters.kube.settings import KubernetesSettings
 from controller.errors import BadSetting
 from controller.modes import Mode
 from controller.setting_problems import BadSettings, SettingProblem
@@ -69,6 +70,34 @@ def test_the_playbook_that_the_example_has_commented_out_is_valid_as_well(file: 
     healing = load_settings(file).policy.healing
     assert healing.playbook_for("hang") == "restart-at-once"
     assert healing.playbooks["restart-at-once"].escalates_to == "replace-elsewhere"
+
+
+def test_what_the_example_has_commented_out_for_a_cluster_is_valid_as_well(file: Path) -> None:
+    text = EXAMPLE.read_text()
+    begin, end = text.rindex("# platform:"), text.index("\nmodes:")
+    file.write_text(text[:begin] + text[begin:end].replace("\n# ", "\n").replace("# ", "", 1) + text[end:])
+    platform = load_settings(file).platform
+    assert isinstance(platform, KubernetesSettings)
+    assert [route.model for route in platform.routes] == ["llama-3.1-70b"]
+    assert platform.lease is not None
+
+
+def test_what_disagrees_within_a_cluster_is_answered_by_more_than_what_a_platform_is(file: Path) -> None:
+    (problem,) = problems_of(file, "platform: {kind: kubernetes, watch_s: 80}")
+    assert "is less than two watches" in problem.what
+    assert problem.remedy == "see `foresail config schema`"
+
+
+def test_of_a_platform_only_what_differs_from_its_kind_is_told(file: Path) -> None:
+    file.write_text("platform: {kind: kubernetes, namespaces: [prod], watch_s: 30}")
+    assert {d.key: d.value for d in differences(file)} == {
+        "platform.kind": "kubernetes",
+        "platform.namespaces": ["prod"],
+    }
+    file.write_text("platform: {kind: clusters, members: {east: {context: e, nodes: true}}}")
+    assert [d.key for d in differences(file)] == [
+        "platform.kind", "platform.members.east.context", "platform.members.east.nodes",
+    ]  # fmt: skip
 
 
 def test_the_default_does_nothing_but_look() -> None:

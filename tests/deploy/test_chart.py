@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 import foresail
+from controller.adapters.kube.member_settings import ClustersSettings
+from controller.adapters.live_platform import PlatformSettings
 from controller.settings import Settings, load_settings
 from tests.builders_chart import (
     CHART,
@@ -227,8 +229,16 @@ def test_the_example_file_arrives_as_it_was_written(tmp_path: Path) -> None:
 def test_the_platform_is_handed_on_as_it_is(tmp_path: Path) -> None:
     platform = {"kind": "live", "url": "http://127.0.0.1:9470", "attempts": 5}
     settings = settings_of(rendered({"settings": {"platform": platform}}), tmp_path)
-    assert settings.platform is not None
+    assert isinstance(settings.platform, PlatformSettings)
     assert settings.platform.attempts == 5
+
+
+def test_several_clusters_are_handed_on_and_two_replicas_need_a_lease_in_one(tmp_path: Path) -> None:
+    platform = {"kind": "clusters", "members": {"east": {"context": "e"}, "west": {"context": "w"}}}
+    settings = {**EVERYTHING["settings"], "platform": platform}
+    assert "names no lease" in refusal({**EVERYTHING, "settings": settings})
+    platform["members"]["east"]["lease"] = {"namespace": "foresail"}  # type: ignore[index]
+    assert isinstance(settings_of(rendered({**EVERYTHING, "settings": settings}), tmp_path).platform, ClustersSettings)
 
 
 def test_other_settings_make_another_pod() -> None:

@@ -72,6 +72,14 @@ class ClustersSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _no_policies(self) -> ClustersSettings:
+        wanting = [name for name, member in self.members.items() if member.policies or member.pinned_models]
+        if wanting:
+            what = f"members: {wanting[0]} has policies or pinned_models"
+            raise ValueError(f"{what}, and of several clusters no ScalingPolicies are read")
+        return self
+
+    @model_validator(mode="after")
     def _one_lease(self) -> ClustersSettings:
         having = [name for name, member in self.members.items() if member.lease is not None]
         if len(having) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, model_validator
 
 from controller.adapters.kube.ownership import OwnershipSettings
 from controller.adapters.kube.route_pools import RoutePools
@@ -18,6 +18,8 @@ _PATH = r"^[A-Za-z][A-Za-z0-9]*(\.[A-Za-z][A-Za-z0-9]*)*$"
 _LABEL = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Words = Annotated[frozenset[str], PlainSerializer(sorted, return_type=list[str], when_used="json")]
+"""Told in order, so that the same words are told alike."""
 KnownKind = Literal["Deployment", "StatefulSet", "LeaderWorkerSet", "Rollout"]
 AutoscalerKind = Literal["HorizontalPodAutoscaler", "ScaledObject", "VerticalPodAutoscaler"]
 
@@ -158,7 +160,7 @@ class KubernetesSettings(BaseModel):
         description="File with the bearer token that engines want (vLLM's --api-key), for canary requests; it is read "
         "again for each.",
     )
-    gpu_resources: frozenset[str] = Field(
+    gpu_resources: Words = Field(
         frozenset(
             (
                 "nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/xe", "gpu.intel.com/i915", "habana.ai/gaudi",
@@ -168,7 +170,7 @@ class KubernetesSettings(BaseModel):
         description="Resources of containers that count as GPUs.",
     )  # fmt: skip
     nodes: bool = Field(False, description="Whether nodes are read, which wants rights over the whole cluster.")
-    leaving_taints: frozenset[str] = Field(
+    leaving_taints: Words = Field(
         frozenset(
             (
                 "ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "node.kubernetes.io/out-of-service",
@@ -198,7 +200,7 @@ class KubernetesSettings(BaseModel):
     policies: bool = Field(
         False, description="Whether ScalingPolicy objects are read beside this file, and their status is written."
     )
-    pinned_models: frozenset[str] = Field(
+    pinned_models: Words = Field(
         frozenset(), description="Models of which this file alone decides: a ScalingPolicy of one is not followed."
     )
     lease: LeasePlace | None = Field(

@@ -19,9 +19,8 @@
 {{- end -}}
 
 {{- define "foresail.settings" -}}
-{{- $kind := dig "platform" "kind" "kubernetes" .Values.settings -}}
 {{- $own := dict
-  "platform" (ternary (fromYaml (include "foresail.platform" .)) dict (eq $kind "kubernetes"))
+  "platform" (fromYaml (include "foresail.platform" .))
   "audit" (dict "url" "sqlite:////var/lib/foresail/audit.db")
   "registry" (dict "store" "sqlite:////var/lib/foresail/mlflow.db" "cache" "/var/cache/foresail/models")
   "daemon" (dict
@@ -30,6 +29,9 @@
   )
   "approvals" (dict "folder" "/var/lib/foresail/approvals")
 -}}
+{{- if ne (get (get .Values.settings "platform" | default dict) "kind" | default "kubernetes") "kubernetes" -}}
+{{- $_ := unset $own "platform" -}}
+{{- end -}}
 {{- toYaml (mustMergeOverwrite $own (deepCopy .Values.settings)) -}}
 {{- end -}}
 
@@ -110,6 +112,11 @@
 {{- end -}}
 {{- if not $on.lease -}}
 {{- fail "replicas is more than 1, and features.lease is false: without a leader they would all act" -}}
+{{- end -}}
+{{- $leases := list (get $settings.platform "lease") -}}
+{{- range values (get $settings.platform "members" | default dict) -}}{{- $leases = append $leases (get . "lease") -}}{{- end -}}
+{{- if not (compact $leases) -}}
+{{- fail "replicas is more than 1, and settings.platform names no lease: give one of its members one" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

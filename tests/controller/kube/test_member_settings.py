@@ -36,6 +36,7 @@ def test_members_say_where_lease_and_routes_are() -> None:
         ({"ea.st": {}}, "pattern"),
         ({"east": {"context": "a"}, "west": {"context": "a"}}, "east and west are reached alike"),
         ({"east": {}, "west": {}}, "east and west are reached alike"),
+        ({"east": {"policies": True}}, "east has policies or pinned_models"),
         (
             {"east": {"context": "a", "lease": {}}, "west": {"context": "b", "write_timeout_s": 8}},
             "west: write_timeout_s 8 and lease.retry_s 2 leave no time",
