@@ -10,6 +10,7 @@ from controller.approvals import Approvals, Wish
 from controller.errors import ActuationError
 from controller.maintenance import held_by
 from controller.modes import Mode, ModeSettings
+from controller.plan_expiry import carrying_out
 from controller.plans import Part, Target, facts_of, target_of, why_of
 from controller.ports import Act, ActResult, Canaries, Clock, Cluster, Notifier, Router
 from controller.recommendations import Recommendations
@@ -74,7 +75,8 @@ class Actuator:
                 yield ActResult(target.act, target.subject, "held", why_not)
                 continue
             try:
-                write()
+                with carrying_out(decision.expires_at):
+                    write()
             except ActuationError as error:
                 yield ActResult(target.act, target.subject, "failed", _joined(str(error), words))
             except BaseException as error:  # noqa: BLE001 - raised below, once what was done can be recorded

@@ -27,6 +27,7 @@ from controller.errors import AuditError, BadInput, ObservationError
 from controller.forecasts import Horizon, LoadForecasts
 from controller.leadership import Leadership
 from controller.loop import ControlLoop
+from controller.plan_expiry import unless_expired
 from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
 from controller.platforms import open_platform
 from controller.ports import (
@@ -116,7 +117,8 @@ def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)
         killed = kill_switch(settings)
-        platform = open_platform(named, unless_killed(fence, killed), killed)
+        guard = unless_expired(unless_killed(fence, killed), SystemClock().now)
+        platform = open_platform(named, guard, killed)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
     metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)

@@ -241,7 +241,10 @@ class Schedule:
         """Each write of a candidate belongs to the decision of its tick, met what that was made from, in time."""
         for record, during in one.ticks:
             ours = [written[i] for i in during if written[i].user == one.name]
+            expires_at = record.decision.expires_at if record.decision else -np.inf
             for write in ours:
+                if write.resource != "leases" and write.at > expires_at:
+                    yield f"{one.name} wrote {write.resource} {write.name} at {write.at:.0f} by a plan that had expired"
                 if write.resource == "deployments/scale" and write.changed:
                     yield from self._not_as_planned(write, record.decision)
             for resource in ("deployments/scale", "pods/eviction", "httproutes", "deployments"):
@@ -266,8 +269,6 @@ class Schedule:
                 f"{write.name} scaled to {wanted} at generation {write.generation_before}, at {write.at:.0f}: the plan "
                 f"was {plan.desired} at generation {plan.version}"
             )
-        if write.at > decision.expires_at:
-            yield f"{write.name} scaled at {write.at:.0f} by a plan that had expired at {decision.expires_at:.0f}"
 
     def _against_an_autoscaler(self, written: tuple[Written, ...]) -> Iterator[str]:
         """A tick's length after it was made, when everybody can know of it, an autoscaler's number is its own."""

@@ -20,6 +20,7 @@ from controller.bootstrap import Consent, World, control_loop
 from controller.champion import chain_of
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
+from controller.plan_expiry import unless_expired
 from controller.ports import TickRecord
 from controller.settings import Settings
 from forecasting.forecaster import Forecaster
@@ -68,8 +69,9 @@ class Operated:
         machine, clock = SystemClock(), self.world.clock
         rng = np.random.default_rng(self.seed)
         self.settings = Settings(policy=self.policy, modes=ModeSettings.all_auto(), platform=self.platform)
-        self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, self.fence)
-        self.router = KubernetesRouter(self.platform, machine.elapsed, clock.now, rng, self.fence)
+        guard = unless_expired(self.fence, clock.now)
+        self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, guard)
+        self.router = KubernetesRouter(self.platform, machine.elapsed, clock.now, rng, guard)
         self.events = KubernetesEvents(self.platform, self.cluster.view, clock.now)
         for part in (self.cluster, self.router, self.events):
             part.start()

@@ -11,6 +11,7 @@ import pytest
 from controller.actuation import Actuator
 from controller.errors import ActuationError
 from controller.modes import Mode, ModeSettings
+from controller.plan_expiry import unless_expired
 from controller.ports import ActResult
 from policies.decisions import (
     CordonReplica,
@@ -190,6 +191,22 @@ def test_a_plan_that_expires_between_two_writes_is_dropped_from_there_on() -> No
     results = stage.carry_out()
     assert outcomes(results) == dict.fromkeys(NAMES, "held") | {"cordon": "done"}
     assert {r.detail for r in results if r.outcome == "held"} == {"the plan is stale"}
+
+
+def test_an_act_of_several_writes_learns_between_them_that_its_plan_has_expired() -> None:
+    stage = Stage()
+    fence = unless_expired(lambda _: "", stage.clock.now)
+    asked: list[str] = []
+
+    def marks_then_scales(*_: object) -> None:
+        asked.append(fence(1.0))
+        stage.clock.at += 31.0
+        asked.append(fence(1.0))
+
+    stage.cluster.scale = marks_then_scales  # type: ignore[method-assign]
+    stage.carry_out()
+    assert asked == ["", "the plan is stale"]
+    assert fence(1.0) == "", "what is no part of a plan does not expire"
 
 
 def test_a_plan_for_another_version_of_the_pool_fails_and_says_so() -> None:
