@@ -49,7 +49,8 @@ class Recommended(NamedTuple):
     Attributes:
         targets: Key of each pool that is ours, by namespace and name of its scale target; none that two pools share.
         pools: Keys of all pools that are ours.
-        desired: Replicas by key, also of pools that are not ours; empty where the decision is too old to be acted upon, or there is none.
+        desired: Replicas by key, also of pools that are not ours; empty where the decision is too old to be acted upon,
+            or there is none.
     """
 
     targets: Mapping[tuple[str, str], str]

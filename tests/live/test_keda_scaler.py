@@ -255,7 +255,8 @@ def test_loopback_is_bound_unless_public_is_said() -> None:
 def test_a_daemon_answers_with_what_it_decided(tmp_path: Path) -> None:
     text = settings_text(tmp_path, daemon='  keda: {address: "127.0.0.1:0"}', modes="{scaling: recommend}")
     with world_process([5.0] * 3000) as world, running(tmp_path, world, text) as daemon:
-        wait_for(lambda: daemon.metric("foresail_desired_replicas") > 0, "a decision")
+        wait_for(lambda: daemon.told("answering KEDA"), "address for KEDA")
+        wait_for(lambda: daemon.metric("foresail_desired_replicas") > 0, "decision")
         (told,) = daemon.told("answering KEDA")
         with grpc.insecure_channel(told["address"]) as channel:
             ask = channel.unary_unary(
