@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from controller.actuation import Actuator
 from controller.adapters.approval_folder import ApprovalFolder
@@ -24,6 +24,7 @@ from controller.adapters.system_clock import SystemClock
 from controller.approvals import Approvals
 from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
+from controller.fleet_series import Recommended
 from controller.forecasts import Horizon, LoadForecasts
 from controller.leadership import Leadership
 from controller.loop import ControlLoop
@@ -48,6 +49,9 @@ from forecasting.series import LoadSeries
 from policies.decide import Foresail
 from policies.fleet import PoolKey
 from policies.memory import PolicyMemory
+
+if TYPE_CHECKING:
+    from controller.adapters.keda_scaler import KedaScaler
 
 History: TypeAlias = Callable[[float], Mapping[str, LoadSeries]]
 """Returns the load of each model recorded until an instant, in steps of a tick; raises ObservationError."""
@@ -270,3 +274,21 @@ def leadership_of(settings: Settings) -> Leadership | None:
         return candidate(place, clock.now, clock.lasting)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
+
+
+def keda_scaler(
+    settings: Settings, recommended: Callable[[], Recommended], leads: Callable[[], bool]
+) -> KedaScaler | None:
+    """Return what answers KEDA by gRPC, once it is started; None where the settings name no address for it.
+
+    Raises:
+        BadInput: If the extra for it is not installed, or its address cannot be bound.
+    """
+    if settings.daemon.keda is None:
+        return None
+    try:
+        from controller.adapters.keda_scaler import KedaScaler
+    except ModuleNotFoundError as error:
+        what = f"KEDA is answered by gRPC, and {error.name} is not installed"
+        raise BadInput(what, "daemon.keda", "pip install 'foresail[keda]'") from None
+    return KedaScaler(settings.daemon.keda, recommended, leads)

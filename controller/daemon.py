@@ -24,7 +24,7 @@ from controller.adapters.audit_claim import AuditClaim
 from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
 from controller.approvals import proposal_json
-from controller.bootstrap import WorldOf, audit_log, world_of
+from controller.bootstrap import WorldOf, audit_log, keda_scaler, world_of
 from controller.cadence import Cadence
 from controller.chores import Chores
 from controller.errors import ForesailError
@@ -95,6 +95,7 @@ class Daemon:
                 settings, world, self._audit, self._telemetry, clock or machine, machine, pace, self._turn
             )
             self._status = StatusServer(settings.daemon.status, self, self._telemetry.registry)
+            self._keda = keda_scaler(settings, self._telemetry.recommended, lambda: self._turn.leads)
         except BaseException:
             self._audit.close()
             raise
@@ -176,6 +177,8 @@ class Daemon:
                 self._stop()
                 return 1
             self._begin()
+            if self._keda is not None and self._turn.leads:
+                self._keda.start()
             self._keep_time()
 
     def _begin(self) -> None:
@@ -240,6 +243,8 @@ class Daemon:
 
     def _close(self) -> None:
         self._status.stop()
+        if self._keda is not None:
+            self._keda.stop()
         if not self.abandoned:
             self._turn.end()
             self._audit.close()

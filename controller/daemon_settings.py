@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from controller.keda_settings import KedaSettings
 from controller.retrain import RetrainSettings
 from controller.skill_settings import SkillSettings
 from controller.status_server import StatusSettings
@@ -56,4 +57,7 @@ class DaemonSettings(BaseModel):
     )
     retrain: RetrainSettings = Field(default_factory=RetrainSettings, description="When a new model is trained.")
     status: StatusSettings = Field(default_factory=StatusSettings, description="Health, readiness and metrics by HTTP.")
+    keda: KedaSettings | None = Field(
+        None, description="Where KEDA asks by gRPC for what is decided; nowhere unless said. Needs `foresail[keda]`."
+    )
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings, description="What is published.")

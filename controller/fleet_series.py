@@ -21,7 +21,7 @@ from controller.telemetry_settings import TelemetrySettings
 from forecasting.forecast import LoadForecast
 from forecasting.series import CHANNELS
 from policies.decisions import Decision
-from policies.fleet import FleetState, Phase, PoolState
+from policies.fleet import FleetState, Phase, PoolKey, PoolState
 
 MAX_LABEL = 200
 """Names come from a platform that may be anybody's."""
@@ -43,6 +43,21 @@ class _Family(NamedTuple):
     counts: bool = False
 
 
+class Recommended(NamedTuple):
+    """What the newest decision says others should scale to.
+
+    Attributes:
+        targets: Key of each pool that is ours, by namespace and name of its scale target; none that two pools share.
+        pools: Keys of all pools that are ours.
+        desired: Replicas by key, also of pools that are not ours; empty where the decision is too old to be acted upon,
+            or there is none.
+    """
+
+    targets: Mapping[tuple[str, str], str]
+    pools: Collection[str]
+    desired: Mapping[str, int]
+
+
 @dataclass(slots=True)
 class _Tally:
     """How the forecasts of one model at one lead turned out so far."""
@@ -60,6 +75,8 @@ class FleetSeries(Collector):
         self._accelerators: Mapping[str, str] = {}
         self._fresh_s = math.inf
         self._shown: tuple[TickRecord, float] | None = None
+        self._figures: tuple[Mapping[str, int], float] = {}, -math.inf
+        self._targets: Mapping[tuple[str, str], str] = {}
         self._tallies: dict[tuple[str, float], _Tally] = {}
         self._skills: Mapping[Labels, float] = {}
 
@@ -72,6 +89,9 @@ class FleetSeries(Collector):
             fresh_s: Age up to which a replica's metrics count as reported, in seconds.
         """
         self._settings, self._accelerators, self._fresh_s = settings, accelerators, fresh_s
+        targets = {key: self._target_of(PoolKey.parse(key)) for key in accelerators}
+        times = Counter(targets.values())
+        self._targets = {(place, name): key for key, (name, place) in targets.items() if times[name, place] == 1}
 
     def show(self, record: TickRecord, scores: Collection[ForecastScore]) -> None:
         """Publish what ``record`` decided from now on, and count what became of earlier forecasts."""
@@ -84,6 +104,9 @@ class FleetSeries(Collector):
             tally.within.update(level for level, within in score.held.items() if within)
         self._tallies = tallies
         self._shown = record, self._elapsed()
+        if record.fleet is not None and record.decision is not None:
+            figures = {str(key): count for key, count in _desired(record.fleet, record.decision).items()}
+            self._figures = figures, self._elapsed()
 
     def judge(self, skills: Mapping[Labels, float]) -> None:
         """Publish the skill of forecasters by model, lead and role; models that were not judged keep theirs."""
@@ -91,6 +114,12 @@ class FleetSeries(Collector):
         there = self._models()
         kept = {labels: skill for labels, skill in self._skills.items() if labels[0] in there - judged}
         self._skills = kept | dict(skills)
+
+    def recommended(self) -> Recommended:
+        """Return the figures of ``wva_desired_replicas`` by pool, and which pool is meant by which scale target."""
+        desired, shown_s = self._figures
+        fresh = self._elapsed() - shown_s <= self._settings.publish_for_s
+        return Recommended(self._targets, self._accelerators, desired if fresh else {})
 
     def _models(self) -> set[str]:
         shown = self._shown
@@ -128,8 +157,7 @@ class FleetSeries(Collector):
 
     def _of_pools(self, fleet: FleetState, decision: Decision) -> Iterator[_Family]:
         ours = [pool for pool in fleet.pools if str(pool.key) in self._accelerators]
-        planned = {plan.pool: plan.desired for plan in decision.scaling}
-        desired = {pool.key: float(planned.get(pool.key, pool.desired)) for pool in ours}
+        desired = {key: float(count) for key, count in _desired(fleet, decision).items()}
         keyed = [(pool, (pool.key.model, pool.key.pool, str(pool.key.role))) for pool in ours]
         every = [(pool, (pool.key.model, pool.key.pool, str(pool.key.role))) for pool in fleet.pools]
         yield _Family(
@@ -160,7 +188,7 @@ class FleetSeries(Collector):
             (
                 "wva_desired_ratio",
                 "Desired over current replicas; desired where there are none.",
-                {key: desired[key] / (current[key] or 1.0) for key in desired},
+                {key: desired[key] / (current[key] or 1.0) for key in current},
             ),
         ):
             samples = [(variants[p.key], value[p.key]) for p in ours if p.key in variants]
@@ -168,13 +196,13 @@ class FleetSeries(Collector):
 
     def _variants(self, pools: Sequence[PoolState]) -> Mapping[object, Labels]:
         """Return the labels of each pool; none for two pools of one name, whose counts nobody could tell apart."""
-        labels = {p.key: (*self._target_of(p), self._accelerators[str(p.key)]) for p in pools}
+        labels = {p.key: (*self._target_of(p.key), self._accelerators[str(p.key)]) for p in pools}
         times = Counter(label[:2] for label in labels.values())
         return {key: label for key, label in labels.items() if times[label[:2]] == 1}
 
-    def _target_of(self, pool: PoolState) -> tuple[str, str]:
+    def _target_of(self, key: PoolKey) -> tuple[str, str]:
         """Return the name and namespace of the scale target."""
-        namespace, slash, name = self._settings.variants.get(str(pool.key), pool.key.pool).rpartition("/")
+        namespace, slash, name = self._settings.variants.get(str(key), key.pool).rpartition("/")
         return name, namespace if slash else self._settings.namespace
 
     def _of_models(self, fleet: FleetState) -> Iterator[_Family]:
@@ -239,6 +267,12 @@ class FleetSeries(Collector):
         )
         text = "Forecasts that no more requests came than."
         yield _Family("foresail_forecasts_within", text, (*of_lead, "level"), within, counts=True)
+
+
+def _desired(fleet: FleetState, decision: Decision) -> Mapping[PoolKey, int]:
+    """Return what each pool should have: what is planned for it, or what there is asked for already."""
+    planned = {plan.pool: plan.desired for plan in decision.scaling}
+    return {pool.key: planned.get(pool.key, pool.desired) for pool in fleet.pools}
 
 
 def _phases(pool: PoolState) -> list[tuple[str, int]]:

@@ -22,6 +22,7 @@ def _place_of_lease(settings: Settings) -> object:
 
 _FIXED: dict[str, Callable[[Settings], object]] = {
     "audit.url": lambda settings: settings.audit.url,
+    "daemon.keda": lambda settings: settings.daemon.keda,
     "daemon.status": lambda settings: settings.daemon.status,
     "platform.lease": lambda settings: getattr(settings.platform, "lease", None),
     "platform, where the lease is,": _place_of_lease,

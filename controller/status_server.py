@@ -52,10 +52,19 @@ class StatusSettings(BaseModel):
 
     @model_validator(mode="after")
     def _loopback_unless_public(self) -> StatusSettings:
-        host, _ = split_address(self.address)
-        if not self.public and not ipaddress.ip_address(host).is_loopback:
-            raise ValueError(f"{self.address} can be reached from outside: set public: true if that is meant")
+        refuse_outside(self.address, self.public)
         return self
+
+
+def refuse_outside(address: str, public: bool) -> None:
+    """Refuse an address that others reach, unless that is meant.
+
+    Raises:
+        ValueError: If it is none, or not loopback and not ``public``.
+    """
+    host, _ = split_address(address)
+    if not public and not ipaddress.ip_address(host).is_loopback:
+        raise ValueError(f"{address} can be reached from outside: set public: true if that is meant")
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -98,7 +107,7 @@ class StatusServer:
     """
 
     def __init__(self, settings: StatusSettings, health: Health, registry: CollectorRegistry) -> None:
-        self._socket = _bound(settings.address)
+        self._socket = bound(settings.address, "status")
         self._server = _server(_application(health, registry))
         self._thread = threading.Thread(target=self._serve, name="status", daemon=True)
 
@@ -125,7 +134,12 @@ class StatusServer:
         self._server.run(sockets=[self._socket])
 
 
-def _bound(address: str) -> socket.socket:
+def bound(address: str, what: str) -> socket.socket:
+    """Return a socket bound to ``address``, which does not listen yet.
+
+    Raises:
+        BadInput: If it cannot be bound; ``what`` is the group of the setting, under ``daemon``.
+    """
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
@@ -135,8 +149,8 @@ def _bound(address: str) -> socket.socket:
     except OSError as error:
         found.close()
         reason = (error.strerror or str(error)).lower()
-        remedy = "stop what listens there, or set daemon.status.address"
-        raise BadInput(f"the status address cannot be bound: {reason}", address, remedy) from None
+        remedy = f"stop what listens there, or set daemon.{what}.address"
+        raise BadInput(f"the {what} address cannot be bound: {reason}", address, remedy) from None
     return found
 
 

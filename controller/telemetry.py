@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from controller.fleet_series import FleetSeries
+from controller.fleet_series import FleetSeries, Recommended
 from controller.forecast_score import ForecastScores
 from controller.observation import unknown_pods
 from controller.ports import TickPhase, TickRecord
@@ -102,6 +102,10 @@ class Telemetry:
     def show_leader(self, leads: Callable[[], bool]) -> None:
         """Publish whether this process acts, of several."""
         self._leader.set_function(lambda: float(leads()))
+
+    def recommended(self) -> Recommended:
+        """Return what others should scale to, as the newest decision says; to be called from any thread."""
+        return self._series.recommended()
 
     @property
     def age_s(self) -> float:

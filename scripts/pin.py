@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = "dev,live,postgres,profiles,ray"
+EXTRAS = "dev,keda,live,postgres,profiles,ray"
 HEADER = f"""\
 # Every package that .[{EXTRAS}] needs, in the one version that is tested.
 # Written by `.venv/bin/python scripts/pin.py`, which resolves pyproject.toml afresh; never edited by hand.

@@ -78,7 +78,7 @@ if [ -n "${UV_FIND_LINKS:-}" ] && [ -z "${PIP_FIND_LINKS:-}" ]; then
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # --no-compile: compiling every module ahead takes longer than all the rest, and most are never imported.
-"$venv/bin/python" -m pip install --no-compile -c constraints.txt -e '.[dev,live,postgres,ray]' ||
+"$venv/bin/python" -m pip install --no-compile -c constraints.txt -e '.[dev,keda,live,postgres,ray]' ||
   fail "pip could not install the dependencies (see above); run the same command again to go on from here"
 
 say "[3/4] checking"

@@ -63,13 +63,20 @@ def test_overrides_stay_laid_over_whatever_the_file_says(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["audit: {url: 'sqlite:///other.db'}\n", "daemon: {status: {address: '127.0.0.1:1'}}\n"]
+    "text",
+    [
+        "audit: {url: 'sqlite:///other.db'}\n",
+        "daemon: {status: {address: '127.0.0.1:1'}}\n",
+        "daemon: {keda: {address: '127.0.0.1:1'}}\n",
+    ],
 )
 def test_what_cannot_change_while_it_runs_is_refused_by_name(file: Path, text: str) -> None:
     source = SettingsFile(file)
     used = source.load()
     file.write_text(text)
-    with pytest.raises(BadSetting, match=r"(audit\.url|daemon\.status) cannot change while the daemon runs"):
+    with pytest.raises(
+        BadSetting, match=r"(audit\.url|daemon\.status|daemon\.keda) cannot change while the daemon runs"
+    ):
         source.reload(used)
 
 

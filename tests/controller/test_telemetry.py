@@ -286,3 +286,23 @@ def test_pods_that_the_cluster_does_not_know_are_counted_at_each_tick(telemetry:
     for record in (tick, told, told):
         telemetry.tick_ended(record, "decided", 0.1, 0)
     assert samples(telemetry)["foresail_unknown_pods_total", ()] == 6.0
+
+
+def test_what_is_recommended_is_what_is_published_and_no_longer(stopwatch: Stopwatch) -> None:
+    telemetry = telemetry_of(stopwatch, namespace="serving", variants={str(POOL): "llama"}, publish_for_s=100.0)
+    assert telemetry.recommended().desired == {}
+    tick(telemetry, scaling_tick(60.0))
+    found = telemetry.recommended()
+    assert found.desired == {str(POOL): 5, str(SPARE): 0}
+    assert found.targets == {("serving", "llama"): str(POOL), ("serving", SPARE.pool): str(SPARE)}
+    tick(telemetry, blind_tick(120.0))
+    stopwatch.now_s += 100.0
+    assert telemetry.recommended().desired == found.desired
+    stopwatch.now_s += 1.0
+    assert telemetry.recommended().desired == {}
+    assert set(telemetry.recommended().pools) == {str(POOL), str(SPARE)}
+
+
+def test_a_target_that_two_pools_share_means_neither(stopwatch: Stopwatch) -> None:
+    telemetry = telemetry_of(stopwatch, variants={str(POOL): "same", str(SPARE): "same"})
+    assert telemetry.recommended().targets == {}

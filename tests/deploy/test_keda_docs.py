@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.adapters.kube.ownership import read_autoscaler
 from controller.daemon_settings import DaemonSettings
 from controller.modes import ModeSettings
+from controller.status_server import split_address
 from tests.builders_chart import ROOT, problems_of
 from tests.builders_metrics_page import published
 
@@ -37,9 +39,15 @@ def block(key: str, value: object = None) -> dict[str, Any]:
     return found
 
 
+def scaled_object(kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the ScaledObject whose one trigger is of a kind, and the metadata of that."""
+    objects = [one for one in BLOCKS if one.get("kind") == "ScaledObject"]
+    (found,) = [one for one in objects if [trigger["type"] for trigger in one["spec"]["triggers"]] == [kind]]
+    return found, found["spec"]["triggers"][0]["metadata"]
+
+
 def query_of_keda() -> str:
-    (trigger,) = block("kind", "ScaledObject")["spec"]["triggers"]
-    return str(trigger["metadata"]["query"])
+    return scaled_object("prometheus")[1]["query"]
 
 
 def query_of_adapter() -> str:
@@ -57,17 +65,33 @@ def test_settings_are_settings() -> None:
     told = block("modes")
     ModeSettings.model_validate(told["modes"])
     telemetry = DaemonSettings.model_validate(told["daemon"]).telemetry
-    assert telemetry.namespace == block("kind", "ScaledObject")["metadata"]["namespace"]
+    scaled, trigger = scaled_object("external-push")
+    assert telemetry.namespace == scaled["metadata"]["namespace"]
+    assert telemetry.variants[trigger["pool"]] == scaled["spec"]["scaleTargetRef"]["name"]
+
+
+def test_the_scaler_is_asked_where_it_listens_and_known_to_follow() -> None:
+    (listens,) = [said for one in BLOCKS if (said := DaemonSettings.model_validate(one.get("daemon", {})).keda)]
+    scaled, trigger = scaled_object("external-push")
+    service = block("kind", "Service")
+    name, namespace, port = (*(service["metadata"][key] for key in ("name", "namespace")), service["spec"]["ports"][0])
+    assert trigger["scalerAddress"] == f"{name}.{namespace}.svc:{port['port']}"
+    assert split_address(listens.address)[1] == port["port"]
+    assert not list(problems_of(service))
+    known = read_autoscaler(scaled, "ScaledObject")
+    assert known is not None
+    assert known.follows
 
 
 def test_objects_are_such_as_the_api_server_takes() -> None:
-    hpa, scaled = block("kind", "HorizontalPodAutoscaler"), block("kind", "ScaledObject")
+    hpa = block("kind", "HorizontalPodAutoscaler")
     assert not list(problems_of(hpa))
-    assert set(scaled["spec"]) <= OF_SCALED_OBJECTS
-    behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-    assert behavior == hpa["spec"]["behavior"]  # checked there
-    told = scaled["spec"]["triggers"][0]["metadata"]
-    assert all(isinstance(said, str) for said in told.values())  # KEDA takes text alone there
+    for kind in ("prometheus", "external-push"):
+        scaled, told = scaled_object(kind)
+        assert set(scaled["spec"]) <= OF_SCALED_OBJECTS
+        behavior = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        assert behavior == hpa["spec"]["behavior"]  # checked there
+        assert all(isinstance(said, str) for said in told.values())  # KEDA takes text alone there
 
 
 def test_what_is_asked_for_is_published_with_these_labels() -> None:
