@@ -18,6 +18,8 @@ from tests.live_times import Measured
 OUTAGE_S = 60.0
 POOL = "engines"
 SHAPE = (800, 40)
+SETTLED_S = 10.0
+"""More than the windows that a smaller fleet waits for."""
 
 
 pytestmark = pytest.mark.slow
@@ -172,7 +174,7 @@ def test_a_daemon_killed_at_random_repeats_and_loses_nothing(stack: RunningStack
 
 def test_a_gateway_that_begins_anew_is_not_read_as_another_load(stack: RunningStack, measured: Measured) -> None:
     rate, model = 4.0, stack.options.model
-    load = stack.play(steady(rate, 120.0, *SHAPE))
+    load = stack.play(steady(rate, 180.0, *SHAPE))
 
     def seen(tick: Tick) -> float:
         demand = (tick.entry.record.get("fleet") or {}).get("demand", {}).get(model)
@@ -184,6 +186,12 @@ def test_a_gateway_that_begins_anew_is_not_read_as_another_load(stack: RunningSt
     began_at = stack.now
     stack.until_tick(as_it_is, "the load is seen as it is", began_at)
     stack.until(lambda: len(load.rows) > 20, "counters from which a fall is plain")
+    settled_at = stack.now + SETTLED_S
+    resized = ("pending", "ready", "draining")
+    stack.until(
+        lambda: stack.now > settled_at and not stack.events(stack.now - SETTLED_S, *resized),
+        "the fleet has the size that this load asks for, whatever there was before",
+    )
     before, restarted_at = stack.pool(POOL), stack.now
     stack.do(stack.stack.gateway.stop())
     stack.do(stack.stack.gateway.begin())
