@@ -141,7 +141,8 @@ class KubernetesView:
         return self._look().pools
 
     def nodes(self) -> Mapping[str, NodeState]:
-        """Return the nodes by name; none where they are not read. Raises ObservationError."""
+        """Return the nodes by name; none where they are not read. Raises ObservationError, as ``pools`` does."""
+        self._written.wait(self._settings.catch_up_s)
         nodes: list[Node] = [node for found in self._snapshots(NODES) for node in found.objects.values()]
         return {node.name: node.state for node in nodes}
 
