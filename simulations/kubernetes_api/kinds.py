@@ -23,7 +23,8 @@ class Kind:
     """One resource as it is served.
 
     ``custom`` resources differ as they do in a cluster: no strategic merge patch, and a PUT without a resourceVersion
-    is invalid. ``generated`` says whether ``metadata.generation`` counts changes of what is asked for.
+    is invalid. ``generated`` says whether ``metadata.generation`` counts changes of what is asked for, and
+    ``annotations_count`` whether it counts changes of annotations as well.
     """
 
     group: str
@@ -34,6 +35,7 @@ class Kind:
     short: tuple[str, ...] = ()
     status: bool = False
     generated: bool = False
+    annotations_count: bool = False
     scale: ScalePaths | None = None
     custom: bool = False
     unconditional_update: bool = True
@@ -62,7 +64,15 @@ NODE = Kind("", "v1", "nodes", "Node", namespaced=False, short=("no",), status=T
 EVENT = Kind("", "v1", "events", "Event", short=("ev",))
 SERVICE = Kind("", "v1", "services", "Service", short=("svc",), status=True)
 DEPLOYMENT = Kind(
-    "apps", "v1", "deployments", "Deployment", short=("deploy",), status=True, generated=True, scale=_LABELLED
+    "apps",
+    "v1",
+    "deployments",
+    "Deployment",
+    short=("deploy",),
+    status=True,
+    generated=True,
+    annotations_count=True,
+    scale=_LABELLED,
 )
 REPLICA_SET = Kind(
     "apps", "v1", "replicasets", "ReplicaSet", short=("rs",), status=True, generated=True, scale=_LABELLED

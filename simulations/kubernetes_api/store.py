@@ -167,6 +167,12 @@ class Store:
                     objects[change.key] = change.before
             return sorted(objects), objects
 
+    def last_change(self, kind: Kind) -> int:
+        """Return the version of the last change of a resource; 0 if there was none."""
+        with self.changed:
+            shelf = self._shelf(kind)
+            return shelf.versions[-1] if shelf.versions else shelf.horizon
+
     def since(self, kind: Kind, version: int) -> list[Change]:
         """Return the changes of a resource after ``version``, oldest first.
 

@@ -3,7 +3,9 @@
 A watch without a resourceVersion first sends what there is as ADDED; with ``sendInitialEvents`` a bookmark annotated
 ``k8s.io/initial-events-end`` follows. An object that a change takes out of the watch's selector is sent as DELETED, one
 that it brings in as ADDED. A resourceVersion below the horizon is one ERROR event with a ``Status`` of 410, and the
-end. Bookmarks carry nothing but the resourceVersion that the watch has reached.
+end. A bookmark carries nothing but the resourceVersion of the last change of the resource, whoever it concerns. It is
+sent every now and then and two seconds before the end, but only where that change came after the watch began: of a
+resource that does not change a watch says nothing at all.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from simulations.kubernetes_api.store import Change, Store, Stored, TooOld
 
 INITIAL_END = "k8s.io/initial-events-end"
 DEFAULT_TIMEOUT_S = 1800.0
+BOOKMARK_BEFORE_END_S = 2.0
 
 
 def _event(change: str, text: str) -> str:
@@ -59,6 +62,7 @@ class Watch:
     bookmark_every_s: float
     wanted: Callable[[], bool]
     reached: int = 0
+    began_after: int = 0
     timeout_s: int = 0
     test: Match | None = None
 
@@ -74,7 +78,9 @@ class Watch:
         ends_at = self.elapsed() + (self.timeout_s or DEFAULT_TIMEOUT_S)
         bookmarks = self.params.get("allowWatchBookmarks") in ("true", "1")
         yield from self._initial(bookmarks)
-        bookmark_at = self.elapsed() + self.bookmark_every_s
+        last_bookmark_at = ends_at - BOOKMARK_BEFORE_END_S
+        bookmark_at = min(self.elapsed() + self.bookmark_every_s, last_bookmark_at)
+        bookmarks = bookmarks and self.elapsed() <= last_bookmark_at
         while self.wanted():
             try:
                 text = self._next()
@@ -84,9 +90,12 @@ class Watch:
             if text:
                 yield text
             now = self.elapsed()
-            if bookmarks and (now >= bookmark_at or now >= ends_at):
-                yield self._bookmark()
-                bookmark_at = now + self.bookmark_every_s
+            if bookmarks and now >= bookmark_at:
+                last = self.store.last_change(self.kind)
+                if last > self.began_after:
+                    yield self._bookmark(last)
+                bookmarks = now < last_bookmark_at
+                bookmark_at = min(now + self.bookmark_every_s, last_bookmark_at)
             if now >= ends_at:
                 return
             self._wait(min(ends_at, bookmark_at if bookmarks else ends_at) - now)
@@ -96,20 +105,21 @@ class Watch:
         with_state = self.params.get("sendInitialEvents") == "true"
         if asked and not with_state:
             self.reached = asked
+            self.began_after = max(asked, self.store.last_change(self.kind))
             return
         selectors = {key: self.params[key] for key in ("labelSelector", "fieldSelector") if key in self.params}
         page = listed(self.store, self.kind, self.namespace, selectors)
-        self.reached = page.version
+        self.reached = self.began_after = page.version
         if self.params.get("sendInitialEvents") != "false":
             yield "".join(_event("ADDED", item.text) for item in page.items)
         if with_state and bookmarks:
-            yield self._bookmark({INITIAL_END: "true"})
+            yield self._bookmark(self.reached, {INITIAL_END: "true"})
 
     def _next(self) -> str:
         changes = self.store.since(self.kind, self.reached)
         if not changes:
             with self.store.changed:
-                # Nothing of this resource happened up to here, so the next bookmark may say so.
+                # Nothing of this resource happened up to here.
                 if not self.store.since(self.kind, self.reached):
                     self.reached = max(self.reached, self.store.version)
             return ""
@@ -135,8 +145,8 @@ class Watch:
             if self.store.version <= self.reached:
                 self.store.changed.wait(max(0.0, min(at_most_s, 0.5)))
 
-    def _bookmark(self, annotations: Json | None = None) -> str:
-        metadata: Json = {"resourceVersion": str(self.reached)}
+    def _bookmark(self, version: int, annotations: Json | None = None) -> str:
+        metadata: Json = {"resourceVersion": str(version)}
         if annotations:
             metadata["annotations"] = annotations
         body = {"kind": self.kind.kind, "apiVersion": self.kind.api_version, "metadata": metadata}

@@ -61,7 +61,8 @@ class Write:
 def _asked_for(kind: Kind, value: Json) -> object:
     if kind.custom:
         return {key: held for key, held in value.items() if key not in ("metadata", "status")}
-    return value.get("spec")
+    marks = value["metadata"].get("annotations") or {} if kind.annotations_count else {}
+    return value.get("spec"), marks
 
 
 def finished(kind: Kind, value: Json) -> bool:
@@ -222,8 +223,11 @@ class Writer:
         self._check_identity(kind, key, old, metadata)
         entries = metadata.get("managedFields") if owned else None
         if write.subresource == "status":
+            marks = metadata.get("annotations")
             after = {**before.fresh(), "status": after.get("status", {})}
             metadata = after["metadata"]
+            if marks and not kind.custom:  # as Deployments get the number of their revision
+                metadata["annotations"] = marks
         elif kind.status:
             after.pop("status", None)
             if "status" in old:
@@ -235,7 +239,7 @@ class Writer:
             else:
                 metadata.pop(name, None)
         fill_in(kind, after)
-        if kind.generated and _asked_for(kind, after) != _asked_for(kind, old):
+        if kind.generated and write.subresource != "status" and _asked_for(kind, after) != _asked_for(kind, old):
             metadata["generation"] = old["metadata"].get("generation", 0) + 1
         check(kind, after, old, write.subresource)
         if owned:

@@ -81,12 +81,21 @@ def test_a_name_that_is_taken_is_a_conflict(hands: Hands) -> None:
     assert taken.value.status == 409
 
 
-def test_marks_do_not_move_the_generation(hands: Hands) -> None:
-    made = hands.deployment("marked", 0)
+def test_labels_do_not_move_the_generation_and_annotations_of_a_deployment_do(hands: Hands) -> None:
+    made = hands.deployment("marked", 0)["metadata"]["generation"]
+    labelled = hands.patch(DEPLOYMENTS, "marked", {"metadata": {"labels": {"foresail.dev/note": "a"}}}, MERGE_PATCH)
+    assert labelled["metadata"]["labels"]["foresail.dev/note"] == "a"
+    assert labelled["metadata"]["generation"] == made
     marks = {"metadata": {"annotations": {"foresail.dev/note": "a"}}}
-    marked = hands.patch(DEPLOYMENTS, "marked", marks, MERGE_PATCH)
-    assert marked["metadata"]["annotations"]["foresail.dev/note"] == "a"
-    assert marked["metadata"]["generation"] == made["metadata"]["generation"]
+    assert hands.patch(DEPLOYMENTS, "marked", marks, MERGE_PATCH)["metadata"]["generation"] == made + 1
+
+
+def test_the_number_of_a_revision_does_not_move_the_generation(hands: Hands) -> None:
+    made = hands.deployment("numbered", 1)["metadata"]["generation"]
+    hands.until(lambda: hands.get(DEPLOYMENTS, "numbered")["metadata"].get("annotations"))
+    hands.until_ready("numbered", 1)
+    held = hands.get(DEPLOYMENTS, "numbered")["metadata"]
+    assert (held["annotations"]["deployment.kubernetes.io/revision"], held["generation"]) == ("1", made)
 
 
 def test_the_same_again_is_not_written(hands: Hands) -> None:

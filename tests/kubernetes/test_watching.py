@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from controller.adapters.kube.changes import MERGE_PATCH
 from controller.adapters.kube.questions import ApiRefused
 from tests.builders_any_cluster import CONFIG_MAPS, Hands
 
-WATCHED_S = 4
-"""A server marks how far it has got two seconds before a watch ends, so one must last for longer."""
+WATCHED_S = 6
+"""A server says how far it has got two seconds before a watch ends, more or less."""
 
 
 def noted(hands: Hands, name: str, group: str) -> str:
@@ -20,38 +20,51 @@ def noted(hands: Hands, name: str, group: str) -> str:
     return str(made["metadata"]["resourceVersion"])
 
 
-def watched(hands: Hands, since: str, group: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return all that a watch tells until it ends."""
+def watched(hands: Hands, since: str, group: str, *, until: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what a watch tells, until it ends or an object of a name is told of."""
     query = {"labelSelector": f"group={group}", "timeoutSeconds": str(WATCHED_S), "resourceVersion": since}
-    return [(kind, told["metadata"]) for kind, told in hands.watch(CONFIG_MAPS, **query)]
+    for kind, told in hands.watch(CONFIG_MAPS, **query):
+        yield kind, told["metadata"]
+        if told["metadata"].get("name") == until:
+            return
 
 
-def test_every_change_since_a_version_is_told_in_order_and_then_how_far_that_was(hands: Hands) -> None:
+def test_every_change_since_a_version_is_told_in_order(hands: Hands) -> None:
     since = noted(hands, "old", "watched")
     noted(hands, "other", "not-watched")
     noted(hands, "new", "watched")
     hands.patch(CONFIG_MAPS, "old", {"data": {"said": "something"}}, MERGE_PATCH)
     hands.delete(CONFIG_MAPS, "new")
-    changes = watched(hands, since, "watched")
-    told = [(kind, meta["name"]) for kind, meta in changes if kind != "BOOKMARK"]
-    assert told == [("ADDED", "new"), ("MODIFIED", "old"), ("DELETED", "new")]
-    kind, meta = changes[-1]
-    assert kind == "BOOKMARK"
-    assert int(meta["resourceVersion"]) >= int(changes[-2][1]["resourceVersion"])
+    noted(hands, "last", "watched")
+    told = [(kind, meta["name"]) for kind, meta in watched(hands, since, "watched", until="last")]
+    assert told == [("ADDED", "new"), ("MODIFIED", "old"), ("DELETED", "new"), ("ADDED", "last")]
 
 
-def test_a_watch_of_what_does_not_change_is_told_so_before_it_ends(hands: Hands) -> None:
+def test_a_watch_is_told_before_it_ends_how_far_it_has_got_without_anything_for_it(hands: Hands) -> None:
     since = noted(hands, "quiet", "quiet")
-    elsewhere = noted(hands, "busy", "busy")
-    changes = watched(hands, since, "quiet")
-    assert {kind for kind, _ in changes} == {"BOOKMARK"}
-    assert int(changes[-1][1]["resourceVersion"]) >= int(elsewhere)
+    changes = watched(hands, since, "quiet", until="begun")
+    noted(hands, "begun", "quiet")
+    assert [kind for kind, _ in changes] == ["ADDED"]
+    later = threading.Timer(WATCHED_S / 4, lambda: noted(hands, "busy", "busy"))  # a watch that goes on by then
+    later.start()
+    marks = [(kind, int(meta["resourceVersion"])) for kind, meta in watched(hands, since, "quiet")][1:]
+    later.join()
+    assert {kind for kind, _ in marks} == {"BOOKMARK"}
+    assert marks[-1][1] >= int(hands.get(CONFIG_MAPS, "busy")["metadata"]["resourceVersion"])
 
 
-def test_a_version_that_is_long_forgotten_is_gone(hands: Hands) -> None:
-    with pytest.raises(ApiRefused) as gone:
-        watched(hands, "1", "gone")
-    assert gone.value.status == 410
+def test_a_version_of_long_ago_is_gone_or_all_since_is_told(hands: Hands) -> None:
+    made = [("ADDED", noted(hands, name, "ancient")) for name in ("ancient-a", "ancient-b")]
+    try:
+        told = [
+            (kind, meta["resourceVersion"])
+            for kind, meta in watched(hands, "1", "ancient", until="ancient-b")
+            if kind != "BOOKMARK"
+        ]
+    except ApiRefused as gone:
+        assert gone.status == 410
+    else:
+        assert told == made
 
 
 def test_pages_are_of_one_state_whatever_happens_in_between(hands: Hands) -> None:

@@ -1,8 +1,8 @@
 """How is one kind of object kept up to date: listed, then watched, and listed anew where the watch has lost the thread?
 
-What a list says replaces what was known only once all its pages are there. A watch is short, and a server marks how far
-it has got before the end of each: one that said nothing at all is followed by a list, so that a quiet kind of object is
-never taken for one that is heard.
+What a list says replaces what was known only once all its pages are there. A watch is short. Of a kind of object that does
+not change a server says nothing, not even how far it has got; that it ends the watch itself, when it was asked to and with
+a whole answer, is its word that nothing happened. One that ends earlier without a word is followed by a list.
 """
 
 from __future__ import annotations
@@ -179,10 +179,15 @@ class Reflector(Generic[T]):
                     return
         finally:
             self._watch = None
-        if not heard and not self._stopped.is_set():
-            self._listed_s = None  # nobody has said that nothing happened
-            if self._elapsed() - began_s < min(_SHORTEST_WATCH_S, settings.watch_s / 2):
-                raise Unreached("a watch ended at once, without a word", str(question))
+        if heard or self._stopped.is_set():
+            return
+        lasted_s = self._elapsed() - began_s
+        if lasted_s >= settings.watch_s:  # counted from before it began: the server cannot have ended it for us earlier
+            self.store.reach(self.store.resource_version)
+            return
+        self._listed_s = None  # nobody has said that nothing happened
+        if lasted_s < min(_SHORTEST_WATCH_S, settings.watch_s / 2):
+            raise Unreached("a watch ended at once, without a word", str(question))
 
     def _apply(self, kind: str, told: Mapping[str, Any], question: Question) -> None:
         place = text(told, "metadata", "resourceVersion")

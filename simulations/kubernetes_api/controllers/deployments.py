@@ -172,7 +172,8 @@ class Deployments:
 
     def _number(self, deployment: Json, revision: int) -> None:
         if revision_of(deployment) != revision:
-            self._hands.patch(DEPLOYMENT, deployment, {"metadata": {"annotations": {REVISION: str(revision)}}})
+            change = {"metadata": {"annotations": {REVISION: str(revision)}}}
+            self._hands.patch(DEPLOYMENT, deployment, change, "status")
 
     def _report(self, deployment: Json, new: Json | None, old: list[Json]) -> None:
         status, complete = status_of(deployment, new, old, self._clock.now())

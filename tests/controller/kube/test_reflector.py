@@ -90,14 +90,31 @@ def test_changes_come_by_the_watch(api: RunningApi, tmp_path: Path) -> None:
         assert _names(reflector) == ["llama-abc-0"]
 
 
-def test_bookmarks_tell_that_nothing_happened(api: RunningApi, tmp_path: Path) -> None:
+def test_bookmarks_tell_how_far_it_has_got(api: RunningApi, tmp_path: Path) -> None:
     fleet = Fleet(api)
     fleet.deployment(pods=1)
-    reflector = _reflector(api, tmp_path)
+    api.call("POST", "/api/v1/namespaces", {"metadata": {"name": "elsewhere"}})
+    reflector = _reflector(api, tmp_path, watch_s=3)
+    spec = {"containers": [{"name": "engine", "image": "engine:1"}]}
+    with _running(reflector):
+        for name in ("before-it-watches-perhaps", "while-it-watches"):
+            api.call("POST", "/api/v1/namespaces/elsewhere/pods", {"metadata": {"name": name}, "spec": spec})
+            if _caught_up(api, reflector, within_s=4.0):
+                break
+        else:
+            pytest.fail(f"got to {reflector.store.resource_version} of {api.version}")
+    assert _names(reflector) == ["llama-abc-0"]
+
+
+def test_a_kind_that_does_not_change_is_heard_of_and_not_listed_again(api: RunningApi, tmp_path: Path) -> None:
+    Fleet(api).deployment(pods=1)
+    reflector = _reflector(api, tmp_path, watch_s=1)
     reflector.round()
-    fleet.patch("deployments", "llama", {"spec": {"replicas": 3}})  # of no interest here
-    reflector.round()
-    assert reflector.store.resource_version == str(api.version)
+    api.fault(Fault(code=500, verbs=("list",)))
+    for _ in range(2):
+        began_s = SystemClock().elapsed()
+        assert reflector.round() == 0.0
+        assert reflector.store.snapshot(SystemClock().elapsed() - began_s).objects
 
 
 def test_a_history_that_the_server_has_forgotten_is_listed_anew(api: RunningApi, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -153,20 +154,32 @@ def test_a_watch_that_has_seen_the_last_change_outlives_a_compaction(k8s: Client
     assert watched(k8s, resource_version=version) == []
 
 
-def test_bookmarks_tell_the_version_that_a_quiet_watch_has_reached() -> None:
-    with running_api(bookmark_every_s=0.05) as api, clients(api) as k8s:
-        version = add(k8s, "a")
-        k8s.core.create_namespaced_event(NAMESPACE, {"metadata": {"name": "e"}, "involvedObject": {}, "reason": "x"})
-        stream = watch.Watch().stream(
-            k8s.core.list_namespaced_config_map,
-            NAMESPACE,
-            resource_version=version,
-            allow_watch_bookmarks=True,
-            timeout_seconds=WATCHED_S,
-        )
-        marks = [event["raw_object"]["metadata"] for event in stream if event["type"] == "BOOKMARK"]
-    assert len(marks) > 1
-    assert marks[-1]["resourceVersion"] == str(api.version)
+def marks(k8s: Clients, since: str, meanwhile: Callable[[], object] = lambda: None) -> list[str]:
+    """Return which versions the bookmarks of a watch name, during which something happens."""
+    watching = {"resource_version": since, "allow_watch_bookmarks": True, "timeout_seconds": 3}
+    stream = watch.Watch().stream(k8s.core.list_namespaced_config_map, NAMESPACE, **watching)
+    later = threading.Timer(0.5, meanwhile)
+    later.start()
+    found = [one["raw_object"]["metadata"]["resourceVersion"] for one in stream if one["type"] == "BOOKMARK"]
+    later.join()
+    return found
+
+
+@pytest.mark.parametrize(("every_s", "least"), [(0.05, 5), (60.0, 1)], ids=["often", "before the end"])
+def test_bookmarks_tell_the_last_change_wherever_it_was(every_s: float, least: int) -> None:
+    with running_api(bookmark_every_s=every_s) as api, clients(api) as k8s:
+        since = add(k8s, "a")
+        k8s.core.create_namespace({"metadata": {"name": "another"}})
+        told = marks(k8s, since, lambda: k8s.core.create_namespaced_config_map("another", {"metadata": {"name": "b"}}))
+        assert set(told) == {str(api.version)}
+    assert len(told) >= least
+
+
+def test_a_watch_of_what_has_not_changed_since_it_began_has_no_bookmarks(k8s: Clients) -> None:
+    since = add(k8s, "a")
+    add(k8s, "b")
+    told = marks(k8s, since, lambda: k8s.core.create_namespace({"metadata": {"name": "another"}}))
+    assert told == []
 
 
 def test_a_watch_without_a_version_begins_with_what_there_is(k8s: Clients) -> None:
