@@ -145,6 +145,11 @@ class _Examination:
 
     def _server(self) -> None:
         self.found.server = self.api.server
+        if not self.api.is_verified:
+            what = "the certificate of the API server is not checked: whoever is in between may read and answer for it"
+            self._say(
+                what, "name its certificate-authority in the kubeconfig, without insecure-skip-tls-verify", fatal=False
+            )
         facts = server_facts(self.api, self.clock.now)
         self.found.version, ahead_s = shown(facts.version), facts.clock_ahead_s
         if not math.isnan(ahead_s):

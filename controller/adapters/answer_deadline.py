@@ -18,10 +18,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 _BUFFER_BYTES = 64 * 1024
 
 
-def pools_with_deadline(elapsed: Callable[[], float]) -> dict[str, type[HTTPConnectionPool]]:
+def pools_with_deadline(elapsed: Callable[[], float], *, verified: bool = True) -> dict[str, type[HTTPConnectionPool]]:
     """Return the classes of pools by scheme, for a pool manager, whose read time-out holds for a whole answer.
 
-    ``elapsed`` are seconds that never go back. What comes too late raises as a read time-out does.
+    ``elapsed`` are seconds that never go back. What comes too late raises as a read time-out does. Where certificates
+    are not to be ``verified``, whoever decided that says so once, and no connection warns of it at every request.
     """
     answer: Any = partial(_Answer, elapsed)
 
@@ -30,6 +31,11 @@ def pools_with_deadline(elapsed: Callable[[], float]) -> dict[str, type[HTTPConn
 
     class Secure(HTTPSConnection):
         response_class = answer
+
+        def connect(self) -> None:
+            super().connect()
+            if not verified:
+                self.is_verified = True
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

@@ -51,6 +51,11 @@ class KubernetesApi:
         """The address of the server."""
         return self._reach.server
 
+    @property
+    def is_verified(self) -> bool:
+        """Whether it is checked that the server is who it says it is."""
+        return self._reach.is_verified
+
     def close(self) -> None:
         """Give up the connections."""
         self._reach.pool.clear()

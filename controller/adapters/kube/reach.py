@@ -9,6 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import structlog
 from urllib3 import PoolManager, ProxyManager
 from yaml import YAMLError
 
@@ -19,6 +20,8 @@ from controller.redaction import redacted
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
+
+_log = structlog.get_logger(__name__)
 
 _TOLD = 300
 _CONNECTIONS = 64
@@ -50,7 +53,14 @@ class Reach:
         except Exception as error:  # noqa: BLE001 - a certificate, proxy or address of any form
             raise _unknown(settings, error) from None
         if type(self.pool) in (PoolManager, ProxyManager):  # a SOCKS proxy brings connections of its own
-            self.pool.pool_classes_by_scheme = pools_with_deadline(elapsed)
+            self.pool.pool_classes_by_scheme = pools_with_deadline(elapsed, verified=self.is_verified)
+        if not self.is_verified:
+            _log.warning("the certificate of the API server is not checked, as the kubeconfig says", server=self.server)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether it is checked that the server is who it says it is; loopback without TLS needs no proof."""
+        return bool(self._known.verify_ssl) or not self.url.startswith("https:")
 
     @property
     def url(self) -> str:

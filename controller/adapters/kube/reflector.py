@@ -1,8 +1,8 @@
 """How is one kind of object kept up to date: listed, then watched, and listed anew where the watch has lost the thread?
 
-What a list says replaces what was known only once all its pages are there. A watch is short. Of a kind of object that does
-not change a server says nothing, not even how far it has got; that it ends the watch itself, when it was asked to and with
-a whole answer, is its word that nothing happened. One that ends earlier without a word is followed by a list.
+What a list says replaces what was known only once all its pages are there. A watch is short. Of a kind of object that
+does not change a server says nothing, not even how far it has got; that it ends the watch itself, when it was asked to,
+is its word that nothing happened. One that ends earlier without a word is followed by a list.
 """
 
 from __future__ import annotations

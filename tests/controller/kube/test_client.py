@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.kinds import DEPLOYMENTS, PODS
@@ -272,24 +273,52 @@ def test_a_server_that_is_not_there_or_speaks_no_tls_is_told(tmp_path: Path) -> 
     assert "certificate authority" in caught.value.remedy
 
 
-def test_the_authority_of_the_kubeconfig_is_trusted_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("trust", "is_verified"),
+    [({"certificate-authority": "right.pem"}, True), ({"insecure-skip-tls-verify": True}, False)],
+    ids=["authority", "insecure"],
+)
+def test_the_server_is_trusted_as_the_kubeconfig_says(
+    trust: dict[str, Any], is_verified: bool, certificates: Path, tmp_path: Path
+) -> None:
+    with _serving(_says(200, b'{"items": []}'), _tls(certificates)) as url, capture_logs() as logs:
+        api = _secure_api(url, trust, certificates, tmp_path)
+        assert [api.page(LIST, {}), api.page(LIST, {})] == [{"items": []}] * 2
+        assert api.is_verified is is_verified
+    told = [one["log_level"] for one in logs if "certificate" in one["event"]]
+    assert told == ([] if is_verified else ["warning"])  # once, and not at every request
+
+
+def test_no_other_authority_than_that_of_the_kubeconfig_is_trusted(certificates: Path, tmp_path: Path) -> None:
+    with _serving(_says(200, b'{"items": []}'), _tls(certificates)) as url:
+        api = _secure_api(url, {"certificate-authority": "wrong.pem"}, certificates, tmp_path)
+        with pytest.raises(ObservationError, match="no secure connection"):
+            api.page(LIST, {})
+
+
+@pytest.fixture(scope="module", name="certificates")
+def _certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two self-signed authorities, each a server of 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("tls")
     for name in ("right", "wrong"):
-        where = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
+        where = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
         made = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext"
         subprocess.run([*made.split(), "subjectAltName=IP:127.0.0.1", *where], check=True, capture_output=True)
+    return folder
+
+
+def _tls(certificates: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "right.pem", tmp_path / "right.key")
+    context.load_cert_chain(certificates / "right.pem", certificates / "right.key")
+    return context
 
-    def asked(url: str, authority: str) -> dict[str, Any]:
-        config = kubeconfig(url.replace("http:", "https:"), "x")
-        config["clusters"][0]["cluster"]["certificate-authority"] = str(tmp_path / authority)
-        file = write_kubeconfig(tmp_path / "kubeconfig", config)
-        return KubernetesApi(KubernetesSettings(kubeconfig=file), SystemClock().elapsed).page(LIST, {})
 
-    with _serving(_says(200, b'{"items": []}'), context) as url:
-        assert asked(url, "right.pem") == {"items": []}
-        with pytest.raises(ObservationError, match="no secure connection"):
-            asked(url, "wrong.pem")
+def _secure_api(url: str, trust: dict[str, Any], certificates: Path, folder: Path) -> KubernetesApi:
+    config = kubeconfig(url.replace("http:", "https:"), "x")
+    named = {key: str(certificates / held) if isinstance(held, str) else held for key, held in trust.items()}
+    config["clusters"][0]["cluster"] |= named
+    file = write_kubeconfig(folder / "kubeconfig", config)
+    return KubernetesApi(KubernetesSettings(kubeconfig=file), SystemClock().elapsed)
 
 
 def test_questions_name_their_place_and_right() -> None:
