@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from controller.adapters.kube.reflector import Reflector
 from controller.adapters.kube.settings import KubernetesSettings
+from controller.adapters.system_clock import SystemClock
 from simulations.kubernetes_api.running import RunningApi
 from tests.builders_kube import running, template_json
 
@@ -19,6 +22,14 @@ def settings_for(api: RunningApi, folder: Path, **more: Any) -> KubernetesSettin
     file = api.write_kubeconfig(folder / "kubeconfig", token)
     quick: dict[str, Any] = {"watch_s": 1, "stale_after_s": 30.0, "timeout_s": 5.0, "connect_timeout_s": 1.0}
     return KubernetesSettings(**{"kubeconfig": file, "namespaces": ("prod",), **quick, **more})
+
+
+def caught_up(api: RunningApi, reflectors: Iterable[Reflector[Any]], within_s: float = 8.0) -> bool:
+    """Wait until watches have shown all that they can; return whether they have."""
+    elapsed = SystemClock().elapsed
+    end_s = elapsed() + within_s
+    last = [(one.store, api.last_change(one.resource.group, one.resource.plural, one.namespace)) for one in reflectors]
+    return all(store.wait_for(str(version), max(0.0, end_s - elapsed())) for store, version in last)
 
 
 class Fleet:

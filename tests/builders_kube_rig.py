@@ -28,7 +28,8 @@ from forecasting.series import LoadSeries
 from policies.memory import PolicyMemory
 from policies.settings import PolicySettings
 from tests.builders import ListNotifier
-from tests.builders_pod_world import NAMESPACE, PodWorld, app_of, caught_up
+from tests.builders_kube_api import caught_up
+from tests.builders_pod_world import NAMESPACE, PodWorld, app_of
 
 BOOKMARKS_S = 0.02
 

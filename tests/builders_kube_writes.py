@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from simulations.clock import VirtualClock
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube import T0, container_json, template_json
-from tests.builders_kube_api import MERGE, Fleet, Json, settings_for
+from tests.builders_kube_api import MERGE, Fleet, Json, caught_up, settings_for
 
 KEY = PoolKey("llama", "llama")
 LABEL = "foresail.dev/serving"
@@ -74,9 +75,7 @@ class KubeWorld:
         return pool
 
     def caught_up(self) -> None:
-        for several in self.cluster.view.reflectors.values():
-            for reflector in several:
-                assert reflector.store.wait_for(str(self.api.version), 8.0)
+        assert caught_up(self.api, chain.from_iterable(self.cluster.view.reflectors.values()))
 
     def replicas(self) -> dict[str, ReplicaState]:
         return {replica.id: replica for replica in self.pool().replicas}

@@ -6,12 +6,9 @@ HTTP. After each step of time whoever watches is waited for, so that what a tick
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.adapters.kube.reflector import Reflector
-from controller.adapters.system_clock import SystemClock
 from policies.fleet import Phase, PoolKey
 from simulations.kubernetes_api.running import RunningApi
 from tests.builders_world import Engine, World
@@ -106,13 +103,6 @@ class PodWorld(World):
 
     def _write(self, method: str, path: str, body: Json) -> Json:
         return self.api.call(method, path, body)
-
-
-def caught_up(api: RunningApi, reflectors: Iterable[Reflector[Any]], within_s: float) -> bool:
-    """Wait until watches have shown all there is; needs an API server that sends bookmarks often."""
-    version, elapsed = str(api.version), SystemClock().elapsed
-    end_s = elapsed() + within_s
-    return all(one.store.wait_for(version, max(0.0, end_s - elapsed())) for one in reflectors)
 
 
 def app_of(key: PoolKey) -> str:

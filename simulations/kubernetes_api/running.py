@@ -43,6 +43,11 @@ class RunningApi:
         """The resourceVersion of the last change of anything."""
         return self.api.store.version
 
+    def last_change(self, group: str, plural: str, namespace: str = "") -> int:
+        """Return the resourceVersion of the last change of a resource: how far a watch of it can get."""
+        kinds = (kind for kind in self.api.catalogue.kinds if kind.identity == (group, plural))
+        return max((self.api.store.last_change(kind, namespace) for kind in kinds), default=0)
+
     def call(self, method: str, target: str, body: Any = None, content_type: str = "application/json") -> Json:
         """Answer a request from within the process, past every fault and rule.
 

@@ -167,11 +167,12 @@ class Store:
                     objects[change.key] = change.before
             return sorted(objects), objects
 
-    def last_change(self, kind: Kind) -> int:
-        """Return the version of the last change of a resource; 0 if there was none."""
+    def last_change(self, kind: Kind, namespace: str = "") -> int:
+        """Return the version of the last change that is kept of a resource, in one namespace or anywhere."""
         with self.changed:
             shelf = self._shelf(kind)
-            return shelf.versions[-1] if shelf.versions else shelf.horizon
+            kept = (one.version for one in reversed(shelf.changes) if not namespace or one.key[0] == namespace)
+            return next(kept, shelf.horizon)
 
     def since(self, kind: Kind, version: int) -> list[Change]:
         """Return the changes of a resource after ``version``, oldest first.

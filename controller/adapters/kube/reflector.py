@@ -56,14 +56,19 @@ class Surroundings:
 
 
 class Reflector(Generic[T]):
-    """Keeps a store as the server has it, in rounds of one watch each."""
+    """Keeps a store as the server has it, in rounds of one watch each.
+
+    Attributes:
+        resource, namespace: What is looked at; all namespaces where that is empty.
+        store: What is known of it.
+    """
 
     def __init__(
         self, around: Surroundings, resource: Resource, namespace: str, read: Reads[T], rng: Generator
     ) -> None:
         """Read objects of ``resource`` in ``namespace``, or in all where that is empty."""
         self._api, self._settings, self._elapsed = around.api, around.settings, around.elapsed
-        self._resource, self._namespace, self._read, self._rng = resource, namespace, read, rng
+        self.resource, self.namespace, self._read, self._rng = resource, namespace, read, rng
         title = f"{resource.title} in {namespace}" if namespace else resource.title
         self.store: Store[T] = Store(title, around.elapsed, around.settings.max_objects)
         self._stopped = Event()
@@ -116,7 +121,7 @@ class Reflector(Generic[T]):
 
     def _list(self) -> bool:
         """Take over all that is there; return whether the server has such objects at all."""
-        question, began_s = Question("list", self._resource, self._namespace), self._elapsed()
+        question, began_s = Question("list", self.resource, self.namespace), self._elapsed()
         found: dict[Key, T] = {}
         refused: dict[Key, Refused] = {}
         query, seen = {"limit": str(self._settings.page_size)}, 0
@@ -154,13 +159,13 @@ class Reflector(Generic[T]):
 
     @property
     def _own_key(self) -> Key:
-        return self._namespace, ""
+        return self.namespace, ""
 
     def _follow(self) -> None:
         """Take over what changes until the watch ends."""
         began_s, heard = self._elapsed(), False
         settings = self._settings
-        question = Question("watch", self._resource, self._namespace)
+        question = Question("watch", self.resource, self.namespace)
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from threading import active_count
 from threading import enumerate as enumerate_threads
@@ -30,7 +31,7 @@ from simulations.kubernetes_api.kinds import BUILT_IN
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders import FakeMetrics, FakeRouter, demand, forecast, metrics, settings
 from tests.builders_kube import container_json, running, template_json
-from tests.builders_kube_api import Fleet, settings_for
+from tests.builders_kube_api import Fleet, caught_up, settings_for
 
 ALL_KINDS = ("Deployment", "StatefulSet", "LeaderWorkerSet", "Rollout")
 
@@ -56,9 +57,7 @@ def _keys(pools: tuple[PoolState, ...]) -> list[str]:
 
 
 def _caught_up(api: RunningApi, view: KubernetesView) -> None:
-    for several in view.reflectors.values():
-        for reflector in several:
-            assert reflector.store.wait_for(str(api.version), 8.0)
+    assert caught_up(api, chain.from_iterable(view.reflectors.values()))
 
 
 def test_labelled_workloads_are_pools_with_their_replicas(api: RunningApi, tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_status_does_not_change_the_version_of_a_pool(api: RunningApi, tmp_path:
     with _viewing(api, tmp_path) as view:
         (before,) = view.pools()
         fleet.patch("deployments", "llama", {"status": {"observedGeneration": 1, "replicas": 2}}, "status")
-        fleet.patch("deployments", "llama", {"metadata": {"annotations": {"a": "b"}}})
+        fleet.patch("deployments", "llama", {"metadata": {"labels": {"a": "b"}}})
         _caught_up(api, view)
         (after,) = view.pools()
         assert after.version == before.version

@@ -18,7 +18,7 @@ from controller.reload import SettingsFile
 from controller.settings import Settings
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.running import RunningApi, running_api
-from tests.builders_kube_api import settings_for
+from tests.builders_kube_api import caught_up, settings_for
 from tests.builders_policies import PROFILE, InCluster, Policies, pool_json, until
 
 KEY = "llama/a/unified"
@@ -111,8 +111,7 @@ def test_what_is_written_of_a_policy_is_no_edit(rig: Rig) -> None:
     rig.api.call("PATCH", f"{rig.policies.PATH}/llama/status", {"status": {"why": "x"}}, "application/merge-patch+json")
     rig.policies.create("qwen")
     rig.policies.delete("qwen")
-    seen = rig.api.version
-    until(lambda: _reached(rig, seen))
+    until(lambda: _reached(rig))
     assert not source.changed()
     rig.later_s += 2 * QUIET_S
     assert not source.changed()
@@ -126,7 +125,7 @@ def test_a_burst_of_edits_is_taken_over_once_it_is_over_or_has_lasted(rig: Rig) 
     rounds = 0
     while True:
         rig.policies.create(f"m{rounds}")
-        until(lambda seen=rig.api.version: _reached(rig, seen))  # type: ignore[misc]
+        until(lambda: _reached(rig))
         if source.changed():
             break
         rig.later_s += QUIET_S / 2
@@ -183,8 +182,8 @@ def test_without_the_feature_and_without_the_kind_the_file_holds(rig: Rig) -> No
     assert (used.policy.pools[KEY].max_replicas, used.modes.scaling) == (4, Mode.AUTO)
 
 
-def _reached(rig: Rig, version: int) -> bool:
-    """Return whether the watch has told of everything up to that version."""
+def _reached(rig: Rig) -> bool:
+    """Return whether the watch has told of everything so far."""
     watch = rig.opened[-1]._watch
     assert watch is not None
-    return all(each.store.wait_for(str(version), 0.0) for each in watch.reflectors)
+    return caught_up(rig.api, watch.reflectors, 0.0)

@@ -27,7 +27,7 @@ from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.kubeconfig import kubeconfig, write_kubeconfig
 from simulations.kubernetes_api.running import RunningApi, running_api
-from tests.builders_kube_api import Fleet, settings_for
+from tests.builders_kube_api import Fleet, caught_up, settings_for
 
 READ_POD = partial(read_pod, gpu_resources=frozenset(("nvidia.com/gpu",)))
 
@@ -62,7 +62,7 @@ def _running(reflector: Reflector[Pod]) -> Iterator[None]:
 
 
 def _caught_up(api: RunningApi, reflector: Reflector[Pod], within_s: float = 8.0) -> bool:
-    return reflector.store.wait_for(str(api.version), within_s)
+    return caught_up(api, [reflector], within_s)
 
 
 def test_a_round_lists_in_pages_and_then_follows(api: RunningApi, tmp_path: Path) -> None:
