@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ from tests.builders import (
     settings,
 )
 from tests.builders_kube import T0
-from tests.builders_kube_api import MERGE, Fleet, settings_for
+from tests.builders_kube_api import MERGE, Fleet, caught_up, settings_for
 from tests.builders_kubernetes_api import clients
 
 KEY, SPARE = PoolKey("llama", "llama"), PoolKey("llama", "spare")
@@ -405,8 +406,7 @@ def test_an_owner_is_told_with_what_to_do_about_it(place: Place) -> None:
     ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "llama"}
     body = {"metadata": {"name": "other"}, "spec": {"scaleTargetRef": ref, "maxReplicas": 9}}
     place.api.call("POST", HPA, body)
-    for several in place.view.reflectors.values():
-        assert several[0].store.wait_for(str(place.api.version), 8.0)
+    assert caught_up(place.api, chain.from_iterable(place.view.reflectors.values()))
     loop = _loop(place)
     for _ in range(3):
         assert loop.tick().results == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from simulations.kubernetes_api.kinds import BUILT_IN
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders import FixedClock, demand, forecast, settings
 from tests.builders_kube import T0
-from tests.builders_kube_api import MERGE, Fleet, settings_for
+from tests.builders_kube_api import MERGE, Fleet, caught_up, settings_for
 
 KEY = PoolKey("llama", "llama")
 APPLY = "application/apply-patch+yaml"
@@ -92,9 +93,7 @@ def _viewing(place: Place, folder: Path, **more: Any) -> Iterator[KubernetesView
 
 def _seen(place: Place, view: KubernetesView) -> PoolState:
     """Return the pool once the view shows all that has happened."""
-    for several in view.reflectors.values():
-        for reflector in several:
-            assert reflector.store.wait_for(str(place.api.version), 8.0)
+    assert caught_up(place.api, chain.from_iterable(view.reflectors.values()))
     (pool,) = view.pools()
     return pool
 
@@ -208,7 +207,7 @@ def test_a_kind_of_autoscaler_that_is_not_installed_owns_nothing(tmp_path: Path)
             assert pool.owner == ""
             assert "scaledobjects.keda.sh in prod" in _said(view)
             place.autoscaler("HorizontalPodAutoscaler")
-            assert view.reflectors[HORIZONTAL_POD_AUTOSCALERS][0].store.wait_for(str(api.version), 8.0)
+            assert caught_up(api, view.reflectors[HORIZONTAL_POD_AUTOSCALERS])
             assert view.pools()[0].owner == "HorizontalPodAutoscaler prod/other"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from policies.fleet import PoolState
 from policies.replica import Phase
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube import T0, container_json, template_json
-from tests.builders_kube_api import MERGE, Fleet, settings_for
+from tests.builders_kube_api import MERGE, Fleet, caught_up, settings_for
 
 MARKS = {"labels": {"foresail.dev/model": "llama"}}
 
@@ -46,9 +47,7 @@ class World:
         return self.seen()
 
     def seen(self) -> PoolState:
-        for several in self.view.reflectors.values():
-            for reflector in several:
-                assert reflector.store.wait_for(str(self.api.version), 8.0)
+        assert caught_up(self.api, chain.from_iterable(self.view.reflectors.values()))
         (pool,) = self.view.pools()
         return pool
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from controller.adapters.kube.handshake import taken
-from controller.adapters.kube.router import KubernetesRouter
 from controller.adapters.kube.routes import SAME_SHARE, RouteKind, shares_of
 from controller.errors import ActuationError, ObservationError, StalePlan
 from policies.fleet import PoolKey, Role
@@ -20,7 +19,7 @@ from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders import FixedClock
-from tests.builders_kube_api import Fleet
+from tests.builders_kube_api import Fleet, caught_up
 from tests.builders_routes import MERGE, Json, Routes, routing
 
 EAST, WEST = PoolKey("m", "east"), PoolKey("m", "west")
@@ -47,11 +46,6 @@ def a_route(api: RunningApi, kind: RouteKind = "HTTPRoute", **weights: int) -> R
     routes.endpoints("chat-east", True)
     routes.endpoints("chat-west", False, True)
     return routes
-
-
-def caught_up(api: RunningApi, router: KubernetesRouter) -> None:
-    for reflector in router.reflectors.values():
-        assert reflector.store.wait_for(str(api.version), 8.0)
 
 
 def without_weights(route: Any) -> Any:
@@ -195,12 +189,12 @@ def test_weights_that_somebody_else_changed_are_told(api: RunningApi, tmp_path: 
     with routing(api, tmp_path, place()) as router:
         router.set_weights("m", {EAST: 0.6, WEST: 0.4})
         api.settle()
-        caught_up(api, router)
+        assert caught_up(api, router.reflectors.values())
         router.weights("m")
         assert router.notes() == ()
         routes.edit({"chat-east": 3, "chat-west": 1}, "kubectl-edit")
         api.settle()
-        caught_up(api, router)
+        assert caught_up(api, router.reflectors.values())
         assert [note.why for note in router.notes()] == [
             "kubectl-edit made east 0.75, west 0.25 of the east 0.6, west 0.4 that we had set"
         ]
@@ -276,7 +270,7 @@ def test_a_plan_made_of_other_shares_is_stale(api: RunningApi, tmp_path: Path) -
         with pytest.raises(StalePlan, match=r"east 0.9, west 0.1 by now"):
             router.set_weights("m", {EAST: 0.6, WEST: 0.4})
         assert routes.weights() == {"chat-east": 9, "chat-west": 1}
-        caught_up(api, router)
+        assert caught_up(api, router.reflectors.values())
         assert router.weights("m") == pytest.approx({EAST: 0.9, WEST: 0.1})
         router.set_weights("m", {EAST: 0.8, WEST: 0.2})
         assert routes.weights() == {"chat-east": 8000, "chat-west": 2000}
@@ -349,11 +343,11 @@ def test_a_route_that_cannot_be_read_has_no_shares_rather_than_old_ones(api: Run
         now = copy.deepcopy(routes.now()["spec"]["rules"])
         now[0]["backendRefs"] = now[0]["backendRefs"][:1]
         api.call("PATCH", routes.path, {"spec": {"rules": now}}, MERGE)
-        caught_up(api, router)
+        assert caught_up(api, router.reflectors.values())
         with pytest.raises(ObservationError, match="no rule lists chat-east, chat-west"):
             router.weights("m")
         api.call("DELETE", routes.path)
-        caught_up(api, router)
+        assert caught_up(api, router.reflectors.values())
         with pytest.raises(ObservationError, match="it is not there"):
             router.weights("m")
         assert [str(note) for note in router.notes()] == ["HTTPRoute prod/chat: it is not there"]
