@@ -14,6 +14,7 @@ from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.system_clock import SystemClock
 from controller.platform_settings import AnyPlatform
 from controller.ports import Cluster, Router, Witness
+from controller.shard_settings import WHOLE, ShardSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,16 @@ def nobody() -> bool:
     return False
 
 
-def open_platform(named: AnyPlatform, fence: Fence = unfenced, silenced: Callable[[], bool] = nobody) -> Platform:
+def open_platform(
+    named: AnyPlatform,
+    fence: Fence = unfenced,
+    silenced: Callable[[], bool] = nobody,
+    shard: ShardSettings = WHOLE,
+) -> Platform:
     """Return the platform, watched from now on where it is one that is watched.
 
-    Every write asks ``fence`` first; nothing is told of ticks while ``silenced`` says so, or cannot.
+    Every write asks ``fence`` first; nothing is told of ticks while ``silenced`` says so, or cannot. Of a cluster only
+    pools of ``shard`` are told.
 
     Raises:
         ObservationError: If it cannot be told how a cluster is reached. One that does not answer is looked for on.
@@ -43,11 +50,13 @@ def open_platform(named: AnyPlatform, fence: Fence = unfenced, silenced: Callabl
         live = LivePlatform(named)
         return Platform(live, live, live.close)
     if isinstance(named, ClustersSettings):
-        return _clusters(named, fence)
-    return _kubernetes(named, fence, silenced)
+        return _clusters(named, fence, shard)
+    return _kubernetes(named, fence, silenced, shard)
 
 
-def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], bool]) -> Platform:
+def _kubernetes(
+    named: KubernetesSettings, fence: Fence, silenced: Callable[[], bool], shard: ShardSettings
+) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
@@ -56,7 +65,7 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
 
     clock, rng = SystemClock(), default_rng()
     with ExitStack() as opened:
-        cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence)
+        cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence, shard)
         opened.callback(cluster.close)
         router = KubernetesRouter(named, clock.elapsed, clock.now, rng, fence)
         opened.callback(router.close)
@@ -68,7 +77,7 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
         return Platform(cluster, router, opened.pop_all().close, events)
 
 
-def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
+def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
@@ -80,7 +89,7 @@ def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
     with ExitStack() as opened:
         clusters, routers = {}, {}
         for name, member in named.members.items():
-            clusters[name] = KubernetesCluster(member, clock.elapsed, clock.now, rng.spawn(1)[0], fence)
+            clusters[name] = KubernetesCluster(member, clock.elapsed, clock.now, rng.spawn(1)[0], fence, shard)
             if member.routes:
                 routers[name] = KubernetesRouter(member, clock.elapsed, clock.now, rng.spawn(1)[0], fence)
                 opened.callback(routers[name].close)

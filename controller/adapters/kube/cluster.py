@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.kube.client import KubernetesApi
-from controller.adapters.kube.discovery import InferencePool, Place, discover, read_inference_pool
+from controller.adapters.kube.discovery import InferencePool, Place, discover, of_shard, read_inference_pool
 from controller.adapters.kube.groups import pods_by_set
 from controller.adapters.kube.json_reading import Refused
 from controller.adapters.kube.kinds import (
@@ -42,6 +42,7 @@ from controller.adapters.kube.stores import Snapshot
 from controller.adapters.kube.watching import Watching
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
 from controller.adapters.kube.written import Written
+from controller.shard_settings import WHOLE, ShardSettings
 from policies.fleet import NodeState, PoolKey, PoolState
 from policies.replica import ReplicaState
 
@@ -97,18 +98,20 @@ class KubernetesView:
         *,
         fence: Fence = unfenced,
         now: Callable[[], float] = never,
+        shard: ShardSettings = WHOLE,
     ) -> None:
         """Take the time from ``elapsed``, seconds that never go back, and ``now``, seconds since the epoch.
 
         ``rng`` scatters waits. Without ``now`` a number of replicas that a person has set stays theirs.
 
-        Whoever writes by way of ``api`` asks ``fence`` each time.
+        Whoever writes by way of ``api`` asks ``fence`` each time. Only pools of ``shard`` are told, though all are
+        watched.
 
         Raises:
             ObservationError: If it cannot be told how the API server is reached.
         """
         self.api = KubernetesApi(settings, elapsed, fence)
-        self._settings, self._elapsed = settings, elapsed
+        self._settings, self._elapsed, self._shard = settings, elapsed, shard
         self._around = Surroundings(self.api, settings, elapsed)
         self._rng = rng
         self._owners = Owners(settings, now)
@@ -207,6 +210,9 @@ class KubernetesView:
         workloads: list[Workload] = [one for kind in self._workloads for one in _all(found[kind])]
         inference_pools: list[InferencePool] = _all(found.get(INFERENCE_POOLS, ()))
         places, refused = discover(workloads, inference_pools, self._settings)
+        if not self._shard.whole:
+            places, unsaid = of_shard(workloads, places, self._shard, self._settings.prefix)
+            refused = (*refused, *unsaid)
         pods: list[Pod] = _all(found[PODS])
         revisions = [*_all(found.get(REPLICA_SETS, ())), *_all(found.get(CONTROLLER_REVISIONS, ()))]
         objects = _objects(pods, revisions)

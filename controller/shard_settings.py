@@ -1,0 +1,139 @@
+"""Which part of the workloads does this process have, and which part of what the whole fleet may spend?
+
+A workload is a model with all its pools and its route. Rendezvous hashing gives it to a shard: every shard draws a
+number from the model's name, and the largest has it. With one more shard only those models move that draw their largest
+there, one in ``of``; nobody has to be told of the others, and one name leads to the same shard everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from policies.disagreement import Disagreement
+from policies.fleet import PoolKey
+
+MOST_SHARDS = 32
+PLACEHOLDER = "{shard}"
+"""What stands for the number of the shard in names of files and databases."""
+
+_SCHEME = "1"
+"""Of the hash: another one would be another division."""
+
+
+def home_of(model: str, of: int) -> int:
+    """Return which of so many shards has a model.
+
+    >>> [home_of("llama-3.1-70b", of) for of in (1, 2, 3, 4)]
+    [0, 0, 2, 2]
+    """
+    return max(range(of), key=lambda shard: sha256(f"{shard}\n{model}".encode()).digest())
+
+
+def lease_name(name: str, index: int, of: int) -> str:
+    """Return what the lease of one shard is called, after that of the fleet.
+
+    >>> lease_name("foresail", 1, 3)
+    'foresail-1-of-3'
+    """
+    return f"{name}-{index}-of-{of}"
+
+
+class ShardSettings(BaseModel):
+    """One part of several, each with a process, and a standby, of its own. All but ``index`` is the same for each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int = Field(0, ge=0, lt=MOST_SHARDS, description="Number of this shard, from 0; the one thing that differs.")
+    of: int = Field(
+        1,
+        ge=1,
+        le=MOST_SHARDS,
+        description="Shards in all; with 1 one process has the whole fleet. More need platform.lease: it is what keeps "
+        "a change of this number from giving a workload two writers.",
+    )
+    pins: Mapping[str, int] = Field(
+        default_factory=dict, max_length=1000, description="Shard of single models, where it is not to follow by hash."
+    )
+    shares: tuple[int, ...] = Field(
+        (),
+        description="How budgets of the whole fleet (GPUs, money, repairs at a time, canaries) are divided, a whole "
+        "number for each shard, such as [2, 1, 1]; evenly if empty.",
+    )
+    _elsewhere: tuple[PoolKey, ...] = PrivateAttr(())
+
+    @model_validator(mode="after")
+    def _within(self) -> ShardSettings:
+        if self.index >= self.of:
+            raise Disagreement(
+                ("index",), f"{self.index} is none of {self.of} shards", f"give 0 to {self.of - 1}, or raise of"
+            )
+        for model, shard in self.pins.items():
+            if not 0 <= shard < self.of:
+                what = f"{shard} is none of {self.of} shards"
+                raise Disagreement(("pins", model), what, f"give 0 to {self.of - 1}, or leave it out")
+        if self.shares and (len(self.shares) != self.of or min(self.shares) < 1):
+            what = f"{list(self.shares)} is not a number of at least 1 for each of {self.of} shards"
+            raise Disagreement(("shares",), what, "give as many as there are shards, or none to divide evenly")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is one shard alone, which has the whole fleet."""
+        return self.of == 1
+
+    @property
+    def title(self) -> str:
+        """How people call it: ``shard 0 of 3``."""
+        return f"shard {self.index} of {self.of}"
+
+    @property
+    def layout(self) -> str:
+        """Names the division: the same for all shards that may act side by side, and another where any part differs."""
+        pins = [f"{shard} {model}" for model, shard in sorted(self.pins.items())]
+        told = "\n".join([_SCHEME, *pins, f"{self.shares}"])
+        return f"{self.of}-shards-{sha256(told.encode()).hexdigest()[:8]}"
+
+    @property
+    def elsewhere(self) -> tuple[PoolKey, ...]:
+        """Pools of other shards that the settings name."""
+        return self._elsewhere
+
+    def home_of(self, model: str) -> int:
+        """Return which shard has a model."""
+        return 0 if self.whole else self.pins.get(model, home_of(model, self.of))
+
+    def has(self, model: str) -> bool:
+        """Return whether this shard has a model."""
+        return self.whole or self.home_of(model) == self.index
+
+    def share_of(self, total: int) -> int:
+        """Return this shard's part of a budget; those of all shards sum to ``total``.
+
+        >>> [ShardSettings(index=index, of=3).share_of(10) for index in range(3)]
+        [3, 3, 4]
+        """
+        shares = self.shares or (1,) * self.of
+        before, weight = sum(shares[: self.index]), sum(shares)
+        return total * (before + shares[self.index]) // weight - total * before // weight
+
+    def beside(self, elsewhere: tuple[PoolKey, ...]) -> ShardSettings:
+        """Return these settings with the pools of other shards that the whole settings name."""
+        known: ShardSettings = self.model_copy()
+        known._elsewhere = elsewhere
+        return known
+
+    def named(self, text: str) -> str:
+        """Return a name of a file or database with the number of this shard in place of ``{shard}``."""
+        return text.replace(PLACEHOLDER, str(self.index))
+
+    def told(self) -> dict[str, Any]:
+        """Return which part it is, as JSON."""
+        return {"index": self.index, "of": self.of, "layout": self.layout}
+
+
+WHOLE = ShardSettings()
+"""The one shard that has the whole fleet."""
