@@ -55,7 +55,7 @@ def check_shards(settings: Settings) -> None:
     for key, budget in _budgets(settings.policy):
         least = min(shard.model_copy(update={"index": index}).share_of(budget) for index in range(shard.of))
         if budget and not least:
-            what = f"{several}, and of {budget} one of them would have none"
+            what = f"{several}, and of {'.'.join(key)} ({budget:g}) one of them would have none"
             remedy = f"raise it to {shard.of} or more, change daemon.shard.shares, or use fewer shards"
             raise Disagreement(key, what, remedy)
 
