@@ -30,7 +30,7 @@ from controller.leadership import Candidate
 from controller.loop import ControlLoop
 from controller.plan_expiry import unless_expired
 from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
-from controller.platforms import open_platform
+from controller.platforms import nothing_elsewhere, open_platform
 from controller.ports import (
     AuditLog,
     Canaries,
@@ -44,6 +44,8 @@ from controller.ports import (
     Witness,
 )
 from controller.settings import Settings
+from controller.shard_budget import ShardPolicy
+from controller.shard_settings import Spent
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
@@ -64,7 +66,10 @@ def no_history(_: float) -> Mapping[str, LoadSeries]:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them."""
+    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them.
+
+    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard.
+    """
 
     metrics: MetricSource
     cluster: Cluster
@@ -74,6 +79,7 @@ class World:
     close: Callable[[], None] = field(default=lambda: None)
     canaries: Canaries | None = None
     witness: Witness | None = None
+    spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,8 @@ def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None
     history = recorded_load(store, settings)
     ports = metrics, platform.cluster, platform.router, LogNotifier()
     witnesses = tuple(witness for witness in (platform.witness, beside) if witness is not None)
-    return World(*ports, history, close, canaries, Witnesses(witnesses) if witnesses else None)
+    told = Witnesses(witnesses) if witnesses else None
+    return World(*ports, history, close, canaries, told, platform.spent)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
@@ -144,7 +151,7 @@ def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
     It is read in the steps of forecasts: a tick's worth of detail would be four times the answer, for nothing.
     """
     shard = settings.daemon.shard
-    pools = [*map(PoolKey.parse, settings.policy.pools), *shard.elsewhere]
+    pools = [*map(PoolKey.parse, settings.policy.pools), *shard.rest.pools]
     step_s, kept_s = settings.forecast.step_s, settings.forecast.kept_s
 
     def read(until: float) -> Mapping[str, LoadSeries]:
@@ -225,7 +232,7 @@ def control_loop(
     memory: PolicyMemory | None = None,
 ) -> ControlLoop:
     """Return the loop: the object that the simulator runs, over the ports of ``world``."""
-    policy = settings.policy
+    policy, shard = settings.policy, settings.daemon.shard
     actuator = Actuator(
         clock,
         world.cluster,
@@ -242,7 +249,7 @@ def control_loop(
         actuator,
         LoadForecasts(chain, policy.tick_s, settings.forecast, before),
         Horizon(policy.lead_time, policy.tick_s),
-        Foresail(policy),
+        Foresail(policy) if shard.whole else ShardPolicy(policy, shard, world.spent),
         memory,
         policy.healing.blind_page_after_s,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,17 +14,26 @@ from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.system_clock import SystemClock
 from controller.platform_settings import AnyPlatform
 from controller.ports import Cluster, Router, Witness
-from controller.shard_settings import WHOLE, ShardSettings
+from controller.shard_settings import WHOLE, ShardSettings, Spent
+
+
+def nothing_elsewhere() -> Mapping[int, Spent]:
+    """Return nothing: all that there is are the pools that are told."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Where replicas live and traffic is shared out; ``close`` gives up the connections."""
+    """Where replicas live and traffic is shared out; ``close`` gives up the connections.
+
+    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard.
+    """
 
     cluster: Cluster
     router: Router
     close: Callable[[], None]
     witness: Witness | None = None
+    spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
 
 
 def nobody() -> bool:
@@ -74,7 +83,7 @@ def _kubernetes(
         router.start()
         events.start()
         opened.callback(events.close)
-        return Platform(cluster, router, opened.pop_all().close, events)
+        return Platform(cluster, router, opened.pop_all().close, events, cluster.view.spent)
 
 
 def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Platform:
@@ -100,4 +109,11 @@ def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Pl
         together.start()
         for router in routers.values():
             router.start()
-        return Platform(together, MemberRouters(routers, named.router_of), opened.pop_all().close)
+
+        def spent() -> Mapping[int, Spent]:
+            told = [cluster.view.spent() for cluster in clusters.values()]
+            homes = {index for one in told for index in one}
+            return {index: sum([one.get(index, Spent()) for one in told], Spent()) for index in homes}
+
+        by_member = MemberRouters(routers, named.router_of)
+        return Platform(together, by_member, opened.pop_all().close, spent=spent)

@@ -8,6 +8,7 @@ there, one in ``of``; nobody has to be told of the others, and one name leads to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -19,6 +20,9 @@ from policies.fleet import PoolKey
 MOST_SHARDS = 32
 PLACEHOLDER = "{shard}"
 """What stands for the number of the shard in names of files and databases."""
+
+CENTS = 100
+"""In a US dollar: budgets of money are divided in whole ones."""
 
 _SCHEME = "1"
 """Of the hash: another one would be another division."""
@@ -42,6 +46,31 @@ def lease_name(name: str, index: int, of: int) -> str:
     return f"{name}-{index}-of-{of}"
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What replicas that were asked for come to."""
+
+    gpus: int = 0
+    usd_per_hour: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.gpus + other.gpus, self.usd_per_hour + other.usd_per_hour)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What the settings of the whole fleet say beside the part of one shard.
+
+    Attributes:
+        pools: Those of other shards.
+        gpus, cents: Budgets of the whole fleet; None where there is none. The latter are US cents per hour.
+    """
+
+    pools: tuple[PoolKey, ...] = ()
+    gpus: int | None = None
+    cents: int | None = None
+
+
 class ShardSettings(BaseModel):
     """One part of several, each with a process, and a standby, of its own. All but ``index`` is the same for each."""
 
@@ -63,7 +92,7 @@ class ShardSettings(BaseModel):
         description="How budgets of the whole fleet (GPUs, money, repairs at a time, canaries) are divided, a whole "
         "number for each shard, such as [2, 1, 1]; evenly if empty.",
     )
-    _elsewhere: tuple[PoolKey, ...] = PrivateAttr(())
+    _rest: Rest = PrivateAttr(Rest())
 
     @model_validator(mode="after")
     def _within(self) -> ShardSettings:
@@ -98,9 +127,9 @@ class ShardSettings(BaseModel):
         return f"{self.of}-shards-{sha256(told.encode()).hexdigest()[:8]}"
 
     @property
-    def elsewhere(self) -> tuple[PoolKey, ...]:
-        """Pools of other shards that the settings name."""
-        return self._elsewhere
+    def rest(self) -> Rest:
+        """What the settings of the whole fleet say beside this part."""
+        return self._rest
 
     def home_of(self, model: str) -> int:
         """Return which shard has a model."""
@@ -110,20 +139,36 @@ class ShardSettings(BaseModel):
         """Return whether this shard has a model."""
         return self.whole or self.home_of(model) == self.index
 
-    def share_of(self, total: int) -> int:
-        """Return this shard's part of a budget; those of all shards sum to ``total``.
+    def share_of(self, total: int, index: int | None = None) -> int:
+        """Return the part of a budget of this shard, or of another one; those of all sum to ``total``.
 
         >>> [ShardSettings(index=index, of=3).share_of(10) for index in range(3)]
         [3, 3, 4]
         """
+        at = self.index if index is None else index
         shares = self.shares or (1,) * self.of
-        before, weight = sum(shares[: self.index]), sum(shares)
-        return total * (before + shares[self.index]) // weight - total * before // weight
+        before, weight = sum(shares[:at]), sum(shares)
+        return total * (before + shares[at]) // weight - total * before // weight
 
-    def beside(self, elsewhere: tuple[PoolKey, ...]) -> ShardSettings:
-        """Return these settings with the pools of other shards that the whole settings name."""
+    def overdrawn(self, spent: Mapping[int, Spent]) -> Spent:
+        """Return what other shards have beyond their parts, and what is counted to this one without being its pools.
+
+        Args:
+            spent: What is asked for elsewhere, by shard.
+        """
+        found = spent.get(self.index, Spent())
+        for index, one in spent.items():
+            if index != self.index:
+                gpus, cents = self._rest.gpus, self._rest.cents
+                over_gpus = 0 if gpus is None else max(0, one.gpus - self.share_of(gpus, index))
+                over_usd = 0.0 if cents is None else max(0.0, one.usd_per_hour - self.share_of(cents, index) / CENTS)
+                found += Spent(over_gpus, over_usd)
+        return found
+
+    def beside(self, rest: Rest) -> ShardSettings:
+        """Return these settings with what those of the whole fleet say beside this part."""
         known: ShardSettings = self.model_copy()
-        known._elsewhere = elsewhere
+        known._rest = rest
         return known
 
     def named(self, text: str) -> str:

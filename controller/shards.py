@@ -16,7 +16,7 @@ from controller.adapters.kube.member_settings import ClustersSettings
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.modes import ModeSettings
 from controller.platform_settings import AnyPlatform, cluster_of_lease
-from controller.shard_settings import PLACEHOLDER, ShardSettings
+from controller.shard_settings import CENTS, PLACEHOLDER, Rest, ShardSettings
 from policies.disagreement import Disagreement
 from policies.fleet import PoolKey, Role
 from policies.guardrails import GuardrailSettings
@@ -26,7 +26,6 @@ from policies.settings import PolicySettings
 if TYPE_CHECKING:
     from controller.settings import Settings
 
-_CENTS = 100
 _ROLES = frozenset(Role)
 _T = TypeVar("_T")
 _Cluster = TypeVar("_Cluster", bound=KubernetesSettings)
@@ -72,7 +71,9 @@ def own_part(settings: Settings) -> Settings:
     if shard.whole:
         return settings if _same(settings, places) else settings.model_copy(update=places)
     elsewhere = tuple(key for key in map(PoolKey.parse, settings.policy.pools) if not shard.has(key.model))
-    daemon: dict[str, object] = {"shard": shard.beside(elsewhere)}
+    gpus, usd = settings.policy.guardrails.gpu_budget, settings.policy.guardrails.usd_per_hour_budget
+    rest = Rest(elsewhere, gpus, None if usd is None else _cents(usd))
+    daemon: dict[str, object] = {"shard": shard.beside(rest)}
     if shard.index:  # models are everybody's: one shard trains and deposes them
         daemon["retrain"] = settings.daemon.retrain.model_copy(update={"command": ()})
         daemon["skill"] = settings.daemon.skill.model_copy(update={"roll_back": False})
@@ -94,7 +95,7 @@ def part_told(settings: Settings) -> dict[str, Any] | None:
     budgets: dict[str, float] = {".".join(key): shard.share_of(budget) for key, budget in _budgets(settings.policy)}
     usd = settings.policy.guardrails.usd_per_hour_budget
     if usd is not None:
-        budgets["policy.guardrails.usd_per_hour_budget"] = shard.share_of(_cents(usd)) / _CENTS
+        budgets["policy.guardrails.usd_per_hour_budget"] = shard.share_of(_cents(usd)) / CENTS
     pools = sorted(own_part(settings).policy.pools)
     return {**shard.told(), "pools": pools, "of_pools": len(settings.policy.pools), "budgets": budgets}
 
@@ -172,14 +173,14 @@ def _guardrails(guardrails: GuardrailSettings, shard: ShardSettings) -> Guardrai
     gpus, usd = guardrails.gpu_budget, guardrails.usd_per_hour_budget
     update = {
         "gpu_budget": None if gpus is None else shard.share_of(gpus),
-        "usd_per_hour_budget": None if usd is None else shard.share_of(_cents(usd)) / _CENTS,
+        "usd_per_hour_budget": None if usd is None else shard.share_of(_cents(usd)) / CENTS,
     }
     return guardrails.model_copy(update=update)
 
 
 def _cents(usd: float) -> int:
     """Return whole cents, so that the parts of a budget sum to no more than it."""
-    return math.floor(usd * _CENTS + 1e-6)
+    return math.floor(usd * CENTS + 1e-6)
 
 
 def _modes(modes: ModeSettings, shard: ShardSettings) -> ModeSettings:

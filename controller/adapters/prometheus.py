@@ -272,7 +272,7 @@ class PrometheusSource:
         )
 
     def _known_pools(self, targets: Iterable[Target], table: ReplicaTable) -> list[tuple[str, str]]:
-        known = {(key.model, key.pool) for key in (*self._pools, *self._shard.elsewhere)}
+        known = {(key.model, key.pool) for key in (*self._pools, *self._shard.rest.pools)}
         known |= {(target.model, target.pool) for target in targets}
         known |= set(zip(table.models, table.pools, strict=True))
         return [(model, pool) for model, pool in known if model and pool]

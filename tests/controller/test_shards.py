@@ -73,7 +73,7 @@ def test_one_shard_alone_has_the_settings_as_they_are() -> None:
     told = {**tree(), "daemon": {}, "audit": {"url": "sqlite:///audit.db"}}
     whole = Settings.model_validate_json(json.dumps(told))
     assert own_part(whole) is whole
-    assert not whole.daemon.shard.elsewhere
+    assert not whole.daemon.shard.rest.pools
 
 
 def test_every_pool_objective_mode_and_route_is_in_exactly_one_shard() -> None:
@@ -91,7 +91,7 @@ def test_every_pool_objective_mode_and_route_is_in_exactly_one_shard() -> None:
         assert models == set(one.policy.objectives) == set(one.modes.workloads)
         assert isinstance(one.platform, KubernetesSettings)
         assert models == {route.model for route in one.platform.routes}
-        assert {key.model for key in one.daemon.shard.elsewhere} == set(MODELS) - models
+        assert {key.model for key in one.daemon.shard.rest.pools} == set(MODELS) - models
         assert f"model-{one.daemon.shard.index}" in models
 
 
@@ -150,9 +150,15 @@ def test_one_shard_alone_trains_and_deposes_models() -> None:
         ({"platform": {"lease": None}}, "daemon.shard.of: daemon.shard.of is 3, and without a lease nothing keeps"),
         ({"audit": {"url": "postgresql://f@db/log"}}, "audit.url: daemon.shard.of is 3, and all shards would share"),
         ({"audit": {"archive": "old"}}, "put {shard} into its name"),
-        ({"modes": {"healing": "approve"}, "approvals": {"approvers": {"ann": "key"}}}, "approvals: daemon.shard.of is 3, and all shards would share"),
+        (
+            {"modes": {"healing": "approve"}, "approvals": {"approvers": {"ann": "key"}}},
+            "approvals: daemon.shard.of is 3, and all shards would share",
+        ),
         ({"policy": {"healing": {"may_avoid_nodes": True}}}, "policy.healing.may_avoid_nodes: daemon.shard.of is 3"),
-        ({"policy": {"healing": {"fleet_disruption_budget": 2}}}, "fleet_disruption_budget (2) one of them would have none; raise it to 3"),
+        (
+            {"policy": {"healing": {"fleet_disruption_budget": 2}}},
+            "fleet_disruption_budget (2) one of them would have none; raise it to 3",
+        ),
         ({"policy": {"guardrails": {"gpu_budget": 2}}}, "policy.guardrails.gpu_budget: daemon.shard.of is 3"),
         ({"policy": {"anomaly": {"canary": {"enabled": True, "most_per_tick": 1}}}}, "most_per_tick: daemon.shard.of"),
     ],

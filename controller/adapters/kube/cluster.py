@@ -34,7 +34,7 @@ from controller.adapters.kube.nodes import Node, read_node
 from controller.adapters.kube.owners import NOBODY, Claims, Others, Owners, never
 from controller.adapters.kube.ownership import Owner
 from controller.adapters.kube.pods import Pod, read_pod, replica_of
-from controller.adapters.kube.pool_states import Objects, notes_of, pool_state
+from controller.adapters.kube.pool_states import Objects, asked_for, notes_of, pool_state
 from controller.adapters.kube.reflector import Reads, Reflector, Surroundings
 from controller.adapters.kube.revisions import Revision, read_revision
 from controller.adapters.kube.settings import KubernetesSettings
@@ -42,7 +42,7 @@ from controller.adapters.kube.stores import Snapshot
 from controller.adapters.kube.watching import Watching
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
 from controller.adapters.kube.written import Written
-from controller.shard_settings import WHOLE, ShardSettings
+from controller.shard_settings import WHOLE, ShardSettings, Spent
 from policies.fleet import NodeState, PoolKey, PoolState
 from policies.replica import ReplicaState
 
@@ -85,6 +85,7 @@ class _Told:
     behind: frozenset[PoolKey]
     until: float
     owners: Mapping[PoolKey, Owner]
+    spent: Mapping[int, Spent]
 
 
 class KubernetesView:
@@ -184,6 +185,11 @@ class KubernetesView:
         told = self._told
         return told.owners.get(pool) if told else None
 
+    def spent(self) -> Mapping[int, Spent]:
+        """Return what is asked for by workloads that are told as no pools here, by shard, as of the last look."""
+        told = self._told
+        return told.spent if told else {}
+
     # Looking
 
     def _look(self) -> _Told:
@@ -209,17 +215,16 @@ class KubernetesView:
     ) -> _Told:
         workloads: list[Workload] = [one for kind in self._workloads for one in _all(found[kind])]
         inference_pools: list[InferencePool] = _all(found.get(INFERENCE_POOLS, ()))
-        places, refused = discover(workloads, inference_pools, self._settings)
-        if not self._shard.whole:
-            places, unsaid = of_shard(workloads, places, self._shard, self._settings.prefix)
-            refused = (*refused, *unsaid)
+        everywhere, refused = discover(workloads, inference_pools, self._settings)
+        places, unsaid = of_shard(workloads, everywhere, self._shard, self._settings.prefix)
+        refused = (*refused, *unsaid)
         pods: list[Pod] = _all(found[PODS])
         revisions = [*_all(found.get(REPLICA_SETS, ())), *_all(found.get(CONTROLLER_REVISIONS, ()))]
         objects = _objects(pods, revisions)
         mine = [workload for workload in workloads if workload.uid in places]
-        others = self._owners.of(mine, claims)
+        owned = self._owners.of(mine, claims)
         made = {
-            workload.uid: self._pool(workload, places[workload.uid], objects, others.get(workload.uid, NOBODY))
+            workload.uid: self._pool(workload, places[workload.uid], objects, owned.get(workload.uid, NOBODY))
             for workload in mine
         }
         self._made = made
@@ -229,7 +234,9 @@ class KubernetesView:
         behind = frozenset(pool.state.key for pool in made.values() if pool.workload.behind)
         owners = {pool.state.key: owner for pool in made.values() if (owner := pool.others.owner)}
         until = min((owner.until for owner in owners.values()), default=math.inf)
-        return _Told(versions, tuple(pools), tuple(notes[:MOST_NOTES]), behind, until, owners)
+        elsewhere = everywhere.keys() - places.keys()
+        spent = self._spent([one for one in workloads if one.uid in elsewhere], everywhere, objects)
+        return _Told(versions, tuple(pools), tuple(notes[:MOST_NOTES]), behind, until, owners, spent)
 
     def _pool(self, workload: Workload, place: Place, objects: Objects, others: Others) -> _Made:
         pods, revisions = objects.pods_of(workload), tuple(objects.revisions.get(workload.uid, ()))
@@ -248,6 +255,16 @@ class KubernetesView:
         replicas = {pod.uid: (pod, by_id[pod.name]) for pod in pods if pod.name in by_id}
         notes = (*notes_of(workload, place, state), *others.notes(workload))
         return _Made(workload, place, revisions, pods, state, notes, replicas, others)
+
+    def _spent(
+        self, workloads: Iterable[Workload], places: Mapping[str, Place], objects: Objects
+    ) -> Mapping[int, Spent]:
+        found: dict[int, Spent] = {}
+        for workload in workloads:
+            place = places[workload.uid]
+            home = self._shard.home_of(place.key.model)
+            found[home] = found.get(home, Spent()) + asked_for(workload, place, objects)
+        return found
 
     # What is watched
 

@@ -102,11 +102,13 @@ def discover(
 def of_shard(
     workloads: Iterable[Workload], places: Mapping[str, Place], shard: ShardSettings, prefix: str
 ) -> tuple[Mapping[str, Place], tuple[Refused, ...]]:
-    """Return those of ``places`` that a shard of several may act on, and what is to be said of others of its models.
+    """Return those of ``places`` that a shard may act on, and what is to be said of others of its models.
 
-    The object itself has to say of which model it is. Then whoever reads it anew before a write sees whose it is, and
-    two shards that have heard of a change at different times do not both take it for their own.
+    With several shards the object itself has to say of which model it is. Then whoever reads it anew before a write
+    sees whose it is, and two shards that hear of a change at different times do not both take it for their own.
     """
+    if shard.whole:
+        return places, ()
     ours: dict[str, Place] = {}
     refused: list[Refused] = []
     for workload in workloads:
