@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.leadership import Leadership
+from controller.shard_budget import less
 from controller.shard_leadership import ShardLeadership
-from controller.shard_settings import MOST_SHARDS, ShardSettings, home_of
+from controller.shard_settings import MOST_SHARDS, Rest, ShardSettings, Spent, home_of
+from policies.guardrails import GuardrailSettings
 from tests.builders_lease import SETTINGS, Machine, Store
 
 MODELS = [f"vendor-{number % 7}/model-{number}" for number in range(2000)]
@@ -56,6 +58,37 @@ def test_parts_of_a_budget_sum_to_it(total: int, shares: list[int]) -> None:
     assert sum(parts) == total
     weight = sum(shares)
     assert all(abs(part - total * share / weight) < 1 + 1e-6 * total for part, share in zip(parts, shares, strict=True))
+
+
+@st.composite
+def spending(draw: st.DrawFn) -> tuple[int, list[int], list[int], list[tuple[int, int, int]]]:
+    """A budget, shares, what is asked for at first, and steps of (shard, age of what it knows of others, wish)."""
+    of = draw(st.integers(2, 4))
+    some = st.integers(0, 40)
+    sizes = st.lists(some, min_size=of, max_size=of)
+    steps = st.lists(st.tuples(st.integers(0, of - 1), st.integers(0, 5), some), max_size=40)
+    shares = draw(st.lists(st.integers(1, 9), min_size=of, max_size=of))
+    return draw(st.integers(0, 60)), shares, draw(sizes), draw(steps)
+
+
+@given(told=spending())
+def test_shards_that_hear_late_of_each_other_never_spend_more_than_the_budget_together(
+    told: tuple[int, list[int], list[int], list[tuple[int, int, int]]],
+) -> None:
+    budget, shares, first, steps = told
+    several = [shard.beside(Rest(gpus=budget)) for shard in shards(len(shares), shares=shares)]
+    history = [first]
+    for index, age, wish in steps:
+        known, now = history[max(0, len(history) - 1 - age)], history[-1]
+        shard = several[index]
+        elsewhere = {other: Spent(gpus) for other, gpus in enumerate(known) if other != index}
+        part = GuardrailSettings(gpu_budget=shard.share_of(budget))
+        left = less(part, shard.overdrawn(elsewhere)).gpu_budget
+        assert left is not None
+        # As ``spend_within`` does: growth ends at the budget, and nothing that runs is taken away for it.
+        after = wish if wish <= now[index] else max(now[index], min(wish, left))
+        history.append([*now[:index], after, *now[index + 1 :]])
+        assert sum(history[-1]) <= max(budget, sum(now)), history
 
 
 @given(of=counts, index=st.integers(0, MOST_SHARDS - 1))
