@@ -150,8 +150,9 @@ def _answer(
 
 def _settings(file: Path) -> Settings:
     from controller.settings import load_settings
+    from controller.shards import own_part
 
-    return load_settings(file)
+    return own_part(load_settings(file))
 
 
 def _laid_out(settings: Settings) -> LaidOut:

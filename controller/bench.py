@@ -31,7 +31,9 @@ from controller.forecasts import ForecastSettings, Horizon
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
 from controller.ports import Sources
+from controller.shard_settings import WHOLE, ShardSettings
 from policies.decide import Foresail
+from policies.fleet import PoolState
 
 SCRAPE_INTERVAL_S = 15.0
 _SCRAPES_BEFORE = 3
@@ -65,12 +67,20 @@ def measure_ticks(
 
 
 def ticks_of(
-    fleet: ObservedFleet, ticks: int, history_s: float, tell: Callable[[str], None], scrape_interval_s: float
+    fleet: ObservedFleet,
+    ticks: int,
+    history_s: float,
+    tell: Callable[[str], None],
+    scrape_interval_s: float,
+    everywhere: Sequence[PoolState] | None = None,
+    shard: ShardSettings = WHOLE,
 ) -> dict[str, Any]:
-    """Return the figures of ticks that look at ``fleet``, scraped by a real Prometheus; raises as ``measure_ticks``."""
-    pools = fleet.pools()
-    with prometheus_of(pools, scrape_interval_s, tell) as url:
-        loop, source, watch = _loop(url, fleet, history_s)
+    """Return the figures of ticks that look at ``fleet``, scraped by a real Prometheus; raises as ``measure_ticks``.
+
+    Where the fleet is that of a ``shard``, ``everywhere`` has the pools of all shards, which are scraped as well.
+    """
+    with prometheus_of(everywhere or fleet.pools(), scrape_interval_s, tell) as url:
+        loop, source, watch = _loop(url, fleet, history_s, shard)
         try:
             _wait_for_scrapes(source, fleet, scrape_interval_s, tell)
             tell(f"{ticks} ticks")
@@ -141,11 +151,13 @@ class _Stopwatch:
         self.phases_s.append({**known, "observe": total - math.fsum(known.values())})
 
 
-def _loop(url: str, fleet: ObservedFleet, history_s: float) -> tuple[ControlLoop, PrometheusSource, _Stopwatch]:
+def _loop(
+    url: str, fleet: ObservedFleet, history_s: float, shard: ShardSettings
+) -> tuple[ControlLoop, PrometheusSource, _Stopwatch]:
     clock = SystemClock()
     watch = _Stopwatch(clock.elapsed)
     settings = PrometheusSettings(url=url, query_timeout_s=60.0, read_timeout_s=120.0)
-    source = PrometheusSource(PrometheusHttp(settings, clock.elapsed), settings, fleet.policy, clock.elapsed)
+    source = PrometheusSource(PrometheusHttp(settings, clock.elapsed), settings, fleet.policy, clock.elapsed, shard)
     tick_s = fleet.policy.tick_s
     before = load_before(fleet.models, clock.now(), tick_s, history_s)
     loop = ControlLoop(

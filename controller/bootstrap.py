@@ -26,11 +26,11 @@ from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.fleet_series import Recommended
 from controller.forecasts import Horizon, LoadForecasts
-from controller.leadership import Leadership
+from controller.leadership import Candidate
 from controller.loop import ControlLoop
 from controller.plan_expiry import unless_expired
 from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
-from controller.platforms import open_platform
+from controller.platforms import nothing_elsewhere, open_platform
 from controller.ports import (
     AuditLog,
     Canaries,
@@ -44,6 +44,8 @@ from controller.ports import (
     Witness,
 )
 from controller.settings import Settings
+from controller.shard_budget import ShardPolicy
+from controller.shard_settings import Spent
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
@@ -64,7 +66,10 @@ def no_history(_: float) -> Mapping[str, LoadSeries]:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them."""
+    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them.
+
+    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard.
+    """
 
     metrics: MetricSource
     cluster: Cluster
@@ -74,6 +79,7 @@ class World:
     close: Callable[[], None] = field(default=lambda: None)
     canaries: Canaries | None = None
     witness: Witness | None = None
+    spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +123,15 @@ def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None
         BadInput: If they name no platform, a certificate is not there, or it cannot be told how a cluster is reached.
     """
     named = named_platform(settings)
-    elapsed = SystemClock().elapsed
+    elapsed, shard = SystemClock().elapsed, settings.daemon.shard
     try:
         store = PrometheusHttp(settings.prometheus, elapsed)
         killed = kill_switch(settings)
         guard = unless_expired(unless_killed(fence, killed), SystemClock().now)
-        platform = open_platform(named, guard, killed)
+        platform = open_platform(named, guard, killed, shard)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
-    metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed)
+    metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed, shard)
     canaries = HttpCanaries(engine_token_file(named), elapsed)
 
     def close() -> None:
@@ -135,7 +141,8 @@ def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None
     history = recorded_load(store, settings)
     ports = metrics, platform.cluster, platform.router, LogNotifier()
     witnesses = tuple(witness for witness in (platform.witness, beside) if witness is not None)
-    return World(*ports, history, close, canaries, Witnesses(witnesses) if witnesses else None)
+    told = Witnesses(witnesses) if witnesses else None
+    return World(*ports, history, close, canaries, told, platform.spent)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
@@ -143,12 +150,14 @@ def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
 
     It is read in the steps of forecasts: a tick's worth of detail would be four times the answer, for nothing.
     """
-    pools = [PoolKey.parse(key) for key in settings.policy.pools]
+    shard = settings.daemon.shard
+    pools = [*map(PoolKey.parse, settings.policy.pools), *shard.rest.pools]
     step_s, kept_s = settings.forecast.step_s, settings.forecast.kept_s
 
     def read(until: float) -> Mapping[str, LoadSeries]:
         reader = HistoryReader(store, settings.prometheus, pools, until, kept_s, step_s)
-        return at_step(read_history(reader), settings.policy.tick_s)
+        loads = {model: load for model, load in read_history(reader).items() if shard.has(model)}
+        return at_step(loads, settings.policy.tick_s)
 
     return read
 
@@ -223,7 +232,7 @@ def control_loop(
     memory: PolicyMemory | None = None,
 ) -> ControlLoop:
     """Return the loop: the object that the simulator runs, over the ports of ``world``."""
-    policy = settings.policy
+    policy, shard = settings.policy, settings.daemon.shard
     actuator = Actuator(
         clock,
         world.cluster,
@@ -240,7 +249,7 @@ def control_loop(
         actuator,
         LoadForecasts(chain, policy.tick_s, settings.forecast, before),
         Horizon(policy.lead_time, policy.tick_s),
-        Foresail(policy),
+        Foresail(policy) if shard.whole else ShardPolicy(policy, shard, world.spent),
         memory,
         policy.healing.blind_page_after_s,
     )
@@ -248,18 +257,20 @@ def control_loop(
     return loop
 
 
-def world_under(leadership: Leadership | None, beside: Witness | None = None) -> WorldOf:
+def world_under(leadership: Candidate | None, beside: Witness | None = None) -> WorldOf:
     """Return what opens the world that settings name, every write to it asking who leads, with one more witness."""
     return partial(world_of, fence=fence_of(leadership), beside=beside)
 
 
-def fence_of(leadership: Leadership | None) -> Fence:
+def fence_of(leadership: Candidate | None) -> Fence:
     """Return what is asked before each write: whether this process leads, if others may."""
     return unfenced if leadership is None else leadership.why_not
 
 
-def leadership_of(settings: Settings) -> Leadership | None:
+def leadership_of(settings: Settings) -> Candidate | None:
     """Return what stands for the lease that ``settings`` name; None where they name none, for only one process runs.
+
+    One shard of several stands for a lease of its own, and for that of the fleet together with the others.
 
     Raises:
         BadInput: If it cannot be told how the cluster is reached that the lease is in.
@@ -271,7 +282,7 @@ def leadership_of(settings: Settings) -> Leadership | None:
         return None
     clock = SystemClock()
     try:
-        return candidate(place, clock.now, clock.lasting)
+        return candidate(place, clock.now, clock.lasting, settings.daemon.shard)
     except ObservationError as error:
         raise BadInput(error.what, error.where, error.remedy) from None
 

@@ -39,10 +39,12 @@ def config() -> None:
 def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
     """Say whether FILE can be used, and what in it differs from the defaults."""
     from controller.setting_problems import BadSettings
-    from controller.settings import differences
+    from controller.settings import differences, load_settings
+    from controller.shards import part_text, part_told
 
     try:
         changed = differences(file, overrides)
+        part = part_told(load_settings(file, overrides))
     except BadSettings as error:
         if not as_json:
             raise
@@ -51,12 +53,14 @@ def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
         return 2
     if as_json:
         listed = [{"key": d.key, "value": d.value, "default": d.default} for d in changed]
-        print_json({"ok": True, "differs_from_defaults": listed})
+        print_json({"ok": True, "differs_from_defaults": listed, **({"shard": part} if part else {})})
         return 0
     click.echo(f"{file}: ok, {len(changed) or 'no'} setting{'' if len(changed) == 1 else 's'} not at the default")
     for d in changed:
         default = f"  (default {json.dumps(d.default)})" if d.default is not None else ""
         click.echo(f"  {d.key} = {json.dumps(d.value)}{default}")
+    if part:
+        click.echo(part_text(part))
     return 0
 
 
@@ -113,8 +117,9 @@ def audit_place(place: str | None, settings_file: Path | None) -> str:
     if settings_file is None:
         raise click.UsageError("Give --audit FILE, or -c FILE with the settings of the daemon.")
     from controller.settings import load_settings
+    from controller.shards import own_part
 
-    return load_settings(settings_file).audit.url
+    return own_part(load_settings(settings_file)).audit.url
 
 
 def _entry_named(log: SqlAudit, entry_id: str, audit: str) -> AuditEntry:

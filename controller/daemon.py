@@ -29,7 +29,7 @@ from controller.cadence import Cadence
 from controller.chores import Chores
 from controller.errors import ForesailError
 from controller.evidence import believed_json
-from controller.leadership import Leadership
+from controller.leadership import Candidate
 from controller.live_loop import LiveLoop
 from controller.ports import Clock
 from controller.reload import SettingsFile
@@ -68,7 +68,7 @@ class Daemon:
         pace: float = 1.0,
         version: str = "",
         *,
-        leadership: Leadership | None = None,
+        leadership: Candidate | None = None,
     ) -> None:
         """Take ``settings``, as loaded from ``file``, and everything that they name.
 
@@ -102,6 +102,7 @@ class Daemon:
         self._cadence = Cadence(machine, self._skipped)
         self._chores = Chores(self._live, file, self._audit, self._telemetry, self._cadence)
         self._telemetry.show_leader(lambda: self._turn.leads)
+        self._telemetry.show_shard(settings.daemon.shard)
         self._begin_at_s, self._began = -float("inf"), False
         self.status_url = self._status.url
 
@@ -112,8 +113,13 @@ class Daemon:
             # A queue of this kind may be put to from a signal's handler, whatever the main thread is doing.
             signal.signal(number, lambda *_, event=event: self._events.put(event))
         settings = self._live.settings
+        shard = settings.daemon.shard
         self._log.info(
-            "started", status=self.status_url, modes=settings.modes.model_dump(mode="json"), audit=settings.audit.url
+            "started",
+            status=self.status_url,
+            modes=settings.modes.model_dump(mode="json"),
+            audit=settings.audit.url,
+            **({} if shard.whole else {"shard": shard.title}),
         )
         self._status.start()
         self._turn.start()
@@ -153,6 +159,7 @@ class Daemon:
         return {
             **self._chores.told(),
             "leadership": self._turn.told(),
+            "shard": self._live.settings.daemon.shard.told(),
             "waiting_for_approval": [proposal_json(p) for p in self._live.waiting],
             "error_budgets": {model: asdict(spent) for model, spent in burn.items()},
             "believed": believed_json(newest.decision if newest is not None else None, MOST_BELIEVED),
@@ -255,7 +262,7 @@ class Daemon:
             self._telemetry.skipped()
 
 
-def _turn_of(leadership: Leadership | None, audit: SqlAudit, settings: Settings, machine: SystemClock) -> Turn:
+def _turn_of(leadership: Candidate | None, audit: SqlAudit, settings: Settings, machine: SystemClock) -> Turn:
     """Return whose turn it is; raises AuditError where there is no lease and another controller writes the log."""
     return Turn(leadership, lambda: AuditClaim(audit.engine, settings.audit.url), machine.elapsed, default_rng())
 
@@ -277,7 +284,7 @@ def run_once(
     world: WorldOf = world_of,
     clock: Clock | None = None,
     *,
-    leadership: Leadership | None = None,
+    leadership: Candidate | None = None,
 ) -> str:
     """Run one tick, resumed from the record and recorded as any other, and return the id of its last row.
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controller.keda_settings import KedaSettings
 from controller.retrain import RetrainSettings
+from controller.shard_settings import ShardSettings
 from controller.skill_settings import SkillSettings
 from controller.status_server import StatusSettings
 from controller.telemetry_settings import TelemetrySettings
@@ -51,6 +52,9 @@ class DaemonSettings(BaseModel):
     )
     log_repeat_s: float = Field(
         300.0, ge=0, description="Seconds within which a log line of the same kind is counted instead of written again."
+    )
+    shard: ShardSettings = Field(
+        default_factory=ShardSettings, description="Which part of the workloads this process has, of several."
     )
     skill: SkillSettings = Field(
         default_factory=SkillSettings, description="How forecasters are compared in service, and roll-backs."

@@ -27,8 +27,9 @@ FAILED = 1
 def doctor(file: Path | None, overrides: Sequence[str], as_json: bool) -> int:
     """Say what the cluster and the metrics store have, what is missing, and what that costs. Changes nothing."""
     from controller.settings import load_settings
+    from controller.shards import own_part
 
-    findings = examine(load_settings(file, overrides))
+    findings = examine(own_part(load_settings(file, overrides)))
     if as_json:
         click.echo(json.dumps({"ok": findings.healthy, **asdict(findings)}, indent=2, allow_nan=False))
     else:
@@ -48,8 +49,12 @@ def examine(settings: Settings) -> Findings:
     from controller.doctor_store import examine_store
 
     findings, platform = Findings(settings.prometheus.url), settings.platform
+    if not settings.daemon.shard.whole:
+        findings.shard = settings.daemon.shard.told()
     if isinstance(platform, KubernetesSettings):
-        examined = examine_cluster(platform, settings.modes, settings.policy, SystemClock())
+        examined = examine_cluster(
+            platform, settings.modes, settings.policy, SystemClock(), shard=settings.daemon.shard
+        )
         findings.cluster = examined.cluster
         findings.problems += examined.problems
         examine_store(settings, lambda: examined.pools, findings)
@@ -66,10 +71,11 @@ def examine(settings: Settings) -> Findings:
 def sections_of(findings: Findings) -> list[Section]:
     """Return what was found as tables, the problems last."""
     from controller.doctor_store import store_sections
-    from controller.doctor_tables import cluster_sections
+    from controller.doctor_tables import cluster_sections, shard_sections
     from controller.explain import Section
 
-    sections = cluster_sections(findings.cluster) if findings.cluster else []
+    sections = shard_sections(findings)
+    sections += cluster_sections(findings.cluster) if findings.cluster else []
     for name, member in findings.members.items():
         sections += [replace(section, title=f"{name}: {section.title}") for section in cluster_sections(member)]
     sections += store_sections(findings)

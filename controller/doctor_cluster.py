@@ -28,7 +28,7 @@ from controller.adapters.kube.permissions import Feature
 from controller.adapters.kube.policy_schema import GROUP, KIND, PLURAL, VERSION
 from controller.adapters.kube.questions import ApiRefused, Unreached
 from controller.adapters.kube.rights import missing_rights, server_facts, unserved, user_of
-from controller.adapters.kube.settings import KubernetesSettings
+from controller.adapters.kube.settings import KubernetesSettings, LeasePlace
 from controller.adapters.system_clock import SystemClock
 from controller.doctor_findings import (
     ClusterFindings,
@@ -42,6 +42,7 @@ from controller.doctor_findings import (
 from controller.doctor_rights import finding_of, wanted_rights
 from controller.errors import ObservationError
 from controller.modes import ActionClass, ModeSettings
+from controller.shard_settings import WHOLE, ShardSettings
 from policies.decide import PolicySettings
 from policies.fleet import PoolKey, PoolState
 from policies.replica import Phase
@@ -64,21 +65,28 @@ class Examined:
 
 
 def examine_cluster(
-    platform: KubernetesSettings, modes: ModeSettings, policy: PolicySettings, clock: SystemClock, *, alone: bool = True
+    platform: KubernetesSettings,
+    modes: ModeSettings,
+    policy: PolicySettings,
+    clock: SystemClock,
+    *,
+    alone: bool = True,
+    shard: ShardSettings = WHOLE,
 ) -> Examined:
     """Return what there is in the cluster and what is missing; never raises for what is wrong with it.
 
-    One of several, not ``alone``, knows neither which pools there should be nor all that its routes lead to: see
+    Of the workloads only those of ``shard`` are told, and what else is there is no matter of its. One of several
+    clusters, not ``alone``, knows neither which pools there should be nor all that its routes lead to: see
     ``doctor_members``.
     """
     examined = Examined(ClusterFindings(server=""))
     try:
-        view = KubernetesView(platform, clock.elapsed, default_rng(0))
+        view = KubernetesView(platform, clock.elapsed, default_rng(0), shard=shard)
     except ObservationError as error:
         examined.problems.append(_problem(error))
         return examined
     try:
-        examination = _Examination(platform, modes, policy, clock, view, examined)
+        examination = _Examination(platform, modes, policy, clock, view, examined, shard)
         examination.run()
         if alone:
             examination.routes(None if examined.pools is None else [pool.key for pool in examined.pools])
@@ -120,6 +128,7 @@ class _Examination:
     clock: SystemClock
     view: KubernetesView
     examined: Examined
+    shard: ShardSettings = WHOLE
 
     def run(self) -> None:
         """Go from what everything else needs to what stands alone; raises ObservationError where nothing answers."""
@@ -132,8 +141,12 @@ class _Examination:
             self._told(self._pools, None)
         lease = self.platform.lease
         if lease is not None:
-            told = self._told(lambda: lease_of(self.api, lease.namespace, lease.name), "not known")
-            self.found.lease = f"{lease.namespace}/{lease.name}: {shown(told)}"
+            both = lease if self.shard.whole else lease.of_shard(self.shard), lease
+            self.found.lease = "; ".join([self._lease(one) for one in dict.fromkeys(both)])
+
+    def _lease(self, lease: LeasePlace) -> str:
+        told = self._told(lambda: lease_of(self.api, lease.namespace, lease.name), "not known")
+        return f"{lease.namespace}/{lease.name}: {shown(told)}"
 
     @property
     def api(self) -> KubernetesApi:
@@ -162,7 +175,9 @@ class _Examination:
     def _rights(self) -> set[str]:
         """Find the rights that are missing; return what cannot be watched for want of them."""
         may_avoid = self.policy.healing.may_avoid_nodes
-        self.found.features, wanted = wanted_rights(self.platform, self.modes, may_avoid_nodes=may_avoid)
+        self.found.features, wanted = wanted_rights(
+            self.platform, self.modes, may_avoid_nodes=may_avoid, shards=self.shard.of
+        )
         missing = missing_rights(self.api, list(wanted))
         self.found.rights_asked = len(wanted)
         self.found.missing_rights = [finding_of(right, wanted[right]) for right in missing]

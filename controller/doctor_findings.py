@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from typing import Any
 
 from policies.fleet import PoolKey
 
@@ -104,7 +105,10 @@ class ClusterFindings:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found, as far as it went; ``cluster`` is None where the settings name none, or several (``members``)."""
+    """What was found, as far as it went; ``cluster`` is None where the settings name none, or several (``members``).
+
+    ``shard`` says which part of the fleet was looked at; None where that is all of it.
+    """
 
     url: str
     server: str = ""
@@ -116,6 +120,7 @@ class Findings:
     cluster: ClusterFindings | None = None
     members: dict[str, ClusterFindings] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    shard: dict[str, Any] | None = None
 
     @property
     def healthy(self) -> bool:

@@ -18,7 +18,8 @@ def examine_members(platform: ClustersSettings, settings: Settings, findings: Fi
     """Add what is wrong with the clusters; return their pools, None where one of them does not tell."""
     clock, modes, policy = SystemClock(), settings.modes, settings.policy
     found = {
-        name: examine_cluster(member, modes, policy, clock, alone=False) for name, member in platform.members.items()
+        name: examine_cluster(member, modes, policy, clock, alone=False, shard=settings.daemon.shard)
+        for name, member in platform.members.items()
     }
     pools: list[PoolState] = []
     for name, examined in found.items():

@@ -35,13 +35,13 @@ _OF_FEATURES: Mapping[Feature, str] = {
 
 
 def wanted_rights(
-    platform: KubernetesSettings, modes: ModeSettings, *, may_avoid_nodes: bool
+    platform: KubernetesSettings, modes: ModeSettings, *, may_avoid_nodes: bool, shards: int = 1
 ) -> tuple[list[str], dict[Right, bool]]:
     """Return the features that are on, and every right to ask for with whether it is needed.
 
     What scales can do without cordoning; pods that go are then picked by their controller.
     """
-    on = installation_of(platform, modes, may_avoid_nodes=may_avoid_nodes)
+    on = installation_of(platform, modes, may_avoid_nodes=may_avoid_nodes, shards=shards)
     rights = dict.fromkeys(rights_of(on, platform), True)
     if modes.may_act(ActionClass.SCALING) and Feature.CORDON not in on.features:
         for namespace in platform.namespaces:

@@ -48,7 +48,7 @@ def examine_store(settings: Settings, pools: Pools, findings: Findings) -> None:
     except ObservationError as error:
         findings.problems.append(Problem(f"{error.where}: {error.what}", error.remedy))
         return
-    source = PrometheusSource(client, asked, settings.policy, clock.elapsed)
+    source = PrometheusSource(client, asked, settings.policy, clock.elapsed, settings.daemon.shard)
     try:
         _examine_server(client, clock.now, findings)
         metrics = _looked_at(source, clock.now, {PoolKey.parse(name).model for name in settings.policy.pools})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from controller.doctor_findings import ClusterFindings, RightFinding, WorkloadFinding
+from controller.doctor_findings import ClusterFindings, Findings, RightFinding, WorkloadFinding
 from controller.explain import Section
 
 _MOST_ROWS = 50
@@ -35,6 +35,15 @@ def cluster_sections(found: ClusterFindings) -> list[Section]:
     if found.lease:
         sections.append(Section("Lease", note=found.lease))
     return sections
+
+
+def shard_sections(findings: Findings) -> list[Section]:
+    """Return which part of the fleet was looked at; nothing where that is all of it."""
+    told = findings.shard
+    if told is None:
+        return []
+    note = f"of {told['of']}, in the division {told['layout']}; the workloads of others are not looked at"
+    return [Section(f"Shard {told['index']}", note=note)]
 
 
 def _workload(found: WorkloadFinding) -> tuple[str, ...]:

@@ -84,12 +84,59 @@ class LeaseStore(Protocol):
         ...
 
 
+class Candidate(Protocol):
+    """Who stands for a lease, or for several together. ``step`` tries once to take or renew what it takes to lead."""
+
+    @property
+    def identity(self) -> str:
+        """What the lease names this one by."""
+        ...
+
+    @property
+    def settings(self) -> LeaseSettings:
+        """How long the lease holds."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """What the newest try ran into; empty when it went well."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one may act at this moment."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """Who holds the lease as far as is known; empty when nobody does."""
+        ...
+
+    @property
+    def free_in_s(self) -> float:
+        """Seconds until this one may take the lease if its holder does not renew it; 0 where it need not wait."""
+        ...
+
+    def why_not(self, needs_s: float = 0.0) -> str:
+        """Return why nothing may be written now that takes ``needs_s``, empty when it may."""
+        ...
+
+    def step(self) -> bool:
+        """Try once; return whether this one leads. Never raises for want of an answer."""
+        ...
+
+    def resign(self) -> None:
+        """Act no more, and let the next one begin at once."""
+        ...
+
+
 class Leadership:
-    """One candidate for the lease. ``step`` tries once to take or renew it; ``why_not`` may be asked by any thread.
+    """The ``Candidate`` for one lease. ``step`` is called by one thread; ``why_not`` may be asked by any.
 
     Attributes:
         identity: What the lease names this one by. No two processes may share it, nor one with its predecessor: the
-            predecessor's last write may still be under way.
+            predecessor's last write may still be under way. Only of a lease that is ``shared`` it names all who may
+            act side by side.
         trouble: What the newest try ran into; empty when it went well.
         settings: How long the lease holds.
     """
@@ -101,14 +148,21 @@ class Leadership:
         identity: str,
         now: Callable[[], float],
         elapsed: Callable[[], float],
+        *,
+        shared: bool = False,
     ) -> None:
-        """``now`` is the wall clock, for what people read; ``elapsed`` never goes back and never stops."""
+        """``now`` is the wall clock, for what people read; ``elapsed`` never goes back and never stops.
+
+        Whoever has a ``shared`` lease has it together with others of its identity: their renewals hold for it as well,
+        and it never resigns.
+        """
         if not identity:
             raise ValueError("a candidate needs an identity")
         self.identity, self.trouble = identity, ""
         self._store, self.settings, self._now, self._elapsed = store, settings, now, elapsed
+        self._shared = shared
         self._seen: Lease | None = None
-        self._seen_s = -float("inf")
+        self._seen_s = self._asked_s = -float("inf")
         self._lock = threading.Lock()
         self._acts_until_s = -float("inf")
         self._resigned = False
@@ -153,9 +207,13 @@ class Leadership:
         if self._resigned:
             return False
         sent_s = self._elapsed()
+        before, asked_s = self._seen, self._asked_s
         try:
             self._look(self._store.read())
-            if self._takes():
+            self._asked_s = sent_s
+            if self._shared and self._renewed_since(before):
+                self._hold(asked_s)  # when that was asked for, the renewal was still to come
+            elif self._takes():
                 self._look(self._store.write(self._wanted()))
                 self._hold(sent_s)
         except StalePlan:
@@ -190,6 +248,11 @@ class Leadership:
         if seen is None or self._may_take_at_once(seen):
             return True
         return self._elapsed() - self._seen_s > _held_s(seen)
+
+    def _renewed_since(self, before: Lease | None) -> bool:
+        """Return whether somebody of this identity has written the lease since it was as ``before``."""
+        seen = self._seen
+        return before is not None and seen is not None and seen.holder == self.identity and seen != before
 
     def _may_take_at_once(self, seen: Lease) -> bool:
         return not seen.holder or seen.holder == self.identity

@@ -16,6 +16,7 @@ from controller.errors import ForesailError
 from controller.loop import ControlLoop
 from controller.ports import Clock
 from controller.settings import Settings
+from controller.shards import own_memory
 from controller.telemetry import Telemetry
 from controller.ticker import Stopwatch, Ticker
 from controller.turn import Turn
@@ -190,7 +191,8 @@ class LiveLoop:
                 self._waited = replace(self._waited, blind_told=True)
             raise
         _tell(found)
-        memory = replace(found.memory, blind_since_at=self._waited.blind_since_at, blind_told=self._waited.blind_told)
+        known = own_memory(found.memory, self.settings.daemon.shard)
+        memory = replace(known, blind_since_at=self._waited.blind_since_at, blind_told=self._waited.blind_told)
         chain = self._chain(self._model)
         return control_loop(self.settings, self._world, self._audit, self._clock, self._consent(), chain, memory=memory)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,16 +14,26 @@ from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.system_clock import SystemClock
 from controller.platform_settings import AnyPlatform
 from controller.ports import Cluster, Router, Witness
+from controller.shard_settings import WHOLE, ShardSettings, Spent
+
+
+def nothing_elsewhere() -> Mapping[int, Spent]:
+    """Return nothing: all that there is are the pools that are told."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Where replicas live and traffic is shared out; ``close`` gives up the connections."""
+    """Where replicas live and traffic is shared out; ``close`` gives up the connections.
+
+    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard.
+    """
 
     cluster: Cluster
     router: Router
     close: Callable[[], None]
     witness: Witness | None = None
+    spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
 
 
 def nobody() -> bool:
@@ -31,10 +41,16 @@ def nobody() -> bool:
     return False
 
 
-def open_platform(named: AnyPlatform, fence: Fence = unfenced, silenced: Callable[[], bool] = nobody) -> Platform:
+def open_platform(
+    named: AnyPlatform,
+    fence: Fence = unfenced,
+    silenced: Callable[[], bool] = nobody,
+    shard: ShardSettings = WHOLE,
+) -> Platform:
     """Return the platform, watched from now on where it is one that is watched.
 
-    Every write asks ``fence`` first; nothing is told of ticks while ``silenced`` says so, or cannot.
+    Every write asks ``fence`` first; nothing is told of ticks while ``silenced`` says so, or cannot. Of a cluster only
+    pools of ``shard`` are told.
 
     Raises:
         ObservationError: If it cannot be told how a cluster is reached. One that does not answer is looked for on.
@@ -43,11 +59,13 @@ def open_platform(named: AnyPlatform, fence: Fence = unfenced, silenced: Callabl
         live = LivePlatform(named)
         return Platform(live, live, live.close)
     if isinstance(named, ClustersSettings):
-        return _clusters(named, fence)
-    return _kubernetes(named, fence, silenced)
+        return _clusters(named, fence, shard)
+    return _kubernetes(named, fence, silenced, shard)
 
 
-def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], bool]) -> Platform:
+def _kubernetes(
+    named: KubernetesSettings, fence: Fence, silenced: Callable[[], bool], shard: ShardSettings
+) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
@@ -56,7 +74,7 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
 
     clock, rng = SystemClock(), default_rng()
     with ExitStack() as opened:
-        cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence)
+        cluster = KubernetesCluster(named, clock.elapsed, clock.now, rng, fence, shard)
         opened.callback(cluster.close)
         router = KubernetesRouter(named, clock.elapsed, clock.now, rng, fence)
         opened.callback(router.close)
@@ -65,10 +83,10 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
         router.start()
         events.start()
         opened.callback(events.close)
-        return Platform(cluster, router, opened.pop_all().close, events)
+        return Platform(cluster, router, opened.pop_all().close, events, cluster.view.spent)
 
 
-def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
+def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
@@ -80,7 +98,7 @@ def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
     with ExitStack() as opened:
         clusters, routers = {}, {}
         for name, member in named.members.items():
-            clusters[name] = KubernetesCluster(member, clock.elapsed, clock.now, rng.spawn(1)[0], fence)
+            clusters[name] = KubernetesCluster(member, clock.elapsed, clock.now, rng.spawn(1)[0], fence, shard)
             if member.routes:
                 routers[name] = KubernetesRouter(member, clock.elapsed, clock.now, rng.spawn(1)[0], fence)
                 opened.callback(routers[name].close)
@@ -91,4 +109,11 @@ def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
         together.start()
         for router in routers.values():
             router.start()
-        return Platform(together, MemberRouters(routers, named.router_of), opened.pop_all().close)
+
+        def spent() -> Mapping[int, Spent]:
+            told = [cluster.view.spent() for cluster in clusters.values()]
+            homes = {index for one in told for index in one}
+            return {index: sum([one.get(index, Spent()) for one in told], Spent()) for index in homes}
+
+        by_member = MemberRouters(routers, named.router_of)
+        return Platform(together, by_member, opened.pop_all().close, spent=spent)

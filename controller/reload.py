@@ -9,6 +9,7 @@ from typing import Protocol
 
 from controller.errors import BadSetting
 from controller.settings import Settings, load_settings
+from controller.shards import own_part
 from controller.yaml_source import MAX_BYTES
 
 
@@ -22,6 +23,7 @@ def _place_of_lease(settings: Settings) -> object:
 
 _FIXED: dict[str, Callable[[Settings], object]] = {
     "audit.url": lambda settings: settings.audit.url,
+    "daemon.shard": lambda settings: settings.daemon.shard.model_dump(),
     "daemon.keda": lambda settings: settings.daemon.keda,
     "daemon.status": lambda settings: settings.daemon.status,
     "platform.lease": lambda settings: getattr(settings.platform, "lease", None),
@@ -50,14 +52,14 @@ class SettingsFile:
         self._seen = self._digest()
 
     def load(self) -> Settings:
-        """Return what it says now.
+        """Return what it says now of the part of the fleet that this process has.
 
         Raises:
             BadSettings: If anything in it is wrong.
         """
         self._seen = self._digest()
         settings = load_settings(self.path, self._overrides)
-        return settings if self._overlay is None else self._overlay.lay_over(settings)
+        return own_part(settings if self._overlay is None else self._overlay.lay_over(settings))
 
     def reload(self, used: Settings) -> Settings:
         """Return what it says now, for use in place of ``used``.

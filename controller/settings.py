@@ -34,6 +34,7 @@ from controller.setting_problems import (
     is_model,
     printable,
 )
+from controller.shards import check_shards
 from controller.yaml_source import MAX_BYTES, Key, Mark, Value, YamlText, read_yaml
 from policies.decide import PolicySettings
 from policies.disagreement import Disagreement
@@ -75,6 +76,11 @@ class Settings(BaseModel):
             for key in self.modes.asking():
                 what = "approvals.approvers names nobody, so nobody could approve and nothing would ever be done"
                 raise Disagreement(("modes", *key), what)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_divided(self) -> Settings:
+        check_shards(self)
         return self
 
     @model_validator(mode="after")

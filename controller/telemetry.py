@@ -17,6 +17,7 @@ from controller.fleet_series import FleetSeries, Recommended
 from controller.forecast_score import ForecastScores
 from controller.observation import unknown_pods
 from controller.ports import TickPhase, TickRecord
+from controller.shard_settings import ShardSettings
 from controller.telemetry_settings import TelemetrySettings
 from forecasting.contest import Standing
 from forecasting.drift import DRIFT_KINDS, Drift
@@ -102,6 +103,12 @@ class Telemetry:
     def show_leader(self, leads: Callable[[], bool]) -> None:
         """Publish whether this process acts, of several."""
         self._leader.set_function(lambda: float(leads()))
+
+    def show_shard(self, shard: ShardSettings) -> None:
+        """Publish which part of the workloads this process has."""
+        labels = str(shard.index), str(shard.of)
+        text = "Which part of the workloads this process has, as labels."
+        Gauge("foresail_shard", text, ["index", "of"], registry=self.registry).labels(*labels).set(1)
 
     def recommended(self) -> Recommended:
         """Return what others should scale to, as the newest decision says; to be called from any thread."""

@@ -20,7 +20,7 @@ import structlog
 from numpy.random import Generator
 
 from controller.errors import AuditError
-from controller.leadership import Leadership
+from controller.leadership import Candidate
 
 _SOONEST = 0.8
 """Of ``retry_s``: candidates that began at the same moment do not go on asking at the same moment."""
@@ -46,7 +46,7 @@ class Turn:
 
     def __init__(
         self,
-        leadership: Leadership | None,
+        leadership: Candidate | None,
         claim: Callable[[], Claim],
         elapsed: Callable[[], float],
         rng: Generator | None = None,
@@ -158,7 +158,7 @@ class Turn:
         if self._thread is not None and self._leadership is not None:
             self._thread.join(self._leadership.settings.renew_within_s if leads else _COURTESY_S)
 
-    def _run(self, ours: Leadership) -> None:
+    def _run(self, ours: Candidate) -> None:
         while True:
             ours.step()
             self._stepped_s = self._elapsed()
@@ -167,7 +167,7 @@ class Turn:
                 break
         ours.resign()  # here, so that no renewal that is under way can come after it
 
-    def _log(self, ours: Leadership) -> None:
+    def _log(self, ours: Candidate) -> None:
         log = structlog.get_logger("foresail.lease")
         if ours.trouble:
             log.warning("the lease was not taken or renewed", why=ours.trouble, repeat_key=ours.trouble)

@@ -24,6 +24,7 @@ from controller.bench import SCRAPE_INTERVAL_S, core_s, ticks_of
 from controller.bench_processes import next_line, pause, process_of, prometheus_binary
 from controller.bench_world import ObservedFleet
 from controller.errors import ForesailError
+from controller.shard_settings import WHOLE, ShardSettings
 from policies.fleet import NodeState, PoolState
 from simulations.cluster_process import NAMESPACE
 
@@ -45,8 +46,11 @@ def measure_cluster(
     history_s: float,
     tell: Callable[[str], None] = lambda _: None,
     scrape_interval_s: float = SCRAPE_INTERVAL_S,
+    shard: ShardSettings = WHOLE,
 ) -> dict[str, Any]:
     """Return the figures of ``bench tick --cluster --json``; ``tell`` is told what is going on.
+
+    All that there is is watched and scraped; what is put together, forecast and decided is of ``shard``.
 
     Raises:
         BadInput: If there is no Prometheus.
@@ -56,24 +60,38 @@ def measure_cluster(
     with ExitStack() as stack:
         tell("starting an API server and filling it")
         cluster = stack.enter_context(_cluster(workloads, replicas))
-        view = KubernetesView(cluster.settings, SystemClock().elapsed, np.random.default_rng(0))
+        view = KubernetesView(cluster.settings, SystemClock().elapsed, np.random.default_rng(0), shard=shard)
         stack.callback(view.close)
         tell("listing and watching the fleet")
-        figures = _figures(view, cluster, workloads, replicas)
+        figures = _figures(view, cluster, workloads, replicas, shard)
+        everywhere = None if shard.whole else _pools_everywhere(cluster)
         rate = _CHANGED_IN_A_SECOND * replicas
         cluster.ask(f"churn {rate}")
-        of_ticks = ticks_of(_WatchedFleet(view), ticks, history_s, tell, scrape_interval_s)
+        of_ticks = ticks_of(_WatchedFleet(view), ticks, history_s, tell, scrape_interval_s, everywhere, shard)
     core = figures.pop("core") | of_ticks.pop("core")
-    return {"workloads": workloads, "replicas": replicas, **figures, "changes_per_s": rate, **of_ticks, "core": core}
+    asked = {"workloads": workloads, "replicas": replicas, "shards": shard.of}
+    return {**asked, **figures, "changes_per_s": rate, **of_ticks, "core": core}
 
 
-def _figures(view: KubernetesView, cluster: _Cluster, workloads: int, replicas: int) -> dict[str, Any]:
+def _pools_everywhere(cluster: _Cluster) -> tuple[PoolState, ...]:
+    """Return the pools of all shards: somebody scrapes them."""
+    view = KubernetesView(cluster.settings, SystemClock().elapsed, np.random.default_rng(1))
+    try:
+        _list(view)
+        return view.pools()
+    finally:
+        view.close()
+
+
+def _figures(
+    view: KubernetesView, cluster: _Cluster, workloads: int, replicas: int, shard: ShardSettings
+) -> dict[str, Any]:
     """Return what the cache alone takes: as time passes, and the same as ``core``, in seconds that one core worked."""
     before_mb = rss_mb()
     listed = _took(lambda: _list(view))
     after_mb = rss_mb()
     first = _took(view.pools)
-    _check(view, workloads, replicas)
+    seen = _check(view, workloads, replicas, shard)
     some = min(_SOME, workloads)
     spans = {
         "list_s": listed,
@@ -84,6 +102,7 @@ def _figures(view: KubernetesView, cluster: _Cluster, workloads: int, replicas: 
     }
     event = _median([_per_event(view, cluster, workloads) for _ in range(_ROUNDS)])
     return {
+        **({} if shard.whole else {"of_shard": seen}),
         **{name: round(span.wall_s, 6) for name, span in spans.items()},
         "events_per_s": round(1.0 / event.wall_s),
         "rss_before_list_mb": round(before_mb, 1),
@@ -103,11 +122,15 @@ def _list(view: KubernetesView) -> None:
             raise ForesailError(f"{store.title} were not listed in {_LONGEST_S:g} s", "bench tick")
 
 
-def _check(view: KubernetesView, workloads: int, replicas: int) -> None:
+def _check(view: KubernetesView, workloads: int, replicas: int, shard: ShardSettings) -> dict[str, int]:
+    """Return how much of the fleet is seen; raises ForesailError where that is not all that the shard has."""
     pools = view.pools()
     seen = sum(len(pool.replicas) for pool in pools)
-    if (len(pools), seen) != (workloads, replicas):
+    if shard.whole and (len(pools), seen) != (workloads, replicas):
         raise ForesailError(f"{len(pools):,} workloads with {seen:,} replicas are seen of {replicas:,}", "bench tick")
+    if not pools:
+        raise ForesailError(f"{shard.title} has none of {workloads:,} workloads", "bench tick", "use fewer --shards")
+    return {"workloads": len(pools), "replicas": seen}
 
 
 def _after_changes(view: KubernetesView, cluster: _Cluster, what: str) -> _Span:

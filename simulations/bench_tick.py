@@ -11,6 +11,7 @@ from controller.adapters.system_clock import SystemClock
 from controller.bench import PHASES, measure_ticks
 from controller.errors import BadInput
 from controller.logs import start_logging
+from controller.shard_settings import MOST_SHARDS, ShardSettings
 from simulations.bench_cluster import measure_cluster
 
 _REPEAT_S = 60.0
@@ -26,8 +27,10 @@ _REPEAT_S = 60.0
 @click.option("--history-s", type=click.FloatRange(0.0), default=86_400.0, show_default=True, metavar="S",
               help="Load history that every workload has.")  # fmt: skip
 @click.option("--cluster", is_flag=True, help="Watch the fleet on a Kubernetes API server, and measure that too.")
+@click.option("--shards", type=click.IntRange(1, MOST_SHARDS), default=1, show_default=True, metavar="N",
+              help="With --cluster: measure the first of so many shards of the fleet.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-def tick(workloads: int, replicas: int, ticks: int, history_s: float, cluster: bool, as_json: bool) -> int:
+def tick(workloads: int, replicas: int, ticks: int, history_s: float, cluster: bool, shards: int, as_json: bool) -> int:
     """Time whole ticks, from Prometheus' answer to the decision, of a fleet of vLLM engines.
 
     A real Prometheus scrapes a web server that speaks for all replicas; the control loop reads it as the daemon does.
@@ -37,9 +40,14 @@ def tick(workloads: int, replicas: int, ticks: int, history_s: float, cluster: b
     """
     if replicas < workloads:
         raise BadInput(f"{replicas} replicas are fewer than {workloads} workloads", "--replicas", "give each one")
+    if shards > 1 and not cluster:
+        raise BadInput("only a fleet on Kubernetes is divided", "--shards", "add --cluster")
     start_logging(SystemClock().elapsed, _REPEAT_S, "warning")
-    measure = measure_cluster if cluster else measure_ticks
-    figures = measure(workloads, replicas, ticks, history_s, (lambda _: None) if as_json else _tell)
+    tell = (lambda _: None) if as_json else _tell
+    if cluster:
+        figures = measure_cluster(workloads, replicas, ticks, history_s, tell, shard=ShardSettings(of=shards))
+    else:
+        figures = measure_ticks(workloads, replicas, ticks, history_s, tell)
     if as_json:
         click.echo(json.dumps(figures, indent=2, allow_nan=False))
         return 0
@@ -50,6 +58,10 @@ def tick(workloads: int, replicas: int, ticks: int, history_s: float, cluster: b
 def show(figures: dict[str, Any]) -> None:
     """Print figures for people."""
     click.echo(f"{figures['workloads']:,} workloads, {figures['replicas']:,} replicas, {figures['ticks']} ticks")
+    if figures.get("shards", 1) > 1:
+        of_shard = figures["of_shard"]
+        told = f"{of_shard['workloads']:,} workloads, {of_shard['replicas']:,} replicas"
+        click.echo(f"of which the first of {figures['shards']} shards has {told}")
     if "cache_mb" in figures:
         _show_cluster(figures)
     click.echo(

@@ -130,7 +130,7 @@ _OPERATOR_FIELDS = {
     "PrometheusRule": {"groups"},
 }
 """Of the Prometheus operator, whose schemas no package holds: the fields of ``spec`` that we write."""
-_ENDPOINT_FIELDS = {"port", "path", "interval", "honorLabels"}
+_ENDPOINT_FIELDS = {"port", "path", "interval", "honorLabels", "relabelings"}
 _RULE_FIELDS = {"alert", "expr", "for", "labels", "annotations"}
 
 

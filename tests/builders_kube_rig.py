@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from controller.adapters.audit_settings import AuditSettings
 from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.kube.cluster_writes import KubernetesCluster
 from controller.adapters.kube.events import KubernetesEvents
@@ -18,11 +19,14 @@ from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
 from controller.bootstrap import Consent, World, control_loop
 from controller.champion import chain_of
+from controller.daemon_settings import DaemonSettings
 from controller.loop import ControlLoop
 from controller.modes import ModeSettings
 from controller.plan_expiry import unless_expired
-from controller.ports import TickRecord
+from controller.ports import MetricSource, TickRecord
 from controller.settings import Settings
+from controller.shard_settings import WHOLE, ShardSettings
+from controller.shards import own_part
 from forecasting.forecaster import Forecaster
 from forecasting.series import LoadSeries
 from policies.memory import PolicyMemory
@@ -63,27 +67,44 @@ class Operated:
     audit: SqlAudit | None = None
     champion: Forecaster | None = None
     patience_s: float = 10.0
+    shard: ShardSettings = WHOLE
+    metrics: MetricSource | None = None
     seed: int = 0
     closed: bool = False
 
     def __post_init__(self) -> None:
         machine, clock = SystemClock(), self.world.clock
         rng = np.random.default_rng(self.seed)
-        self.settings = Settings(policy=self.policy, modes=ModeSettings.all_auto(), platform=self.platform)
+        self.settings = own_part(
+            Settings(
+                policy=self.policy,
+                modes=ModeSettings.all_auto(),
+                platform=self.platform,
+                audit=AuditSettings(url=f"sqlite:///{self.folder}/audit-{{shard}}.db"),
+                daemon=DaemonSettings(shard=self.shard),
+            )
+        )
         guard = unless_expired(self.fence, clock.now)
-        self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, guard)
+        self.cluster = KubernetesCluster(self.platform, machine.elapsed, clock.now, rng, guard, self.shard)
         self.router = KubernetesRouter(self.platform, machine.elapsed, clock.now, rng, guard)
         self.events = KubernetesEvents(self.platform, self.cluster.view, clock.now)
         for part in (self.cluster, self.router, self.events):
             part.start()
-        own = f"sqlite:///{self.folder / 'audit.db'}"
+        own = f"sqlite:///{self.folder / 'audit.db'}" if self.shard.whole else self.settings.audit.url
         self.log = SqlAudit.open(own) if self.audit is None else self.audit
         self.notifier = ListNotifier()
         self.records: list[TickRecord] = []
         self.loop = self._loop()
 
     def _loop(self) -> ControlLoop:
-        ports = World(self.world, self.cluster, self.router, self.notifier, witness=self.events)
+        ports = World(
+            self.metrics or self.world,
+            self.cluster,
+            self.router,
+            self.notifier,
+            witness=self.events,
+            spent=self.cluster.view.spent,
+        )
         consent, chain = Consent(self.killed), chain_of(self.champion)
         return control_loop(self.settings, ports, self.log, self.world.clock, consent, chain, self.history, self.memory)
 

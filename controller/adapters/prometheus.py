@@ -33,10 +33,12 @@ from controller.adapters.metric_names import Source, of_scope, probe
 from controller.adapters.model_figures import Subjects, attainment, means
 from controller.adapters.prometheus_http import PrometheusHttp, Row
 from controller.adapters.prometheus_settings import PrometheusSettings
+from controller.adapters.shard_answers import own_figures, own_rows, replicas_elsewhere
 from controller.errors import ObservationError, QueryRefused
 from controller.offered_load import ArrivalRates, Arrivals, Counted
 from controller.ports import FleetMetrics
 from controller.scrape_means import ScrapeMeans
+from controller.shard_settings import WHOLE, ShardSettings
 from policies.fleet import Demand, PoolKey, ReplicaMetrics, ServiceLevel
 from policies.settings import PolicySettings
 from policies.slo import ServiceObjective
@@ -69,13 +71,14 @@ class PrometheusSource:
         settings: PrometheusSettings,
         policy: PolicySettings,
         elapsed: Callable[[], float],
+        shard: ShardSettings = WHOLE,
     ) -> None:
         """Ask ``client``; ``policy`` names the pools that are expected and the objectives that are judged.
 
-        Nothing is asked yet. ``elapsed`` are seconds that never go back.
+        Nothing is asked yet. ``elapsed`` are seconds that never go back. Only what is of ``shard`` is told.
         """
         self._client, self._settings, self._policy, self._elapsed = client, settings, policy, elapsed
-        self._pools = [PoolKey.parse(key) for key in policy.pools]
+        self._pools, self._shard = [PoolKey.parse(key) for key in policy.pools], shard
         self._threads = ThreadPoolExecutor(settings.parallel_queries, thread_name_prefix="prometheus")
         self._engine_rates = ArrivalRates(settings.stale_after_s, settings.min_coverage_ratio)
         self._gateway = GatewayView(settings)
@@ -233,12 +236,20 @@ class PrometheusSource:
     def _understood(self, answers: Answers, notes: Notes) -> FleetMetrics:
         at = answers.at
         engines = of_scope(self.sources, "replica")
-        self.targets = targets = fleet_answers.targets(answers, self._settings)
+        targets: Sequence[Target] = fleet_answers.targets(answers, self._settings)
+        self.targets = targets
         table = fleet_answers.replicas(answers, engines, targets, self._settings, notes)
         subjects = Subjects(self._settings, fleet_answers.model_names(self._known_pools(targets, table)))
-        models = [m or subjects.by_pool.get(pool, "") for m, pool in zip(table.models, table.pools, strict=True)]
-        engine_arrivals = self._engine_arrivals(table, models, at, targets)
+        models: Sequence[str] = [
+            m or subjects.by_pool.get(pool, "") for m, pool in zip(table.models, table.pools, strict=True)
+        ]
         seen = self._gateway.look(answers, of_scope(self.sources, "gateway"), subjects, targets, notes)
+        if not self._shard.whole:
+            elsewhere = replicas_elsewhere(targets, table, models, self._shard)
+            self.targets = targets = [target for target in targets if target.replica not in elsewhere]
+            table, models = own_rows(table, models, elsewhere)
+            seen = own_figures(seen, elsewhere, self._shard)
+        engine_arrivals = self._engine_arrivals(table, models, at, targets)
         self.gpus = of_gpus(answers, of_scope(self.sources, "gpu"), table.names, self._settings, notes)
         self._note_vanished(answers, notes)
         self._incomplete |= bool(self._strangers(targets, table))
@@ -261,7 +272,7 @@ class PrometheusSource:
         )
 
     def _known_pools(self, targets: Iterable[Target], table: ReplicaTable) -> list[tuple[str, str]]:
-        known = {(key.model, key.pool) for key in self._pools}
+        known = {(key.model, key.pool) for key in (*self._pools, *self._shard.rest.pools)}
         known |= {(target.model, target.pool) for target in targets}
         known |= set(zip(table.models, table.pools, strict=True))
         return [(model, pool) for model, pool in known if model and pool]

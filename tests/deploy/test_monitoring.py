@@ -26,7 +26,7 @@ CHART = ROOT / "deploy" / "chart"
 RULES = CHART / "rules" / "foresail.yaml"
 TESTS = Path(__file__).parent / "alert_tests.yaml"
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
-OF_THE_SCRAPE = {"namespace", "job", "instance", "le"}
+OF_THE_SCRAPE = {"namespace", "shard", "job", "instance", "le"}
 """Labels that Prometheus adds, or that are part of a histogram."""
 
 needs_promtool = pytest.mark.skipif(

@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.kube.client import KubernetesApi
-from controller.adapters.kube.discovery import InferencePool, Place, discover, read_inference_pool
+from controller.adapters.kube.discovery import InferencePool, Place, discover, of_shard, read_inference_pool
 from controller.adapters.kube.groups import pods_by_set
 from controller.adapters.kube.json_reading import Refused
 from controller.adapters.kube.kinds import (
@@ -34,7 +34,7 @@ from controller.adapters.kube.nodes import Node, read_node
 from controller.adapters.kube.owners import NOBODY, Claims, Others, Owners, never
 from controller.adapters.kube.ownership import Owner
 from controller.adapters.kube.pods import Pod, read_pod, replica_of
-from controller.adapters.kube.pool_states import Objects, notes_of, pool_state
+from controller.adapters.kube.pool_states import Objects, asked_for, notes_of, pool_state
 from controller.adapters.kube.reflector import Reads, Reflector, Surroundings
 from controller.adapters.kube.revisions import Revision, read_revision
 from controller.adapters.kube.settings import KubernetesSettings
@@ -42,6 +42,7 @@ from controller.adapters.kube.stores import Snapshot
 from controller.adapters.kube.watching import Watching
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
 from controller.adapters.kube.written import Written
+from controller.shard_settings import WHOLE, ShardSettings, Spent
 from policies.fleet import NodeState, PoolKey, PoolState
 from policies.replica import ReplicaState
 
@@ -84,6 +85,7 @@ class _Told:
     behind: frozenset[PoolKey]
     until: float
     owners: Mapping[PoolKey, Owner]
+    spent: Mapping[int, Spent]
 
 
 class KubernetesView:
@@ -97,18 +99,20 @@ class KubernetesView:
         *,
         fence: Fence = unfenced,
         now: Callable[[], float] = never,
+        shard: ShardSettings = WHOLE,
     ) -> None:
         """Take the time from ``elapsed``, seconds that never go back, and ``now``, seconds since the epoch.
 
         ``rng`` scatters waits. Without ``now`` a number of replicas that a person has set stays theirs.
 
-        Whoever writes by way of ``api`` asks ``fence`` each time.
+        Whoever writes by way of ``api`` asks ``fence`` each time. Only pools of ``shard`` are told, though all are
+        watched.
 
         Raises:
             ObservationError: If it cannot be told how the API server is reached.
         """
         self.api = KubernetesApi(settings, elapsed, fence)
-        self._settings, self._elapsed = settings, elapsed
+        self._settings, self._elapsed, self._shard = settings, elapsed, shard
         self._around = Surroundings(self.api, settings, elapsed)
         self._rng = rng
         self._owners = Owners(settings, now)
@@ -181,6 +185,11 @@ class KubernetesView:
         told = self._told
         return told.owners.get(pool) if told else None
 
+    def spent(self) -> Mapping[int, Spent]:
+        """Return what is asked for by workloads that are told as no pools here, by shard, as of the last look."""
+        told = self._told
+        return told.spent if told else {}
+
     # Looking
 
     def _look(self) -> _Told:
@@ -206,14 +215,16 @@ class KubernetesView:
     ) -> _Told:
         workloads: list[Workload] = [one for kind in self._workloads for one in _all(found[kind])]
         inference_pools: list[InferencePool] = _all(found.get(INFERENCE_POOLS, ()))
-        places, refused = discover(workloads, inference_pools, self._settings)
+        everywhere, refused = discover(workloads, inference_pools, self._settings)
+        places, unsaid = of_shard(workloads, everywhere, self._shard, self._settings.prefix)
+        refused = (*refused, *unsaid)
         pods: list[Pod] = _all(found[PODS])
         revisions = [*_all(found.get(REPLICA_SETS, ())), *_all(found.get(CONTROLLER_REVISIONS, ()))]
         objects = _objects(pods, revisions)
         mine = [workload for workload in workloads if workload.uid in places]
-        others = self._owners.of(mine, claims)
+        owned = self._owners.of(mine, claims)
         made = {
-            workload.uid: self._pool(workload, places[workload.uid], objects, others.get(workload.uid, NOBODY))
+            workload.uid: self._pool(workload, places[workload.uid], objects, owned.get(workload.uid, NOBODY))
             for workload in mine
         }
         self._made = made
@@ -223,7 +234,9 @@ class KubernetesView:
         behind = frozenset(pool.state.key for pool in made.values() if pool.workload.behind)
         owners = {pool.state.key: owner for pool in made.values() if (owner := pool.others.owner)}
         until = min((owner.until for owner in owners.values()), default=math.inf)
-        return _Told(versions, tuple(pools), tuple(notes[:MOST_NOTES]), behind, until, owners)
+        elsewhere = everywhere.keys() - places.keys()
+        spent = self._spent([one for one in workloads if one.uid in elsewhere], everywhere, objects)
+        return _Told(versions, tuple(pools), tuple(notes[:MOST_NOTES]), behind, until, owners, spent)
 
     def _pool(self, workload: Workload, place: Place, objects: Objects, others: Others) -> _Made:
         pods, revisions = objects.pods_of(workload), tuple(objects.revisions.get(workload.uid, ()))
@@ -242,6 +255,16 @@ class KubernetesView:
         replicas = {pod.uid: (pod, by_id[pod.name]) for pod in pods if pod.name in by_id}
         notes = (*notes_of(workload, place, state), *others.notes(workload))
         return _Made(workload, place, revisions, pods, state, notes, replicas, others)
+
+    def _spent(
+        self, workloads: Iterable[Workload], places: Mapping[str, Place], objects: Objects
+    ) -> Mapping[int, Spent]:
+        found: dict[int, Spent] = {}
+        for workload in workloads:
+            place = places[workload.uid]
+            home = self._shard.home_of(place.key.model)
+            found[home] = found.get(home, Spent()) + asked_for(workload, place, objects)
+        return found
 
     # What is watched
 

@@ -17,6 +17,7 @@ from numpy.random import Generator
 
 from controller.adapters.kube.changes import Fence, acting, unfenced
 from controller.adapters.kube.cluster import KubernetesView, Seen
+from controller.adapters.kube.discovery import model_said
 from controller.adapters.kube.hand import Hand
 from controller.adapters.kube.json_patches import annotated, pointer
 from controller.adapters.kube.json_reading import MOST, Refused, count, entries, text, word, words
@@ -29,6 +30,7 @@ from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.kube.victims import costs, out_of_turn, victims
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
 from controller.errors import ActuationError, StalePlan
+from controller.shard_settings import WHOLE, ShardSettings
 from policies.fleet import NodeState, PoolKey, PoolState
 
 _LOOKS = 3
@@ -55,15 +57,18 @@ class KubernetesCluster:
         now: Callable[[], float],
         rng: Generator,
         fence: Fence = unfenced,
+        shard: ShardSettings = WHOLE,
     ) -> None:
         """Take seconds that never go back from ``elapsed`` and the time from ``now``; every write asks ``fence``.
+
+        Only pools of ``shard`` are told and acted on.
 
         Raises:
             ObservationError: If it cannot be told how the API server is reached.
         """
-        self.view = KubernetesView(settings, elapsed, rng, fence=fence, now=now)
+        self.view = KubernetesView(settings, elapsed, rng, fence=fence, now=now, shard=shard)
         self.api = self.view.api
-        self._settings, self._now, self._elapsed = settings, now, elapsed
+        self._settings, self._now, self._elapsed, self._shard = settings, now, elapsed, shard
         self._hand = Hand(self.view, delete_unevictable=settings.delete_unevictable)
         self._rollouts = RolloutWrites(self._hand, settings, now)
         self._own = own_namespaces(settings)
@@ -125,7 +130,8 @@ class KubernetesCluster:
             ActuationError: If a disruption budget or the server says no, or nothing is answered: it may have happened.
         """
         with acting():
-            self._hand.evict(self._pod(self._seen(pool), replica))
+            seen = self._still_ours(self._seen(pool))
+            self._hand.evict(self._pod(seen, replica))
 
     def roll_back(self, pool: PoolKey, revision: str) -> None:
         """Give the workload the template of ``revision``, and end a pause of ours.
@@ -200,7 +206,16 @@ class KubernetesCluster:
         workload = read_workload(told, known.kind, reading, self._custom.get(known.kind))
         if isinstance(workload, Refused):
             raise ActuationError(workload.why, workload.subject)
+        model = model_said(workload, settings.prefix)
+        if not self._shard.whole and model != seen.state.key.model:
+            raise StalePlan(f"it is of {model or 'no model'} now, which may be another shard's", workload.title)
         return told, workload
+
+    def _still_ours(self, seen: Seen) -> Seen:
+        """Return the pool whose pods are meant, after a look at whose it is where others may think it theirs."""
+        if not self._shard.whole:
+            self._anew(seen)
+        return seen
 
     # Scaling
 
@@ -256,7 +271,7 @@ class KubernetesCluster:
     def _serve(self, pool: PoolKey, replica: str, serving: str) -> None:
         label = self._settings.serving_label
         with acting():
-            seen = self._seen(pool)
+            seen = self._still_ours(self._seen(pool))
             known = self._pod(seen, replica)
             told = self._hand.read(PODS, known.namespace, known.name, known.uid)
             held = word(told, "metadata", "labels", label)

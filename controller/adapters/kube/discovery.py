@@ -15,6 +15,7 @@ from controller.adapters.kube.pods import Engine
 from controller.adapters.kube.settings import KubernetesSettings, PoolPlace
 from controller.adapters.kube.templates import port_of
 from controller.adapters.kube.workloads import Workload
+from controller.shard_settings import ShardSettings
 from policies.fleet import PoolKey, Role
 
 _LONGEST_NAME = 253
@@ -96,6 +97,35 @@ def discover(
                 refused.append(Refused(loser.title, f"another workload is {taken.key}"))
     refused += [Refused(f"{kind} {namespace}/{name}", "is not there") for kind, namespace, name in sorted(missing)]
     return {workload.uid: place for workload, place in found.values()}, tuple(refused)
+
+
+def of_shard(
+    workloads: Iterable[Workload], places: Mapping[str, Place], shard: ShardSettings, prefix: str
+) -> tuple[Mapping[str, Place], tuple[Refused, ...]]:
+    """Return those of ``places`` that a shard may act on, and what is to be said of others of its models.
+
+    With several shards the object itself has to say of which model it is. Then whoever reads it anew before a write
+    sees whose it is, and two shards that hear of a change at different times do not both take it for their own.
+    """
+    if shard.whole:
+        return places, ()
+    ours: dict[str, Place] = {}
+    refused: list[Refused] = []
+    for workload in workloads:
+        place = places.get(workload.uid)
+        if place is None or not shard.has(place.key.model):
+            continue
+        if model_said(workload, prefix) == place.key.model:
+            ours[workload.uid] = place
+        else:
+            what = f"with several shards its own label has to say whose it is: label it {prefix}/model"
+            refused.append(Refused(workload.title, f"{what}={place.key.model}"))
+    return ours, tuple(refused)
+
+
+def model_said(workload: Workload, prefix: str) -> str:
+    """Return the model that a workload itself says it serves; empty where it says none."""
+    return _said(workload.labels, workload.annotations, f"{prefix}/model")
 
 
 def _by_name(workload: Workload, pool: PoolPlace, settings: KubernetesSettings) -> Place | Refused:

@@ -40,7 +40,9 @@ class Right:
         return self.namespace or "the whole cluster"
 
 
-def installation_of(platform: KubernetesSettings, modes: ModeSettings, *, may_avoid_nodes: bool) -> Installation:
+def installation_of(
+    platform: KubernetesSettings, modes: ModeSettings, *, may_avoid_nodes: bool, shards: int = 1
+) -> Installation:
     """Return what the settings have switched on; a mode that only recommends writes nothing."""
     heals = modes.may_act(ActionClass.HEALING)
     on = {
@@ -66,6 +68,7 @@ def installation_of(platform: KubernetesSettings, modes: ModeSettings, *, may_av
         beside=tuple(beside),
         route_names=tuple(sorted({route.name for route in platform.routes})),
         lease=platform.lease.name if platform.lease else "foresail",
+        shards=shards,
     )
 
 

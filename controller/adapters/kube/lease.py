@@ -1,4 +1,4 @@
-"""Where do replicas of Foresail in a cluster write who of them leads? In one ``Lease`` that ``kubectl`` shows.
+"""Where do replicas of Foresail in a cluster write who of them leads? In a ``Lease`` that ``kubectl`` shows.
 
 Every write is conditional on the ``resourceVersion`` that was read, or on there being none, so that of two that want it
 at once one gets it. Anybody who may write leases may have written this one: what it says is read as if a stranger said
@@ -21,12 +21,15 @@ from controller.adapters.kube.kinds import Resource
 from controller.adapters.kube.questions import ApiRefused, Question
 from controller.adapters.kube.settings import KubernetesSettings, LeasePlace
 from controller.errors import ActuationError
-from controller.leadership import MOST_DURATION_S, Leadership, Lease
+from controller.leadership import MOST_DURATION_S, Candidate, Leadership, Lease
+from controller.shard_leadership import ShardLeadership
+from controller.shard_settings import WHOLE, ShardSettings
 
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 _NOT_FOUND = 404
-_QUESTIONS = 2  # of one try: what the lease says, and what it is to say
+_QUESTIONS = 2  # of one try for a lease: what it says, and what it is to say
+_OF_A_SHARD = 2  # leases: its own, and that of the fleet
 _CONNECTING = 1 / 3
 _MOST_MIB = 4.0  # etcd takes objects of 1.5 MiB
 _LAST_AT = 2.0**37  # in the year 6325: later instants may be more than can be written back
@@ -35,14 +38,16 @@ _LAST_AT = 2.0**37  # in the year 6325: later instants may be more than can be w
 class KubernetesLease:
     """The lease at ``settings.lease``. Its writes ask no fence: they are what the fence goes by."""
 
-    def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float]) -> None:
+    def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float], leases: int = 1) -> None:
         """Take the time of answers from ``elapsed``, seconds that never go back; nothing is asked yet.
+
+        With several ``leases`` to be tried for, one after the other, each gets its part of the time.
 
         Raises:
             ObservationError: If it cannot be told how the API is reached.
         """
         self._place = settings.lease or LeasePlace()
-        self._api = KubernetesApi(_impatient(settings, self._place), elapsed)
+        self._api = KubernetesApi(_impatient(settings, self._place, leases), elapsed)
         self._metadata: Mapping[str, Any] = {}
 
     def close(self) -> None:
@@ -102,28 +107,42 @@ class KubernetesLease:
         )
 
 
-def candidate(settings: KubernetesSettings, now: Callable[[], float], lasting: Callable[[], float]) -> Leadership:
+def candidate(
+    settings: KubernetesSettings,
+    now: Callable[[], float],
+    lasting: Callable[[], float],
+    shard: ShardSettings = WHOLE,
+) -> Candidate:
     """Return one that stands for ``settings.lease`` under a name that no other process has, nor had.
+
+    One shard of several stands for a lease of its own under that name, and for ``settings.lease`` under that of the
+    division, together with the other shards.
 
     Args:
         settings: Where the lease is, and for how long it holds.
         now: The wall clock.
         lasting: Seconds that go on while the machine sleeps.
+        shard: Which part of the fleet this process has.
 
     Raises:
         ObservationError: If it cannot be told how the API is reached.
     """
     identity = f"{socket.gethostname()[:200]}_{os.urandom(4).hex()}"  # in a pod, its name
     place = settings.lease or LeasePlace()
-    return Leadership(KubernetesLease(settings, lasting), place, identity, now, lasting)
+    if shard.whole:
+        return Leadership(KubernetesLease(settings, lasting), place, identity, now, lasting)
+    of_shard = settings.model_copy(update={"lease": place.of_shard(shard)})
+    own = Leadership(KubernetesLease(of_shard, lasting, _OF_A_SHARD), place, identity, now, lasting)
+    fleet = KubernetesLease(settings, lasting, _OF_A_SHARD)
+    return ShardLeadership(own, Leadership(fleet, place, shard.layout, now, lasting, shared=True))
 
 
-def _impatient(settings: KubernetesSettings, place: LeasePlace) -> KubernetesSettings:
-    """Return settings with which one try ends while there is still time for another one.
+def _impatient(settings: KubernetesSettings, place: LeasePlace, leases: int) -> KubernetesSettings:
+    """Return settings with which one try for so many leases ends while there is still time for another one.
 
     With the defaults 4 s for each question: a server that hangs from the renewal at 2 s on is asked again at 8 s.
     """
-    within_s = (place.renew_within_s - place.retry_s) / _QUESTIONS
+    within_s = (place.renew_within_s - place.retry_s) / (_QUESTIONS * leases)
     connect_s = min(settings.connect_timeout_s, within_s * _CONNECTING)
     answer_s = within_s - connect_s
     update = {"connect_timeout_s": connect_s, "timeout_s": answer_s, "write_timeout_s": answer_s}

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from controller.shard_settings import lease_name
+
 READ = ("get", "list", "watch")
 WRITE = ("get", "update", "patch")
 
@@ -67,6 +69,7 @@ class Installation:
         beside: Kinds that are only read, keys of ``BESIDE_KINDS``.
         route_names: Routes that weights may be set on; empty for any.
         lease: Name of the lease that replicas of Foresail hold in turn.
+        shards: Parts that the workloads are divided into, each with a lease of its own beside that.
     """
 
     features: frozenset[Feature] = frozenset()
@@ -76,6 +79,14 @@ class Installation:
     beside: tuple[str, ...] = ()
     route_names: tuple[str, ...] = ()
     lease: str = "foresail"
+    shards: int = 1
+
+    @property
+    def leases(self) -> tuple[str, ...]:
+        """Names of all leases."""
+        return self.lease, *(
+            lease_name(self.lease, index, self.shards) for index in range(self.shards) if self.shards > 1
+        )
 
 
 WORKLOAD_KINDS = {
@@ -155,7 +166,7 @@ def _other_writes(on: Installation) -> Iterator[Rule]:
     if Feature.LEASE in on.features:
         group = "coordination.k8s.io"
         yield Rule(Feature.LEASE, group, "leases", ("create",), scope=Scope.OWN)  # a name cannot bound this verb
-        yield Rule(Feature.LEASE, group, "leases", WRITE, (on.lease,), Scope.OWN)
+        yield Rule(Feature.LEASE, group, "leases", WRITE, on.leases, Scope.OWN)
     if Feature.EVENTS in on.features:
         yield Rule(Feature.EVENTS, "", "events", ("create", "patch"))
     if Feature.POLICIES in on.features:

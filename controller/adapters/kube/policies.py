@@ -98,7 +98,9 @@ class ScalingPolicies:
                 return settings.model_copy(update={"modes": modes})
             if why := self._watch.why_none():
                 _log.warning("there are no policies", why=why, repeat_key=why)
-            self._laid = laid = overlay(settings, policies, self._good)
+            # Two shards may remember other versions of one policy, and what holds must be the same for both.
+            good = self._good if settings.daemon.shard.whole else {}
+            self._laid = laid = overlay(settings, policies, good)
             self._good, self._applied, self._edits = laid.good, _versions(policies), None
         for verdict in laid.verdicts:
             if not verdict.accepted:

@@ -16,12 +16,13 @@ import structlog
 from controller.adapters.kube.changes import MERGE_PATCH, Change, acting
 from controller.adapters.kube.json_reading import text, under
 from controller.adapters.kube.policy_objects import Policy
-from controller.adapters.kube.policy_settings import Overlaid
+from controller.adapters.kube.policy_settings import Overlaid, Verdict
 from controller.adapters.kube.policy_status import Seen, Status, is_figures, patch_of, status_of
 from controller.adapters.kube.policy_watch import SCALING_POLICIES, PolicyWatch
 from controller.adapters.kube.questions import Question
 from controller.errors import ActuationError, ObservationError, StalePlan
 from controller.ports import TickRecord
+from controller.shard_settings import ShardSettings
 
 MOST_FAILURES = 3
 """In a row, after which the rest waits for the next tick."""
@@ -126,7 +127,7 @@ class StatusWriter:
         seen, now_s = Seen(record), self._elapsed()
         for verdict in laid.verdicts:
             policy = there.get(verdict.policy.uid)
-            if policy is None:
+            if policy is None or not _is_ours(verdict, laid.settings.daemon.shard):
                 continue
             version, before, written = policy.resource_version, policy.status, self._written.get(policy.uid)
             if written is not None and written.over == version:  # the watch does not show it yet
@@ -155,3 +156,8 @@ class StatusWriter:
             _log.warning("the status of a policy is not written", why=str(error), repeat_key=error.what)
         self._written[policy.uid] = _Written(policy.resource_version, version, status, self._elapsed())
         return reached
+
+
+def _is_ours(verdict: Verdict, shard: ShardSettings) -> bool:
+    """Return whether this shard is the one to show it: that of its model, whatever is wrong with it."""
+    return shard.has(verdict.model or text(verdict.policy.spec, "model"))

@@ -12,6 +12,7 @@ from controller.adapters.kube.label_selectors import selects
 from controller.adapters.kube.pods import Pod, replica_of
 from controller.adapters.kube.revisions import Revision, lineage
 from controller.adapters.kube.workloads import Workload
+from controller.shard_settings import Spent
 from policies.fleet import PoolState
 from policies.replica import ReplicaState
 
@@ -95,6 +96,13 @@ def pool_state(
         revisions=line.names,
         paused=workload.paused,
     )
+
+
+def asked_for(workload: Workload, place: Place, objects: Objects) -> Spent:
+    """Return what the replicas come to that are asked of a workload."""
+    pods = () if place.gpus is not None or workload.template else objects.pods_of(workload)
+    gpus = _gpus(workload, place, pods, ())
+    return Spent(workload.desired * gpus, workload.desired * place.usd_per_replica_hour)
 
 
 def notes_of(workload: Workload, place: Place, state: PoolState) -> tuple[Refused, ...]:

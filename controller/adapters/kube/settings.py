@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstr
 from controller.adapters.kube.ownership import OwnershipSettings
 from controller.adapters.kube.route_pools import RoutePools
 from controller.leadership import LeaseSettings
+from controller.shard_settings import ShardSettings, lease_name
 from policies.fleet import Role
 
 _MIB = 1024 * 1024
@@ -94,6 +95,12 @@ class LeasePlace(LeaseSettings):
 
     namespace: Name = Field("default", description="Namespace of the lease: that of Foresail itself.")
     name: Name = Field("foresail", description="Its name.")
+
+    def of_shard(self, shard: ShardSettings) -> LeasePlace:
+        """Return the lease that replicas of one shard hold in turn; this one where that has the whole fleet."""
+        if shard.whole:
+            return self
+        return self.model_copy(update={"name": lease_name(self.name, shard.index, shard.of)})
 
     def check_write(self, timeout_s: float) -> None:
         """Raise ValueError where a write that may take so long is hardly ever over while the lease still holds."""

@@ -40,3 +40,35 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "foresail.serviceAccou
 {{- define "foresail.namespaces" -}}
 {{- .Values.namespaces | default (list .Release.Namespace) | sortAlpha | uniq | toJson -}}
 {{- end -}}
+
+{{/* The chart once for each shard, as a list in JSON: what is added to names, and its number; one without either by default. */}}
+{{- define "foresail.shards" -}}
+{{- $shards := list -}}
+{{- if gt (int .Values.shards) 1 -}}
+{{- range $index := until (int .Values.shards) -}}
+{{- $shards = append $shards (dict "suffix" (printf "-%d" $index) "index" (toString $index)) -}}
+{{- end -}}
+{{- else -}}
+{{- $shards = append $shards (dict "suffix" "" "index" "") -}}
+{{- end -}}
+{{- toJson $shards -}}
+{{- end -}}
+
+{{/* Labels by which the pods of one shard are told. Needs root, index. */}}
+{{- define "foresail.shardSelector" -}}
+{{ include "foresail.selector" .root }}
+{{- if .index }}
+foresail.dev/shard: {{ .index | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Names of all leases, as a list in JSON. */}}
+{{- define "foresail.leases" -}}
+{{- $name := include "foresail.name" . -}}
+{{- $leases := list $name -}}
+{{- $of := int .Values.shards -}}
+{{- if gt $of 1 -}}
+{{- range $index := until $of -}}{{- $leases = append $leases (printf "%s-%d-of-%d" $name $index $of) -}}{{- end -}}
+{{- end -}}
+{{- toJson $leases -}}
+{{- end -}}

@@ -90,7 +90,7 @@ rules:
   - apiGroups: [coordination.k8s.io]
     resources: [leases]
     verbs: [get, update, patch]
-    resourceNames: [{{ include "foresail.name" . }}]
+    resourceNames: [{{ fromJsonArray (include "foresail.leases" .) | join ", " }}]
 {{- else -}}
 rules: []
 {{- end -}}

@@ -19,6 +19,20 @@
 {{- end -}}
 
 {{- define "foresail.settings" -}}
+{{- $own := fromYaml (include "foresail.ownSettings" .) -}}
+{{- if gt (int .Values.shards) 1 -}}
+{{- $shard := dict "of" (int .Values.shards) -}}
+{{- $several := dict
+  "audit" (dict "url" "sqlite:////var/lib/foresail/audit-{shard}.db")
+  "approvals" (dict "folder" "/var/lib/foresail/approvals-{shard}")
+  "daemon" (dict "shard" $shard)
+-}}
+{{- $own = mustMergeOverwrite $own $several -}}
+{{- end -}}
+{{- toYaml (mustMergeOverwrite $own (deepCopy .Values.settings)) -}}
+{{- end -}}
+
+{{- define "foresail.ownSettings" -}}
 {{- $own := dict
   "platform" (fromYaml (include "foresail.platform" .))
   "audit" (dict "url" "sqlite:////var/lib/foresail/audit.db")
@@ -32,7 +46,16 @@
 {{- if ne (get (get .Values.settings "platform" | default dict) "kind" | default "kubernetes") "kubernetes" -}}
 {{- $_ := unset $own "platform" -}}
 {{- end -}}
-{{- toYaml (mustMergeOverwrite $own (deepCopy .Values.settings)) -}}
+{{- toYaml $own -}}
+{{- end -}}
+
+{{/* The settings of one shard, which differ from those of others by its number. Needs root, index. */}}
+{{- define "foresail.settingsOf" -}}
+{{- $settings := fromYaml (include "foresail.settings" .root) -}}
+{{- if .index -}}
+{{- $settings = mustMergeOverwrite $settings (dict "daemon" (dict "shard" (dict "index" (int .index)))) -}}
+{{- end -}}
+{{- toYaml $settings -}}
 {{- end -}}
 
 {{- define "foresail.auditUrl" -}}
@@ -103,6 +126,23 @@
 {{- end -}}
 {{- if gt (int .minReplicas) (int .maxReplicas) -}}
 {{- fail (printf "workloads: %s/%s has a minReplicas above its maxReplicas" .namespace .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if ne (int (dig "shard" "of" 1 $settings.daemon)) (int .Values.shards) -}}
+{{- fail "settings.daemon.shard.of is filled in from shards: set that alone, or some shards would have no Deployment" -}}
+{{- end -}}
+{{- if gt (int .Values.shards) 1 -}}
+{{- if not $on.lease -}}
+{{- fail "shards is more than 1, and features.lease is false: without leases two of them could act on one workload" -}}
+{{- end -}}
+{{- if .Values.persistence.existingClaim -}}
+{{- fail "shards is more than 1, and persistence.existingClaim names one volume: leave it empty, so that each shard claims its own" -}}
+{{- end -}}
+{{- if not (contains "{shard}" $settings.audit.url) -}}
+{{- fail "shards is more than 1, and settings.audit.url is one log for all: put {shard} into the name of its database" -}}
+{{- end -}}
+{{- if get $settings.daemon "keda" -}}
+{{- fail "shards is more than 1, and settings.daemon.keda is set: KEDA asks one address, and each shard answers for its own pools" -}}
 {{- end -}}
 {{- end -}}
 {{- $replicas := int (include "foresail.replicas" .) -}}
