@@ -203,12 +203,13 @@ def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) 
 
 def _run_once(settings: Settings, policies: ScalingPolicies, as_json: bool) -> int:
     from controller.adapters.sql_audit import SqlAudit
-    from controller.bootstrap import fence_of, kill_switch, leadership_of, unless_killed, world_under
+    from controller.bootstrap import Worlds, leadership_of, write_gate
     from controller.daemon import run_once
 
     leadership = leadership_of(settings)
-    policies.fence = unless_killed(fence_of(leadership), kill_switch(settings))
-    entry_id = run_once(settings, world_under(leadership, policies), leadership=leadership)
+    gate = write_gate(settings, leadership)
+    policies.fence = gate.why_not
+    entry_id = run_once(settings, Worlds(gate, policies), leadership=leadership, gate=gate)
     log = SqlAudit.open_existing(settings.audit.url)
     try:
         entry = _whole(log, _entry_named(log, entry_id, ""))
@@ -220,13 +221,14 @@ def _run_once(settings: Settings, policies: ScalingPolicies, as_json: bool) -> i
 
 def _run_on(source: SettingsFile, settings: Settings, policies: ScalingPolicies) -> int:
     import foresail
-    from controller.bootstrap import fence_of, kill_switch, leadership_of, unless_killed, world_under
+    from controller.bootstrap import Worlds, leadership_of, write_gate
     from controller.daemon import Daemon, run_to_the_end
 
     leadership = leadership_of(settings)
-    policies.fence = unless_killed(fence_of(leadership), kill_switch(settings))
-    world, version = world_under(leadership, policies), foresail.__version__
-    return run_to_the_end(Daemon(source, settings, world, version=version, leadership=leadership))
+    gate = write_gate(settings, leadership)
+    policies.fence = gate.why_not
+    world, version = Worlds(gate, policies), foresail.__version__
+    return run_to_the_end(Daemon(source, settings, world, version=version, leadership=leadership, gate=gate))
 
 
 @contextmanager

@@ -16,14 +16,23 @@ from controller.platform_settings import AnyPlatform
 from controller.ports import Cluster, Router, Witness
 
 
+def _nothing(_: AnyPlatform) -> None:
+    """Other settings than those that it was opened under change nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Where replicas live and traffic is shared out; ``close`` gives up the connections."""
+    """Where replicas live and traffic is shared out; ``close`` gives up the connections.
+
+    ``adapt_to`` follows settings that differ in nothing but what it can stay open under; see ``kept_platform``. It is
+    to be called between two ticks.
+    """
 
     cluster: Cluster
     router: Router
     close: Callable[[], None]
     witness: Witness | None = None
+    adapt_to: Callable[[AnyPlatform], None] = _nothing
 
 
 def nobody() -> bool:
@@ -65,7 +74,12 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
         router.start()
         events.start()
         opened.callback(events.close)
-        return Platform(cluster, router, opened.pop_all().close, events)
+
+        def adapt_to(settings: AnyPlatform) -> None:
+            if isinstance(settings, KubernetesSettings):
+                cluster.view.name_pools(settings.pools)
+
+        return Platform(cluster, router, opened.pop_all().close, events, adapt_to)
 
 
 def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
