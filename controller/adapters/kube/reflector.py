@@ -18,7 +18,7 @@ from numpy.random import Generator
 from controller.adapters.kube.client import KubernetesApi, Watch
 from controller.adapters.kube.json_reading import Refused, entries, text, under, word
 from controller.adapters.kube.kinds import Resource
-from controller.adapters.kube.questions import ApiRefused, Question, Unreached
+from controller.adapters.kube.questions import ApiRefused, NoWay, Question, Unreached
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.kube.stores import Key, Store, check_size
 from controller.errors import ObservationError
@@ -199,7 +199,7 @@ class Reflector(Generic[T]):
 
     def _failed(self, error: ObservationError) -> float:
         """Take note of a failure and return how long to wait before the next try."""
-        passing = isinstance(error, Unreached) or (isinstance(error, ApiRefused) and error.status in _PASSING)
+        passing = isinstance(error, Unreached | NoWay) or (isinstance(error, ApiRefused) and error.status in _PASSING)
         if not passing or self._failures >= _LOST_AFTER:
             self._listed_s = None
         self.store.fail(error)
