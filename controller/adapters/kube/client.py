@@ -208,13 +208,16 @@ class Watch:
         self._api, self._response, self._question = api, response, question
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield changes until the server ends the watch.
+        """Yield changes until the server ends the watch, or it has lasted as long as it may.
+
+        What has been told by then is so, however much more there is to tell: the next watch goes on from there.
 
         Raises:
-            Unreached: If it breaks, or lasts longer than it may.
+            Unreached: If it breaks, or nothing at all is told in that time.
             ApiRefused: If the server ends it with an error: 410 where it no longer knows what came after our place.
             ObservationError: If what it says is no event.
         """
+        heard = False
         try:
             for line in self._lines():
                 told = self._api._object(line, self._question)
@@ -223,7 +226,11 @@ class Watch:
                     raise self._error(thing)
                 if not isinstance(thing, dict):
                     raise ObservationError("an event without an object", str(self._question))
+                heard = True
                 yield kind, thing
+        except ReadTimeoutError as error:
+            if not heard:
+                raise self._api._unreached(error, self._question) from None
         except (HTTPError, OSError) as error:
             raise self._api._unreached(error, self._question) from None
         finally:

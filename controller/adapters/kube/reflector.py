@@ -2,7 +2,8 @@
 
 What a list says replaces what was known only once all its pages are there. A watch is short, and a server marks how far
 it has got before the end of each: one that said nothing at all is followed by a list, so that a quiet kind of object is
-never taken for one that is heard.
+never taken for one that is heard. One that has more to tell than there is time for, or breaks, has told what it has:
+the next one goes on from there, and as long as each gets further there is no list, however often they break.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Reflector(Generic[T]):
         self._stopped = Event()
         self._watch: Watch | None = None
         self._listed_s: float | None = None
-        self._failures = 0
+        self._failures, self._heard = 0, False
         self._told = ""
 
     def run(self) -> None:
@@ -96,12 +97,17 @@ class Reflector(Generic[T]):
 
     def round(self) -> float:
         """List if there is need, then watch until that ends; return the seconds to wait before the next."""
+        self._heard = False
         try:
             served = self._list() if self._must_list() else True
             if served and not self._stopped.is_set():
                 self._follow()
         except ObservationError as error:
-            return 0.0 if self._stopped.is_set() else self._failed(error)
+            if self._stopped.is_set():
+                return 0.0
+            if isinstance(error, Unreached) and self._heard:
+                self._failures = 0  # a server that told what came after our place knows it
+            return self._failed(error)
         except Exception as bug:  # noqa: BLE001 - told and tried again; a thread that ended would never say why
             if self._stopped.is_set():
                 return 0.0
@@ -158,7 +164,7 @@ class Reflector(Generic[T]):
 
     def _follow(self) -> None:
         """Take over what changes until the watch ends."""
-        began_s, heard = self._elapsed(), False
+        began_s = self._elapsed()
         settings = self._settings
         question = Question("watch", self._resource, self._namespace)
         query = {
@@ -174,12 +180,12 @@ class Reflector(Generic[T]):
                 return
             for kind, told in watch:
                 self._apply(kind, told, question)
-                heard = True
+                self._heard = True
                 if self._stopped.is_set():
                     return
         finally:
             self._watch = None
-        if not heard and not self._stopped.is_set():
+        if not self._heard and not self._stopped.is_set():
             self._listed_s = None  # nobody has said that nothing happened
             if self._elapsed() - began_s < min(_SHORTEST_WATCH_S, settings.watch_s / 2):
                 raise Unreached("a watch ended at once, without a word", str(question))
