@@ -29,7 +29,7 @@ from controller.kept_platform import KeptPlatform
 from controller.leadership import Leadership
 from controller.loop import ControlLoop
 from controller.plan_expiry import unless_expired
-from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
+from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file, routes_of
 from controller.ports import (
     AuditLog,
     Canaries,
@@ -42,6 +42,7 @@ from controller.ports import (
     TickRecord,
     Witness,
 )
+from controller.route_warnings import RouteWarnings
 from controller.settings import Settings
 from controller.write_gate import WriteGate
 from forecasting.forecaster import FallbackForecaster
@@ -119,7 +120,7 @@ class Worlds:
 
         An act may take several writes, and long: the gate ends it between two of them.
         """
-        self._beside = beside
+        self._beside, self._routes = beside, RouteWarnings()
         guard = unless_expired(gate.why_not, SystemClock().now)
         self._platforms = KeptPlatform(guard, lambda: bool(gate.stopped()))
 
@@ -142,15 +143,15 @@ class Worlds:
                 raise BadInput(error.what, error.where, error.remedy) from None
             canaries = HttpCanaries(engine_token_file(named), elapsed)
             ports = metrics, platform.cluster, platform.router, LogNotifier()
-            witnesses = tuple(witness for witness in (platform.witness, self._beside) if witness is not None)
-            return World(
-                *ports,
-                recorded_load(store, settings),
-                opened.pop_all().close,
-                canaries,
-                Witnesses(witnesses) if witnesses else None,
-                lambda: platform.adapt_to(named),
-            )
+
+            def enter() -> None:
+                platform.adapt_to(named)
+                self._routes.routes = routes_of(named)
+
+            all_of_them = (platform.witness, self._beside, self._routes)
+            witnesses = Witnesses(tuple(witness for witness in all_of_them if witness is not None))
+            load, close = recorded_load(store, settings), opened.pop_all().close
+            return World(*ports, load, close, canaries, witnesses, enter)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:

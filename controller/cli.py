@@ -38,11 +38,12 @@ def config() -> None:
 @as_json
 def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
     """Say whether FILE can be used, and what in it differs from the defaults."""
+    from controller.setting_notes import notes_of
     from controller.setting_problems import BadSettings
-    from controller.settings import differences
+    from controller.settings import differences, load_settings
 
     try:
-        changed = differences(file, overrides)
+        changed, notes = differences(file, overrides), notes_of(load_settings(file, overrides))
     except BadSettings as error:
         if not as_json:
             raise
@@ -51,12 +52,15 @@ def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
         return 2
     if as_json:
         listed = [{"key": d.key, "value": d.value, "default": d.default} for d in changed]
-        print_json({"ok": True, "differs_from_defaults": listed})
+        told = [{"key": note.key, "what": note.what, "remedy": note.remedy} for note in notes]
+        print_json({"ok": True, "differs_from_defaults": listed, "notes": told})
         return 0
     click.echo(f"{file}: ok, {len(changed) or 'no'} setting{'' if len(changed) == 1 else 's'} not at the default")
     for d in changed:
         default = f"  (default {json.dumps(d.default)})" if d.default is not None else ""
         click.echo(f"  {d.key} = {json.dumps(d.value)}{default}")
+    for note in notes:
+        click.echo(f"note: {note.key}: {note.what}\n  -> {note.remedy}")
     return 0
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
 from controller.bootstrap import Worlds, write_gate
 from controller.errors import BadInput
 from controller.live_loop import LiveLoop, Warrant
+from controller.ports import TickRecord
 from controller.settings import Settings
 from controller.telemetry import Telemetry
 from policies.fleet import PoolKey
 from simulations.kubernetes_api.running import RunningApi, running_api
+from tests.builders import fleet
 from tests.builders_asked import counted, lists
 from tests.builders_kube_api import Fleet, settings_for
 from tests.builders_policies import until
@@ -143,6 +146,19 @@ def test_a_kubeconfig_that_says_something_else_opens_the_cluster_anew(rig: Rig) 
     first = rig.live._world.cluster
     rig.reload(known_as="somebody")
     assert rig.live._world.cluster is not first
+
+
+def test_routes_to_pools_that_are_not_there_are_told_once_over_reloads(rig: Rig) -> None:
+    route = {"namespace": "prod", "name": "llama", "model": "llama", "backends": {"llama": "a", "typo": "b"}}
+    with capture_logs() as lines:
+        for most in (5, 6, 7):
+            rig.reload(most=most, routes=[route], tick=False)
+            witness, seen = rig.live._world.witness, fleet(*rig.live._world.cluster.pools())
+            assert witness is not None
+            witness.saw(TickRecord(seen.at, seen, {}, None))
+    (line,) = [line for line in lines if "what" in line]
+    what = "it has a backend for llama/typo/unified, and there is no such pool; those of llama are llama/llama/unified"
+    assert (line["route"], line["what"]) == ("HTTPRoute prod/llama", what)
 
 
 def test_two_reloads_before_a_tick_take_effect_in_their_order(rig: Rig) -> None:

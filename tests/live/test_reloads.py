@@ -118,6 +118,26 @@ def _holder(daemon: Reloading) -> str:
     return str(lease["spec"]["holderIdentity"])
 
 
+def test_statuses_of_policies_heed_the_kill_switch_that_a_reload_names(daemon: Reloading) -> None:
+    daemon.policies.create()
+    daemon.reloads(1)
+    wait_for(lambda: daemon.policies.status("llama").get("observedGeneration") == 1, "a status")
+    (daemon.folder / "HALT").touch()
+    file = daemon.folder / "foresail.yaml"
+    told = json.loads(file.read_text())
+    told["daemon"]["kill_switch"] = str(daemon.folder / "HALT")
+    file.write_text(json.dumps(told))
+    daemon.reloads(2)
+    daemon.policies.edit(pools=[pool_json(maxReplicas=11)])
+    daemon.reloads(3)
+    wait_for(lambda: daemon.told("the status of a policy is not written"), "a status that is held")
+    assert "not sent: kill switch" in daemon.told("the status of a policy is not written")[0]["why"]
+    assert daemon.policies.status("llama")["observedGeneration"] == 1
+    (daemon.folder / "HALT").unlink()
+    (daemon.folder / "STOP").touch()  # which nobody heeds any more
+    wait_for(lambda: daemon.policies.status("llama")["observedGeneration"] == 2, "the status of the edit")
+
+
 def test_a_policy_that_names_a_workload_makes_it_a_pool_without_a_list(daemon: Reloading) -> None:
     spec = daemon.api.call("GET", daemon.fleet.path("deployments", "llama"))["spec"]
     daemon.fleet.create("deployments", "plain", spec=spec)
