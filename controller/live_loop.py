@@ -127,6 +127,7 @@ class LiveLoop:
                 self._gate.heed(self.settings.daemon.kill_switch)
                 world.close()
                 raise
+            self._gate.heed(settings.daemon.kill_switch)
             world.enter()
             self._telemetry.configure(settings.daemon.telemetry, settings.policy)
             old.close()
