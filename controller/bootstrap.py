@@ -6,15 +6,14 @@ This is the only place that knows which adapter stands behind which port.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from controller.actuation import Actuator
 from controller.adapters.approval_folder import ApprovalFolder
 from controller.adapters.audit_settings import DEFAULT_AUDIT, AuditSettings, sqlite_file
 from controller.adapters.http_canaries import HttpCanaries
-from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.log_notifier import LogNotifier
 from controller.adapters.prometheus import PrometheusSource
 from controller.adapters.prometheus_history import HistoryReader, at_step, read_history
@@ -26,11 +25,12 @@ from controller.approver_keys import approver_keys
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.fleet_series import Recommended
 from controller.forecasts import Horizon, LoadForecasts
+from controller.kept_platform import KeptPlatform
 from controller.leadership import Candidate
 from controller.loop import ControlLoop
 from controller.plan_expiry import unless_expired
-from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
-from controller.platforms import nothing_elsewhere, open_platform
+from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file, routes_of
+from controller.platforms import nothing_elsewhere
 from controller.ports import (
     AuditLog,
     Canaries,
@@ -43,9 +43,11 @@ from controller.ports import (
     TickRecord,
     Witness,
 )
+from controller.route_warnings import RouteWarnings
 from controller.settings import Settings
 from controller.shard_budget import ShardPolicy
 from controller.shard_settings import Spent
+from controller.write_gate import WriteGate
 from forecasting.forecaster import FallbackForecaster
 from forecasting.series import LoadSeries
 from policies.decide import Foresail
@@ -68,7 +70,8 @@ def no_history(_: float) -> Mapping[str, LoadSeries]:
 class World:
     """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them.
 
-    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard.
+    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard. ``enter`` is called once
+    before it is used, between two ticks of which the one before may have used another world.
     """
 
     metrics: MetricSource
@@ -80,6 +83,7 @@ class World:
     canaries: Canaries | None = None
     witness: Witness | None = None
     spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
+    enter: Callable[[], None] = field(default=lambda: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,36 +117,46 @@ class Witnesses:
             witness.saw(record)
 
 
-def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None = None) -> World:
-    """Return the world that ``settings`` name; every write of a platform that others may write to asks ``fence``.
+class Worlds:
+    """Opens the world that settings name, again and again; what of it need not be opened anew is shared."""
 
-    An act may take several writes, and long: the kill switch ends it between two of them. ``beside`` is told of ticks,
-    too.
+    def __init__(self, gate: WriteGate, beside: Witness | None = None) -> None:
+        """Every write of a platform that others may write to asks ``gate``; ``beside`` is told of ticks, too.
 
-    Raises:
-        BadInput: If they name no platform, a certificate is not there, or it cannot be told how a cluster is reached.
-    """
-    named = named_platform(settings)
-    elapsed, shard = SystemClock().elapsed, settings.daemon.shard
-    try:
-        store = PrometheusHttp(settings.prometheus, elapsed)
-        killed = kill_switch(settings)
-        guard = unless_expired(unless_killed(fence, killed), SystemClock().now)
-        platform = open_platform(named, guard, killed, shard)
-    except ObservationError as error:
-        raise BadInput(error.what, error.where, error.remedy) from None
-    metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed, shard)
-    canaries = HttpCanaries(engine_token_file(named), elapsed)
+        An act may take several writes, and long: the gate ends it between two of them.
+        """
+        self._beside, self._routes = beside, RouteWarnings()
+        guard = unless_expired(gate.why_not, SystemClock().now)
+        self._platforms = KeptPlatform(guard, lambda: bool(gate.stopped()))
 
-    def close() -> None:
-        metrics.close()
-        platform.close()
+    def __call__(self, settings: Settings) -> World:
+        """Return the world.
 
-    history = recorded_load(store, settings)
-    ports = metrics, platform.cluster, platform.router, LogNotifier()
-    witnesses = tuple(witness for witness in (platform.witness, beside) if witness is not None)
-    told = Witnesses(witnesses) if witnesses else None
-    return World(*ports, history, close, canaries, told, platform.spent)
+        Raises:
+            BadInput: If they name no platform, a certificate is not there, or it cannot be told how a cluster is
+                reached.
+        """
+        named, elapsed, shard = named_platform(settings), SystemClock().elapsed, settings.daemon.shard
+        with ExitStack() as opened:
+            try:
+                store = PrometheusHttp(settings.prometheus, elapsed)
+                metrics = PrometheusSource(store, settings.prometheus, settings.policy, elapsed, shard)
+                opened.callback(metrics.close)
+                platform = self._platforms.under(named, shard)
+                opened.callback(platform.close)
+            except ObservationError as error:
+                raise BadInput(error.what, error.where, error.remedy) from None
+            canaries = HttpCanaries(engine_token_file(named), elapsed)
+            ports = metrics, platform.cluster, platform.router, LogNotifier()
+
+            def enter() -> None:
+                platform.adapt_to(named)
+                self._routes.routes = routes_of(named)
+
+            all_of_them = (platform.witness, self._beside, self._routes)
+            witnesses = Witnesses(tuple(witness for witness in all_of_them if witness is not None))
+            load, close = recorded_load(store, settings), opened.pop_all().close
+            return World(*ports, load, close, canaries, witnesses, platform.spent, enter)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:
@@ -177,36 +191,6 @@ def audit_log(settings: AuditSettings) -> SqlAudit:
                 f"the folder of the audit log cannot be made: {error.strerror}", str(path.parent), "set audit.url"
             ) from None
     return SqlAudit.open(settings.url, durable=True)
-
-
-def kill_switch(settings: Settings) -> Callable[[], bool]:
-    """Return what says whether the kill switch is on; it raises OSError where that cannot be told.
-
-    A link that leads nowhere is there: whoever put it there meant it.
-    """
-    path = settings.daemon.kill_switch
-
-    def on() -> bool:
-        try:
-            path.lstat()
-        except FileNotFoundError:
-            return False
-        return True
-
-    return on
-
-
-def unless_killed(fence: Fence, killed: Callable[[], bool]) -> Fence:
-    """Return ``fence``, which also lets nothing through while the kill switch is on, or cannot be read."""
-
-    def why_not(needs_s: float) -> str:
-        try:
-            on = killed()
-        except OSError as error:
-            return f"the kill switch cannot be read: {type(error).__name__}: {error}"
-        return "kill switch" if on else fence(needs_s)
-
-    return why_not
 
 
 def approvals_of(settings: Settings, clock: Clock) -> Approvals | None:
@@ -257,14 +241,10 @@ def control_loop(
     return loop
 
 
-def world_under(leadership: Candidate | None, beside: Witness | None = None) -> WorldOf:
-    """Return what opens the world that settings name, every write to it asking who leads, with one more witness."""
-    return partial(world_of, fence=fence_of(leadership), beside=beside)
-
-
-def fence_of(leadership: Candidate | None) -> Fence:
-    """Return what is asked before each write: whether this process leads, if others may."""
-    return unfenced if leadership is None else leadership.why_not
+def write_gate(settings: Settings, leadership: Candidate | None = None) -> WriteGate:
+    """Return what every write asks: the kill switch of ``settings``, and whether this process leads, if others may."""
+    switch = settings.daemon.kill_switch
+    return WriteGate(switch) if leadership is None else WriteGate(switch, leadership.why_not)
 
 
 def leadership_of(settings: Settings) -> Candidate | None:

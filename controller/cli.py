@@ -38,13 +38,14 @@ def config() -> None:
 @as_json
 def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
     """Say whether FILE can be used, and what in it differs from the defaults."""
+    from controller.setting_notes import notes_of
     from controller.setting_problems import BadSettings
     from controller.settings import differences, load_settings
     from controller.shards import part_text, part_told
 
     try:
-        changed = differences(file, overrides)
-        part = part_told(load_settings(file, overrides))
+        settings = load_settings(file, overrides)
+        changed, notes, part = differences(file, overrides), notes_of(settings), part_told(settings)
     except BadSettings as error:
         if not as_json:
             raise
@@ -53,7 +54,9 @@ def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
         return 2
     if as_json:
         listed = [{"key": d.key, "value": d.value, "default": d.default} for d in changed]
-        print_json({"ok": True, "differs_from_defaults": listed, **({"shard": part} if part else {})})
+        told = [{"key": note.key, "what": note.what, "remedy": note.remedy} for note in notes]
+        shard = {"shard": part} if part else {}
+        print_json({"ok": True, "differs_from_defaults": listed, "notes": told, **shard})
         return 0
     click.echo(f"{file}: ok, {len(changed) or 'no'} setting{'' if len(changed) == 1 else 's'} not at the default")
     for d in changed:
@@ -61,6 +64,8 @@ def validate(file: Path, overrides: Sequence[str], as_json: bool) -> int:
         click.echo(f"  {d.key} = {json.dumps(d.value)}{default}")
     if part:
         click.echo(part_text(part))
+    for note in notes:
+        click.echo(f"note: {note.key}: {note.what}\n  -> {note.remedy}")
     return 0
 
 
@@ -208,12 +213,13 @@ def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) 
 
 def _run_once(settings: Settings, policies: ScalingPolicies, as_json: bool) -> int:
     from controller.adapters.sql_audit import SqlAudit
-    from controller.bootstrap import fence_of, kill_switch, leadership_of, unless_killed, world_under
+    from controller.bootstrap import Worlds, leadership_of, write_gate
     from controller.daemon import run_once
 
     leadership = leadership_of(settings)
-    policies.fence = unless_killed(fence_of(leadership), kill_switch(settings))
-    entry_id = run_once(settings, world_under(leadership, policies), leadership=leadership)
+    gate = write_gate(settings, leadership)
+    policies.fence = gate.why_not
+    entry_id = run_once(settings, Worlds(gate, policies), leadership=leadership, gate=gate)
     log = SqlAudit.open_existing(settings.audit.url)
     try:
         entry = _whole(log, _entry_named(log, entry_id, ""))
@@ -225,13 +231,14 @@ def _run_once(settings: Settings, policies: ScalingPolicies, as_json: bool) -> i
 
 def _run_on(source: SettingsFile, settings: Settings, policies: ScalingPolicies) -> int:
     import foresail
-    from controller.bootstrap import fence_of, kill_switch, leadership_of, unless_killed, world_under
+    from controller.bootstrap import Worlds, leadership_of, write_gate
     from controller.daemon import Daemon, run_to_the_end
 
     leadership = leadership_of(settings)
-    policies.fence = unless_killed(fence_of(leadership), kill_switch(settings))
-    world, version = world_under(leadership, policies), foresail.__version__
-    return run_to_the_end(Daemon(source, settings, world, version=version, leadership=leadership))
+    gate = write_gate(settings, leadership)
+    policies.fence = gate.why_not
+    world, version = Worlds(gate, policies), foresail.__version__
+    return run_to_the_end(Daemon(source, settings, world, version=version, leadership=leadership, gate=gate))
 
 
 @contextmanager

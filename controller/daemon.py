@@ -24,19 +24,20 @@ from controller.adapters.audit_claim import AuditClaim
 from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
 from controller.approvals import proposal_json
-from controller.bootstrap import WorldOf, audit_log, keda_scaler, world_of
+from controller.bootstrap import WorldOf, Worlds, audit_log, keda_scaler, write_gate
 from controller.cadence import Cadence
 from controller.chores import Chores
 from controller.errors import ForesailError
 from controller.evidence import believed_json
 from controller.leadership import Candidate
-from controller.live_loop import LiveLoop
+from controller.live_loop import LiveLoop, Warrant
 from controller.ports import Clock
 from controller.reload import SettingsFile
 from controller.settings import Settings
 from controller.status_server import StatusServer
 from controller.telemetry import Telemetry
 from controller.turn import Turn
+from controller.write_gate import WriteGate
 
 WATCH_S = 0.25
 LATE_TICKS = 3.0
@@ -63,37 +64,38 @@ class Daemon:
         self,
         file: SettingsFile,
         settings: Settings,
-        world: WorldOf = world_of,
+        world: WorldOf | None = None,
         clock: Clock | None = None,
         pace: float = 1.0,
         version: str = "",
         *,
         leadership: Candidate | None = None,
+        gate: WriteGate | None = None,
     ) -> None:
         """Take ``settings``, as loaded from ``file``, and everything that they name.
 
         Args:
             file: Where to look for other settings later on.
             settings: What it says now.
-            world: Returns what there is to look at and act on.
+            world: Returns what there is to look at and act on; without it, what the settings name.
             clock: Of the fleet; the machine's unless said otherwise.
             pace: Seconds of ``clock`` per second of the machine: more than 1 for rehearsals on a faster clock.
             version: Of the program.
-            leadership: Says whether this process acts, of several; none where there is one. ``world`` is to ask it
-                before each write that others might send as well.
+            leadership: Says whether this process acts, of several; none where there is one.
+            gate: What ``world`` asks before each write; made of settings and leadership where it is not given.
         """
         machine = SystemClock()
         self._elapsed = machine.elapsed
         self._log = structlog.get_logger("foresail.daemon")
         self._events: SimpleQueue[str] = SimpleQueue()
         self.abandoned = False
+        gate = gate or write_gate(settings, leadership)
         self._telemetry = Telemetry(settings.daemon.telemetry, machine.elapsed, version)
         self._audit = audit_log(settings.audit)
         try:
             self._turn = _turn_of(leadership, self._audit, settings, machine)
-            self._live = LiveLoop(
-                settings, world, self._audit, self._telemetry, clock or machine, machine, pace, self._turn
-            )
+            parts = settings, world or Worlds(gate), self._audit, self._telemetry, clock or machine, machine
+            self._live = LiveLoop(*parts, pace, Warrant(self._turn, gate))
             self._status = StatusServer(settings.daemon.status, self, self._telemetry.registry)
             self._keda = keda_scaler(settings, self._telemetry.recommended, lambda: self._turn.leads)
         except BaseException:
@@ -281,26 +283,28 @@ def run_to_the_end(daemon: Daemon) -> int:
 
 def run_once(
     settings: Settings,
-    world: WorldOf = world_of,
+    world: WorldOf | None = None,
     clock: Clock | None = None,
     *,
     leadership: Candidate | None = None,
+    gate: WriteGate | None = None,
 ) -> str:
     """Run one tick, resumed from the record and recorded as any other, and return the id of its last row.
 
-    With ``leadership`` it is run only if no other process leads now.
+    With ``leadership`` it is run only if no other process leads now; ``gate`` is what ``world`` asks.
 
     Raises:
         ForesailError: If the tick cannot begin or cannot be recorded.
     """
-    machine = SystemClock()
+    machine, gate = SystemClock(), gate or write_gate(settings, leadership)
     audit = audit_log(settings.audit)
     try:
         turn = _turn_of(leadership, audit, settings, machine)
         if leadership is not None and not leadership.step():
             raise ForesailError(f"no tick: {leadership.trouble or leadership.why_not()}")
         telemetry = Telemetry(settings.daemon.telemetry, machine.elapsed)
-        live = LiveLoop(settings, world, audit, telemetry, clock or machine, machine, turn=turn)
+        parts = settings, world or Worlds(gate), audit, telemetry, clock or machine, machine
+        live = LiveLoop(*parts, warrant=Warrant(turn, gate))
         turn.start()
         record = live.ticker.tick()
         turn.end()

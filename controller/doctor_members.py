@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from controller.adapters.kube.member_settings import ClustersSettings
 from controller.adapters.system_clock import SystemClock
-from controller.doctor_cluster import NO_ROUTE, examine_cluster, examine_routes
+from controller.doctor_cluster import examine_cluster, examine_routes
 from controller.doctor_findings import Findings, compare_pools
+from controller.doctor_routes import NO_ROUTE
 from controller.modes import ActionClass
 from controller.settings import Settings
 from policies.fleet import PoolKey, PoolState

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
 from controller.adapters.sql_audit import SqlAudit
 from controller.approvals import Proposal
-from controller.bootstrap import Consent, WorldOf, approvals_of, control_loop, kill_switch
+from controller.bootstrap import Consent, World, WorldOf, approvals_of, control_loop
 from controller.champion import Champion, chain_of
 from controller.checkpoint import Resumption, resume
 from controller.errors import ForesailError
@@ -20,11 +20,25 @@ from controller.shards import own_memory
 from controller.telemetry import Telemetry
 from controller.ticker import Stopwatch, Ticker
 from controller.turn import Turn
+from controller.write_gate import WriteGate
 from forecasting.forecaster import FallbackForecaster, Forecaster
 from forecasting.series import LoadSeries
 from policies.decisions import Page
 from policies.memory import PolicyMemory
 from policies.unseen import blind_page, still_blind
+
+
+@dataclass(frozen=True, slots=True)
+class Warrant:
+    """By whose leave does this process tick and write?
+
+    Attributes:
+        turn: Whose turn it is to tick; without it no other process ever acts instead of this one.
+        gate: What writes to the world ask; it is told of the kill switch of the settings in use.
+    """
+
+    turn: Turn | None = None
+    gate: WriteGate | None = None
 
 
 class LiveLoop:
@@ -46,17 +60,19 @@ class LiveLoop:
         clock: Clock,
         stopwatch: Stopwatch,
         pace: float = 1.0,
-        turn: Turn | None = None,
+        warrant: Warrant | None = None,
     ) -> None:
-        """Without ``turn`` no other process ever acts instead of this one."""
-        self._turn = turn
+        """Take ``settings``, and all that they name; what follows from others is taken by ``replace``."""
+        self._turn = warrant.turn if warrant else None
+        self._gate = (warrant.gate if warrant else None) or WriteGate(settings.daemon.kill_switch)
         self.settings, self.pace = settings, pace
         self._world_of, self._audit, self._telemetry, self._clock = world, audit, telemetry, clock
         self._approvals = approvals_of(settings, clock)
         self._world, self._model = world(settings), None
+        self._world.enter()
+        self._coming: list[World] = []
         self.champion = _champion(settings)
         self.ticker = Ticker(self._begin, telemetry, stopwatch, self._not_yet)
-        self._forbidden = threading.Event()
         self._waited = PolicyMemory()
         telemetry.configure(settings.daemon.telemetry, settings.policy)
 
@@ -85,21 +101,35 @@ class LiveLoop:
     def replace(self, settings: Settings) -> None:
         """Go on with ``settings`` from the next tick on, with the memory and the load history of the present loop.
 
+        Their kill switch holds at once, also for an act that is under way. What fails later on, between the ticks,
+        leaves all as it is now.
+
         Raises:
             BadInput: If the world or the approvers that they name cannot be used; then nothing changes.
         """
         approvals = approvals_of(settings, self._clock)
         world = self._world_of(settings)
+        self._coming.append(world)
+        self._gate.heed(settings.daemon.kill_switch)
         asked = settings.registry, settings.daemon.model_name, settings.forecast.step_s
         used = self.settings.registry, self.settings.daemon.model_name, self.settings.forecast.step_s
 
         def change() -> None:
-            old, self._world, self.settings = self._world, world, settings
-            self._approvals = approvals
-            if asked != used:
-                self._model, self.champion = None, _champion(settings)
-            if self.ticker.loop is not None:
-                self.ticker.loop = self._successor(self.ticker.loop)
+            self._coming.remove(world)
+            old, parts = self._world, (self.settings, self._world, self._approvals, self._model, self.champion)
+            try:
+                self.settings, self._world, self._approvals = settings, world, approvals
+                if asked != used:
+                    self._model, self.champion = None, _champion(settings)
+                if self.ticker.loop is not None:
+                    self.ticker.loop = self._successor(self.ticker.loop)
+            except BaseException:
+                self.settings, self._world, self._approvals, self._model, self.champion = parts
+                self._gate.heed(self.settings.daemon.kill_switch)
+                world.close()
+                raise
+            self._gate.heed(settings.daemon.kill_switch)
+            world.enter()
             self._telemetry.configure(settings.daemon.telemetry, settings.policy)
             old.close()
 
@@ -157,12 +187,13 @@ class LiveLoop:
             self._world.notifier.page(page, self.now)
 
     def forbid_writes(self) -> None:
-        """Write nothing more to the world, whatever is decided."""
-        self._forbidden.set()
+        """Write nothing more to the world, whatever is decided, and whatever act is under way."""
+        self._gate.shut()
 
     def close(self) -> None:
-        """Give up the connections to the world."""
-        self._world.close()
+        """Give up the connections to the world, and to those that were to come."""
+        for world in (self._world, *self._coming):
+            world.close()
 
     def _successor(self, old: ControlLoop) -> ControlLoop:
         """Return the loop for the settings of now; with another tick the history has another step and is read anew."""
@@ -208,7 +239,7 @@ class LiveLoop:
             self._world.router,
             self.settings.modes,
             self._clock.now,
-            lambda wait_s: self._forbidden.wait(wait_s / self.pace),
+            lambda wait_s: self._gate.wait_shut(wait_s / self.pace),
             max(0.0, self.settings.daemon.resume_grace_s - passed_s),
         )
 
@@ -216,8 +247,7 @@ class LiveLoop:
         return chain_of(model, self.settings.forecast.company)
 
     def _consent(self) -> Consent:
-        switch = kill_switch(self.settings)
-        return Consent(lambda: self._forbidden.is_set() or switch() or self._not_ours(), self._approvals)
+        return Consent(lambda: self._gate.stopped() or self._not_ours(), self._approvals)
 
     def _not_ours(self) -> str:
         return self._turn.fence() if self._turn is not None else ""

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Discriminator, Tag
 
 from controller.adapters.kube.member_settings import ClustersSettings
-from controller.adapters.kube.settings import KubernetesSettings
+from controller.adapters.kube.settings import KubernetesSettings, RoutePlace
 from controller.adapters.live_platform import PlatformSettings
 
 KINDS = ("live", "kubernetes", "clusters")
@@ -36,6 +36,13 @@ def cluster_of_lease(platform: AnyPlatform | None) -> KubernetesSettings | None:
     if isinstance(platform, ClustersSettings):
         return platform.members[platform.lease_in] if platform.lease_in else None
     return platform if isinstance(platform, KubernetesSettings) and platform.lease is not None else None
+
+
+def routes_of(platform: AnyPlatform | None) -> tuple[RoutePlace, ...]:
+    """Return the routes of all clusters."""
+    if isinstance(platform, ClustersSettings):
+        return tuple([route for member in platform.members.values() for route in member.routes])
+    return platform.routes if isinstance(platform, KubernetesSettings) else ()
 
 
 def engine_token_file(platform: AnyPlatform) -> Path | None:

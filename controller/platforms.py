@@ -22,11 +22,16 @@ def nothing_elsewhere() -> Mapping[int, Spent]:
     return {}
 
 
+def _nothing(_: AnyPlatform) -> None:
+    """Other settings than those that it was opened under change nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """Where replicas live and traffic is shared out; ``close`` gives up the connections.
 
-    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard.
+    ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard. ``adapt_to`` follows
+    settings that differ in nothing but what it can stay open under, see ``kept_platform``, between two ticks.
     """
 
     cluster: Cluster
@@ -34,6 +39,7 @@ class Platform:
     close: Callable[[], None]
     witness: Witness | None = None
     spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
+    adapt_to: Callable[[AnyPlatform], None] = _nothing
 
 
 def nobody() -> bool:
@@ -83,7 +89,12 @@ def _kubernetes(
         router.start()
         events.start()
         opened.callback(events.close)
-        return Platform(cluster, router, opened.pop_all().close, events, cluster.view.spent)
+
+        def adapt_to(settings: AnyPlatform) -> None:
+            if isinstance(settings, KubernetesSettings):
+                cluster.view.name_pools(settings.pools)
+
+        return Platform(cluster, router, opened.pop_all().close, events, cluster.view.spent, adapt_to)
 
 
 def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Platform:

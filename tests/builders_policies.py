@@ -55,9 +55,11 @@ class Policies:
 
     PATH = "/apis/foresail.dev/v1alpha1/namespaces/prod/scalingpolicies"
 
-    def __init__(self, api: RunningApi) -> None:
+    def __init__(self, api: RunningApi, *, in_new_namespace: bool = True) -> None:
         self.api = api
-        api.call("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prod"}})
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prod"}}
+        if in_new_namespace:
+            api.call("POST", "/api/v1/namespaces", body)
 
     def create(self, name: str = "llama", **spec: Any) -> Json:
         return self.api.call("POST", self.PATH, policy_json(name, **spec))

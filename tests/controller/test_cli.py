@@ -146,7 +146,74 @@ def test_a_valid_file_is_ok_with_its_differences(capsys: pytest.CaptureFixture[s
     assert run_json(capsys, "config", "validate", file) == {
         "ok": True,
         "differs_from_defaults": [{"key": "policy.scaling.burn_rate", "value": 4.0, "default": 3.0}],
+        "notes": [],
     }
+
+
+def _routed(platform: str, pools: str = "chat/a/unified: {profile: llama-3.1-8b-l40s-tp1}") -> str:
+    return f"policy: {{pools: {{{pools}}}}}\nplatform: {platform}\n"
+
+
+ROUTE = "{namespace: prod, name: chat, model: chat, backends: {a: svc-a, typo: svc-b}}"
+ELSEWHERE = "pools: [{namespace: default, name: w, model: chat, pool: typo}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "what"),
+    [
+        (
+            _routed(f"{{kind: kubernetes, routes: [{ROUTE}]}}"),
+            "platform.routes.0.backends",
+            "neither policy.pools nor platform.pools has chat/typo/unified; they have chat/a/unified",
+        ),
+        (
+            _routed(
+                f"{{kind: clusters, members: {{east: {{context: e, routes: [{ROUTE}], {ELSEWHERE}}}}}}}",
+                "chat/east.a/unified: {profile: llama-3.1-8b-l40s-tp1}",
+            ),
+            "platform.members.east.routes.0.backends",
+            "neither policy.pools nor platform.pools has chat/a/unified, chat/typo/unified; they have chat/e",
+        ),
+        (
+            _routed(f"{{kind: kubernetes, policies: true, pinned_models: [chat], routes: [{ROUTE}]}}"),
+            "",
+            "neither policy",
+        ),
+    ],
+    ids=["a cluster", "members", "a pinned model"],
+)
+def test_a_route_to_a_pool_that_the_file_does_not_know_is_noted(
+    text: str, key: str, what: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    code, out, err = run(capsys, "config", "validate", file)
+    assert (code, err) == (0, "")
+    assert f"note: {key}" in out
+    assert what in out
+    assert "  -> check the name, unless a label of its workload makes it a pool" in out
+    (note,) = run_json(capsys, "config", "validate", file)["notes"]
+    assert note["key"].startswith(key)
+    assert note["what"].startswith(what)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _routed(f"{{kind: kubernetes, routes: [{ROUTE}], {ELSEWHERE}}}"),
+        _routed(f"{{kind: kubernetes, policies: true, routes: [{ROUTE}]}}"),
+        _routed(f"{{kind: kubernetes, routes: [{ROUTE}]}}", ""),
+        _routed("{kind: live}"),
+        "{}",
+    ],
+    ids=["placed", "by policies", "of a model that is not managed", "live", "nothing"],
+)
+def test_what_a_file_cannot_know_of_routes_is_no_note(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    assert run_json(capsys, "config", "validate", file)["notes"] == []
 
 
 def test_a_bad_file_is_named_in_words_and_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def seen_by(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     def ports(_: Settings) -> Ports:
         return Ports(world, world, world, ListNotifier())
 
-    monkeypatch.setattr(controller.bootstrap, "world_under", lambda *_: ports)
+    monkeypatch.setattr(controller.bootstrap, "Worlds", lambda *_: ports)
     monkeypatch.setattr(controller.daemon.run_once, "__defaults__", (ports, world))
 
 

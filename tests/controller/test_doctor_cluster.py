@@ -14,7 +14,8 @@ from controller.adapters.kube.installation import Right
 from controller.adapters.kube.permissions import Feature
 from controller.adapters.system_clock import SystemClock
 from controller.doctor import examine, sections_of
-from controller.doctor_cluster import Examined, examine_cluster
+from controller.doctor_cluster import examine_cluster
+from controller.doctor_examination import Examined
 from controller.doctor_findings import Findings
 from controller.explain import as_text
 from controller.modes import ModeSettings
@@ -252,6 +253,30 @@ def test_routes_that_are_missing_or_do_not_match_are_problems(api: RunningApi, t
     assert [route.trouble for route in examined.cluster.routes] == ["no rule lists llama; it lists other"]
     examined = _examined(api, tmp_path, ALL)
     assert _fatal(examined) == ["modes.traffic lets weights be set, and no route is named"]
+
+
+def test_a_route_to_a_pool_that_does_not_exist_is_told_with_those_that_do(api: RunningApi, tmp_path: Path) -> None:
+    Fleet(api).deployment()
+    _route(api, "llama", "typo")
+    wrong = {**ROUTE, "backends": {"llama": "llama", "lama": "typo"}}
+    examined = _examined(api, tmp_path, ALL, routes=(wrong,))
+    what = "it has a backend for llama/lama/unified, and there is no such pool; those of llama are llama/llama/unified"
+    assert _fatal(examined) == [f"HTTPRoute prod/llama: {what}"]
+    examined = _examined(api, tmp_path, ALL, routes=({**wrong, "name": "gone"},))
+    told = ["HTTPRoute prod/gone: it is not there", f"HTTPRoute prod/gone: {what}"]
+    assert _fatal(examined) == told  # neither hides the other
+    assert [route.trouble for route in examined.cluster.routes] == [f"it is not there; {what}"]
+
+
+def test_pools_that_are_not_known_are_not_called_missing(api: RunningApi, tmp_path: Path) -> None:
+    Fleet(api).deployment()
+    _route(api, "llama")
+    settings = settings_for(api, tmp_path, known_as=KNOWN_AS, routes=(ROUTE,))
+    gone = Right(Feature.READ, "list", "", "pods", "prod")
+    api.grant(KNOWN_AS, granting(right for right in needed(settings) if right != gone))
+    examined = examine_cluster(settings, ALL, POLICY, SystemClock())
+    assert examined.pools is None
+    assert [route.trouble for route in examined.cluster.routes] == [""]
 
 
 def test_a_server_that_does_not_answer_is_a_problem_and_no_traceback(api: RunningApi, tmp_path: Path) -> None:

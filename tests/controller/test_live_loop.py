@@ -19,12 +19,10 @@ import pytest
 from controller.adapters.kube.policies import ScalingPolicies
 from controller.adapters.sql_audit import SqlAudit
 from controller.bootstrap import World as Ports
-from controller.bootstrap import kill_switch
 from controller.cadence import Lane
 from controller.champion import Seats
 from controller.chores import Chores
 from controller.daemon import run_once
-from controller.daemon_settings import DaemonSettings
 from controller.errors import AuditError, BadInput, ForesailError, ObservationError
 from controller.last_training import Training, TrainingDiary
 from controller.live_loop import LiveLoop
@@ -559,14 +557,3 @@ def test_one_tick_that_cannot_begin_says_why(rig: Rig, monkeypatch: pytest.Monke
     monkeypatch.setattr(rig.world, "pools", lambda: 1 / 0)
     with pytest.raises(ForesailError, match="no tick"):
         run_once(rig.settings, rig.ports, rig.world)
-
-
-def test_a_kill_switch_that_leads_nowhere_or_cannot_be_seen_lets_nothing_through(tmp_path: Path) -> None:
-    switch = tmp_path / "STOP"
-    on = kill_switch(Settings(daemon=DaemonSettings(kill_switch=switch)))
-    assert not on()
-    switch.symlink_to(tmp_path / "nowhere")
-    assert on()
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Not a directory"):
-        kill_switch(Settings(daemon=DaemonSettings(kill_switch=tmp_path / "file" / "STOP")))()

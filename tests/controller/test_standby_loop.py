@@ -12,7 +12,7 @@ from controller.adapters.audit_claim import AuditClaim
 from controller.daemon import run_once
 from controller.errors import ForesailError
 from controller.leadership import Leadership
-from controller.live_loop import LiveLoop
+from controller.live_loop import LiveLoop, Warrant
 from controller.modes import Mode
 from controller.turn import Turn
 from policies.decisions import Page
@@ -34,7 +34,8 @@ class Standby:
         self.ours, self.other = self.candidate("ours"), self.candidate("other")
         url = rig.settings.audit.url
         self.turn = Turn(self.ours, lambda: AuditClaim(rig.audit.engine, url), lambda: self.machine.at_s)
-        rig.live = LiveLoop(rig.settings, rig.ports, rig.audit, rig.telemetry, rig.world, rig, turn=self.turn)
+        parts = rig.settings, rig.ports, rig.audit, rig.telemetry, rig.world, rig
+        rig.live = LiveLoop(*parts, warrant=Warrant(self.turn))
         rig.ticks = rig.live.ticker
         rig.telemetry.show_leader(lambda: self.turn.leads)
 

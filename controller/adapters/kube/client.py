@@ -19,9 +19,10 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, SSLEr
 from controller.adapters.kube.changes import METHODS, Change, Fence, unfenced
 from controller.adapters.kube.json_reading import text, under
 from controller.adapters.kube.kinds import Resource
-from controller.adapters.kube.questions import ApiRefused, Question, Unreached, refusal
+from controller.adapters.kube.questions import ApiRefused, NoWay, Question, Unreached, refusal
 from controller.adapters.kube.reach import Reach
 from controller.adapters.kube.settings import KubernetesSettings
+from controller.adapters.kube.shared_work import SharedWork
 from controller.errors import ActuationError, ObservationError
 
 _CHUNK = 64 * 1024
@@ -45,6 +46,7 @@ class KubernetesApi:
         self._settings, self._elapsed, self._fence = settings, elapsed, fence
         self._lock = Lock()
         self._reach = Reach(settings, elapsed)
+        self._another = SharedWork(lambda: Reach(settings, elapsed), "credentials")
 
     @property
     def server(self) -> str:
@@ -109,25 +111,39 @@ class KubernetesApi:
     def _ask(
         self, question: Question, query: Mapping[str, str], within_s: float, change: Change | None = None
     ) -> BaseHTTPResponse:
-        """Return an answer of success whose body is still to be read."""
-        reach = self._reach
-        response = self._send(reach, question, query, within_s, change)
+        """Return an answer of success whose body is still to be read; what credentials take is of its time, too."""
+        reach, end_s = self._reach, self._elapsed() + within_s
+        response = self._send(reach, question, query, end_s, change)
         if response.status == 401:
             response.close()
-            with self._lock:
-                if self._reach is reach:  # nobody else has read the credentials again
-                    self._reach = Reach(self._settings, self._elapsed)
-                    reach.pool.clear()
-            response = self._send(self._reach, question, query, within_s, change)
+            response = self._send(self._other_than(reach, question, end_s), question, query, end_s, change)
         if not 200 <= response.status < 300:
             raise self._refused(response, question)
         return response
 
+    def _other_than(self, refused: Reach, question: Question, end_s: float) -> Reach:
+        """Return another reading of how the API is reached; one is made for all who have been refused."""
+        if self._reach is refused:
+            try:
+                other = self._another.wait(max(0.0, end_s - self._elapsed()))
+            except TimeoutError:
+                what = f"HTTP 401, and the credentials could not be read again in time: {self.server} does not know us"
+                raise NoWay(what, str(question), "is the plugin that the kubeconfig names so slow?") from None
+            with self._lock:
+                if self._reach is refused:
+                    self._reach = other
+                    refused.pool.clear()
+        return self._reach
+
     def _send(
-        self, reach: Reach, question: Question, query: Mapping[str, str], within_s: float, change: Change | None
+        self, reach: Reach, question: Question, query: Mapping[str, str], end_s: float, change: Change | None
     ) -> BaseHTTPResponse:
         url = f"{reach.url}{question.path}?{urlencode(query)}"
-        headers = {"Accept": question.accept, "User-Agent": "foresail", **reach.identity()}
+        identity = reach.identity(max(0.0, end_s - self._elapsed()))
+        within_s = end_s - self._elapsed()
+        if within_s <= 0:
+            raise NoWay("not sent: no time was left when it was known as whom", str(question), "another try may do")
+        headers = {"Accept": question.accept, "User-Agent": "foresail", **identity}
         connect_s = min(self._settings.connect_timeout_s, within_s if change is None else within_s * _CONNECTING)
         timeout = Timeout(total=within_s, connect=connect_s, read=within_s)
         body = None
@@ -135,7 +151,7 @@ class KubernetesApi:
             body, headers["Content-Type"] = json.dumps(change.body).encode(), change.content_type
         method = METHODS[question.verb]
         # The last thing before it is sent, and once more where credentials were read again.
-        why_not = self._fence(within_s) if change is not None else ""
+        why_not = self._fence(self._settings.write_timeout_s) if change is not None else ""
         if why_not:
             raise ActuationError(f"not sent: {why_not}", str(question))
         return reach.pool.request(
@@ -197,13 +213,16 @@ class Watch:
         self._api, self._response, self._question = api, response, question
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield changes until the server ends the watch.
+        """Yield changes until the server ends the watch, or it has lasted as long as it may.
+
+        What has been told by then is so, however much more there is to tell: the next watch goes on from there.
 
         Raises:
-            Unreached: If it breaks, or lasts longer than it may.
+            Unreached: If it breaks, or nothing at all is told in that time.
             ApiRefused: If the server ends it with an error: 410 where it no longer knows what came after our place.
             ObservationError: If what it says is no event.
         """
+        heard = False
         try:
             for line in self._lines():
                 told = self._api._object(line, self._question)
@@ -212,7 +231,11 @@ class Watch:
                     raise self._error(thing)
                 if not isinstance(thing, dict):
                     raise ObservationError("an event without an object", str(self._question))
+                heard = True
                 yield kind, thing
+        except ReadTimeoutError as error:
+            if not heard:
+                raise self._api._unreached(error, self._question) from None
         except (HTTPError, OSError) as error:
             raise self._api._unreached(error, self._question) from None
         finally:

@@ -37,7 +37,7 @@ from controller.adapters.kube.pods import Pod, read_pod, replica_of
 from controller.adapters.kube.pool_states import Objects, asked_for, notes_of, pool_state
 from controller.adapters.kube.reflector import Reads, Reflector, Surroundings
 from controller.adapters.kube.revisions import Revision, read_revision
-from controller.adapters.kube.settings import KubernetesSettings
+from controller.adapters.kube.settings import KubernetesSettings, PoolPlace
 from controller.adapters.kube.stores import Snapshot
 from controller.adapters.kube.watching import Watching
 from controller.adapters.kube.workloads import Reading, Workload, read_workload
@@ -123,6 +123,12 @@ class KubernetesView:
         self._written = Written(elapsed, self.api.server)
         self._made: dict[str, _Made] = {}
         self._told: _Told | None = None
+
+    def name_pools(self, pools: tuple[PoolPlace, ...]) -> None:
+        """Take these workloads for pools from the next look on, whatever their labels say; to be called between two."""
+        if pools != self._settings.pools:
+            self._settings = self._settings.model_copy(update={"pools": pools})
+            self._told = None
 
     def start(self) -> None:
         """Begin to watch; returns when everything was listed, or after as long as one answer may take."""

@@ -29,11 +29,13 @@ from controller.adapters.kube.ownership import (
 from controller.adapters.kube.pods import Pod
 from controller.adapters.kube.questions import ApiRefused, Question
 from controller.adapters.kube.rights import ASKED_AT_ONCE
+from controller.adapters.kube.route_pools import RoutePools
 from controller.adapters.kube.routes import shares_of
 from controller.adapters.kube.settings import KubernetesSettings, RoutePlace
+from controller.adapters.kube.unknown_pools import few, pools_of, unknown_pools
 from controller.adapters.kube.workloads import Workload
 from controller.errors import ObservationError
-from policies.fleet import PoolKey, PoolState, Role
+from policies.fleet import PoolKey, PoolState
 
 MOST_ASKED = 200
 """Pools whose workload is asked for who set its size last."""
@@ -120,31 +122,34 @@ def neighbourhoods(
     return found
 
 
-def route_trouble(api: KubernetesApi, route: RoutePlace, pools: Sequence[PoolKey]) -> str:
-    """Return what is wrong with a route, empty where nothing is; ``pools`` are those that there are.
+def route_troubles(api: KubernetesApi, route: RoutePlace, pools: Sequence[PoolKey] | None) -> list[str]:
+    """Return what is wrong with a route; ``pools`` are those that there are, None where that is not known.
 
     Raises:
         ObservationError: If the server does not say.
     """
+    troubles = [_trouble_of_object(api, route)]
+    if pools is not None:
+        named = pools_of(route)
+        rest = [str(key) for key in pools if key.model == route.model and key not in named]
+        left_out = f"its settings name no backend for {few(rest)}, which gets no traffic of it" if rest else ""
+        troubles += [unknown_pools(route, pools) or ("" if troubles[0] else left_out)]
+    return [trouble for trouble in troubles if trouble]
+
+
+def _trouble_of_object(api: KubernetesApi, route: RoutePlace) -> str:
+    """Return what is wrong with a route itself, empty where nothing is; raises ObservationError."""
     try:
         told = api.get(ROUTES[route.kind], route.namespace, route.name)
     except ApiRefused as error:
         if error.status != 404:
             raise
         return "it is not there"
-    called = {_key_of(route, name): backend for name, backend in route.backends.items()}
     try:
-        shares_of(route.kind, told, called)
+        shares_of(route.kind, told, RoutePools.of(route.model, route.backends).backends)
     except ObservationError as error:
         return error.what
-    not_taken = taken(route.kind, told)
-    if not_taken:
-        return not_taken
-    absent = [str(key) for key in called if key not in pools]
-    if absent:
-        return f"it has a backend for {', '.join(absent)}, and there is no such pool"
-    rest = [str(key) for key in pools if key.model == route.model and key not in called]
-    return f"its settings name no backend for {', '.join(rest)}, which gets no traffic of it" if rest else ""
+    return taken(route.kind, told)
 
 
 def lease_of(api: KubernetesApi, namespace: str, name: str) -> str:
@@ -220,9 +225,3 @@ def _all(api: KubernetesApi, resource: Resource, settings: KubernetesSettings) -
             if not more:
                 break
             query = {"limit": _PAGE, "continue": more}
-
-
-def _key_of(route: RoutePlace, name: str) -> PoolKey:
-    """Return the pool that a backend is named for: by its name, or name/role."""
-    pool, _, role = name.partition("/")
-    return PoolKey(route.model, pool, Role(role or Role.UNIFIED))

@@ -4,6 +4,7 @@
 
     ObservationError
     |- Unreached        no whole answer came; another try may bring one
+    |- NoWay            it was not asked: how, or as whom, cannot be told now
     `- ApiRefused       the server answered, and not with what was asked for
 """
 
@@ -20,6 +21,10 @@ _LONGEST_RETRY_AFTER_S = 300.0
 
 class Unreached(ObservationError):
     """No whole answer came; another try may bring one."""
+
+
+class NoWay(ObservationError):
+    """It was not asked, since how the API is reached, or as whom it is asked, cannot be told now."""
 
 
 class ApiRefused(ObservationError):

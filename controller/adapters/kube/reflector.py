@@ -2,7 +2,9 @@
 
 What a list says replaces what was known only once all its pages are there. A watch is short. Of a kind of object that
 does not change a server says nothing, not even how far it has got; that it ends the watch itself, when it was asked to,
-is its word that nothing happened. One that ends earlier without a word is followed by a list.
+is its word that nothing happened. One that ends earlier without a word is followed by a list. One that has more to tell
+than there is time for, or breaks, has told what it has: the next one goes on from there, and as long as each gets
+further there is no list, however often they break.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from numpy.random import Generator
 from controller.adapters.kube.client import KubernetesApi, Watch
 from controller.adapters.kube.json_reading import Refused, entries, text, under, word
 from controller.adapters.kube.kinds import Resource
-from controller.adapters.kube.questions import ApiRefused, Question, Unreached
+from controller.adapters.kube.questions import ApiRefused, NoWay, Question, Unreached
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.kube.stores import Key, Store, check_size
 from controller.errors import ObservationError
@@ -74,7 +76,7 @@ class Reflector(Generic[T]):
         self._stopped = Event()
         self._watch: Watch | None = None
         self._listed_s: float | None = None
-        self._failures = 0
+        self._failures, self._heard = 0, False
         self._told = ""
 
     def run(self) -> None:
@@ -101,12 +103,17 @@ class Reflector(Generic[T]):
 
     def round(self) -> float:
         """List if there is need, then watch until that ends; return the seconds to wait before the next."""
+        self._heard = False
         try:
             served = self._list() if self._must_list() else True
             if served and not self._stopped.is_set():
                 self._follow()
         except ObservationError as error:
-            return 0.0 if self._stopped.is_set() else self._failed(error)
+            if self._stopped.is_set():
+                return 0.0
+            if isinstance(error, Unreached) and self._heard:
+                self._failures = 0  # a server that told what came after our place knows it
+            return self._failed(error)
         except Exception as bug:  # noqa: BLE001 - told and tried again; a thread that ended would never say why
             if self._stopped.is_set():
                 return 0.0
@@ -163,7 +170,7 @@ class Reflector(Generic[T]):
 
     def _follow(self) -> None:
         """Take over what changes until the watch ends."""
-        began_s, heard = self._elapsed(), False
+        began_s = self._elapsed()
         settings = self._settings
         question = Question("watch", self.resource, self.namespace)
         query = {
@@ -179,12 +186,12 @@ class Reflector(Generic[T]):
                 return
             for kind, told in watch:
                 self._apply(kind, told, question)
-                heard = True
+                self._heard = True
                 if self._stopped.is_set():
                     return
         finally:
             self._watch = None
-        if heard or self._stopped.is_set():
+        if self._heard or self._stopped.is_set():
             return
         lasted_s = self._elapsed() - began_s
         if lasted_s >= settings.watch_s:  # counted from before it began: the server cannot have ended it for us earlier
@@ -209,7 +216,7 @@ class Reflector(Generic[T]):
 
     def _failed(self, error: ObservationError) -> float:
         """Take note of a failure and return how long to wait before the next try."""
-        passing = isinstance(error, Unreached) or (isinstance(error, ApiRefused) and error.status in _PASSING)
+        passing = isinstance(error, Unreached | NoWay) or (isinstance(error, ApiRefused) and error.status in _PASSING)
         if not passing or self._failures >= _LOST_AFTER:
             self._listed_s = None
         self.store.fail(error)

@@ -222,6 +222,13 @@ class KubernetesSettings(BaseModel):
         le=60,
         description="Longest that a write may take, in seconds; with a lease it must be over while that still holds.",
     )
+    exec_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=60,
+        description="Longest that the plugin for credentials may run that the kubeconfig names, in seconds; it is run "
+        "before its token is over, and a request waits for it no longer than for an answer.",
+    )
     watch_s: int = Field(
         30,
         ge=1,

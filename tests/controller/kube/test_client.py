@@ -248,7 +248,7 @@ def test_within_a_cluster_the_service_account_is_taken(tmp_path: Path, monkeypat
     token, authority = tmp_path / "token", tmp_path / "ca.crt"
     token.write_text("first\n")
     authority.write_text("a certificate")
-    monkeypatch.setattr("controller.adapters.kube.reach._SERVICE_ACCOUNT", token)
+    monkeypatch.setattr("controller.adapters.kube.kubeconfig_files.SERVICE_ACCOUNT", token)
     monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
     monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(authority))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
 
 from controller.adapters.kube.client import KubernetesApi
+from controller.adapters.kube.json_reading import word
 from controller.adapters.kube.kinds import LEADER_WORKER_SETS, PODS, REPLICA_SETS, Resource
 from controller.adapters.kube.pods import Pod, read_pod
 from controller.adapters.kube.questions import Question
@@ -359,6 +362,100 @@ def _fed_by(folder: Path, page: Any) -> Iterator[tuple[Reflector[Pod], list[str]
         yield Reflector(around, PODS, "prod", READ_POD, np.random.default_rng(7)), asked
         server.shutdown()
         thread.join()
+
+
+CHANGES = 10_000
+
+
+@dataclass
+class _Telling:
+    """A server with very many changes to tell, which takes its time; what it was asked for is noted."""
+
+    between_s: float = 0.0
+    at_once: int = 100
+    breaks_after: int = CHANGES
+    lists: int = 0
+    places: list[int] = field(default_factory=list)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        query = dict(parse_qsl(urlsplit(handler.path).query))
+        handler.send_response(200)
+        if "watch" not in query:
+            self.lists += 1
+            handler.end_headers()
+            handler.wfile.write(json.dumps({"metadata": {"resourceVersion": "1"}, "items": []}).encode())
+            return
+        self.places.append(int(query["resourceVersion"]))
+        last = min(CHANGES, self.places[-1] + self.breaks_after)
+        if last < CHANGES:
+            handler.send_header("Content-Length", str(2**40))  # of which it keeps back most
+        handler.end_headers()
+        for first in range(self.places[-1] + 1, last + 1, self.at_once):
+            these = range(first, min(first + self.at_once, last + 1))
+            handler.wfile.write(b"".join(map(_added, these)))
+            Event().wait(self.between_s)
+        if last < CHANGES:
+            handler.wfile.write(b'{"type": "ADDED", "obj')
+        else:
+            handler.wfile.write(_bookmark(CHANGES))
+
+
+def _added(place: int) -> bytes:
+    told = {"metadata": {"namespace": "prod", "name": f"pod-{place}", "resourceVersion": str(place)}}
+    return json.dumps({"type": "ADDED", "object": told}).encode() + b"\n"
+
+
+def _bookmark(place: int) -> bytes:
+    return json.dumps({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(place)}}}).encode() + b"\n"
+
+
+@contextmanager
+def _told_by(folder: Path, telling: _Telling) -> Iterator[Reflector[str]]:
+    class Teller(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(ConnectionError):  # who has heard enough
+                telling.answer(self)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Teller) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        file = write_kubeconfig(folder / "kubeconfig", kubeconfig(f"http://127.0.0.1:{server.server_address[1]}"))
+        settings, elapsed = KubernetesSettings(kubeconfig=file, watch_s=1, timeout_s=0.2), SystemClock().elapsed
+        around = Surroundings(KubernetesApi(settings, elapsed), settings, elapsed)
+        yield Reflector(around, PODS, "prod", lambda told: word(told, "metadata", "name"), np.random.default_rng(7))
+        server.shutdown()
+        thread.join()
+
+
+def test_a_watch_with_more_to_tell_than_there_is_time_for_goes_on_where_it_was_cut(tmp_path: Path) -> None:
+    """All of it takes five seconds at least, and no watch may last longer than 1.2."""
+    telling, waits_s = _Telling(between_s=0.05), []
+    with _told_by(tmp_path, telling) as reflector:
+        while reflector.store.resource_version != str(CHANGES):
+            waits_s.append(reflector.round())
+            assert len(waits_s) < 60
+            assert reflector.store.snapshot(5.0)
+        assert len(reflector.store) == CHANGES - 1
+    assert telling.lists == 1
+    assert len(telling.places) >= 4
+    assert telling.places == sorted(set(telling.places))  # each further than the one before
+    assert set(waits_s) == {0.0}
+
+
+def test_watches_that_break_and_get_further_each_time_are_never_followed_by_a_list(tmp_path: Path) -> None:
+    telling, waits_s = _Telling(breaks_after=500), []
+    with _told_by(tmp_path, telling) as reflector:
+        while reflector.store.resource_version != str(CHANGES):
+            waits_s.append(reflector.round())
+            assert len(waits_s) < 60
+        assert len(reflector.store) == CHANGES - 1
+    assert telling.lists == 1
+    assert telling.places == [1 + 500 * number for number in range(20)]
+    assert all(0.25 <= wait_s <= 0.5 for wait_s in waits_s[:-1])  # a server that breaks off is let alone for a moment
+    assert waits_s[-1] == 0.0
 
 
 def test_a_watch_without_a_word_is_followed_by_a_list_and_not_by_a_storm(tmp_path: Path) -> None:
