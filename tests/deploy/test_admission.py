@@ -486,8 +486,10 @@ def test_each_feature_brings_the_policy_that_bounds_it() -> None:
         "avoidNodes": {"nodes"},
         "route": {"httproutes", "virtualservices"},
     }
+    with_it = {"delete": {"restart": True}, "avoidNodes": {"nodes": True}}  # nothing without the other one
     for feature in FEATURES:
-        values = {**EVERYTHING, "kinds": ["Deployment"], "replicas": 1, "features": {feature: True}}
+        features = {feature: True, **with_it.get(feature, {})}
+        values = {**EVERYTHING, "kinds": ["Deployment"], "replicas": 1, "features": features}
         found = rendered(values)
         names = {one["metadata"]["name"] for one in found if one["kind"] == "ValidatingAdmissionPolicy"}
         expected = {"writes"} | brought.get(feature, set())
