@@ -23,6 +23,7 @@ from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
 from controller.approvals import Approvals
 from controller.approver_keys import approver_keys
+from controller.cluster_figures import ClusterFigures, no_figures
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.fleet_series import Recommended
 from controller.forecasts import Horizon, LoadForecasts
@@ -64,7 +65,10 @@ def no_history(_: float) -> Mapping[str, LoadSeries]:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them."""
+    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them.
+
+    ``figures`` tell how a platform that is watched does, and may be asked for by any thread.
+    """
 
     metrics: MetricSource
     cluster: Cluster
@@ -74,6 +78,7 @@ class World:
     close: Callable[[], None] = field(default=lambda: None)
     canaries: Canaries | None = None
     witness: Witness | None = None
+    figures: Callable[[], ClusterFigures] = no_figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,8 @@ def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None
     history = recorded_load(store, settings)
     ports = metrics, platform.cluster, platform.router, LogNotifier()
     witnesses = tuple(witness for witness in (platform.witness, beside) if witness is not None)
-    return World(*ports, history, close, canaries, Witnesses(witnesses) if witnesses else None)
+    told = Witnesses(witnesses) if witnesses else None
+    return World(*ports, history, close, canaries, told, platform.figures)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:

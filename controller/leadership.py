@@ -92,6 +92,8 @@ class Leadership:
             predecessor's last write may still be under way.
         trouble: What the newest try ran into; empty when it went well.
         settings: How long the lease holds.
+        tries: Counts of tries: ``held`` (taken or renewed), ``watched`` (another one holds it), ``lost`` (somebody else
+            wrote it in that moment), ``failed`` (no answer, or a refusal).
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Leadership:
         if not identity:
             raise ValueError("a candidate needs an identity")
         self.identity, self.trouble = identity, ""
+        self.tries = {"held": 0, "watched": 0, "lost": 0, "failed": 0}
         self._store, self.settings, self._now, self._elapsed = store, settings, now, elapsed
         self._seen: Lease | None = None
         self._seen_s = -float("inf")
@@ -122,6 +125,11 @@ class Leadership:
     def holder(self) -> str:
         """Who holds the lease as far as is known; empty when nobody does."""
         return self._seen.holder if self._seen is not None else ""
+
+    @property
+    def transitions(self) -> int | None:
+        """How often the lease went from one holder to another; None as long as it was not seen."""
+        return self._seen.transitions if self._seen is not None else None
 
     @property
     def free_in_s(self) -> float:
@@ -155,14 +163,18 @@ class Leadership:
         sent_s = self._elapsed()
         try:
             self._look(self._store.read())
-            if self._takes():
+            takes = self._takes()
+            if takes:
                 self._look(self._store.write(self._wanted()))
                 self._hold(sent_s)
         except StalePlan:
+            self.tries["lost"] += 1
             self.trouble = "somebody else wrote the lease in that moment"  # the next look says who holds it
         except ForesailError as error:
+            self.tries["failed"] += 1
             self.trouble = str(error)
         else:
+            self.tries["held" if takes else "watched"] += 1
             self.trouble = ""
         return self.leads
 

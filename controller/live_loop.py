@@ -12,6 +12,7 @@ from controller.approvals import Proposal
 from controller.bootstrap import Consent, WorldOf, approvals_of, control_loop, kill_switch
 from controller.champion import Champion, chain_of
 from controller.checkpoint import Resumption, resume
+from controller.cluster_figures import ClusterFigures
 from controller.errors import ForesailError
 from controller.loop import ControlLoop
 from controller.ports import Clock
@@ -57,7 +58,7 @@ class LiveLoop:
         self.ticker = Ticker(self._begin, telemetry, stopwatch, self._not_yet)
         self._forbidden = threading.Event()
         self._waited = PolicyMemory()
-        telemetry.configure(settings.daemon.telemetry, settings.policy)
+        telemetry.configure(settings.daemon.telemetry, settings.policy, settings.modes)
 
     _model: Forecaster | None
 
@@ -70,6 +71,10 @@ class LiveLoop:
     def tick_s(self) -> float:
         """Seconds of the machine between two ticks."""
         return self.settings.policy.tick_s / self.pace
+
+    def figures(self) -> ClusterFigures:
+        """Return how the platform's watches do; to be called from any thread."""
+        return self._world.figures()
 
     @property
     def standby(self) -> bool:
@@ -99,7 +104,7 @@ class LiveLoop:
                 self._model, self.champion = None, _champion(settings)
             if self.ticker.loop is not None:
                 self.ticker.loop = self._successor(self.ticker.loop)
-            self._telemetry.configure(settings.daemon.telemetry, settings.policy)
+            self._telemetry.configure(settings.daemon.telemetry, settings.policy, settings.modes)
             old.close()
 
         self.ticker.at_next_tick(change)

@@ -12,18 +12,23 @@ from controller.adapters.kube.member_settings import ClustersSettings
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.system_clock import SystemClock
+from controller.cluster_figures import ClusterFigures, no_figures
 from controller.platform_settings import AnyPlatform
 from controller.ports import Cluster, Router, Witness
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Where replicas live and traffic is shared out; ``close`` gives up the connections."""
+    """Where replicas live and traffic is shared out; ``close`` gives up the connections.
+
+    ``figures`` tell how its watches do, and may be asked for by any thread.
+    """
 
     cluster: Cluster
     router: Router
     close: Callable[[], None]
     witness: Witness | None = None
+    figures: Callable[[], ClusterFigures] = no_figures
 
 
 def nobody() -> bool:
@@ -52,6 +57,7 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
     from controller.adapters.kube.events import KubernetesEvents
+    from controller.adapters.kube.health import figures_of
     from controller.adapters.kube.router import KubernetesRouter
 
     clock, rng = SystemClock(), default_rng()
@@ -65,13 +71,18 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
         router.start()
         events.start()
         opened.callback(events.close)
-        return Platform(cluster, router, opened.pop_all().close, events)
+
+        def figures() -> ClusterFigures:
+            return figures_of([("", cluster.view.health()), ("", router.health())], events.counts)
+
+        return Platform(cluster, router, opened.pop_all().close, events, figures)
 
 
 def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
+    from controller.adapters.kube.health import figures_of
     from controller.adapters.kube.member_routers import MemberRouters
     from controller.adapters.kube.members import MemberClusters
     from controller.adapters.kube.router import KubernetesRouter
@@ -91,4 +102,10 @@ def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
         together.start()
         for router in routers.values():
             router.start()
-        return Platform(together, MemberRouters(routers, named.router_of), opened.pop_all().close)
+
+        def figures() -> ClusterFigures:
+            parts = [(name, cluster.view.health()) for name, cluster in clusters.items()]
+            return figures_of([*parts, *((name, router.health()) for name, router in routers.items())], {})
+
+        there = MemberRouters(routers, named.router_of)
+        return Platform(together, there, opened.pop_all().close, figures=figures)

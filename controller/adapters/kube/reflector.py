@@ -56,20 +56,28 @@ class Surroundings:
 
 
 class Reflector(Generic[T]):
-    """Keeps a store as the server has it, in rounds of one watch each."""
+    """Keeps a store as the server has it, in rounds of one watch each.
+
+    Attributes:
+        resource: What it reads.
+        store: What it has read.
+        lists: Lists that were taken over.
+        failures: Rounds that an error ended.
+    """
 
     def __init__(
         self, around: Surroundings, resource: Resource, namespace: str, read: Reads[T], rng: Generator
     ) -> None:
         """Read objects of ``resource`` in ``namespace``, or in all where that is empty."""
         self._api, self._settings, self._elapsed = around.api, around.settings, around.elapsed
-        self._resource, self._namespace, self._read, self._rng = resource, namespace, read, rng
+        self.resource, self._namespace, self._read, self._rng = resource, namespace, read, rng
         title = f"{resource.title} in {namespace}" if namespace else resource.title
         self.store: Store[T] = Store(title, around.elapsed, around.settings.max_objects)
         self._stopped = Event()
         self._watch: Watch | None = None
         self._listed_s: float | None = None
         self._failures = 0
+        self.lists = self.failures = 0
         self._told = ""
 
     def run(self) -> None:
@@ -116,7 +124,7 @@ class Reflector(Generic[T]):
 
     def _list(self) -> bool:
         """Take over all that is there; return whether the server has such objects at all."""
-        question, began_s = Question("list", self._resource, self._namespace), self._elapsed()
+        question, began_s = Question("list", self.resource, self._namespace), self._elapsed()
         found: dict[Key, T] = {}
         refused: dict[Key, Refused] = {}
         query, seen = {"limit": str(self._settings.page_size)}, 0
@@ -150,6 +158,7 @@ class Reflector(Generic[T]):
             raise ObservationError("the answer is no list with a resourceVersion", str(question))
         self.store.replace(found, refused, place)
         self._listed_s = began_s
+        self.lists += 1
         return True
 
     @property
@@ -160,7 +169,7 @@ class Reflector(Generic[T]):
         """Take over what changes until the watch ends."""
         began_s, heard = self._elapsed(), False
         settings = self._settings
-        question = Question("watch", self._resource, self._namespace)
+        question = Question("watch", self.resource, self._namespace)
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -203,6 +212,7 @@ class Reflector(Generic[T]):
         if not passing or self._failures >= _LOST_AFTER:
             self._listed_s = None
         self.store.fail(error)
+        self.failures += 1
         if error.what != self._told:
             self._told = error.what
             _log.warning("cluster not read", of=self.store.title, why=error.what, where=error.where)
