@@ -32,13 +32,13 @@ def published() -> Mapping[str, set[str]]:
     telemetry = Telemetry(TelemetrySettings(), lambda: 1000.0, "1.2.3")
     telemetry.configure(TelemetrySettings(namespace="serving"), PolicySettings(pools=pools))
     values = np.stack([np.full((15, 3), rate) for rate in (10.0, 12.0)])
+    stale = ActResult("scale", str(POOL), "failed", f"{STALE}: it is at generation 4, not 3")
+    telemetry.tick_ended(replace(quiet_tick(-60.0), results=(stale,)), "acted", 0.2, 0)
     for number, record in enumerate((scaling_tick(0.0), quiet_tick(60.0), busy_tick(120.0))):
         at = 60.0 * number
         forecast = LoadForecast.ordered(at, 60.0, np.array([0.5, 0.9]), values, "lstm 7")
         with telemetry.phases("decide"):
             telemetry.tick_ended(replace(record, forecasts={MODEL: forecast}), "acted", 0.2, 0)
-    stale = ActResult("scale", str(POOL), "failed", f"{STALE}: it is at generation 4, not 3")
-    telemetry.tick_ended(replace(quiet_tick(180.0), results=(stale,)), "acted", 0.2, 0)
     standing, skills = Standing(40, 0.2, 0.04), {(MODEL, "300", "champion"): 0.25}
     telemetry.skill_seen({"champion": standing}, {"champion": "7"}, (Drift("error", "worse"),), skills)
     telemetry.show_cluster(_figures, _lease)

@@ -1,4 +1,4 @@
-"""Is what a watched platform and the lease say of themselves published, at the moment of the scrape, in bounded labels?"""
+"""Is what a watched platform and the lease say of themselves published as of the scrape, in bounded labels?"""
 
 from __future__ import annotations
 

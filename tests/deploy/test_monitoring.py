@@ -154,6 +154,54 @@ def test_promtool_can_read_every_query_of_a_dashboard(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stdout + told.stderr
 
 
+def query_of(title: str) -> str:
+    """Return the last query of a panel, for every instance."""
+    panels = [panel for dashboard in DASHBOARDS for panel in json.loads(dashboard.read_text())["panels"]]
+    (panel,) = [panel for panel in panels if panel["title"] == title]
+    expression: str = panel["targets"][-1]["expr"]
+    return expression.replace("$instance", ".*")
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("Standing by", {"0m": 1, "90m": 0}),
+        ("Leader over time", {"90m": 2, "119m": 0}),
+        ("Oldest watch", {"0m": 30, "90m": 120}),
+    ],
+)
+def test_a_panel_shows_what_its_title_says(title: str, expected: dict[str, int], tmp_path: Path) -> None:
+    """Two replicas hand the lease over twice; from minute 60 on the one is gone, and the watches of the other age."""
+    of = 'namespace="f", job="foresail", instance'
+    watch = "foresail_watch_age_seconds"
+    series = {
+        f'foresail_leader{{{of}="i"}}': "0x40 1x80",
+        f'foresail_leader{{{of}="j"}}': "1x40 0x19 stale",
+        'foresail_leader{namespace="g", job="foresail", instance="alone"}': "1x120",
+        f'foresail_lease_age_seconds{{{of}="i"}}': "1x120",
+        f'foresail_lease_age_seconds{{{of}="j"}}': "1x59 stale",
+        f'foresail_lease_transitions{{{of}="i"}}': "5x35 7x85",
+        f'{watch}{{{of}="i", resource="pods"}}': "30x60 120x60",
+        f'{watch}{{{of}="i", resource="nodes"}}': "10x120",
+    }
+    asked = [
+        {
+            "expr": f"max({query_of(title)})",
+            "eval_time": at,
+            "exp_samples": [{"labels": "{}", "value": value}],
+        }
+        for at, value in expected.items()
+    ]
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    tests = {"evaluation_interval": "1m",
+             "tests": [{"interval": "1m", "input_series": inputs, "promql_expr_test": asked}]}  # fmt: skip
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump(tests))
+    command = ["/usr/bin/env", "promtool", "test", "rules", "panels.yaml"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
 def promtool_on(rules: str, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "foresail.yaml").write_text(rules)
     shutil.copy(TESTS, folder)
