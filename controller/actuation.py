@@ -7,10 +7,10 @@ from functools import partial
 from typing import assert_never
 
 from controller.approvals import Approvals, Wish
-from controller.errors import ActuationError
+from controller.errors import ActuationError, StalePlan
 from controller.maintenance import held_by
 from controller.modes import Mode, ModeSettings
-from controller.plan_expiry import carrying_out
+from controller.plan_expiry import STALE, carrying_out
 from controller.plans import Part, Target, facts_of, target_of, why_of
 from controller.ports import Act, ActResult, Canaries, Clock, Cluster, Notifier, Router
 from controller.recommendations import Recommendations
@@ -78,7 +78,8 @@ class Actuator:
                 with carrying_out(decision.expires_at):
                     write()
             except ActuationError as error:
-                yield ActResult(target.act, target.subject, "failed", _joined(str(error), words))
+                what = f"{STALE}: {error}" if isinstance(error, StalePlan) else str(error)
+                yield ActResult(target.act, target.subject, "failed", _joined(what, words))
             except BaseException as error:  # noqa: BLE001 - raised below, once what was done can be recorded
                 unforeseen, withheld = error, "an error that nobody foresaw came before"
                 what = f"{type(error).__name__}: {error}"
@@ -207,7 +208,7 @@ class Actuator:
             return f"mode {mode}"
         at = self._clock.now()
         if at > expires_at:
-            return "the plan is stale"
+            return STALE
         return self._maintenance(target, at) if target is not None else ""
 
 

@@ -22,6 +22,7 @@ from controller.adapters.sql_audit import SqlAudit
 from controller.adapters.system_clock import SystemClock
 from controller.approvals import Approvals
 from controller.approver_keys import approver_keys
+from controller.cluster_figures import ClusterFigures, no_figures
 from controller.errors import AuditError, BadInput, ObservationError
 from controller.fleet_series import Recommended
 from controller.forecasts import Horizon, LoadForecasts
@@ -71,7 +72,8 @@ class World:
     """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them.
 
     ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard. ``enter`` is called once
-    before it is used, between two ticks of which the one before may have used another world.
+    before it is used, between two ticks of which the one before may have used another world. ``figures`` tell how a
+    platform that is watched does, and may be asked for by any thread.
     """
 
     metrics: MetricSource
@@ -84,6 +86,7 @@ class World:
     witness: Witness | None = None
     spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
     enter: Callable[[], None] = field(default=lambda: None)
+    figures: Callable[[], ClusterFigures] = no_figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ class Worlds:
             all_of_them = (platform.witness, self._beside, self._routes)
             witnesses = Witnesses(tuple(witness for witness in all_of_them if witness is not None))
             load, close = recorded_load(store, settings), opened.pop_all().close
-            return World(*ports, load, close, canaries, witnesses, platform.spent, enter)
+            return World(*ports, load, close, canaries, witnesses, platform.spent, enter, platform.figures)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:

@@ -105,6 +105,7 @@ class Daemon:
         self._chores = Chores(self._live, file, self._audit, self._telemetry, self._cadence)
         self._telemetry.show_leader(lambda: self._turn.leads)
         self._telemetry.show_shard(settings.daemon.shard)
+        self._telemetry.show_cluster(self._live.figures, self._turn.figures)
         self._begin_at_s, self._began = -float("inf"), False
         self.status_url = self._status.url
 

@@ -74,21 +74,30 @@ class FleetSeries(Collector):
         self._settings, self._elapsed = settings, elapsed
         self._accelerators: Mapping[str, str] = {}
         self._fresh_s = math.inf
+        self._scaled: frozenset[str] = frozenset()
         self._shown: tuple[TickRecord, float] | None = None
         self._figures: tuple[Mapping[str, int], float] = {}, -math.inf
         self._targets: Mapping[tuple[str, str], str] = {}
         self._tallies: dict[tuple[str, float], _Tally] = {}
         self._skills: Mapping[Labels, float] = {}
 
-    def configure(self, settings: TelemetrySettings, accelerators: Mapping[str, str], fresh_s: float) -> None:
+    def configure(
+        self,
+        settings: TelemetrySettings,
+        accelerators: Mapping[str, str],
+        fresh_s: float,
+        scaled: Collection[str] = (),
+    ) -> None:
         """Publish as ``settings`` say.
 
         Args:
             settings: Names, levels and leads.
             accelerators: GPU type of each pool that is ours, by its key.
             fresh_s: Age up to which a replica's metrics count as reported, in seconds.
+            scaled: Keys of those whose number of replicas is to be set by us.
         """
         self._settings, self._accelerators, self._fresh_s = settings, accelerators, fresh_s
+        self._scaled = frozenset(scaled)
         targets = {key: self._target_of(PoolKey.parse(key)) for key in accelerators}
         times = Counter(targets.values())
         self._targets = {(place, name): key for key, (name, place) in targets.items() if times[name, place] == 1}
@@ -165,6 +174,12 @@ class FleetSeries(Collector):
             "Replicas that a pool should have, whether or not Foresail may scale it.",
             _POOL,
             [(labels, desired[pool.key]) for pool, labels in keyed],
+        )
+        yield _Family(
+            "foresail_ownership_conflict",
+            "1 while somebody else sets the number of replicas of a pool that Foresail is to scale.",
+            _POOL,
+            [(labels, float(bool(pool.owner) and str(pool.key) in self._scaled)) for pool, labels in keyed],
         )
         yield _Family(
             "foresail_requested_replicas",

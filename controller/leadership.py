@@ -12,7 +12,7 @@ do. ``why_not`` is therefore asked right before every write, and answers by the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -113,6 +113,16 @@ class Candidate(Protocol):
         ...
 
     @property
+    def transitions(self) -> int | None:
+        """How often the lease went from one holder to another; None as long as it was not seen."""
+        ...
+
+    @property
+    def tries(self) -> Mapping[str, int]:
+        """Counts of tries by what came of them; see ``Leadership``."""
+        ...
+
+    @property
     def free_in_s(self) -> float:
         """Seconds until this one may take the lease if its holder does not renew it; 0 where it need not wait."""
         ...
@@ -139,6 +149,8 @@ class Leadership:
             act side by side.
         trouble: What the newest try ran into; empty when it went well.
         settings: How long the lease holds.
+        tries: Counts of tries: ``held`` (taken or renewed), ``watched`` (another one holds it), ``lost`` (somebody else
+            wrote it in that moment), ``failed`` (no answer, or a refusal).
     """
 
     def __init__(
@@ -159,6 +171,7 @@ class Leadership:
         if not identity:
             raise ValueError("a candidate needs an identity")
         self.identity, self.trouble = identity, ""
+        self.tries = {"held": 0, "watched": 0, "lost": 0, "failed": 0}
         self._store, self.settings, self._now, self._elapsed = store, settings, now, elapsed
         self._shared = shared
         self._seen: Lease | None = None
@@ -176,6 +189,11 @@ class Leadership:
     def holder(self) -> str:
         """Who holds the lease as far as is known; empty when nobody does."""
         return self._seen.holder if self._seen is not None else ""
+
+    @property
+    def transitions(self) -> int | None:
+        """How often the lease went from one holder to another; None as long as it was not seen."""
+        return self._seen.transitions if self._seen is not None else None
 
     @property
     def free_in_s(self) -> float:
@@ -211,16 +229,21 @@ class Leadership:
         try:
             self._look(self._store.read())
             self._asked_s = sent_s
-            if self._shared and self._renewed_since(before):
+            takes = self._takes()
+            renewed = self._shared and self._renewed_since(before)
+            if renewed:
                 self._hold(asked_s)  # when that was asked for, the renewal was still to come
-            elif self._takes():
+            elif takes:
                 self._look(self._store.write(self._wanted()))
                 self._hold(sent_s)
         except StalePlan:
+            self.tries["lost"] += 1
             self.trouble = "somebody else wrote the lease in that moment"  # the next look says who holds it
         except ForesailError as error:
+            self.tries["failed"] += 1
             self.trouble = str(error)
         else:
+            self.tries["held" if takes or renewed else "watched"] += 1
             self.trouble = ""
         return self.leads
 

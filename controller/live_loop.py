@@ -12,6 +12,7 @@ from controller.approvals import Proposal
 from controller.bootstrap import Consent, World, WorldOf, approvals_of, control_loop
 from controller.champion import Champion, chain_of
 from controller.checkpoint import Resumption, resume
+from controller.cluster_figures import ClusterFigures
 from controller.errors import ForesailError
 from controller.loop import ControlLoop
 from controller.ports import Clock
@@ -74,7 +75,7 @@ class LiveLoop:
         self.champion = _champion(settings)
         self.ticker = Ticker(self._begin, telemetry, stopwatch, self._not_yet)
         self._waited = PolicyMemory()
-        telemetry.configure(settings.daemon.telemetry, settings.policy)
+        telemetry.configure(settings.daemon.telemetry, settings.policy, settings.modes)
 
     _model: Forecaster | None
 
@@ -87,6 +88,10 @@ class LiveLoop:
     def tick_s(self) -> float:
         """Seconds of the machine between two ticks."""
         return self.settings.policy.tick_s / self.pace
+
+    def figures(self) -> ClusterFigures:
+        """Return how the platform's watches do; to be called from any thread."""
+        return self._world.figures()
 
     @property
     def standby(self) -> bool:
@@ -130,7 +135,7 @@ class LiveLoop:
                 raise
             self._gate.heed(settings.daemon.kill_switch)
             world.enter()
-            self._telemetry.configure(settings.daemon.telemetry, settings.policy)
+            self._telemetry.configure(settings.daemon.telemetry, settings.policy, settings.modes)
             old.close()
 
         self.ticker.at_next_tick(change)

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+STALE = "the plan is stale"
+"""How the result of an act begins that was left out since its plan was too old, or its object had changed."""
+
 _EXPIRES_AT: ContextVar[float] = ContextVar("expires_at", default=math.inf)
 
 
@@ -29,6 +32,6 @@ def unless_expired(fence: Callable[[float], str], now: Callable[[], float]) -> C
     """Return ``fence``, which also lets nothing through once the plan under way has expired by ``now``."""
 
     def why_not(needs_s: float) -> str:
-        return "the plan is stale" if now() > _EXPIRES_AT.get() else fence(needs_s)
+        return STALE if now() > _EXPIRES_AT.get() else fence(needs_s)
 
     return why_not

@@ -12,6 +12,7 @@ from controller.adapters.kube.member_settings import ClustersSettings
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.live_platform import LivePlatform, PlatformSettings
 from controller.adapters.system_clock import SystemClock
+from controller.cluster_figures import ClusterFigures, no_figures
 from controller.platform_settings import AnyPlatform
 from controller.ports import Cluster, Router, Witness
 from controller.shard_settings import WHOLE, ShardSettings, Spent
@@ -32,6 +33,7 @@ class Platform:
 
     ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard. ``adapt_to`` follows
     settings that differ in nothing but what it can stay open under, see ``kept_platform``, between two ticks.
+    ``figures`` tell how its watches do, and may be asked for by any thread.
     """
 
     cluster: Cluster
@@ -40,6 +42,7 @@ class Platform:
     witness: Witness | None = None
     spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
     adapt_to: Callable[[AnyPlatform], None] = _nothing
+    figures: Callable[[], ClusterFigures] = no_figures
 
 
 def nobody() -> bool:
@@ -76,6 +79,7 @@ def _kubernetes(
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
     from controller.adapters.kube.events import KubernetesEvents
+    from controller.adapters.kube.health import figures_of
     from controller.adapters.kube.router import KubernetesRouter
 
     clock, rng = SystemClock(), default_rng()
@@ -94,13 +98,17 @@ def _kubernetes(
             if isinstance(settings, KubernetesSettings):
                 cluster.view.name_pools(settings.pools)
 
-        return Platform(cluster, router, opened.pop_all().close, events, cluster.view.spent, adapt_to)
+        def figures() -> ClusterFigures:
+            return figures_of([("", cluster.view.health()), ("", router.health())], events.counts)
+
+        return Platform(cluster, router, opened.pop_all().close, events, cluster.view.spent, adapt_to, figures)
 
 
 def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
+    from controller.adapters.kube.health import figures_of
     from controller.adapters.kube.member_routers import MemberRouters
     from controller.adapters.kube.members import MemberClusters
     from controller.adapters.kube.router import KubernetesRouter
@@ -126,5 +134,9 @@ def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Pl
             homes = {index for one in told for index in one}
             return {index: sum([one.get(index, Spent()) for one in told], Spent()) for index in homes}
 
+        def figures() -> ClusterFigures:
+            parts = [(name, cluster.view.health()) for name, cluster in clusters.items()]
+            return figures_of([*parts, *((name, router.health()) for name, router in routers.items())], {})
+
         by_member = MemberRouters(routers, named.router_of)
-        return Platform(together, by_member, opened.pop_all().close, spent=spent)
+        return Platform(together, by_member, opened.pop_all().close, spent=spent, figures=figures)

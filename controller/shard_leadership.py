@@ -9,6 +9,8 @@ of the old division acts any more when the new one begins.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from controller.leadership import Leadership, LeaseSettings
 
 
@@ -45,6 +47,16 @@ class ShardLeadership:
     def trouble(self) -> str:
         """What the newest try ran into; empty when it went well."""
         return self._own.trouble or (self._fleet.trouble if self._own.leads else "")
+
+    @property
+    def transitions(self) -> int | None:
+        """How often the lease of the shard went from one holder to another; None as long as it was not seen."""
+        return self._own.transitions
+
+    @property
+    def tries(self) -> Mapping[str, int]:
+        """Counts of tries for the lease of the shard; see ``Leadership``."""
+        return self._own.tries
 
     @property
     def free_in_s(self) -> float:

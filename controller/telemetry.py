@@ -13,14 +13,19 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from controller.cluster_figures import ClusterFigures
+from controller.cluster_series import ClusterSeries, LeaseFigures
 from controller.fleet_series import FleetSeries, Recommended
 from controller.forecast_score import ForecastScores
+from controller.modes import ActionClass, Mode, ModeSettings
 from controller.observation import unknown_pods
+from controller.plan_expiry import STALE
 from controller.ports import TickPhase, TickRecord
 from controller.shard_settings import ShardSettings
 from controller.telemetry_settings import TelemetrySettings
 from forecasting.contest import Standing
 from forecasting.drift import DRIFT_KINDS, Drift
+from policies.fleet import PoolKey
 from policies.settings import PolicySettings
 
 MAX_RULES = 128
@@ -68,6 +73,9 @@ class Telemetry:
         )
         self._reasons = counter("foresail_decision_reasons", "Reasons that rules left.", "rule")
         self._acts = counter("foresail_acts", "Acts by what became of them.", "act", "outcome")
+        self._stale = counter(
+            "foresail_stale_plans", "Acts left out since what they were planned on had changed.", "act"
+        )
         self._unknown = counter(
             "foresail_unknown_pods", "Pods that metrics told of and the cluster did not know, at each tick; ignored."
         )
@@ -94,11 +102,11 @@ class Telemetry:
         self.registry.register(self._series)
         self.configure(settings, PolicySettings())
 
-    def configure(self, settings: TelemetrySettings, policy: PolicySettings) -> None:
-        """Publish as ``settings`` say, of the pools that ``policy`` manages."""
+    def configure(self, settings: TelemetrySettings, policy: PolicySettings, modes: ModeSettings | None = None) -> None:
+        """Publish as ``settings`` say, of the pools that ``policy`` manages; without ``modes`` none is scaled."""
         self._scores = ForecastScores(settings.forecast_leads_s, settings.forecast_levels, policy.tick_s / 2)
         accelerators = {key: pool.profile.gpu.upper() for key, pool in policy.pools.items()}
-        self._series.configure(settings, accelerators, policy.guardrails.max_metrics_age_s)
+        self._series.configure(settings, accelerators, policy.guardrails.max_metrics_age_s, _scaled(policy, modes))
 
     def show_leader(self, leads: Callable[[], bool]) -> None:
         """Publish whether this process acts, of several."""
@@ -109,6 +117,10 @@ class Telemetry:
         labels = str(shard.index), str(shard.of)
         text = "Which part of the workloads this process has, as labels."
         Gauge("foresail_shard", text, ["index", "of"], registry=self.registry).labels(*labels).set(1)
+
+    def show_cluster(self, figures: Callable[[], ClusterFigures], lease: Callable[[], LeaseFigures | None]) -> None:
+        """Publish how the watches of the platform do, and what comes of the lease; both are called at each scrape."""
+        self.registry.register(ClusterSeries(figures, lease))
 
     def recommended(self) -> Recommended:
         """Return what others should scale to, as the newest decision says; to be called from any thread."""
@@ -137,6 +149,8 @@ class Telemetry:
             self._gaps.inc()
         for result in record.results:
             self._acts.labels(result.act, result.outcome).inc()
+            if result.detail.startswith(STALE):
+                self._stale.labels(result.act).inc()
         if record.fleet is not None:
             self._unknown.inc(unknown_pods(record.fleet.missing))
         if record.decision is None or record.fleet is None:
@@ -201,3 +215,11 @@ class Telemetry:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
+
+
+def _scaled(policy: PolicySettings, modes: ModeSettings | None) -> frozenset[str]:
+    """Return the keys of the pools whose number of replicas Foresail may set, by itself or once that is approved."""
+    if modes is None:
+        return frozenset()
+    acts = {Mode.APPROVE, Mode.AUTO}
+    return frozenset(key for key in policy.pools if modes.of(ActionClass.SCALING, PoolKey.parse(key).model) in acts)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import structlog
 from numpy.random import Generator
 
+from controller.cluster_series import LeaseFigures
 from controller.errors import AuditError
 from controller.leadership import Candidate
 
@@ -63,6 +64,7 @@ class Turn:
         self._thread: threading.Thread | None = None
         self._stepped_s = elapsed()
         self._told: tuple[bool, str] = False, ""
+        self._since_s = elapsed()
 
     @property
     def standby(self) -> bool:
@@ -139,6 +141,14 @@ class Turn:
             "waits_for": self.waits_for,
         }
 
+    def figures(self) -> LeaseFigures | None:
+        """Return how this process does with the lease; None without one. To be called from any thread."""
+        ours = self._leadership
+        if ours is None:
+            return None
+        now_s = self._elapsed()
+        return LeaseFigures(now_s - self._stepped_s, now_s - self._since_s, ours.transitions, dict(ours.tries))
+
     def start(self) -> None:
         """Begin to ask for the lease, if there is one."""
         if self._leadership is not None:
@@ -172,6 +182,8 @@ class Turn:
         if ours.trouble:
             log.warning("the lease was not taken or renewed", why=ours.trouble, repeat_key=ours.trouble)
         now = ours.leads, ours.holder
+        if now[0] != self._told[0]:
+            self._since_s = self._elapsed()
         if now != self._told:
             self._told = now
             log.info("leading" if now[0] else "standing by", identity=ours.identity, leader=ours.holder)

@@ -64,7 +64,13 @@ class Admission:
 
 
 def _matches(policy: Object, request: Request) -> bool:
-    rules = policy["spec"]["matchConstraints"]["resourceRules"]
+    constraints = policy["spec"]["matchConstraints"]
+    return _fits(constraints["resourceRules"], request) and not _fits(
+        constraints.get("excludeResourceRules", ()), request
+    )
+
+
+def _fits(rules: Sequence[Object], request: Request) -> bool:
     return any(
         _among(rule["apiGroups"], request.group)
         and _among(rule["operations"], request.operation)

@@ -41,6 +41,7 @@ EVERYTHING: dict[str, Any] = {
     "routes": ["HTTPRoute", "VirtualService"],
     "beside": ["InferencePool", "ScaledObject", "VerticalPodAutoscaler"],
     "workloads": WORKLOADS,
+    "keda": {"enabled": True},
     "serviceMonitor": {"enabled": True},
     "alertRules": {"enabled": True},
     "dashboards": {"enabled": True},

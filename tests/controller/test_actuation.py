@@ -214,6 +214,7 @@ def test_a_plan_for_another_version_of_the_pool_fails_and_says_so() -> None:
     late = replace(EVERYTHING, scaling=(ScalingPlan(KEY, 3, 9, version=6),))
     (scaled,) = [result for result in stage.carry_out(late) if result.act == "scale"]
     assert (scaled.subject, scaled.outcome) == (str(KEY), "failed")
+    assert scaled.detail.startswith("the plan is stale: ")
     assert "version 6, the pool is at 7" in scaled.detail
     assert stage.cluster.states[KEY].desired == 3
 

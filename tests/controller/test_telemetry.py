@@ -10,6 +10,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.forecast_score import ForecastScores
+from controller.modes import ModeSettings
+from controller.plan_expiry import STALE
 from controller.ports import ActResult, TickRecord
 from controller.telemetry import MAX_RULES, PhaseClock, Telemetry
 from controller.telemetry_settings import TelemetrySettings
@@ -306,3 +308,31 @@ def test_what_is_recommended_is_what_is_published_and_no_longer(stopwatch: Stopw
 def test_a_target_that_two_pools_share_means_neither(stopwatch: Stopwatch) -> None:
     telemetry = telemetry_of(stopwatch, variants={str(POOL): "same", str(SPARE): "same"})
     assert telemetry.recommended().targets == {}
+
+
+def test_who_else_sizes_a_pool_is_a_conflict_only_where_foresail_is_to_scale_it(telemetry: Telemetry) -> None:
+    record = scaling_tick(60.0)
+    assert record.fleet is not None
+    owned = replace(record.fleet, pools=tuple(replace(pool, owner="HPA serving/llama") for pool in record.fleet.pools))
+
+    def conflict(record: TickRecord, modes: ModeSettings) -> float | None:
+        telemetry.configure(TelemetrySettings(), POLICY, modes)
+        tick(telemetry, record)
+        return value(telemetry, "foresail_ownership_conflict", **POOL_LABELS)
+
+    assert conflict(record, ModeSettings.all_auto()) == 0
+    assert conflict(replace(record, fleet=owned), ModeSettings()) == 0
+    assert conflict(replace(record, fleet=owned), ModeSettings.all_auto()) == 1
+    modes = ModeSettings.model_validate({"workloads": {MODEL: {"scaling": "approve"}}})
+    assert conflict(replace(record, fleet=owned), modes) == 1
+
+
+def test_acts_whose_plan_was_stale_are_counted_apart_from_those_that_failed(telemetry: Telemetry) -> None:
+    results = (
+        ActResult("scale", str(POOL), "failed", f"{STALE}: it is at generation 4, not 3"),
+        ActResult("scale", str(SPARE), "held", STALE),
+        ActResult("scale", str(SPARE), "failed", "403 forbidden"),
+    )
+    tick(telemetry, replace(scaling_tick(60.0), results=results))
+    assert value(telemetry, "foresail_stale_plans_total", act="scale") == 2
+    assert value(telemetry, "foresail_acts_total", act="scale", outcome="failed") == 2

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from controller.adapters.kube.kinds import Resource
 from controller.adapters.kube.permissions import Feature, Installation, Scope, permissions
+from controller.adapters.kube.rights import _ACCESS, _SELF
 from tests.builders_admission import Admission, Request, cel
 from tests.builders_chart import EVERYTHING, FEATURES, NAMESPACE, Object, of_kind, rendered
 
@@ -476,6 +478,14 @@ def test_what_only_looks_writes_events_and_nothing_else(observing: Admission) ->
     assert observing.refusals(of_pod(SERVING, changed(SERVING, "metadata", "annotations", COST, to="1"))) != []
 
 
+@pytest.mark.parametrize("question", [_ACCESS, _SELF], ids=lambda question: question.plural)
+def test_doctor_may_ask_what_foresail_may_do_and_who_it_is(observing: Admission, question: Resource) -> None:
+    assert observing.refusals(Request("CREATE", question.group, question.plural, "", "", new={})) == []
+    assert observing.refusals(Request("DELETE", question.group, question.plural, "", "", new={})) != []
+    for others in ("subjectaccessreviews", "tokenreviews"):
+        assert observing.refusals(Request("CREATE", question.group, others, "", "", new={})) != []
+
+
 def test_each_feature_brings_the_policy_that_bounds_it() -> None:
     brought = {
         "scale": {"scale"},
@@ -486,8 +496,10 @@ def test_each_feature_brings_the_policy_that_bounds_it() -> None:
         "avoidNodes": {"nodes"},
         "route": {"httproutes", "virtualservices"},
     }
+    with_it = {"delete": {"restart": True}, "avoidNodes": {"nodes": True}}  # nothing without the other one
     for feature in FEATURES:
-        values = {**EVERYTHING, "kinds": ["Deployment"], "replicas": 1, "features": {feature: True}}
+        features = {feature: True, **with_it.get(feature, {})}
+        values = {**EVERYTHING, "kinds": ["Deployment"], "replicas": 1, "features": features}
         found = rendered(values)
         names = {one["metadata"]["name"] for one in found if one["kind"] == "ValidatingAdmissionPolicy"}
         expected = {"writes"} | brought.get(feature, set())

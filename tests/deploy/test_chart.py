@@ -276,6 +276,7 @@ def test_the_schema_has_every_value_and_nothing_else() -> None:
         ".settings",
         ".affinity.",
         ".networkPolicy.statusFrom[].",
+        ".networkPolicy.kedaFrom[].",
         ".networkPolicy.extraEgress[].",
     )
     assert [path for path in open_ended(schema, "") if not path.startswith(left_to_others)] == []
@@ -305,7 +306,17 @@ def test_the_schema_has_every_value_and_nothing_else() -> None:
         ({"serviceAccount": {"create": False}}, "serviceAccount.name"),
         ({"settings": {"audit": {"url": "postgresql://foresail:hunter2@db/foresail"}}}, "audit.url holds a password"),
         ({"settings": {"registry": {"store": "https://me:hunter2@mlflow"}}}, "registry.store holds a password"),
+        ({"settings": {"audit": {"url": "postgresql://foresail@db/f?password=hunter2"}}}, "audit.url holds a password"),
+        ({"settings": {"prometheus": {"url": "https://me:hunter2@store"}}}, "prometheus.url holds a password"),
         ({"settings": {"daemon": {"status": {"address": "0.0.0.0:80"}}}}, "port 9464"),
+        ({"settings": {"daemon": {"stop_within_s": 42}}}, "terminationGracePeriodSeconds"),
+        ({"features": {"avoidNodes": True}}, "features.nodes"),
+        ({"features": {"delete": True}}, "features.restart"),
+        ({"settings": {"platform": {"lease": {"namespace": NAMESPACE}}}}, "features.lease"),
+        ({"features": {"lease": True}, "settings": {"platform": {"lease": {"name": "mine"}}}}, "than the role grants"),
+        ({"settings": {"daemon": {"keda": {}}}}, "keda.enabled is false"),
+        ({"keda": {"enabled": True}, "settings": {"daemon": {"keda": {"address": "0.0.0.0:1"}}}}, "port 9465"),
+        ({"keda": {"enabled": True}, "settings": {"daemon": {"keda": None}}}, "port 9465"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -123,9 +123,30 @@ def test_no_tool_that_builds_or_installs_is_left() -> None:
     last = " ".join(rests(stages()[-1], "RUN"))
     assert "pip uninstall" in last
     assert "ensurepip" in last
-    assert "pip uninstall" in rests(stages()[0], "RUN")[-1]
+    assert "pip uninstall --yes setuptools pip" in rests(stages()[0], "RUN")[-1]
     assert "pip install" not in last
     assert rests(stages()[-1], "COPY") == ["--from=build /app /app"]
+
+
+def test_nothing_of_ours_needs_the_build_tool_that_is_taken_away() -> None:
+    """Torch asks for setuptools; that it can do without, for what we use of it, is seen by importing all of ours."""
+    script = """
+import importlib, pkgutil, sys
+for name in ("setuptools", "pkg_resources", "_distutils_hack"):
+    sys.modules[name] = None
+for package in ("controller", "forecasting", "policies", "simulations", "training"):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        importlib.import_module(module.name)
+assert "torch" in sys.modules
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_ports_that_the_chart_opens_are_named() -> None:
+    container = the(rendered({"keda": {"enabled": True}}), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (exposed,) = rests(stages()[-1], "EXPOSE")
+    assert exposed.split() == [str(port["containerPort"]) for port in container["ports"]]
 
 
 def test_it_says_what_it_is() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from tests.builders_chart import CHART, EVERYTHING, FEATURES, IMAGE, of_kind, problems_of, rendered
+from tests.builders_metrics_page import published
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "install.md").read_text()
@@ -50,7 +51,12 @@ def test_values_that_are_described_are_there() -> None:
 def blocks(first_words: str) -> str:
     """Return the indented block of YAML that begins with some words."""
     lines = DOCS.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.strip().startswith(first_words))
+    words = first_words.splitlines()
+    start = next(
+        number
+        for number in range(len(lines))
+        if all(line.strip().startswith(word) for line, word in zip(lines[number:], words, strict=False))
+    )
     end = next(number for number in range(start, len(lines)) if not lines[number].strip())
     return textwrap.dedent("\n".join(lines[start:end]))
 
@@ -58,10 +64,21 @@ def blocks(first_words: str) -> str:
 def test_the_values_of_the_examples_can_be_installed() -> None:
     begun = yaml.safe_load(blocks("image: {repository"))
     acting = {**IMAGE, "namespaces": begun["namespaces"], **yaml.safe_load(blocks("features: {scale"))}
-    for values in (begun, acting):
+    several = {**IMAGE, **yaml.safe_load(blocks("namespaces: [serving]\nfeatures"))}
+    member = {**several, "replicas": 0, "settings": {}, "secretFiles": []}
+    for values in (begun, acting, several, member):
         assert [problem for found in rendered(values) for problem in problems_of(found)] == []
 
 
 def test_files_that_are_named_are_there() -> None:
     for name in re.findall(r"\b(?:deploy|docs|controller)/[\w./-]+\w", DOCS):
         assert (ROOT / name).exists(), name
+
+
+def test_every_series_that_is_described_is_published_with_these_labels() -> None:
+    page = published()
+    told = rows("Watching it")
+    assert len(told) > 10
+    for names, labels, _ in told:
+        for name in re.findall(r"`(\w+)`", names):
+            assert page[name] == set(re.findall(r"`(\w+)`", labels)), name

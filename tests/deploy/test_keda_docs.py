@@ -18,7 +18,7 @@ from controller.adapters.kube.ownership import read_autoscaler
 from controller.daemon_settings import DaemonSettings
 from controller.modes import ModeSettings
 from controller.status_server import split_address
-from tests.builders_chart import ROOT, problems_of
+from tests.builders_chart import ROOT, problems_of, rendered, the
 from tests.builders_metrics_page import published
 
 DOCS = (ROOT / "docs" / "keda.md").read_text()
@@ -73,11 +73,14 @@ def test_settings_are_settings() -> None:
 def test_the_scaler_is_asked_where_it_listens_and_known_to_follow() -> None:
     (listens,) = [said for one in BLOCKS if (said := DaemonSettings.model_validate(one.get("daemon", {})).keda)]
     scaled, trigger = scaled_object("external-push")
-    service = block("kind", "Service")
+    objects = rendered(block("keda"))
+    service = the(objects, "Service", "foresail-keda")
     name, namespace, port = (*(service["metadata"][key] for key in ("name", "namespace")), service["spec"]["ports"][0])
     assert trigger["scalerAddress"] == f"{name}.{namespace}.svc:{port['port']}"
     assert split_address(listens.address)[1] == port["port"]
-    assert not list(problems_of(service))
+    settings = yaml.safe_load(the(objects, "ConfigMap")["data"]["foresail.yaml"])
+    assert settings["daemon"]["keda"] == listens.model_dump()
+    assert "ScaledObject" in settings["platform"]["autoscalers"]
     known = read_autoscaler(scaled, "ScaledObject")
     assert known is not None
     assert known.follows

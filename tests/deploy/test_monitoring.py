@@ -13,7 +13,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from controller.adapters.kube.changes import METHODS
 from controller.adapters.sql_audit import OUTCOME_KINDS, kind_of
+from controller.cluster_figures import CODES, FINE, NO_ANSWER, OTHER
 from controller.ports import Outcome, TickPhase
 from forecasting.drift import DRIFT_KINDS
 from forecasting.series import CHANNELS
@@ -45,7 +47,7 @@ def alerts() -> list[dict[str, Any]]:
 
 def targets(dashboard: Path) -> Iterator[dict[str, Any]]:
     for panel in json.loads(dashboard.read_text())["panels"]:
-        yield from panel["targets"]
+        yield from panel.get("targets", ())  # a row has none
 
 
 def expressions() -> list[str]:
@@ -79,7 +81,9 @@ def test_words_in_matchers_are_words_of_the_program() -> None:
         "kind": set(DRIFT_KINDS),
         "channel": {channel.removesuffix("_per_s") for channel in CHANNELS},
         "outcome": {*get_args(Outcome), *OUTCOME_KINDS, kind_of(blind_tick(0.0))},
-        "result": {"done", "nothing", "failed"},
+        "result": {"done", "nothing", "failed", "told", "refused", "dropped"},
+        "code": {*CODES, FINE, NO_ANSWER, OTHER},
+        "verb": set(METHODS),
     }
     found = [match for text in expressions() for match in re.findall(r'(\w+)\s*(?:=~|!=|=)\s*"([^"$]*)"', text)]
     assert found
@@ -147,6 +151,54 @@ def test_promtool_can_read_every_query_of_a_dashboard(tmp_path: Path) -> None:
     told = subprocess.run(
         ["/usr/bin/env", "promtool", "check", "rules", file], capture_output=True, text=True, check=False
     )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def query_of(title: str) -> str:
+    """Return the last query of a panel, for every instance."""
+    panels = [panel for dashboard in DASHBOARDS for panel in json.loads(dashboard.read_text())["panels"]]
+    (panel,) = [panel for panel in panels if panel["title"] == title]
+    expression: str = panel["targets"][-1]["expr"]
+    return expression.replace("$instance", ".*")
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("Standing by", {"0m": 1, "90m": 0}),
+        ("Leader over time", {"90m": 2, "119m": 0}),
+        ("Oldest watch", {"0m": 30, "90m": 120}),
+    ],
+)
+def test_a_panel_shows_what_its_title_says(title: str, expected: dict[str, int], tmp_path: Path) -> None:
+    """Two replicas hand the lease over twice; from minute 60 on the one is gone, and the watches of the other age."""
+    of = 'namespace="f", job="foresail", instance'
+    watch = "foresail_watch_age_seconds"
+    series = {
+        f'foresail_leader{{{of}="i"}}': "0x40 1x80",
+        f'foresail_leader{{{of}="j"}}': "1x40 0x19 stale",
+        'foresail_leader{namespace="g", job="foresail", instance="alone"}': "1x120",
+        f'foresail_lease_age_seconds{{{of}="i"}}': "1x120",
+        f'foresail_lease_age_seconds{{{of}="j"}}': "1x59 stale",
+        f'foresail_lease_transitions{{{of}="i"}}': "5x35 7x85",
+        f'{watch}{{{of}="i", resource="pods"}}': "30x60 120x60",
+        f'{watch}{{{of}="i", resource="nodes"}}': "10x120",
+    }
+    asked = [
+        {
+            "expr": f"max({query_of(title)})",
+            "eval_time": at,
+            "exp_samples": [{"labels": "{}", "value": value}],
+        }
+        for at, value in expected.items()
+    ]
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    tests = {"evaluation_interval": "1m",
+             "tests": [{"interval": "1m", "input_series": inputs, "promql_expr_test": asked}]}  # fmt: skip
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump(tests))
+    command = ["/usr/bin/env", "promtool", "test", "rules", "panels.yaml"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stdout + told.stderr
 
 

@@ -192,6 +192,19 @@ def test_a_standby_does_not_listen_until_it_leads() -> None:
     standby.scaler.stop()
 
 
+def test_of_the_addresses_of_a_headless_service_the_one_that_leads_answers(asked: Asked) -> None:
+    """A standby has the port and does not listen: gRPC is refused there and tries the next address."""
+    asked.tick(scaling_tick(1000.0))
+    standby = KedaScaler(KedaSettings(address="127.0.0.1:0"), asked.telemetry.recommended, lambda: False)
+    try:
+        for order in ((standby, asked.scaler), (asked.scaler, standby)):
+            target = "ipv4:" + ",".join(one.address for one in order)
+            with grpc.insecure_channel(target) as asked.channel:
+                assert asked.active(BY_NAME)
+    finally:
+        standby.stop()
+
+
 def test_who_is_not_known_is_told_so(asked: Asked) -> None:
     asked.tick(scaling_tick(60.0))
     unknown = {"scalerMetadata": {"pool": "no/such/unified"}}, {"name": "llama", "namespace": "other"}, {}

@@ -124,6 +124,11 @@ def _looks_on_and_takes_over(pair: Pair, measured: Measured) -> None:
     told = standby.ask("/status").json()["leadership"]
     assert (told["leads"], told["leader"], told["trouble"], told["waits_for"]) == (False, name, "", "")
     assert standby.metric("foresail_desired_replicas") == 0  # not published
+    assert leader.metric("foresail_lease_tries_total", result="held") >= 2
+    assert standby.metric("foresail_lease_tries_total", result="watched") >= 2
+    assert standby.metric("foresail_lease_age_seconds") < LEASE.retry_s + 1.0
+    stood_by_s = standby.metric("foresail_turn_seconds")
+    assert stood_by_s >= 2.0
     pid = leader.process.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -133,7 +138,8 @@ def _looks_on_and_takes_over(pair: Pair, measured: Measured) -> None:
     measured.note("takeover of a killed leader, s", took_s)
     assert took_s > LEASE.duration_s - LEASE.retry_s - 0.5  # not before the lease had run out
     assert took_s < 20.0
-    assert standby.metric("foresail_leader") == 1
+    assert standby.metric("foresail_leader") == standby.metric("foresail_lease_transitions") == 1
+    assert standby.metric("foresail_turn_seconds") < stood_by_s + took_s
     assert standby.ask("/status").json()["leadership"]["leader"] == pair.lease["holderIdentity"] != name
     assert pair.lease["leaseTransitions"] == 1
     assert [line["event"] for line in standby.told("resumed")] == ["resumed"]

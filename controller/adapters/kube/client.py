@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, SSLError
 
+from controller.adapters.kube.answers import AnswerCounts
 from controller.adapters.kube.changes import METHODS, Change, Fence, unfenced
 from controller.adapters.kube.json_reading import text, under
 from controller.adapters.kube.kinds import Resource
@@ -35,7 +36,11 @@ _CONNECTING = 1 / 3
 
 
 class KubernetesApi:
-    """The API of one cluster. Safe to use from several threads; close it after use."""
+    """The API of one cluster. Safe to use from several threads; close it after use.
+
+    Attributes:
+        answers: What came of everything that was asked; a watch that ends with an error counts once more.
+    """
 
     def __init__(self, settings: KubernetesSettings, elapsed: Callable[[], float], fence: Fence = unfenced) -> None:
         """Take the time from ``elapsed``, seconds that never go back; nothing is asked yet. Every write asks ``fence``.
@@ -45,6 +50,7 @@ class KubernetesApi:
         """
         self._settings, self._elapsed, self._fence = settings, elapsed, fence
         self._lock = Lock()
+        self.answers = AnswerCounts()
         self._reach = Reach(settings, elapsed)
         self._another = SharedWork(lambda: Reach(settings, elapsed), "credentials")
 
@@ -154,10 +160,16 @@ class KubernetesApi:
         why_not = self._fence(self._settings.write_timeout_s) if change is not None else ""
         if why_not:
             raise ActuationError(f"not sent: {why_not}", str(question))
-        return reach.pool.request(
-            method, url, body=body, headers=headers, timeout=timeout, preload_content=False, retries=False,
-            redirect=False,
-        )  # fmt: skip
+        try:
+            response = reach.pool.request(
+                method, url, body=body, headers=headers, timeout=timeout, preload_content=False, retries=False,
+                redirect=False,
+            )  # fmt: skip
+        except (HTTPError, OSError):
+            self.answers.add(question.verb, None)
+            raise
+        self.answers.add(question.verb, response.status)
+        return response
 
     def _body(self, response: BaseHTTPResponse, question: Question) -> bytes:
         chunks, size = [], 0
@@ -259,6 +271,7 @@ class Watch:
     def _error(self, status: object) -> ApiRefused:
         code = under(status, "code")
         code = code if type(code) is int and 0 < code <= _LAST_STATUS else 500
+        self._api.answers.add(self._question.verb, code)
         return refusal(code, text(status, "message"), self._question, self._api.server)
 
 

@@ -19,6 +19,7 @@ from controller.adapters.kube.changes import Fence, unfenced
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.discovery import InferencePool, Place, discover, of_shard, read_inference_pool
 from controller.adapters.kube.groups import pods_by_set
+from controller.adapters.kube.health import Health
 from controller.adapters.kube.json_reading import Refused
 from controller.adapters.kube.kinds import (
     AUTOSCALERS,
@@ -139,6 +140,10 @@ class KubernetesView:
         """End the watches and give up the connections."""
         self._watching.close()
         self.api.close()
+
+    def health(self) -> Health:
+        """Return how its watches do; to be called from any thread."""
+        return Health(self.api.answers, tuple(self._watching.reflectors))
 
     def pools(self) -> tuple[PoolState, ...]:
         """Return every pool with its replicas, without metrics and weights, in key order.

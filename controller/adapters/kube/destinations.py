@@ -10,6 +10,7 @@ cluster.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from numpy.random import Generator
 
@@ -40,6 +41,11 @@ class Destinations:
         self._around, self._rng = around, rng
         self._watching = Watching(around.elapsed)
         self._slices: dict[str, Reflector[Slice]] = {}
+
+    @property
+    def reflectors(self) -> tuple[Reflector[Any], ...]:
+        """What is watched by now."""
+        return tuple(self._watching.reflectors)
 
     def close(self) -> None:
         """End the watches."""

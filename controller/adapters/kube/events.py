@@ -48,6 +48,7 @@ class KubernetesEvents:
 
     Attributes:
         book: What waits.
+        counts: Events by what became of them: ``told``, ``refused``, or ``dropped`` since too many waited.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class KubernetesEvents:
         self._instance, self._silenced = instance[:_LONGEST_INSTANCE], silenced
         self._notices = Notices(Objects(view, settings))
         self.book = EventBook()
+        self.counts: dict[str, int] = {"told": 0, "refused": 0, "dropped": 0}
         self._records: deque[TickRecord] = deque(maxlen=MOST_RECORDS)
         self._changed = Condition()
         self._stopped = False
@@ -135,6 +137,7 @@ class KubernetesEvents:
                 self.book.add(notice)
         if self.book.dropped:
             self._tell("more events than are kept", "of those that waited the oldest are given up")
+            self.counts["dropped"] += self.book.dropped
             self.book.dropped = 0
 
     def _silent(self) -> bool:
@@ -153,6 +156,7 @@ class KubernetesEvents:
         try:
             for _ in range(_TRIES):
                 if self._sent(name, waiting):
+                    self.counts["told"] += 1
                     break
             else:
                 self._give_up(name)  # somebody else writes it all the time
@@ -167,7 +171,7 @@ class KubernetesEvents:
             waiting.tried[stamp(waiting.notice.at)] = waiting.count
             return self._rest(error)
         except ActuationError as error:  # the fence: another replica acts, and tells
-            self._give_up(name)
+            self.book.waiting.pop(name, None)
             self._tell("fence", str(error))
         self._rests = 0
         return True
@@ -209,6 +213,7 @@ class KubernetesEvents:
             self.book.sent(name, waiting, known)
 
     def _give_up(self, name: Name) -> None:
+        self.counts["refused"] += 1
         self.book.waiting.pop(name, None)
 
     def _rest(self, error: ForesailError, at_least_s: float = 0.0) -> bool:

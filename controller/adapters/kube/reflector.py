@@ -63,6 +63,8 @@ class Reflector(Generic[T]):
     Attributes:
         resource, namespace: What is looked at; all namespaces where that is empty.
         store: What is known of it.
+        lists: Lists that were taken over.
+        failures: Rounds that an error ended.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Reflector(Generic[T]):
         self._watch: Watch | None = None
         self._listed_s: float | None = None
         self._failures, self._heard = 0, False
+        self.lists = self.failures = 0
         self._told = ""
 
     def run(self) -> None:
@@ -162,6 +165,7 @@ class Reflector(Generic[T]):
             raise ObservationError("the answer is no list with a resourceVersion", str(question))
         self.store.replace(found, refused, place)
         self._listed_s = began_s
+        self.lists += 1
         return True
 
     @property
@@ -220,6 +224,7 @@ class Reflector(Generic[T]):
         if not passing or self._failures >= _LOST_AFTER:
             self._listed_s = None
         self.store.fail(error)
+        self.failures += 1
         if error.what != self._told:
             self._told = error.what
             _log.warning("cluster not read", of=self.store.title, why=error.what, where=error.where)

@@ -18,6 +18,7 @@ from numpy.random import Generator
 from controller.adapters.kube.changes import JSON_PATCH, Change, Fence, acting, unfenced
 from controller.adapters.kube.client import KubernetesApi
 from controller.adapters.kube.destinations import Destinations
+from controller.adapters.kube.health import Health
 from controller.adapters.kube.json_reading import Refused, text
 from controller.adapters.kube.kinds import ROUTES
 from controller.adapters.kube.ownership import Owner, route_owner
@@ -77,6 +78,10 @@ class KubernetesRouter:
         self._watching.close()
         self._destinations.close()
         self.api.close()
+
+    def health(self) -> Health:
+        """Return how its watches do; to be called from any thread."""
+        return Health(self.api.answers, (*self._watching.reflectors, *self._destinations.reflectors))
 
     def weights(self, model: str) -> Shares:
         """Return each pool's share of what comes to its stage, none for a pool outside the route.

@@ -47,6 +47,7 @@ class Store(Generic[T]):
         self._refused: dict[Key, Refused] = {}
         self._version, self._resource_version = 0, ""
         self._heard_s: float | None = None
+        self._made_s = elapsed()
         self._error: ObservationError | None = None
         self._last: Snapshot[T] | None = None
 
@@ -57,6 +58,12 @@ class Store(Generic[T]):
     def resource_version(self) -> str:
         """How far in the server's history it has got; empty before the first list."""
         return self._resource_version
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since anything was heard from the server, since it was made where nothing was."""
+        heard_s = self._heard_s
+        return self._elapsed() - (self._made_s if heard_s is None else heard_s)
 
     def snapshot(self, stale_after_s: float) -> Snapshot[T]:
         """Return what it holds; the same object as long as nothing changes.

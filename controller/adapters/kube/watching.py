@@ -12,12 +12,16 @@ _JOIN_S = 2.0
 
 
 class Watching:
-    """Threads of reflectors."""
+    """Threads of reflectors.
+
+    Attributes:
+        reflectors: Those that were started.
+    """
 
     def __init__(self, elapsed: Callable[[], float]) -> None:
         """Take the time from ``elapsed``, seconds that never go back."""
         self._elapsed = elapsed
-        self._reflectors: list[Reflector[Any]] = []
+        self.reflectors: list[Reflector[Any]] = []
         self._threads: list[Thread] = []
 
     def start(self, reflectors: Iterable[Reflector[Any]], within_s: float) -> None:
@@ -25,7 +29,7 @@ class Watching:
         new = list(reflectors)
         for reflector in new:
             thread = Thread(target=reflector.run, name=f"watch {reflector.store.title}", daemon=True)
-            self._reflectors.append(reflector)
+            self.reflectors.append(reflector)
             self._threads.append(thread)
             thread.start()
         end_s = self._elapsed() + within_s
@@ -34,7 +38,7 @@ class Watching:
 
     def close(self) -> None:
         """End the watches."""
-        for reflector in self._reflectors:
+        for reflector in self.reflectors:
             reflector.stop()
         end_s = self._elapsed() + _JOIN_S
         for thread in self._threads:

@@ -29,6 +29,10 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "foresail.serviceAccou
 {{ .Release.Namespace }}-{{ include "foresail.name" . }}
 {{- end -}}
 
+{{- define "foresail.kedaName" -}}
+{{ include "foresail.name" . }}-keda
+{{- end -}}
+
 {{- define "foresail.image" -}}
 {{- $image := .Values.image -}}
 {{- $repository := required "image.repository: say where your cluster pulls the image from" $image.repository -}}

@@ -43,6 +43,9 @@
   )
   "approvals" (dict "folder" "/var/lib/foresail/approvals")
 -}}
+{{- if .Values.keda.enabled -}}
+{{- $_ := set $own.daemon "keda" (dict "address" "0.0.0.0:9465" "public" true) -}}
+{{- end -}}
 {{- if ne (get (get .Values.settings "platform" | default dict) "kind" | default "kubernetes") "kubernetes" -}}
 {{- $_ := unset $own "platform" -}}
 {{- end -}}
@@ -97,9 +100,12 @@
 {{- fail "settings.daemon.status.address: the chart's probes ask port 9464" -}}
 {{- end -}}
 {{- $settings := fromYaml (include "foresail.settings" .) -}}
-{{- range $key, $url := dict "audit.url" $settings.audit.url "registry.store" $settings.registry.store -}}
-{{- if regexMatch "://[^/@]*:[^/@]*@" $url -}}
-{{- fail (printf "settings.%s holds a password, and a ConfigMap is no place for one: give it by postgres.passfileSecret" $key) -}}
+{{- include "foresail.checks.keda" . -}}
+{{- include "foresail.checks.features" . -}}
+{{- include "foresail.checks.ending" . -}}
+{{- range $key, $url := dict "audit.url" $settings.audit.url "registry.store" $settings.registry.store "prometheus.url" (dig "prometheus" "url" "" $settings) -}}
+{{- if regexMatch "://[^/@]*:[^/@]*@|[?&](password|sslpassword)=" $url -}}
+{{- fail (printf "settings.%s holds a password, and a ConfigMap is no place for one: give it by postgres.passfileSecret, or by secretFiles" $key) -}}
 {{- end -}}
 {{- end -}}
 {{- $modes := get .Values.settings "modes" | default dict -}}
