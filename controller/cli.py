@@ -196,12 +196,14 @@ def run(file: Path | None, overrides: Sequence[str], once: bool, as_json: bool) 
     from controller.adapters.kube.policies import ScalingPolicies
     from controller.adapters.system_clock import SystemClock
     from controller.bootstrap import named_platform
+    from controller.daemon_settings import DaemonSettings
     from controller.logs import start_logging
     from controller.reload import SettingsFile
 
     if as_json and not once:
         raise click.UsageError("--json goes with --once; the daemon's log is JSON wherever it is no terminal.")
     elapsed = SystemClock().elapsed
+    start_logging(elapsed, DaemonSettings().log_repeat_s, "warning")  # reading policies may have something to tell
     with closing(ScalingPolicies(elapsed, default_rng())) as policies:
         source = SettingsFile(file, overrides, policies)
         settings = source.load()

@@ -58,7 +58,8 @@ def _server(found: ClusterFindings) -> str:
     ahead = found.clock_ahead_s
     clock = "" if ahead is None else f"; its clock is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} ours"
     features = ", ".join(found.features) or "nothing but looking"
-    return f"Kubernetes {found.version}{clock}; we are {found.user or 'unknown to ourselves'}; on: {features}"
+    known = f"it knows us as {found.user}" if found.user else "it does not tell as whom it knows us"
+    return f"Kubernetes {found.version}{clock}; {known}; on: {features}"
 
 
 def _rights(found: ClusterFindings) -> Section:

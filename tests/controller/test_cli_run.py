@@ -19,6 +19,7 @@ from controller.adapters.audit_settings import DAY_S, AuditSettings
 from controller.adapters.sql_audit import SqlAudit
 from controller.bootstrap import World as Ports
 from controller.settings import Settings
+from simulations.kubernetes_api.running import running_api
 from tests.builders import KEY, ListNotifier
 from tests.builders_postgres import PostgresServer
 from tests.builders_records import quiet_tick, scaling_tick
@@ -96,6 +97,20 @@ def test_a_world_that_cannot_be_seen_is_on_record_and_exits_1(
     code, out, _ = run(capsys, "run", "-c", file, "--once")
     assert code == 1
     assert "Nothing could be observed, so nothing was done: " in out
+
+
+def test_what_is_told_before_the_settings_are_read_is_json_as_well(
+    capsys: pytest.CaptureFixture[str], file: Path, world: World
+) -> None:
+    assert world
+    kubeconfig = file.with_name("kubeconfig")
+    with running_api() as api:
+        api.write_kubeconfig(kubeconfig)
+    nobody_answers = f"{{kind: kubernetes, kubeconfig: {kubeconfig}, policies: true, timeout_s: 0.5}}"
+    file.write_text(file.read_text().replace("{kind: live}", nobody_answers))
+    _, _, err = run(capsys, "run", "-c", file, "--once")
+    told = [json.loads(line)["event"] for line in err.splitlines()]
+    assert "policies not read yet: nothing is done until they are" in told
 
 
 @pytest.mark.parametrize(

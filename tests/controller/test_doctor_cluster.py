@@ -110,6 +110,16 @@ def test_a_cluster_that_has_it_all_is_called_well_and_nothing_is_written(api: Ru
     text = _told(examined)
     assert f"all {found.rights_asked} that the settings need are there" in text
     assert "Problems\n  none" in text
+    assert f"it knows us as {USER}; on: " in text
+
+
+def test_a_server_that_does_not_tell_who_we_are_is_said_to_be_one(
+    api: RunningApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.kubernetes_api.api._WHO", "/not/before/1.28")
+    examined = _examined(api, tmp_path)
+    assert examined.cluster.user == ""
+    assert "it does not tell as whom it knows us; on: " in _told(examined)
 
 
 def test_a_right_that_is_missing_is_one_row_with_its_cost_and_rule(api: RunningApi, tmp_path: Path) -> None:

@@ -50,3 +50,29 @@ def test_lines_that_differ_in_figures_alone_are_of_one_kind() -> None:
     assert second is not None
     assert held is not None
     assert first.kind == second.kind != held.kind
+
+
+def test_a_pool_that_is_left_alone_is_named_although_no_rule_changed_anything() -> None:
+    record = quiet_tick(60.0)
+    assert record.decision is not None
+    owned = Reason("other owner", str(POOL), 3, 3, "HorizontalPodAutoscaler prod/m owns the replica count: left alone")
+    line = line_of(replace(record, decision=replace(record.decision, reasons=(owned,))))
+    assert line is not None
+    assert (line.level, line.event, line.fields["left_alone"]) == ("info", "looked", [str(owned)])
+    assert "why" not in line.fields
+    both = replace(record.decision, reasons=(*record.decision.reasons, owned))
+    line = line_of(replace(record, decision=both))
+    assert line is not None
+    assert line.fields["left_alone"] == [str(owned)]
+    assert "predictive target" in line.fields["why"][0]
+
+
+def test_one_trouble_whose_age_grows_is_of_one_kind() -> None:
+    first, second, other = (
+        line_of(replace(blind_tick(60.0), error=f"list {what} in prod: nothing was heard of them for {age_s} s"))
+        for what, age_s in (("pods", 90), ("pods", 105), ("nodes", 90))
+    )
+    assert first is not None
+    assert second is not None
+    assert other is not None
+    assert first.kind == second.kind != other.kind

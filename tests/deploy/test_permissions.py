@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+import yaml
 
 from controller.adapters.kube.permissions import (
     BESIDE_KINDS,
@@ -15,7 +16,7 @@ from controller.adapters.kube.permissions import (
     Scope,
     permissions,
 )
-from tests.builders_chart import FEATURES, NAMESPACE, WORKLOADS, Object, access_chart, rendered
+from tests.builders_chart import FEATURES, IMAGE, NAMESPACE, RELEASE, WORKLOADS, Object, access_chart, of_kind, rendered
 
 Grant = tuple[str, str, str, str, str]
 """Namespace (empty for the cluster), group, resource, verb, name (empty for any)."""
@@ -103,3 +104,16 @@ def test_only_nodes_need_rights_over_the_cluster() -> None:
     assert kinds == {"ServiceAccount", "Role", "RoleBinding"}
     over_all = [rule for rule in permissions(Installation(ALL)) if rule.scope is Scope.CLUSTER]
     assert {rule.resource for rule in over_all} == {"nodes"}
+
+
+def test_releases_of_one_name_in_two_namespaces_share_no_role() -> None:
+    names = []
+    for namespace in ("team-a", "team-b"):
+        values = {**IMAGE, **values_of(Installation(ALL))}
+        files = access_chart().render(values, name=RELEASE, namespace=namespace)
+        objects = [found for text in files.values() for found in yaml.load_all(text, yaml.CSafeLoader) if found]
+        names.append({(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects})
+        for binding in of_kind(objects, "RoleBinding"):
+            place = binding["metadata"]["namespace"]
+            assert ("Role", place, binding["roleRef"]["name"]) in names[-1]
+    assert not names[0] & names[1]

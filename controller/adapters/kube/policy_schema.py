@@ -65,6 +65,7 @@ def _columns() -> list[Schema]:
         ("Desired", "integer", ".status.desired"),
         ("Forecast", "string", ".status.forecast"),
         ("Mode", "string", ".status.mode"),
+        ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status'),
         ("Why", "string", ".status.why"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
@@ -81,6 +82,7 @@ def _policy() -> Schema:
         },
         required=("model", "pools"),
     )
+    spec["description"] = "What is asked for one model, in place of what the settings file says of it."
     about = "How one model is scaled, healed and routed by Foresail."
     return {**_object({"spec": spec, "status": _status()}, required=("spec",)), "description": about}
 
@@ -136,7 +138,7 @@ def _status() -> Schema:
         },
         required=("type", "status", "lastTransitionTime", "reason", "message"),
     )
-    return _object(
+    status = _object(
         {
             "observedGeneration": {**count, "description": "Generation of the spec that is in use."},
             "target": {**count, "description": "Replicas that the load asks for, before guardrails."},
@@ -153,6 +155,7 @@ def _status() -> Schema:
             },
         }
     )
+    return {**status, "description": "What became of it, as of the newest tick."}
 
 
 def _object(properties: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:

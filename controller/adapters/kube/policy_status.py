@@ -72,6 +72,8 @@ def status_of(verdict: Verdict, seen: Seen, settings: Settings, before: object) 
         status |= {"observedGeneration": verdict.in_force.generation, **_columns(verdict, seen, settings)}
     if not verdict.accepted and verdict.in_force is None:
         status["why"] = verdict.message[:_LONGEST_WHY]
+    elif seen.record.decision is None:
+        status["why"] = f"not observed: {_unseen(seen)}"[:_LONGEST_WHY]
     told = (_accepted(verdict), _active(verdict, seen, settings), _owned(verdict, seen))
     status["conditions"] = [*_conditions(told, verdict.policy.generation, seen.record.at, before)]
     return status
@@ -142,6 +144,11 @@ def _why(verdict: Verdict, seen: Seen) -> str:
     return f"{decided[-1].rule}: {decided[-1].detail}" if decided else ""
 
 
+def _unseen(seen: Seen) -> str:
+    """Return why a tick could not decide, on one line."""
+    return " ".join(seen.record.error.split()) or "nothing was decided"
+
+
 def _accepted(verdict: Verdict) -> _Condition:
     return _Condition(ACCEPTED, verdict.accepted, verdict.reason, verdict.message)
 
@@ -156,7 +163,7 @@ def _active(verdict: Verdict, seen: Seen, settings: Settings) -> _Condition:
         return held("NotFollowed", "no version of it can be followed")
     record, pools = seen.record, _pools(verdict, seen)
     if record.decision is None:
-        return held("NotObserved", record.error or "nothing was decided")
+        return held("NotObserved", _unseen(seen))
     absent = [str(key) for key in verdict.pools if key not in seen.pools]
     if not pools:
         return held("NoWorkload", f"there is no workload that is {' or '.join(absent)}")

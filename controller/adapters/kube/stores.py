@@ -77,7 +77,7 @@ class Store(Generic[T]):
             if age_s is None or age_s > stale_after_s:
                 said = "not read yet" if age_s is None else f"nothing was heard of them for {age_s:.0f} s"
                 why = f": {error.what}" if error else ""
-                raise ObservationError(f"{self.title}: {said}{why}", error.where if error else "", _remedy(error))
+                raise ObservationError(f"{said}{why}", error.where if error else self.title, _remedy(error))
             if self._last is None or self._last.version != self._version:
                 self._last = Snapshot(dict(self._objects), self._version, tuple(self._refused.values()))
             return self._last

@@ -24,7 +24,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "foresail.serviceAccount" . }}
 {{- end -}}
 
-{{/* Names of objects that are not in a namespace carry that of the release. */}}
+{{/* Names of objects outside the namespace of the release carry it: releases of one name would share them. */}}
 {{- define "foresail.clusterName" -}}
 {{ .Release.Namespace }}-{{ include "foresail.name" . }}
 {{- end -}}

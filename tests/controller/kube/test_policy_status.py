@@ -75,7 +75,10 @@ def test_every_column_is_in_the_status_and_the_status_is_what_the_definition_all
     status = shown(asked(), pool(3))
     Draft4Validator({**SCHEMA, "additionalProperties": False}).validate(status)
     paths = [column["jsonPath"] for column in VERSION["additionalPrinterColumns"]]
-    found = {path: status[path.removeprefix(".status.")] for path in paths if path.startswith(".status.")}
+    of_conditions = {f'.status.conditions[?(@.type=="{told["type"]}")].status' for told in status["conditions"]}
+    assert len(of_conditions & set(paths)) == 1
+    plain = [path for path in paths if path.startswith(".status.") and path not in of_conditions]
+    found = {path: status[path.removeprefix(".status.")] for path in plain}
     assert len(found) == 6
     assert all(value is not None for value in found.values())
 
@@ -127,13 +130,14 @@ def test_a_pool_that_no_workload_is_has_no_figures() -> None:
     assert not {"target", "current", "desired", "forecast"} & status.keys()
 
 
-def test_a_tick_that_saw_nothing_has_no_figures() -> None:
+def test_a_tick_that_saw_nothing_has_no_figures_and_says_why_on_one_line() -> None:
     laid = overlay(settings_of(), [asked()], {})
-    record = TickRecord(AT, None, {}, None, error="the API server does not answer")
+    record = TickRecord(AT, None, {}, None, error="the API server does not answer\n  -> is it up?")
     status = status_of(laid.verdicts[0], Seen(record), laid.settings, None)
     assert conditions(status)["Active"] == ("False", "NotObserved")
-    assert message(status, "Active") == "the API server does not answer"
-    assert not {"target", "current", "desired", "forecast", "why"} & status.keys()
+    assert message(status, "Active") == "the API server does not answer -> is it up?"
+    assert status["why"] == "not observed: the API server does not answer -> is it up?"
+    assert not {"target", "current", "desired", "forecast"} & status.keys()
 
 
 def test_a_policy_that_is_not_followed_says_why_and_which_version_is() -> None:

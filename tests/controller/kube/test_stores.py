@@ -34,6 +34,15 @@ def test_nothing_is_told_before_the_first_list() -> None:
     assert (caught.value.where, caught.value.remedy) == ("list pods in prod", "grant it")
 
 
+def test_what_is_not_told_is_named_once() -> None:
+    store, _ = _store()
+    for error in (None, ObservationError("HTTP 403: no", "list pods in prod", "grant it")):
+        store.fail(error)
+        with pytest.raises(ObservationError, match="not read yet") as caught:
+            store.snapshot(90.0)
+        assert str(caught.value).count("pods in prod") == 1
+
+
 def test_what_was_heard_too_long_ago_is_not_told() -> None:
     store, elapsed = _store()
     store.replace({("prod", "a"): "a"}, {}, "5")
