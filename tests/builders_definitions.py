@@ -62,38 +62,48 @@ def a_definition(kind: Resource, subresources: Mapping[str, Any] | None = None) 
 
 def _noted(place: Place, name: str, definition: Json) -> bool:
     """Make the definition, or note that this run uses it too; return False for one that is not of any such run."""
-    outside, mark = place.outside, f"{_USED_BY}{place.namespace}"
+    mark = f"{_USED_BY}{place.namespace}"
+    note = [{"op": "add", "path": pointer("metadata", "annotations", mark), "value": "in use"}]
     for _ in range(_MOST_TRIES):
-        try:
-            held = outside.get(DEFINITIONS, name)
-        except ApiRefused as error:
-            if error.status == 403:
-                pytest.skip(f"{name} is not known to be there, and may not be looked for")
-            if error.status != 404:
-                raise
-            metadata = definition["metadata"]
-            marked = {
-                **metadata,
-                "labels": {**metadata.get("labels", {}), _MANAGED_BY: SUITE},
-                "annotations": {**metadata.get("annotations", {}), mark: "in use"},
-            }
-            try:
-                outside.create(DEFINITIONS, {**definition, "metadata": marked})
-            except ApiRefused as refused:
-                if refused.status == 403:
-                    pytest.skip(f"{name} is not there, and may not be made")
-                if refused.status != 409:
-                    raise
-                continue
-            return True
-        if held["metadata"].get("labels", {}).get(_MANAGED_BY) != SUITE:
+        held = _held(place, name)
+        if held is None:
+            if _made(place, definition, mark):
+                return True
+        elif held["metadata"].get("labels", {}).get(_MANAGED_BY) != SUITE:
             return False
-        if "deletionTimestamp" in held["metadata"]:
-            place.hands.until(lambda: not outside.list(DEFINITIONS, fieldSelector=f"metadata.name={name}"))
-            continue
-        if _changed(place, held, [{"op": "add", "path": pointer("metadata", "annotations", mark), "value": "in use"}]):
+        elif "deletionTimestamp" in held["metadata"]:
+            place.hands.until(lambda: not place.outside.list(DEFINITIONS, fieldSelector=f"metadata.name={name}"))
+        elif _changed(place, held, note):
             return True
     raise AssertionError(f"{name} changes all the time")
+
+
+def _held(place: Place, name: str) -> Json | None:
+    try:
+        return place.outside.get(DEFINITIONS, name)
+    except ApiRefused as error:
+        if error.status == 403:
+            pytest.skip(f"{name} is not known to be there, and may not be looked for")
+        if error.status != 404:
+            raise
+        return None
+
+
+def _made(place: Place, definition: Json, mark: str) -> bool:
+    """Make the definition; return False where another run was faster."""
+    metadata = definition["metadata"]
+    labels = {**metadata.get("labels", {}), _MANAGED_BY: SUITE}
+    annotations = {**metadata.get("annotations", {}), mark: "in use"}
+    marked = {**metadata, "labels": labels, "annotations": annotations}
+    try:
+        place.outside.create(DEFINITIONS, {**definition, "metadata": marked})
+    except ApiRefused as refused:
+        if refused.status == 403:
+            pytest.skip(f"{metadata['name']} is not there, and may not be made")
+        if refused.status != 409:
+            raise
+        return False
+    return True
 
 
 def _give_up(place: Place, name: str) -> None:

@@ -19,7 +19,7 @@ def tick_of(
     pools: tuple[PoolKey, ...] = (),
 ) -> TickRecord:
     """Return a tick that decided ``parts`` for the reasons ``why``, and what became of all of them."""
-    known = {pool for pool in pools} | {part.pool for part in parts if isinstance(part, ScalingPlan)}
+    known = set(pools) | {part.pool for part in parts if isinstance(part, ScalingPlan)}
     decision = Decision(
         at=at,
         generation=1,

@@ -92,7 +92,7 @@ def test_a_right_that_was_taken_away_is_named_verb_by_verb(place: Place, tmp_pat
         assert missing() == [("create", "pods/eviction", place.namespace)]
 
 
-def test_who_may_nothing_is_told_all_of_it_and_reads_nothing(place: Place, hands: Hands, tmp_path: Path) -> None:
+def test_who_may_nothing_is_told_all_of_it_and_reads_nothing(place: Place, tmp_path: Path) -> None:
     objects = rendered(place.namespace)
     with service_account(place, "powerless", tmp_path) as kubeconfig:
         found = examined(settings_of(objects, place.namespace, kubeconfig))

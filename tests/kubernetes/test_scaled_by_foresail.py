@@ -47,14 +47,14 @@ def test_who_is_to_go_first_goes_although_it_is_the_oldest(foresail: Acting, han
 
 
 def test_who_goes_first_is_written_before_the_number(foresail: Acting, hands: Hands) -> None:
-    foresail.labelled("marked", 3)
-    first = min(hands.names("marked"))
+    foresail.labelled("marked-first", 3)
+    first = min(hands.names("marked-first"))
     pods, workloads = (hands.page(kind)["metadata"]["resourceVersion"] for kind in (PODS, DEPLOYMENTS))
-    foresail.scale("marked", 2, (first,))
+    foresail.scale("marked-first", 2, (first,))
 
     def versions(kind: Resource, since: str, shows: Callable[[Json], bool]) -> list[int]:
         """Return when what is shown was first so, as the server counts changes of everything."""
-        query = {"labelSelector": "app=marked", "resourceVersion": since, "timeoutSeconds": "2"}
+        query = {"labelSelector": "app=marked-first", "resourceVersion": since, "timeoutSeconds": "2"}
         told = [one for change, one in hands.watch(kind, **query) if change == "MODIFIED" and shows(one)]
         return [int(one["metadata"]["resourceVersion"]) for one in told]
 
