@@ -61,10 +61,12 @@ class Acting:
             pool = self.pool(model)
             assert pool is not None
             try:
-                return self.cluster.scale(pool.key, replicas, pool.version, retire_first)
+                self.cluster.scale(pool.key, replicas, pool.version, retire_first)
             except StalePlan:
                 if not left:
                     raise
+            else:
+                return
 
     def labelled(self, name: str, replicas: int, **spec: Any) -> PoolState:
         """Create a Deployment that is the pool of the model of its name, and return that once it is at rest."""

@@ -75,7 +75,7 @@ def _table(kind: Kind, told: Json) -> Json:
     paths = [one["jsonPath"].removeprefix(".") for one in kind.columns]
     rows = [
         {"cells": [one["metadata"]["name"], *(field(one, path) for path in paths)], "object": _partial(one)}
-        for one in (told["items"] if "items" in told else [told])
+        for one in told.get("items", [told])
     ]
     head = {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": told["metadata"]}
     return {**head, "columnDefinitions": [_NAME, *named], "rows": rows}

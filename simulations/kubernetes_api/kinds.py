@@ -24,7 +24,8 @@ class Kind:
     """One resource as it is served.
 
     ``custom`` resources differ as they do in a cluster: no strategic merge patch, and a PUT without a resourceVersion
-    is invalid; ``schema`` and ``columns`` are those of their definition, where they have one. ``generated`` says whether ``metadata.generation`` counts changes of what is asked for.
+    is invalid. ``generated`` says whether ``metadata.generation`` counts changes of what is asked for. ``schema`` and
+    ``columns`` are what a definition says of them.
     """
 
     group: str

@@ -47,7 +47,7 @@ class Controllers:
             (HTTP_ROUTE, self.gateways.step),
             (ROLLOUT, Rollouts(hands, clock).step),
         )
-        self._steps = [
+        self._steps: list[Callable[[], None]] = [
             Definitions(StoreHands(api.writer, "kube-apiserver"), api.catalogue, clock).step,
             Deployments(hands, clock).step,
             *[partial(_where_served, api.catalogue, kind, step) for kind, step in optional],
