@@ -18,7 +18,8 @@ from simulations.kubernetes_api.bodies import alteration_of, deletion_of, object
 from simulations.kubernetes_api.deleting import delete
 from simulations.kubernetes_api.discovery import discovered
 from simulations.kubernetes_api.eviction import evict
-from simulations.kubernetes_api.kinds import NAMESPACE, NODE, POD, Catalogue
+from simulations.kubernetes_api.forms import in_form
+from simulations.kubernetes_api.kinds import NAMESPACE, NODE, POD, SERVICE_ACCOUNT, Catalogue
 from simulations.kubernetes_api.listing import listed
 from simulations.kubernetes_api.refusals import (
     Faults422,
@@ -30,6 +31,7 @@ from simulations.kubernetes_api.refusals import (
 )
 from simulations.kubernetes_api.requests import Aim, Answer, Request, aim_of, answer, path_of, refused
 from simulations.kubernetes_api.scale import scale_of, with_scale
+from simulations.kubernetes_api.service_accounts import ServiceAccounts
 from simulations.kubernetes_api.store import Store
 from simulations.kubernetes_api.trail import Trail
 from simulations.kubernetes_api.watching import Watch
@@ -75,6 +77,7 @@ class Api:
         self.store = Store(kept_changes)
         self.writer = Writer(self.store, clock, np.random.default_rng(seed))
         self.trail = Trail(self.store, clock.now)
+        self.accounts = ServiceAccounts(self.writer)
         self._elapsed, self._bookmark_every_s = elapsed, bookmark_every_s
         self.closed = False
         self.watches_dropped = 0
@@ -110,9 +113,12 @@ class Api:
     def answer(self, request: Request) -> Answer:
         """Answer a request; every refusal is an answer too."""
         try:
-            return self._answer(request, self.access.subject(request.header("Authorization")))
+            return self._answer(request, self._subject(request.header("Authorization")))
         except Refusal as refusal:
             return refused(refusal)
+
+    def _subject(self, authorization: str) -> Subject:
+        return self.accounts.subject(authorization) or self.access.subject(authorization)
 
     def _answer(self, request: Request, subject: Subject) -> Answer:
         path, params = path_of(request.target)
@@ -125,8 +131,10 @@ class Api:
             raise method_not_allowed()
         answering = self._subresource if aim.subresource else self._resource
         if subject is ANYBODY:
-            return answering(request, aim)
-        return self.trail.follow(aim, subject.user, request.body, lambda: answering(request, aim))
+            told = answering(request, aim)
+        else:
+            told = self.trail.follow(aim, subject.user, request.body, lambda: answering(request, aim))
+        return in_form(request.header("Accept"), aim, told)
 
     def _apart(self, request: Request, path: str, subject: Subject) -> Answer:
         if path in ("/healthz", "/livez", "/readyz"):
@@ -230,6 +238,8 @@ class Api:
             case "binding", "create" if aim.kind is POD:
                 self._bind(request, aim)
                 return answer(201, _DONE)
+            case "token", "create" if aim.kind is SERVICE_ACCOUNT:
+                return answer(201, self.accounts.issue(aim.key, request.object()))
         raise no_such_resource()
 
     def _scale(self, request: Request, aim: Aim) -> Answer:

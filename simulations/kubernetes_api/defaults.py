@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from simulations.kubernetes_api.kinds import Kind
+from simulations.kubernetes_api.quantities import canonical
 from simulations.kubernetes_api.refusals import Json
+from simulations.kubernetes_api.structural_schemas import shaped
+
+_COUNTED = ("cpu", "memory")
+_NOT_TOLD_AS_NONE = {
+    "deployments": (
+        "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas",
+    ),
+    "replicasets": ("fullyLabeledReplicas", "readyReplicas", "availableReplicas"),
+    "statefulsets": ("readyReplicas", "currentReplicas", "updatedReplicas"),
+    "poddisruptionbudgets": ("disruptedPods",),
+}  # fmt: skip
+"""Parts of a status that are left out where they are 0, or empty."""
 
 
 def _put(value: Json, **wanted: object) -> None:
@@ -36,11 +49,23 @@ def _pod_spec(spec: Json) -> None:
             terminationMessagePath="/dev/termination-log",
             terminationMessagePolicy="File",
         )
+        _quantities(container)
+        for variable in container.get("env") or ():
+            if told := (variable.get("valueFrom") or {}).get("fieldRef"):
+                _put(told, apiVersion="v1")
         for port in container.get("ports") or ():
             _put(port, protocol="TCP")
         for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
             if container.get(probe):
+                if "httpGet" in container[probe]:
+                    _put(container[probe]["httpGet"], path="/", scheme="HTTP")
                 _put(container[probe], timeoutSeconds=1, periodSeconds=10, successThreshold=1, failureThreshold=3)
+
+
+def _quantities(container: Json) -> None:
+    for amounts in (container["resources"].get("requests"), container["resources"].get("limits")):
+        for name, given in (amounts or {}).items():
+            amounts[name] = canonical(given)
 
 
 def _template(spec: Json) -> None:
@@ -83,8 +108,38 @@ def _stateful_set(value: Json) -> None:
 
 def _pod(value: Json) -> None:
     _pod_spec(value["spec"])
-    _put(value["spec"], enableServiceLinks=True, serviceAccountName="default", preemptionPolicy="PreemptLowerPriority")
-    _put(value.setdefault("status", {}), phase="Pending", qosClass="BestEffort")
+    for container in value["spec"].get("containers") or ():
+        if limits := container["resources"].get("limits"):  # what is not asked for is asked for up to its limit
+            container["resources"]["requests"] = {**limits, **(container["resources"].get("requests") or {})}
+    _put(
+        value["spec"],
+        enableServiceLinks=True,
+        serviceAccountName="default",
+        preemptionPolicy="PreemptLowerPriority",
+        priority=0,
+    )
+    keys = {one.get("key") for one in value["spec"].setdefault("tolerations", [])}
+    value["spec"]["tolerations"] += [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        if key not in keys
+    ]
+    _put(value.setdefault("status", {}), phase="Pending", qosClass=_quality(value["spec"]))
+
+
+def _quality(spec: Json) -> str:
+    """Return the class that a pod's requests and limits of CPU and memory put it into."""
+    kept = [
+        {
+            sort: {name: held for name, held in (container["resources"].get(sort) or {}).items() if name in _COUNTED}
+            for sort in ("requests", "limits")
+        }
+        for container in [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
+    ]
+    if not any(one["requests"] or one["limits"] for one in kept):
+        return "BestEffort"
+    whole = all(len(one["limits"]) == len(_COUNTED) and one["requests"] == one["limits"] for one in kept)
+    return "Guaranteed" if whole else "Burstable"
 
 
 def _service(value: Json) -> None:
@@ -92,6 +147,13 @@ def _service(value: Json) -> None:
     _put(spec, type="ClusterIP", sessionAffinity="None", internalTrafficPolicy="Cluster")
     for port in spec.get("ports") or ():
         _put(port, protocol="TCP", targetPort=port.get("port"))
+    _put(value.setdefault("status", {}), loadBalancer={})
+
+
+def _event(value: Json) -> None:
+    _put(value, source={}, reportingComponent="", reportingInstance="")
+    for name in ("eventTime", "firstTimestamp", "lastTimestamp"):
+        value.setdefault(name, None)
 
 
 def _budget(value: Json) -> None:
@@ -132,6 +194,7 @@ _BY_PLURAL: dict[str, Callable[[Json], None]] = {
     "statefulsets": _stateful_set,
     "pods": _pod,
     "services": _service,
+    "events": _event,
     "poddisruptionbudgets": _budget,
     "horizontalpodautoscalers": _autoscaler,
     "namespaces": _namespace,
@@ -141,11 +204,20 @@ _BY_PLURAL: dict[str, Callable[[Json], None]] = {
 
 
 def fill_in(kind: Kind, value: Json) -> None:
-    """Fill the defaults of ``kind`` into ``value``; an object without a ``spec`` is left to validation."""
+    """Fill the defaults of ``kind`` into ``value``; an object without a ``spec`` is left to validation.
+
+    What a definition gives a schema loses what that does not know, too.
+    """
+    if kind.schema is not None:
+        shaped(kind.schema, value)
+        return
     default = _BY_PLURAL.get(kind.plural)
     if default is None:
         return
-    if kind.plural in ("namespaces", "nodes") or isinstance(value.get("spec"), dict):
+    if kind.plural in ("namespaces", "nodes", "events") or isinstance(value.get("spec"), dict):
         default(value)
     if kind.plural == "deployments":
         value.setdefault("status", {})
+    for name in _NOT_TOLD_AS_NONE.get(kind.plural, ()):
+        if not (value.get("status") or {}).get(name, 1):
+            del value["status"][name]

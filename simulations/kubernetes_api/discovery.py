@@ -53,6 +53,8 @@ def _resource(kind: Kind) -> list[Json]:
         sub("scale", "Scale", ["get", "patch", "update"], "autoscaling", "v1")
     if kind.plural == "pods":
         sub("eviction", "Eviction", ["create"], "policy", "v1")
+    if kind.plural == "serviceaccounts":
+        sub("token", "TokenRequest", ["create"], "authentication.k8s.io", "v1")
     return found
 
 

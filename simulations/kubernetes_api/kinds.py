@@ -5,8 +5,9 @@ Group, version, names and subresources are those of Kubernetes 1.36; custom ones
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Kind:
 
     ``custom`` resources differ as they do in a cluster: no strategic merge patch, and a PUT without a resourceVersion
     is invalid. ``generated`` says whether ``metadata.generation`` counts changes of what is asked for, and
-    ``annotations_count`` whether it counts changes of annotations as well.
+    ``annotations_count`` whether it counts changes of annotations as well. ``schema`` and ``columns`` are what a
+    definition says of them.
     """
 
     group: str
@@ -39,6 +41,8 @@ class Kind:
     scale: ScalePaths | None = None
     custom: bool = False
     unconditional_update: bool = True
+    schema: Mapping[str, Any] | None = field(default=None, compare=False)
+    columns: tuple[Mapping[str, str], ...] = field(default=(), compare=False)
 
     @property
     def api_version(self) -> str:
@@ -96,6 +100,23 @@ AUTOSCALER = Kind(
     "autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", short=("hpa",), status=True
 )
 ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", generated=True)
+DEFINITION = Kind(
+    "apiextensions.k8s.io",
+    "v1",
+    "customresourcedefinitions",
+    "CustomResourceDefinition",
+    namespaced=False,
+    short=("crd", "crds"),
+    status=True,
+    generated=True,
+    unconditional_update=False,
+)
+_RBAC = "rbac.authorization.k8s.io"
+SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount", short=("sa",))
+ROLE = Kind(_RBAC, "v1", "roles", "Role")
+ROLE_BINDING = Kind(_RBAC, "v1", "rolebindings", "RoleBinding")
+CLUSTER_ROLE = Kind(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_ROLE_BINDING = Kind(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
 BUILT_IN = (
     NAMESPACE,
@@ -113,6 +134,12 @@ BUILT_IN = (
     BUDGET,
     AUTOSCALER,
     ENDPOINT_SLICE,
+    DEFINITION,
+    SERVICE_ACCOUNT,
+    ROLE,
+    ROLE_BINDING,
+    CLUSTER_ROLE,
+    CLUSTER_ROLE_BINDING,
 )
 
 
@@ -163,12 +190,27 @@ COMMON_CUSTOM = (
 
 
 class Catalogue:
-    """The resources of one server, found by what a path or an object says."""
+    """The resources of one server, found by what a path or an object says. Definitions add to them and take away."""
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
+        self._index(kinds)
+
+    def _index(self, kinds: Iterable[Kind]) -> None:
         self.kinds = tuple(kinds)
         self._by_path = {(kind.group, kind.version, kind.plural): kind for kind in self.kinds}
         self._by_object = {(kind.api_version, kind.kind): kind for kind in self.kinds}
+
+    def define(self, kind: Kind) -> None:
+        """Serve one more resource, or one otherwise than before."""
+        self._index([*(one for one in self.kinds if one.identity != kind.identity), kind])
+
+    def forget(self, group: str, plural: str) -> None:
+        """Serve a resource no longer."""
+        self._index([one for one in self.kinds if one.identity != (group, plural)])
+
+    def of(self, group: str, plural: str) -> Kind | None:
+        """Return the resource of that group and name, in whichever version, or None."""
+        return next((one for one in self.kinds if one.identity == (group, plural)), None)
 
     def by_path(self, group: str, version: str, plural: str) -> Kind | None:
         """Return the resource at a path, or None."""

@@ -5,6 +5,8 @@ Every refusal is a ``Status`` object; code, reason and wording follow ``k8s.io/a
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from simulations.kubernetes_api.kinds import Kind
@@ -140,6 +142,16 @@ class Faults422:
     def too_many(self, field: str, count: int, most: int) -> None:
         """Note that the list at ``field`` is longer than allowed."""
         self._add("FieldValueTooMany", field, f"Too many: {count}: must have at most {most} items")
+
+    def unsupported(self, field: str, value: object, known: Sequence[object]) -> None:
+        """Note that ``field`` may have none but ``known`` values."""
+        listed = ", ".join(f'"{one}"' for one in known)
+        shown = f'"{value}"' if isinstance(value, str) else str(value)
+        self._add("FieldValueNotSupported", field, f"Unsupported value: {shown}: supported values: {listed}")
+
+    def duplicate(self, field: str, value: Json) -> None:
+        """Note that ``field`` is there already."""
+        self._add("FieldValueDuplicate", field, f"Duplicate value: {json.dumps(value)}")
 
     def _add(self, reason: str, field: str, message: str) -> None:
         self._causes.append({"reason": reason, "message": message, "field": field})

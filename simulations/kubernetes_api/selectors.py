@@ -21,11 +21,13 @@ _EXISTS_TERM = re.compile(r"^\s*(?P<no>!?)\s*(?P<key>[\w./-]+)\s*$")
 _SELECTABLE = {
     "pods": ("spec.nodeName", "status.phase", "spec.restartPolicy", "spec.schedulerName", "status.podIP"),
     "events": (
+        "involvedObject.apiVersion",
         "involvedObject.kind",
         "involvedObject.name",
         "involvedObject.namespace",
         "involvedObject.uid",
         "reason",
+        "reportingComponent",
         "type",
     ),
     "nodes": ("spec.unschedulable",),

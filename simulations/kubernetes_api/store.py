@@ -19,6 +19,7 @@ from simulations.kubernetes_api.refusals import Json
 Key: TypeAlias = tuple[str, str]
 FIRST_VERSION = 1000
 KEPT_CHANGES = 20_000
+_TYPE = ("kind", "apiVersion")
 
 
 class Stored:
@@ -31,11 +32,18 @@ class Stored:
         self._text: str | None = None
 
     @property
-    def text(self) -> str:
-        """The object as JSON."""
+    def untyped(self) -> str:
+        """The object as JSON, without its kind: as lists have those that are built in."""
         if self._text is None:
-            self._text = json.dumps(self.value, separators=(",", ":"))
+            rest = {key: held for key, held in self.value.items() if key not in _TYPE}
+            self._text = json.dumps(rest, separators=(",", ":"))
         return self._text
+
+    @property
+    def text(self) -> str:
+        """The object as JSON, its kind first."""
+        kind = json.dumps({key: self.value[key] for key in _TYPE if key in self.value}, separators=(",", ":"))
+        return f"{kind[:-1]},{self.untyped[1:]}" if kind != "{}" else self.untyped
 
     def fresh(self) -> Json:
         """Return a copy that may be altered."""

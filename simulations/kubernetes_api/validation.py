@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 
-from simulations.kubernetes_api.kinds import Kind
+from simulations.kubernetes_api.kinds import DEFINITION, Kind
 from simulations.kubernetes_api.refusals import Faults422, Json, Refusal, bad_request
 from simulations.kubernetes_api.selectors import field, matches_labels
+from simulations.kubernetes_api.structural_schemas import check_schema, problems_of
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -48,6 +49,7 @@ _POD_MUTABLE = frozenset(
         "terminationGracePeriodSeconds",
     }
 )
+APPROVED = "api-approved.kubernetes.io"
 MOST_WEIGHT = 1_000_000
 MOST_BACKENDS = 16
 
@@ -61,12 +63,18 @@ def check(kind: Kind, value: Json, before: Json | None, subresource: str = "") -
     faults = Faults422()
     name = str(value["metadata"].get("name", ""))
     _check_name(kind, name, faults)
-    if kind.plural in ("deployments", "replicasets", "statefulsets"):
+    if kind.schema is not None:
+        check_schema(kind.schema, value, faults)
+    elif kind is DEFINITION:
+        _check_definition(value, faults)
+    elif kind.plural in ("deployments", "replicasets", "statefulsets"):
         _check_workload(kind, value, before, faults)
     elif kind.plural == "pods":
         _check_pod(value, None if subresource == "binding" else before, faults)
     elif kind.plural == "httproutes":
         _check_route(value, faults)
+    elif kind.plural == "events":
+        _check_event(value, faults)
     elif kind.plural == "leases":
         _check_lease(value, faults)
     elif kind.plural == "horizontalpodautoscalers":
@@ -163,6 +171,29 @@ def _check_route(value: Json, faults: Faults422) -> None:
                 faults.invalid(where, weight, f"{where} in body should be greater than or equal to 0")
             elif weight > MOST_WEIGHT:
                 faults.invalid(where, weight, f"{where} in body should be less than or equal to 1e+06")
+
+
+def _check_definition(value: Json, faults: Faults422) -> None:
+    spec, metadata = value.get("spec") or {}, value["metadata"]
+    group, plural = spec.get("group", ""), field(spec, "names.plural")
+    if metadata.get("name") != (named := f"{plural}.{group}"):
+        faults.invalid("metadata.name", metadata.get("name", ""), f'must be spec.names.plural+"."+spec.group: {named}')
+    protected = group.endswith((".k8s.io", ".kubernetes.io"))
+    if protected and not (metadata.get("annotations") or {}).get(APPROVED):
+        faults.required(f"metadata.annotations[{APPROVED}]", "protected groups must have approval annotation")
+    for at, version in enumerate(spec.get("versions") or ()):
+        schema, place = field(version, "schema.openAPIV3Schema"), f"spec.versions[{at}].schema.openAPIV3Schema"
+        if not schema:
+            faults.required(place, "schemas are required")
+        for where in problems_of(schema or {"type": "object"}):
+            faults.required(f"{place}{where}.type", "must not be empty for specified object fields")
+
+
+def _check_event(value: Json, faults: Faults422) -> None:
+    """An Event stands beside what it is about; beside what is in no namespace, in ``default``."""
+    place = field(value, "involvedObject.namespace") or ""
+    if (place or "default") != value["metadata"].get("namespace"):
+        faults.invalid("involvedObject.namespace", place, "does not match event.namespace")
 
 
 def _check_lease(value: Json, faults: Faults422) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders_acting import Acting, acting_on
 from tests.builders_any_cluster import Hands, Place, any_cluster, own_namespace
 
 HERE = Path(__file__).resolve().parent
@@ -33,8 +34,18 @@ def pytest_report_header(config: pytest.Config) -> str:
 def place(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The namespace, how its cluster is reached, and hands in it."""
     own = tmp_path_factory.mktemp("cluster")
-    with any_cluster(named_cluster(pytestconfig), own) as kubeconfig, own_namespace(kubeconfig) as made:
+    with (
+        any_cluster(named_cluster(pytestconfig), own) as cluster,
+        own_namespace(cluster.kubeconfig, cluster.hours) as made,
+    ):
         yield made
+
+
+@pytest.fixture
+def foresail(place: Place) -> Iterator[Acting]:
+    """Foresail as it acts on the namespace, with its own settings."""
+    with acting_on(place) as acting:
+        yield acting
 
 
 @pytest.fixture

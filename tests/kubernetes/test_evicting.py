@@ -10,26 +10,6 @@ from controller.adapters.kube.questions import ApiRefused
 from tests.builders_any_cluster import BUDGETS, Hands
 
 
-def budget(hands: Hands, name: str, app: str, least: int) -> None:
-    """Create a budget and wait until it has been counted."""
-    spec = {"minAvailable": least, "selector": {"matchLabels": {"app": app}}}
-    hands.create(BUDGETS, {"metadata": {"name": name}, "spec": spec})
-    counted(hands, name)
-
-
-def counted(hands: Hands, name: str) -> None:
-    """Wait until a budget knows of all its pods."""
-
-    def seen() -> bool:
-        held = hands.get(BUDGETS, name)
-        status = held.get("status", {})
-        return bool(
-            status.get("observedGeneration") == held["metadata"]["generation"] and status.get("currentHealthy") == 2
-        )
-
-    hands.until(seen)
-
-
 def names(hands: Hands, app: str) -> list[str]:
     return [pod["metadata"]["name"] for pod in hands.until_ready(app, 2)]
 
@@ -44,13 +24,13 @@ def test_an_evicted_pod_goes_and_is_replaced(hands: Hands) -> None:
 def test_a_budget_that_can_spare_none_answers_429_and_the_pod_stays(hands: Hands) -> None:
     hands.deployment("guarded", 2)
     victim = names(hands, "guarded")[0]
-    budget(hands, "guarded", "guarded", least=2)
+    hands.budget("guarded", "guarded", least=2, healthy=2)
     with pytest.raises(ApiRefused) as refused:
         hands.evict(victim)
     assert refused.value.status == 429
     assert "deletionTimestamp" not in hands.get(PODS, victim)["metadata"]
     hands.patch(BUDGETS, "guarded", {"spec": {"minAvailable": 1}}, MERGE_PATCH)
-    counted(hands, "guarded")
+    hands.until_counted("guarded", 2)
     hands.evict(victim)
     assert victim not in names(hands, "guarded")
 
@@ -59,7 +39,7 @@ def test_two_budgets_over_one_pod_are_an_error_of_the_server(hands: Hands) -> No
     hands.deployment("twice", 2)
     victim = names(hands, "twice")[0]
     for name in ("twice-a", "twice-b"):
-        budget(hands, name, "twice", least=0)
+        hands.budget(name, "twice", least=0, healthy=2)
     with pytest.raises(ApiRefused) as refused:
         hands.evict(victim)
     assert refused.value.status == 500

@@ -18,7 +18,7 @@ import structlog
 from numpy.random import Generator
 
 from controller.adapters.kube.client import KubernetesApi, Watch
-from controller.adapters.kube.json_reading import Refused, entries, text, under, word
+from controller.adapters.kube.json_reading import Refused, entries, text, word
 from controller.adapters.kube.kinds import Resource
 from controller.adapters.kube.questions import ApiRefused, NoWay, Question, Unreached
 from controller.adapters.kube.settings import KubernetesSettings
@@ -161,7 +161,7 @@ class Reflector(Generic[T]):
             query["continue"] = token
         else:
             return False
-        if not place or not isinstance(under(page, "items"), list):
+        if not place or not _is_list(page):
             raise ObservationError("the answer is no list with a resourceVersion", str(question))
         self.store.replace(found, refused, place)
         self._listed_s = began_s
@@ -239,6 +239,11 @@ class Reflector(Generic[T]):
             if isinstance(error, ApiRefused)
             else wait_s
         )
+
+
+def _is_list(page: Mapping[str, Any]) -> bool:
+    """Return whether it has items; a server says null for none where it was asked for metadata alone."""
+    return "items" in page and isinstance(page["items"], list | None)
 
 
 def _key(told: object) -> Key:

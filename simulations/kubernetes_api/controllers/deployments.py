@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from controller.ports import Clock
 from simulations.kubernetes_api.controllers.deployment_status import status_of
 from simulations.kubernetes_api.controllers.hands import Hands, copied, retried
-from simulations.kubernetes_api.controllers.owned import by_controller, is_going, owner_reference, template_hash
+from simulations.kubernetes_api.controllers.owned import (
+    by_controller,
+    differs,
+    is_going,
+    owner_reference,
+    template_hash,
+)
 from simulations.kubernetes_api.controllers.rollout_arithmetic import (
     Room,
     SetSize,
@@ -177,7 +183,7 @@ class Deployments:
 
     def _report(self, deployment: Json, new: Json | None, old: list[Json]) -> None:
         status, complete = status_of(deployment, new, old, self._clock.now())
-        if any(deployment["status"].get(key) != held for key, held in status.items()):
+        if differs(deployment["status"], status):
             self._hands.patch(DEPLOYMENT, deployment, {"status": status}, "status")
         if complete:
             limit = deployment["spec"].get("revisionHistoryLimit", 10)

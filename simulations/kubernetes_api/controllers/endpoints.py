@@ -72,11 +72,11 @@ def _reached(service: Json, pod: Json) -> bool:
 
 
 def _endpoint(pod: Json) -> Json:
-    ready, going = is_ready(pod), is_going(pod)
+    ready, going, node = is_ready(pod), is_going(pod), pod["spec"].get("nodeName")
     return {
         "addresses": [pod["status"]["podIP"]],
         "conditions": {"ready": ready and not going, "serving": ready, "terminating": going},
-        "nodeName": pod["spec"]["nodeName"],
+        **({"nodeName": node} if node else {}),
         "targetRef": {
             "kind": "Pod",
             "namespace": pod["metadata"]["namespace"],

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from simulations.kubernetes_api.controllers.hands import Hands
 from simulations.kubernetes_api.controllers.owned import is_going
-from simulations.kubernetes_api.kinds import NAMESPACE, Kind
+from simulations.kubernetes_api.kinds import NAMESPACE, Catalogue, Kind
 from simulations.kubernetes_api.refusals import Json
 
 
 class Garbage:
     """The garbage collector and the namespace controller."""
 
-    def __init__(self, hands: Hands, kinds: tuple[Kind, ...]) -> None:
-        self._hands, self._kinds = hands, kinds
+    def __init__(self, hands: Hands, catalogue: Catalogue) -> None:
+        self._hands, self._catalogue = hands, catalogue
 
     def step(self) -> None:
         """Delete what has lost its owner, release what waits for its dependents."""
-        held = {kind: self._hands.all(kind) for kind in self._kinds}
+        held = {kind: self._hands.all(kind) for kind in self._catalogue.kinds}
         uids = {value["metadata"]["uid"] for values in held.values() for value in values}
         waiting: dict[str, list[tuple[Kind, Json]]] = {}
         for kind, values in held.items():

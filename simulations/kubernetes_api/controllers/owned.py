@@ -78,3 +78,8 @@ def with_condition(value: Json, now: str, **wanted: str) -> list[Json]:
     if before is None:
         return [*held, made]
     return [made if one is before else one for one in held]
+
+
+def differs(status: Json, wanted: Json) -> bool:
+    """Return whether a status says anything else than is wanted; what is none may be left out."""
+    return any(status.get(key) != held and (held or status.get(key)) for key, held in wanted.items())

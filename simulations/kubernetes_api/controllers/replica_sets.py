@@ -14,6 +14,7 @@ from simulations.kubernetes_api.controllers.hands import Hands, copied, retried
 from simulations.kubernetes_api.controllers.owned import (
     by_controller,
     condition,
+    differs,
     is_going,
     is_ready,
     owner_reference,
@@ -108,7 +109,7 @@ class ReplicaSets:
             "availableReplicas": len(available),
             "observedGeneration": replica_set["metadata"]["generation"],
         }
-        if any(replica_set["status"].get(key, 0) != held for key, held in counts.items()):
+        if differs(replica_set["status"], counts):
             self._hands.patch(REPLICA_SET, replica_set, {"status": counts}, "status")
 
 

@@ -6,10 +6,13 @@ All controllers step in one fixed order, again and again, until a whole round ha
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from controller.ports import Clock
 from simulations.kubernetes_api.api import Api
 from simulations.kubernetes_api.controllers.budgets import Budgets
+from simulations.kubernetes_api.controllers.definitions import Definitions
 from simulations.kubernetes_api.controllers.deployments import Deployments
 from simulations.kubernetes_api.controllers.endpoints import Endpoints
 from simulations.kubernetes_api.controllers.garbage import Garbage
@@ -20,7 +23,7 @@ from simulations.kubernetes_api.controllers.leader_worker_sets import LeaderWork
 from simulations.kubernetes_api.controllers.replica_sets import ReplicaSets
 from simulations.kubernetes_api.controllers.rollouts import Rollouts
 from simulations.kubernetes_api.controllers.stateful_sets import StatefulSets
-from simulations.kubernetes_api.kinds import HTTP_ROUTE, LEADER_WORKER_SET, ROLLOUT
+from simulations.kubernetes_api.kinds import HTTP_ROUTE, LEADER_WORKER_SET, ROLLOUT, Catalogue, Kind
 
 MOST_ROUNDS = 1000
 
@@ -39,20 +42,21 @@ class Controllers:
         self.gateways = Gateways(StoreHands(api.writer, "gateway"), clock)
         self._store = api.store
         self._lock = threading.Lock()
-        optional = (
+        optional: tuple[tuple[Kind, Callable[[], None]], ...] = (
             (LEADER_WORKER_SET, LeaderWorkerSets(hands).step),
             (HTTP_ROUTE, self.gateways.step),
             (ROLLOUT, Rollouts(hands, clock).step),
         )
-        self._steps = [
+        self._steps: list[Callable[[], None]] = [
+            Definitions(StoreHands(api.writer, "kube-apiserver"), api.catalogue, clock).step,
             Deployments(hands, clock).step,
-            *[step for kind, step in optional if kind in api.catalogue.kinds],
+            *[partial(_where_served, api.catalogue, kind, step) for kind, step in optional],
             ReplicaSets(hands, clock).step,
             StatefulSets(hands).step,
             self.kubelet.step,
             Endpoints(hands).step,
             Budgets(hands, clock).step,
-            Garbage(hands, api.catalogue.kinds).step,
+            Garbage(hands, api.catalogue).step,
         ]
 
     def step(self) -> bool:
@@ -79,3 +83,9 @@ class Controllers:
         """Step every so many seconds until ``ended``."""
         while not ended.wait(every_s):
             self.step()
+
+
+def _where_served(catalogue: Catalogue, kind: Kind, step: Callable[[], None]) -> None:
+    """Let the controller of a custom kind step where that is installed."""
+    if kind in catalogue.kinds:
+        step()

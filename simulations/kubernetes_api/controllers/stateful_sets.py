@@ -10,6 +10,7 @@ from __future__ import annotations
 from simulations.kubernetes_api.controllers.hands import Hands, copied, retried
 from simulations.kubernetes_api.controllers.owned import (
     by_controller,
+    differs,
     is_going,
     is_ready,
     owner_reference,
@@ -159,7 +160,7 @@ class StatefulSets:
             "updateRevision": update,
             "collisionCount": 0,
         }
-        if any(held["status"].get(key) != value for key, value in status.items()):
+        if differs(held["status"], status):
             self._hands.patch(STATEFUL_SET, held, {"status": status}, "status")
 
     def _forget(self, held: Json, revisions: list[Json], kept: set[str]) -> None:
