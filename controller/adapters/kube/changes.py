@@ -62,6 +62,7 @@ def acting() -> Iterator[None]:
         kind = StalePlan if error.status == _CONFLICT else ActuationError
         raise kind(error.what, error.where, error.remedy) from None
     except Unreached as error:
-        raise ActuationError(f"{error.what}; it may have happened all the same", error.where, error.remedy) from None
+        unknown = "; it may have happened all the same" if error.may_have_written else ""
+        raise ActuationError(f"{error.what}{unknown}", error.where, error.remedy) from None
     except ObservationError as error:
         raise ActuationError(error.what, error.where, error.remedy) from None

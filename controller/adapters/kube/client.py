@@ -202,7 +202,8 @@ class KubernetesApi:
             remedy = "check the certificate authority in the kubeconfig, and the name that the server is asked by"
             return ObservationError(f"no secure connection to {self.server}: {told}", str(question), remedy)
         told = _trouble(error)
-        return Unreached(f"{self.server} does not answer: {told}", str(question), "is it up, and is the network?")
+        what, remedy = f"{self.server} does not answer: {told}", "is it up, and is the network?"
+        return Unreached(what, str(question), remedy, may_have_written=question.writes)
 
     def _refused(self, response: BaseHTTPResponse, question: Question) -> ApiRefused:
         body = b""

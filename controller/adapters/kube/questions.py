@@ -20,7 +20,18 @@ _LONGEST_RETRY_AFTER_S = 300.0
 
 
 class Unreached(ObservationError):
-    """No whole answer came; another try may bring one."""
+    """No whole answer came; another try may bring one.
+
+    Args:
+        what: What kept it from coming.
+        where: The question.
+        remedy: What to do about it.
+        may_have_written: Whether what was asked for would have changed something.
+    """
+
+    def __init__(self, what: str, where: str, remedy: str = "", *, may_have_written: bool = False) -> None:
+        super().__init__(what, where, remedy)
+        self.may_have_written = may_have_written
 
 
 class NoWay(ObservationError):
@@ -57,6 +68,11 @@ class Question:
         name = f" {self.name}" if self.name else ""
         where = f" in {self.namespace}" if self.namespace else ""
         return f"{self.verb} {self._title}{name}{where}"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something."""
+        return self.verb not in ("get", "list", "watch")
 
     @property
     def path(self) -> str:

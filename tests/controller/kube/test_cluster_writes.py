@@ -276,6 +276,16 @@ def test_an_answer_that_is_lost_is_told_and_asking_again_does_no_harm(tmp_path: 
         assert world.workload()["metadata"]["generation"] == version + 1
 
 
+def test_of_what_was_only_read_nobody_says_that_it_may_have_happened(tmp_path: Path) -> None:
+    with a_kube_world(tmp_path) as world:
+        version = world.pool().version
+        world.api.fault(Fault(reset=True, verbs=("get",), resources=("deployments",)))
+        with pytest.raises(ActuationError, match="does not answer") as caught:
+            world.cluster.scale(KEY, 4, version)
+        assert "may have happened" not in str(caught.value)
+        assert _held(world) == 3
+
+
 def test_what_the_fence_holds_back_is_not_sent(tmp_path: Path) -> None:
     with a_kube_world(tmp_path, fence=lambda _: "the lease is gone") as world:
         name, version = min(world.replicas()), world.api.version
