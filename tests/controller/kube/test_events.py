@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from controller.actuation import Actuator
 from controller.adapters.kube.cluster import KubernetesView
 from controller.adapters.kube.event_book import BURST, MOST_WAITING, TOKEN_S
+from controller.adapters.kube.event_words import MOST_BYTES
 from controller.adapters.kube.events import KubernetesEvents
-from controller.adapters.kube.notices import MOST_BYTES
 from controller.adapters.system_clock import SystemClock
 from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
@@ -146,8 +146,7 @@ def test_what_was_done_is_told_of_the_object_that_it_was_done_to(place: Place) -
     uid = place.api.call("GET", "/apis/apps/v1/namespaces/prod/deployments/llama")["metadata"]["uid"]
     assert (about.api_version, about.kind, about.namespace, about.uid) == ("apps/v1", "Deployment", "prod", uid)
     assert (scaled.type, scaled.reason, scaled.count) == ("Normal", "ScaledUp", 1)
-    assert scaled.message.startswith("Scale from 2 to 5 replicas: predictive target")
-    assert "demand will be 40 requests/s" in scaled.message
+    assert scaled.message == "Scaled up from 2 to 5 replicas: forecast demand will be 40 requests/s"
     assert (scaled.reporting_component, scaled.reporting_instance) == ("foresail", "foresail-0")
     assert scaled.first_timestamp.timestamp() == scaled.last_timestamp.timestamp() == T0
 
@@ -176,7 +175,7 @@ def test_every_act_is_told_where_people_look_for_it(place: Place) -> None:
     }
     (shifted,) = place.told("chat")
     assert (shifted.involved_object.api_version, shifted.reason) == ("gateway.networking.k8s.io/v1", "TrafficShifted")
-    assert shifted.message == "Share traffic as llama 25%, spare 75%"
+    assert shifted.message == "Traffic is shared as llama 25%, spare 75%"
     (avoided,) = place.told("node-a", "default")
     assert (avoided.involved_object.uid, avoided.involved_object.namespace, avoided.reason) == (
         "node-a",
@@ -227,7 +226,7 @@ def test_a_withheld_plan_is_told_when_that_comes_up_and_again_after_it_was_gone(
         place.tick(why=(Reason("GPU budget", str(KEY), 9, left, f"budget of 6{left} for all pools"),))
     (event,) = place.told()
     assert (event.reason, event.type, event.count) == ("ScaleLimited", "Warning", 1)
-    assert event.message == "GPU budget (9 -> 7): budget of 67 for all pools"
+    assert event.message == "Limited to 7 of 9 replicas by the GPU budget: budget of 67 for all pools"
     place.tick()
     place.tick(why=(Reason("GPU budget", str(KEY), 9, 4, "budget of 64 for all pools"),))
     assert [event.count for event in place.told()] == [2]
@@ -398,7 +397,7 @@ def test_a_tick_that_scales_tells_so_by_a_thread_of_its_own(place: Place) -> Non
     assert [(result.act, result.outcome) for result in done.results] == [("scale", "done")]
     place.events.close()
     (event,) = [one for one in place.told() if one.reason == "ScaledUp"]
-    assert event.message.startswith("Scale from 2 to ")
+    assert event.message.startswith("Scaled up from 2 to ")
 
 
 def test_an_owner_is_told_with_what_to_do_about_it(place: Place) -> None:
@@ -414,7 +413,7 @@ def test_an_owner_is_told_with_what_to_do_about_it(place: Place) -> None:
     (event,) = [one for one in place.told() if one.reason == "ScaleRefused"]
     assert (event.type, event.count) == ("Warning", 1)
     assert event.message == (
-        "Other owner: HorizontalPodAutoscaler prod/other owns the replica count: left alone; "
+        "Not scaled: HorizontalPodAutoscaler prod/other owns the replica count: left alone; "
         "delete or pause HorizontalPodAutoscaler prod/other: it goes on writing"
     )
 
