@@ -30,7 +30,7 @@ from controller.leadership import Leadership
 from controller.loop import ControlLoop
 from controller.plan_expiry import unless_expired
 from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file
-from controller.platforms import open_platform
+from controller.platforms import nothing_waits, open_platform
 from controller.ports import (
     AuditLog,
     Canaries,
@@ -64,7 +64,11 @@ def no_history(_: float) -> Mapping[str, LoadSeries]:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them."""
+    """What a daemon looks at and acts on, by ports. ``close`` gives up the connections behind them.
+
+    Attributes:
+        flush: Sends, for at most so many seconds, what ``witness`` still has to tell; no tick follows.
+    """
 
     metrics: MetricSource
     cluster: Cluster
@@ -74,6 +78,7 @@ class World:
     close: Callable[[], None] = field(default=lambda: None)
     canaries: Canaries | None = None
     witness: Witness | None = None
+    flush: Callable[[float], None] = nothing_waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,7 @@ def world_of(settings: Settings, fence: Fence = unfenced, beside: Witness | None
     history = recorded_load(store, settings)
     ports = metrics, platform.cluster, platform.router, LogNotifier()
     witnesses = tuple(witness for witness in (platform.witness, beside) if witness is not None)
-    return World(*ports, history, close, canaries, Witnesses(witnesses) if witnesses else None)
+    return World(*ports, history, close, canaries, Witnesses(witnesses) if witnesses else None, platform.flush)
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:

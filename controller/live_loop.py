@@ -25,6 +25,8 @@ from policies.decisions import Page
 from policies.memory import PolicyMemory
 from policies.unseen import blind_page, still_blind
 
+FLUSH_WITHIN_S = 2.0
+
 
 class LiveLoop:
     """The loop of a running daemon. Changes are made by chores, and take effect between two ticks.
@@ -158,6 +160,10 @@ class LiveLoop:
     def forbid_writes(self) -> None:
         """Write nothing more to the world, whatever is decided."""
         self._forbidden.set()
+
+    def flush(self) -> None:
+        """Send what is still to be told of ticks, within a bound: by who still leads, once no tick is to follow."""
+        self._world.flush(FLUSH_WITHIN_S)
 
     def close(self) -> None:
         """Give up the connections to the world."""

@@ -16,14 +16,23 @@ from controller.platform_settings import AnyPlatform
 from controller.ports import Cluster, Router, Witness
 
 
+def nothing_waits(_: float) -> None:
+    """Send nothing: nothing waits to be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Where replicas live and traffic is shared out; ``close`` gives up the connections."""
+    """Where replicas live and traffic is shared out; ``close`` gives up the connections.
+
+    Attributes:
+        flush: Sends, for at most so many seconds, what ``witness`` still has to tell; no tick follows.
+    """
 
     cluster: Cluster
     router: Router
     close: Callable[[], None]
     witness: Witness | None = None
+    flush: Callable[[float], None] = nothing_waits
 
 
 def nobody() -> bool:
@@ -43,7 +52,7 @@ def open_platform(named: AnyPlatform, fence: Fence = unfenced, silenced: Callabl
         live = LivePlatform(named)
         return Platform(live, live, live.close)
     if isinstance(named, ClustersSettings):
-        return _clusters(named, fence)
+        return _clusters(named, fence, silenced)
     return _kubernetes(named, fence, silenced)
 
 
@@ -65,13 +74,14 @@ def _kubernetes(named: KubernetesSettings, fence: Fence, silenced: Callable[[], 
         router.start()
         events.start()
         opened.callback(events.close)
-        return Platform(cluster, router, opened.pop_all().close, events)
+        return Platform(cluster, router, opened.pop_all().close, events, events.flush)
 
 
-def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
+def _clusters(named: ClustersSettings, fence: Fence, silenced: Callable[[], bool]) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
+    from controller.adapters.kube.member_events import MemberEvents
     from controller.adapters.kube.member_routers import MemberRouters
     from controller.adapters.kube.members import MemberClusters
     from controller.adapters.kube.router import KubernetesRouter
@@ -88,7 +98,12 @@ def _clusters(named: ClustersSettings, fence: Fence) -> Platform:
             clusters, clock.now, optional=named.optional, pool_prefix=named.pool_prefix, hold_s=named.hold_s
         )
         opened.callback(together.close)
+        views = {name: cluster.view for name, cluster in clusters.items()}
+        events = MemberEvents(named, views, together, clock.elapsed, socket.gethostname(), silenced)
         together.start()
         for router in routers.values():
             router.start()
-        return Platform(together, MemberRouters(routers, named.router_of), opened.pop_all().close)
+        events.start()
+        opened.callback(events.close)
+        shares = MemberRouters(routers, named.router_of)
+        return Platform(together, shares, opened.pop_all().close, events, events.flush)
