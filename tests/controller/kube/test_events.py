@@ -21,15 +21,13 @@ from controller.adapters.system_clock import SystemClock
 from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import Mode, ModeSettings
-from controller.plans import Part, target_of
-from controller.ports import ActResult, FleetMetrics, Outcome, Sources, TickRecord
+from controller.plans import Part
+from controller.ports import FleetMetrics, Outcome, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
-    Decision,
-    Diagnosis,
     Page,
     PauseRollout,
     Reason,
@@ -39,7 +37,6 @@ from policies.decisions import (
     TrafficPlan,
 )
 from policies.fleet import PoolKey, PoolState
-from policies.memory import PolicyMemory, PoolMemory
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
@@ -54,36 +51,23 @@ from tests.builders import (
     metrics,
     settings,
 )
+from tests.builders_events import events_of, sick_at
+from tests.builders_events import record as record_of
 from tests.builders_kube import T0
 from tests.builders_kube_api import MERGE, Fleet, settings_for
-from tests.builders_kubernetes_api import clients
 
 KEY, SPARE = PoolKey("llama", "llama"), PoolKey("llama", "spare")
 POD = "llama-abc-0"
-SICK = Diagnosis("F7", POD, KEY, T0, ("progress",), "it makes no progress", name="hang")
 UP = ScalingPlan(KEY, 2, 5, 1)
 ROUTE = {"namespace": "prod", "name": "chat", "model": "llama", "backends": {"llama": "llama", "spare": "spare"}}
 TICK_S = 15.0
+SICK = sick_at(T0, KEY, POD)
 HPA = "/apis/autoscaling/v2/namespaces/prod/horizontalpodautoscalers"
 
 
-def record(at: float, *parts: Part, outcome: Outcome = "done", detail: str = "", why: tuple[Reason, ...] = ()) -> Any:
-    """Return a tick that decided ``parts`` for the reasons ``why``, and what became of all of them."""
-    decision = Decision(
-        at=at,
-        generation=1,
-        input_digest="",
-        expires_at=at + 60.0,
-        scaling=tuple(part for part in parts if isinstance(part, ScalingPlan)),
-        traffic=tuple(part for part in parts if isinstance(part, TrafficPlan)),
-        anomalies=(),
-        diagnoses=(SICK,),
-        remediations=tuple(part for part in parts if not isinstance(part, ScalingPlan | TrafficPlan)),
-        reasons=why,
-        memory=PolicyMemory(pools={str(KEY): PoolMemory(), str(SPARE): PoolMemory()}),
-    )
-    results = [ActResult(one.act, one.subject, outcome, detail) for one in map(target_of, parts)]
-    return TickRecord(at, None, {}, decision, tuple(results))
+def record(at: float, *parts: Part, **more: Any) -> TickRecord:
+    """Return a tick over the pools of this cluster, one replica of which is sick."""
+    return record_of(at, *parts, pools=(KEY, SPARE), sick=(SICK,), **more)
 
 
 @dataclass
@@ -106,10 +90,7 @@ class Place:
         return wait_s
 
     def told(self, name: str = "llama", namespace: str = "prod") -> list[Any]:
-        """Return what the official client lists of an object, the oldest first."""
-        with clients(self.api) as client:
-            found = client.core.list_namespaced_event(namespace, field_selector=f"involvedObject.name={name}")
-        return sorted(found.items, key=lambda event: (event.first_timestamp, event.reason))
+        return events_of(self.api, name, namespace)
 
 
 @contextmanager
