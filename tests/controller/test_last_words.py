@@ -118,7 +118,7 @@ def _rig(tmp_path: Path) -> Iterator[Rig]:
         file.write_text(
             f"policy: {{pools: {{{KEY}: {{profile: llama-3.1-8b-l40s-tp1}}}}}}\nmodes: {{scaling: auto}}\n"
             f"registry: {{cache: '{tmp_path}/models'}}\naudit: {{url: 'sqlite:///{tmp_path}/audit.db'}}\n"
-            f"daemon: {{kill_switch: '{tmp_path}/STOP', status: {{port: 0}}}}\n"
+            f"daemon: {{kill_switch: '{tmp_path}/STOP', status: {{address: '127.0.0.1:0'}}}}\n"
         )
         guard = unless_killed(fence_of(leadership), kill_switch(SettingsFile(file).load()))
         view = KubernetesView(platform, clock.elapsed, np.random.default_rng(3), fence=guard, now=clock.now)
