@@ -11,9 +11,10 @@ from controller.errors import ActuationError, StalePlan
 from controller.maintenance import held_by
 from controller.modes import Mode, ModeSettings
 from controller.plan_expiry import STALE, carrying_out
-from controller.plans import Part, Target, facts_of, target_of, why_of
+from controller.plans import Part, Target, facts_of, target_of
 from controller.ports import Act, ActResult, Canaries, Clock, Cluster, Notifier, Router
 from controller.recommendations import Recommendations
+from controller.why import why_of
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
@@ -153,7 +154,7 @@ class Actuator:
             if not isinstance(part, SendCanary) and (target := target_of(part)).act != "page"
         ]
         return {
-            (target.act, target.subject): Wish(target, facts_of(part, fleet), why_of(target, decision))
+            (target.act, target.subject): Wish(target, facts_of(part, fleet), why_of(part, decision, fleet))
             for target, part in asked
             if self._mode(target) is Mode.APPROVE and not self._maintenance(target, at)
         }

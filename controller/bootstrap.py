@@ -31,7 +31,7 @@ from controller.leadership import Candidate
 from controller.loop import ControlLoop
 from controller.plan_expiry import unless_expired
 from controller.platform_settings import AnyPlatform, cluster_of_lease, engine_token_file, routes_of
-from controller.platforms import nothing_elsewhere
+from controller.platforms import nothing_elsewhere, nothing_waits
 from controller.ports import (
     AuditLog,
     Canaries,
@@ -73,7 +73,8 @@ class World:
 
     ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard. ``enter`` is called once
     before it is used, between two ticks of which the one before may have used another world. ``figures`` tell how a
-    platform that is watched does, and may be asked for by any thread.
+    platform that is watched does, and may be asked for by any thread. ``flush`` sends, for at most so many seconds,
+    what ``witness`` still has to tell; no tick follows.
     """
 
     metrics: MetricSource
@@ -87,6 +88,7 @@ class World:
     spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
     enter: Callable[[], None] = field(default=lambda: None)
     figures: Callable[[], ClusterFigures] = no_figures
+    flush: Callable[[float], None] = nothing_waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,9 @@ class Worlds:
             all_of_them = (platform.witness, self._beside, self._routes)
             witnesses = Witnesses(tuple(witness for witness in all_of_them if witness is not None))
             load, close = recorded_load(store, settings), opened.pop_all().close
-            return World(*ports, load, close, canaries, witnesses, platform.spent, enter, platform.figures)
+            return World(
+                *ports, load, close, canaries, witnesses, platform.spent, enter, platform.figures, platform.flush
+            )
 
 
 def recorded_load(store: PrometheusHttp, settings: Settings) -> History:

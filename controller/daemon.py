@@ -224,12 +224,15 @@ class Daemon:
     def _stop(self) -> None:
         """Let the tick under way end, or forbid it any further write and leave it; then the next one may begin.
 
+        What is still to be told of ticks is told before: nobody who has given the lease away writes anything.
         Where the lease is lost nothing is written any more, and another process waits for the log soon.
         """
         self._cadence.stop()
         self._chores.stop()
         within_s = self._live.settings.daemon.stop_within_s
         if self._ends_within(min(within_s, self._turn.gap_s) if self._turn.lost else within_s):
+            if not self._turn.lost:
+                self._live.flush()
             self._turn.end()
             return
         self._live.forbid_writes()
@@ -308,6 +311,7 @@ def run_once(
         live = LiveLoop(*parts, warrant=Warrant(turn, gate))
         turn.start()
         record = live.ticker.tick()
+        live.flush()
         turn.end()
         live.close()
         if record is None or record.unrecorded:

@@ -28,6 +28,8 @@ from policies.decisions import Page
 from policies.memory import PolicyMemory
 from policies.unseen import blind_page, still_blind
 
+FLUSH_WITHIN_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Warrant:
@@ -194,6 +196,10 @@ class LiveLoop:
     def forbid_writes(self) -> None:
         """Write nothing more to the world, whatever is decided, and whatever act is under way."""
         self._gate.shut()
+
+    def flush(self) -> None:
+        """Send what is still to be told of ticks, within a bound: by who still leads, once no tick is to follow."""
+        self._world.flush(FLUSH_WITHIN_S)
 
     def close(self) -> None:
         """Give up the connections to the world, and to those that were to come."""

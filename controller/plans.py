@@ -18,7 +18,6 @@ from controller.ports import Act
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
-    Decision,
     FailOver,
     Page,
     PauseRollout,
@@ -35,8 +34,6 @@ from policies.fleet import FleetState, PoolKey
 from policies.wire import Plain, canonical_json, plain
 
 ID_CHARS = 12
-MOST_SENTENCES = 4
-MOST_WHY_CHARS = 400
 _PREFIX = b"foresail plan 1\n"
 
 Part: TypeAlias = ScalingPlan | TrafficPlan | Remediation
@@ -141,22 +138,6 @@ def plan_digest(part: Part, fleet: FleetState | None) -> str:
 def digest_of(act: str, facts: Mapping[str, Plain]) -> str:
     """Return the digest of an act with these facts, as when a proposal is read back from a file."""
     return sha256(_PREFIX + canonical_json({"act": act, "facts": facts}).encode("ascii")).hexdigest()
-
-
-def why_of(target: Target, decision: Decision) -> str:
-    """Return in a sentence or a few why that is decided, as far as ``decision`` says."""
-    if target.action_class is ActionClass.HEALING:
-        told = [
-            d.told
-            for d in decision.diagnoses
-            if target.subject == (d.pool.replica(d.subject) if d.subject else str(d.pool))
-        ]
-    elif target.action_class is ActionClass.TRAFFIC:
-        moved = [r for r in decision.reasons if r.before != r.after and r.subject.startswith(f"{target.model}/")]
-        told = [str(reason) for reason in moved if reason.rule == "traffic"]
-    else:
-        told = [str(r) for r in decision.reasons if r.subject in (target.subject, target.model) and r.before != r.after]
-    return "; ".join(told[-MOST_SENTENCES:])[:MOST_WHY_CHARS]
 
 
 def said(facts: Mapping[str, Plain]) -> str:

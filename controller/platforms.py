@@ -27,13 +27,18 @@ def _nothing(_: AnyPlatform) -> None:
     """Other settings than those that it was opened under change nothing."""
 
 
+def nothing_waits(_: float) -> None:
+    """Send nothing: nothing waits to be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Platform:
     """Where replicas live and traffic is shared out; ``close`` gives up the connections.
 
     ``spent`` tells what is asked for elsewhere than in the pools of ``cluster``, by shard. ``adapt_to`` follows
     settings that differ in nothing but what it can stay open under, see ``kept_platform``, between two ticks.
-    ``figures`` tell how its watches do, and may be asked for by any thread.
+    ``figures`` tell how its watches do, and may be asked for by any thread. ``flush`` sends, for at most so many
+    seconds, what ``witness`` still has to tell; no tick follows.
     """
 
     cluster: Cluster
@@ -43,6 +48,7 @@ class Platform:
     spent: Callable[[], Mapping[int, Spent]] = nothing_elsewhere
     adapt_to: Callable[[AnyPlatform], None] = _nothing
     figures: Callable[[], ClusterFigures] = no_figures
+    flush: Callable[[float], None] = nothing_waits
 
 
 def nobody() -> bool:
@@ -68,7 +74,7 @@ def open_platform(
         live = LivePlatform(named)
         return Platform(live, live, live.close)
     if isinstance(named, ClustersSettings):
-        return _clusters(named, fence, shard)
+        return _clusters(named, fence, silenced, shard)
     return _kubernetes(named, fence, silenced, shard)
 
 
@@ -101,14 +107,16 @@ def _kubernetes(
         def figures() -> ClusterFigures:
             return figures_of([("", cluster.view.health()), ("", router.health())], events.counts)
 
-        return Platform(cluster, router, opened.pop_all().close, events, cluster.view.spent, adapt_to, figures)
+        spent, close = cluster.view.spent, opened.pop_all().close
+        return Platform(cluster, router, close, events, spent, adapt_to, figures, events.flush)
 
 
-def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Platform:
+def _clusters(named: ClustersSettings, fence: Fence, silenced: Callable[[], bool], shard: ShardSettings) -> Platform:
     from numpy.random import default_rng
 
     from controller.adapters.kube.cluster_writes import KubernetesCluster
     from controller.adapters.kube.health import figures_of
+    from controller.adapters.kube.member_events import MemberEvents
     from controller.adapters.kube.member_routers import MemberRouters
     from controller.adapters.kube.members import MemberClusters
     from controller.adapters.kube.router import KubernetesRouter
@@ -125,9 +133,13 @@ def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Pl
             clusters, clock.now, optional=named.optional, pool_prefix=named.pool_prefix, hold_s=named.hold_s
         )
         opened.callback(together.close)
+        views = {name: cluster.view for name, cluster in clusters.items()}
+        events = MemberEvents(named, views, together, clock.elapsed, socket.gethostname(), silenced)
         together.start()
         for router in routers.values():
             router.start()
+        events.start()
+        opened.callback(events.close)
 
         def spent() -> Mapping[int, Spent]:
             told = [cluster.view.spent() for cluster in clusters.values()]
@@ -136,7 +148,8 @@ def _clusters(named: ClustersSettings, fence: Fence, shard: ShardSettings) -> Pl
 
         def figures() -> ClusterFigures:
             parts = [(name, cluster.view.health()) for name, cluster in clusters.items()]
-            return figures_of([*parts, *((name, router.health()) for name, router in routers.items())], {})
+            parts += [(name, router.health()) for name, router in routers.items()]
+            return figures_of(parts, events.counts)
 
-        by_member = MemberRouters(routers, named.router_of)
-        return Platform(together, by_member, opened.pop_all().close, spent=spent, figures=figures)
+        shares, close = MemberRouters(routers, named.router_of), opened.pop_all().close
+        return Platform(together, shares, close, events, spent, figures=figures, flush=events.flush)

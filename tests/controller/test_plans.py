@@ -10,21 +10,19 @@ import pytest
 
 from controller.maintenance import HeldClass
 from controller.modes import ActionClass
-from controller.plans import Part, digest_of, facts_of, plan_digest, said, target_of, why_of
+from controller.plans import Part, digest_of, facts_of, plan_digest, said, target_of
 from policies.decisions import (
     AvoidNode,
-    Diagnosis,
     FailOver,
     Page,
     PauseRollout,
-    Reason,
     ResumeRollout,
     RollBack,
 )
 from policies.fleet import PoolKey
 from policies.wire import plain
 from tests.builders import KEY, MODEL, OTHER, pool, replica
-from tests.builders_approvals import CORDON, GROW, RESTART, SHIFT, SHRINK, UNCORDON, decided, fleet_of
+from tests.builders_approvals import CORDON, GROW, RESTART, SHIFT, SHRINK, UNCORDON, fleet_of
 
 PARTS: tuple[Any, ...] = (
     GROW,
@@ -102,19 +100,3 @@ def test_more_and_fewer_replicas_are_held_apart() -> None:
     assert target_of(GROW).held_class is HeldClass.SCALE_UP
     assert target_of(SHRINK).held_class is HeldClass.SCALE_DOWN
     assert target_of(replace(GROW, desired=3)).held_class is HeldClass.SCALE_DOWN
-
-
-def test_why_comes_from_the_diagnosis_or_the_rules() -> None:
-    decision = replace(
-        decided(RESTART, GROW, SHIFT),
-        diagnoses=(Diagnosis("F1", "a2", KEY, 0.0, ("progress",), "a2 stands still"),),
-        reasons=(
-            Reason("predictive", str(KEY), 3, 4, "load is coming"),
-            Reason("cooldown", str(KEY), 4, 4, "held"),
-            Reason("traffic", str(OTHER), 0, 0.6, "ready headroom"),
-        ),
-    )
-    assert why_of(target_of(RESTART), decision) == "a2 stands still"
-    assert why_of(target_of(GROW), decision) == "predictive [m/a/unified] 3 -> 4: load is coming"
-    assert why_of(target_of(SHIFT), decision) == "traffic [m/b/unified] 0 -> 0.6: ready headroom"
-    assert why_of(target_of(CORDON), decision) == ""

@@ -123,6 +123,7 @@ class KubernetesView:
         self._watching = Watching(elapsed)
         self._written = Written(elapsed, self.api.server)
         self._made: dict[str, _Made] = {}
+        self._by_key: dict[PoolKey, _Made] = {}
         self._told: _Told | None = None
 
     def name_pools(self, pools: tuple[PoolPlace, ...]) -> None:
@@ -184,7 +185,7 @@ class KubernetesView:
         """
         if self._told is None:
             self._look()
-        made = next((pool for pool in self._made.values() if pool.state.key == key), None)
+        made = self._by_key.get(key)
         return Seen(made.workload, made.revisions, made.pods, made.state) if made else None
 
     def wrote(self, resource: Resource, namespace: str, resource_version: str) -> None:
@@ -238,7 +239,7 @@ class KubernetesView:
             workload.uid: self._pool(workload, places[workload.uid], objects, owned.get(workload.uid, NOBODY))
             for workload in mine
         }
-        self._made = made
+        self._made, self._by_key = made, {pool.state.key: pool for pool in made.values()}
         unread = [one for several in found.values() for snapshot in several for one in snapshot.refused]
         notes = [*refused, *unread, *claims.refused, *(note for pool in made.values() for note in pool.notes)]
         pools = sorted([pool.state for pool in made.values()], key=lambda state: state.key)

@@ -15,6 +15,9 @@ _ROUTES: Mapping[str, str] = {
     "VirtualService": "networking.istio.io/v1",
 }
 
+_ANY = "default"
+"""Namespace of what concerns no namespace more than others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Concerned:
@@ -40,6 +43,10 @@ class Objects:
             for route in settings.routes
         }
 
+        name = settings.namespaces[0]
+        place = _ANY if name == "*" else name
+        self._namespace = Concerned("v1", "Namespace", place, place)
+
     def workload(self, pool: PoolKey) -> Concerned | None:
         """Return the workload of a pool."""
         seen = self._view.seen(pool)
@@ -50,10 +57,14 @@ class Objects:
         return Concerned(version, workload.kind, workload.namespace, workload.name, workload.uid)
 
     def pod(self, pool: PoolKey, replica: str) -> Concerned | None:
-        """Return the pod of a replica, the first of it where it has several."""
+        """Return the pod of a replica, the first of it where it has several; without its uid once it is gone."""
         seen = self._view.seen(pool)
-        found = [pod for pod in seen.pods if pod.name == replica] if seen else []
-        return Concerned("v1", "Pod", found[0].namespace, found[0].name, found[0].uid) if found else None
+        if seen is None:
+            return None
+        found = [pod for pod in seen.pods if pod.name == replica]
+        if not found:
+            return Concerned("v1", "Pod", seen.workload.namespace, replica)
+        return Concerned("v1", "Pod", found[0].namespace, found[0].name, found[0].uid)
 
     def node(self, name: str) -> Concerned:
         """Return a node; kubelets, too, give its name as its uid, and that is how Events of it are looked for."""
@@ -62,6 +73,10 @@ class Objects:
     def route(self, model: str) -> Concerned | None:
         """Return the route that shares the requests of a model out."""
         return self._routes.get(model)
+
+    def fleet(self) -> Concerned:
+        """Return what stands for the whole fleet: the namespace that workloads are looked for in, the first of them."""
+        return self._namespace
 
     def advice(self, pool: PoolKey) -> str:
         """Return what to do about whoever else sets the number of replicas; empty where nobody does."""

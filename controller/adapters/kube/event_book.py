@@ -15,7 +15,8 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from controller.adapters.kube.concerned import Concerned
-from controller.adapters.kube.notices import Notice, shortened
+from controller.adapters.kube.event_words import shortened
+from controller.adapters.kube.notices import Notice
 from controller.redaction import redacted
 
 MOST_WAITING = 2048
@@ -87,6 +88,10 @@ class EventBook:
                 most -= 1
                 _keep(self._left, waiting.notice.about, (left - 1.0, at_s))
                 yield name, waiting
+
+    def left(self, most: int) -> Iterator[tuple[Name, Waiting]]:
+        """Yield at most so many, the oldest first, whatever their objects have left: there is no later."""
+        yield from list(self.waiting.items())[:most]
 
     def next_due_s(self, at_s: float) -> float:
         """Return in how many seconds there is something to be sent; infinite where nothing waits."""

@@ -1,14 +1,16 @@
 """How do people who look at an object of the cluster learn what Foresail did to it, or refused to do?
 
 As Events, sent by a thread of its own that no tick waits for. While the server is away they wait, as many as there is
-room for; where the right is missing there are none, which is told once and tried again now and then.
+room for; where the right is missing there are none, which is told once and tried again now and then. What waits at the
+end is sent within a bound, by who may still write then: before the lease is given away.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from threading import Condition, Thread
 
 import structlog
@@ -19,7 +21,7 @@ from controller.adapters.kube.concerned import Objects
 from controller.adapters.kube.event_book import EventBook, Known, Name, Waiting, more_of, new_event, stamp
 from controller.adapters.kube.json_reading import count, text
 from controller.adapters.kube.kinds import EVENTS
-from controller.adapters.kube.notices import Notices
+from controller.adapters.kube.notices import Finds, Notices
 from controller.adapters.kube.questions import ApiRefused, Question
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.errors import ActuationError, ForesailError, ObservationError
@@ -27,6 +29,9 @@ from controller.ports import TickRecord
 
 MOST_RECORDS = 8
 MOST_AT_ONCE = 20
+MOST_AT_LAST = 200
+"""Of an end: sent without a pause, and whatever their objects have left."""
+
 _PAUSE_S = 1.0
 """Between so many and the next: a server has more to do than this."""
 
@@ -58,19 +63,21 @@ class KubernetesEvents:
         elapsed: Callable[[], float],
         instance: str = "foresail",
         silenced: Callable[[], bool] = lambda: False,
+        objects: Finds | None = None,
     ) -> None:
         """Take the time from ``elapsed``, seconds that never go back.
 
         ``instance`` is who of several replicas tells it; nothing is sent while ``silenced`` says so, or cannot.
+        ``objects`` finds what is concerned, where the cluster is not the whole fleet.
         """
         self._on, self._api, self._elapsed = settings.events, view.api, elapsed
         self._instance, self._silenced = instance[:_LONGEST_INSTANCE], silenced
-        self._notices = Notices(Objects(view, settings))
+        self._notices = Notices(objects or Objects(view, settings))
         self.book = EventBook()
         self.counts: dict[str, int] = {"told": 0, "refused": 0, "dropped": 0}
-        self._records: deque[TickRecord] = deque(maxlen=MOST_RECORDS)
+        self._records: deque[tuple[TickRecord, bool]] = deque(maxlen=MOST_RECORDS)
         self._changed = Condition()
-        self._stopped = False
+        self._stopped = self._over = False
         self._thread = Thread(target=self._run, name="events", daemon=True)
         self._rest_until_s, self._rests = 0.0, 0
         self._forbidden: dict[str, float] = {}
@@ -82,19 +89,29 @@ class KubernetesEvents:
             self._thread.start()
 
     def close(self) -> None:
-        """Send what can be sent at once, and end."""
+        """Send what can be sent at once, and end; after ``flush`` nothing more is sent."""
+        if not self._over:
+            self.flush(_JOIN_S)
+
+    def flush(self, within_s: float) -> None:
+        """Send what waits for as long as ``within_s``, and nothing after that: no tick follows."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join(_JOIN_S)
+            self._thread.join(within_s)
+        self._over = True
 
     def saw(self, record: TickRecord) -> None:
         """Take note of a tick; it is told later, by another thread. Of too many the oldest are lost."""
+        self.take(record)
+
+    def take(self, record: TickRecord, *, of_fleet: bool = True) -> None:
+        """Take note of a tick, but without ``of_fleet`` not of what concerns no object but the whole fleet."""
         if not self._on:
             return
         with self._changed:
-            self._records.append(record)
+            self._records.append((record, of_fleet))
             self._changed.notify_all()
 
     def round(self) -> float:
@@ -105,35 +122,41 @@ class KubernetesEvents:
             return self._rest_until_s - at_s
         if self._silent():
             return _LONGEST_REST_S
-        for name, waiting in self.book.due(at_s, MOST_AT_ONCE):
-            if self._is_forbidden(name[0]):
-                self._give_up(name)
-            elif not self._deliver(name, waiting):
-                return max(0.0, self._rest_until_s - self._elapsed())
+        if not self._send(self.book.due(at_s, MOST_AT_ONCE)):
+            return max(0.0, self._rest_until_s - self._elapsed())
         return max(_PAUSE_S, self.book.next_due_s(self._elapsed()))
+
+    def last_round(self) -> None:
+        """Send what waits, the oldest first, until the server does not take it or there is no more time."""
+        self._take_in()
+        if not self._silent():
+            self._send(self.book.left(MOST_AT_LAST))
 
     def _run(self) -> None:
         while not self._stopped:
-            wait_s = self._guarded_round()
+            wait_s = _LONGEST_REST_S
+            with self._guarded():
+                wait_s = self.round()
             with self._changed:
                 if not (self._records or self._stopped):
                     self._changed.wait(min(wait_s, _LONGEST_REST_S))
-        self._guarded_round()
+        with self._guarded():
+            self.last_round()
 
-    def _guarded_round(self) -> float:
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            return self.round()
+            yield
         except Exception:  # noqa: BLE001 - whatever it is, ticks go on, and so does telling of the next one
             _log.exception("events of a tick are lost")
-            return _LONGEST_REST_S
 
     def _take_in(self) -> None:
         while True:
             with self._changed:
                 if not self._records:
                     break
-                record = self._records.popleft()
-            for notice in self._notices.of(record):
+                record, of_fleet = self._records.popleft()
+            for notice in self._notices.of(record, of_fleet=of_fleet):
                 self.book.add(notice)
         if self.book.dropped:
             self._tell("more events than are kept", "of those that waited the oldest are given up")
@@ -150,6 +173,17 @@ class KubernetesEvents:
 
     def _is_forbidden(self, namespace: str) -> bool:
         return self._elapsed() < self._forbidden.get(namespace, -math.inf)
+
+    def _send(self, several: Iterable[tuple[Name, Waiting]]) -> bool:
+        """Send each; return whether the server took them, or refused them for good."""
+        for name, waiting in several:
+            if self._over:
+                return False
+            if self._is_forbidden(name[0]):
+                self._give_up(name)
+            elif not self._deliver(name, waiting):
+                return False
+        return True
 
     def _deliver(self, name: Name, waiting: Waiting) -> bool:
         """Send one; return whether to go on with others."""

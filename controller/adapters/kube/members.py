@@ -57,7 +57,10 @@ class _Made:
 
 
 class MemberClusters:
-    """``Cluster`` over several members. Start it before use and close it after; for one thread at a time."""
+    """``Cluster`` over several members. Start it before use and close it after; for one thread at a time.
+
+    Any other may ask where something is, as of the last look: ``home_of``, ``home_of_node``, ``unreached``.
+    """
 
     def __init__(
         self,
@@ -128,11 +131,13 @@ class MemberClusters:
         """
         if not self._seen:
             self._look()
-        for name in [name for name in self._seen if name not in self._lost]:
+        seen, lost = dict(self._seen), dict(self._lost)
+        for name in [name for name in seen if name not in lost]:
             try:
-                self._seen[name] = replace(self._seen[name], nodes=self._members[name].nodes())
+                seen[name] = replace(seen[name], nodes=self._members[name].nodes())
             except ObservationError as error:
-                self._lost[name] = error
+                lost[name] = error
+        self._seen, self._lost = seen, lost
         renamed = self._renamed_nodes()
         return {
             renamed.get(name, {}).get(node, node): state
@@ -160,6 +165,24 @@ class MemberClusters:
         if not self._pool_prefix:
             return name, pool
         return name, PoolKey(pool.model, pool.pool.removeprefix(f"{name}{_POOL_PREFIX_END}"), pool.role)
+
+    def home_of_node(self, node: str) -> tuple[str, str]:
+        """Return the member that has a node, as of the last look, and what the node is called there.
+
+        Raises:
+            ActuationError: If none has it.
+        """
+        renamed = self._renamed_nodes()
+        for name, sight in self._seen.items():
+            for known in sight.nodes:
+                if renamed.get(name, {}).get(known, known) == node:
+                    return name, known
+        raise ActuationError(f"no member has a node {node}", node)
+
+    @property
+    def unreached(self) -> Collection[str]:
+        """Members that could not be reached at the last look."""
+        return self._lost.keys()
 
     # Acting: each verb as in controller.ports.Cluster; refused where the member cannot be reached
 
@@ -215,9 +238,8 @@ class MemberClusters:
         at = self._now()
         looks = dict(zip(self._members, self._threads.map(self._sight_of, self._members.values()), strict=True))
         self._lost = {name: look for name, look in looks.items() if isinstance(look, ObservationError)}
-        for name, look in looks.items():
-            if not isinstance(look, ObservationError):
-                self._seen[name] = _Sight(*look, at)
+        told = {name: _Sight(*look, at) for name, look in looks.items() if not isinstance(look, ObservationError)}
+        self._seen = self._seen | told  # another one: whoever asks meanwhile goes through the one before
         for name, error in self._lost.items():
             sight = self._seen.get(name)
             if sight is None and name not in self._optional:
@@ -274,12 +296,8 @@ class MemberClusters:
         return self._if_reached(name), key
 
     def _reached_node(self, node: str) -> tuple[Member, str]:
-        renamed = self._renamed_nodes()
-        for name, sight in self._seen.items():
-            for known in sight.nodes:
-                if renamed.get(name, {}).get(known, known) == node:
-                    return self._if_reached(name), known
-        raise ActuationError(f"no member has a node {node}", node)
+        name, known = self.home_of_node(node)
+        return self._if_reached(name), known
 
     def _if_reached(self, name: str) -> Member:
         error = self._lost.get(name)

@@ -7,87 +7,42 @@ make no other. Reasons for which a plan was withheld are told when they come up,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from controller.adapters.kube.concerned import Concerned
-from controller.plans import Part, target_of, why_of
-from controller.ports import Act, ActResult, TickRecord
-from controller.recommendations import what_of
+from controller.adapters.kube.event_words import (
+    HUMAN_CALLED,
+    WITHHELD,
+    capital,
+    done_words,
+    undone_words,
+    withheld_words,
+)
+from controller.plans import Part, target_of
+from controller.ports import ActResult, TickRecord
+from controller.why import why_of
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
     Decision,
+    Diagnosis,
     FailOver,
     Page,
     Reason,
     RestartReplica,
-    ScalingPlan,
     TrafficPlan,
     UncordonReplica,
 )
 from policies.fleet import PoolKey
-
-MOST_BYTES = 1024
-"""An API server takes no longer message."""
+from policies.unseen import FLEET
 
 _FIGURES = re.compile(r"\d[\w.:+%-]*")
 
-_DONE: Mapping[Act, str] = {
-    "cordon": "ReplicaCordoned",
-    "uncordon": "ReplicaUncordoned",
-    "restart": "ReplicaRestarted",
-    "roll back": "RolledBack",
-    "pause": "RolloutPaused",
-    "resume": "RolloutResumed",
-    "avoid": "NodeAvoided",
-    "weights": "TrafficShifted",
-    "page": "HumanCalled",
-}
-_FAILED: Mapping[Act, str] = {
-    "cordon": "CordonFailed",
-    "uncordon": "UncordonFailed",
-    "restart": "RestartFailed",
-    "roll back": "RollBackFailed",
-    "pause": "PauseFailed",
-    "resume": "ResumeFailed",
-    "avoid": "AvoidFailed",
-    "weights": "TrafficShiftFailed",
-    "scale": "ScaleFailed",
-}
-_HELD = (
-    ("waits for approval", "HeldForApproval"),
-    ("mode ", "HeldByMode"),
-    ("kill switch", "HeldByKillSwitch"),
-    ("maintenance", "HeldForMaintenance"),
-    ("the plan is stale", "HeldAsStale"),
-    ("not on record", "HeldUnrecorded"),
-)
 _ONLY_LOOKING = "mode observe"
 """Whoever asks for no more than that reads the audit log."""
-
-_REFUSED: Mapping[str, tuple[str, bool]] = {
-    "other owner": ("ScaleRefused", True),
-    "failing pool": ("ScaleRefused", True),
-    "growth held": ("ScaleRefused", True),
-    "GPU budget": ("ScaleLimited", True),
-    "money budget": ("ScaleLimited", True),
-    "bounds": ("ScaleLimited", False),
-    "blind": ("HeldUnobserved", True),
-    "out of room": ("OutOfRoom", True),
-    "waiting for GPUs": ("WaitingForGpus", True),
-    "breaker": ("HealingStopped", True),
-    "disruption budget": ("HealingRefused", False),
-    "fleet disruption budget": ("HealingRefused", False),
-    "serving floor": ("HealingRefused", False),
-    "node budget": ("HealingRefused", True),
-    "attempt cap": ("HealingRefused", True),
-    "no good revision": ("RollBackRefused", True),
-    "rolled back before": ("RollBackRefused", True),
-    "no failover": ("FailoverRefused", True),
-}
-"""Rules that withhold something, as what that is told, and whether it is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +81,52 @@ class Finds(Protocol):
         """Return the route of a model."""
         ...
 
+    def fleet(self) -> Concerned | None:
+        """Return what stands for the whole fleet."""
+        ...
+
     def advice(self, pool: PoolKey) -> str:
         """Return what to do about whoever else owns a pool's number of replicas."""
         ...
+
+
+class _Tick:
+    """A decision with what became of it, and which objects the subjects of its reasons and pages name."""
+
+    def __init__(self, record: TickRecord, decision: Decision, objects: Finds, *, of_fleet: bool) -> None:
+        self.record, self.decision, self._objects, self._of_fleet = record, decision, objects, of_fleet
+        seen = record.fleet.pools if record.fleet else ()
+        self._pools = [pool.key for pool in seen] or [PoolKey.parse(name) for name in decision.memory.pools]
+
+    def named(self, subject: str) -> Iterator[Concerned]:
+        """Yield the objects of a subject: a pool, all pools of a model or a stage, a replica by its name or its id."""
+        if subject in self._by_name:
+            found = [self._objects.workload(key) for key in self._by_name[subject]]
+        elif subject == FLEET:
+            found = [self._objects.fleet() if self._of_fleet else None]
+        else:
+            sick = self._sick.get(subject)
+            found = [self._objects.pod(sick.pool, sick.subject) if sick else None]
+        yield from (about for about in found if about is not None)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[PoolKey]]:
+        """The pools by what names them: one by itself, all of a stage, all of a model."""
+        found: dict[str, list[PoolKey]] = {}
+        for key in self._pools:
+            for name in {str(key), str(key.stage), key.model}:
+                found.setdefault(name, []).append(key)
+        return found
+
+    @cached_property
+    def _sick(self) -> dict[str, Diagnosis]:
+        """What is believed of replicas, by their names in the fleet and by their ids."""
+        found: dict[str, Diagnosis] = {}
+        for believed in self.decision.diagnoses:
+            if believed.subject:
+                for name in (believed.subject, believed.pool.replica(believed.subject)):
+                    found.setdefault(name, believed)
+        return found
 
 
 class Notices:
@@ -138,47 +136,47 @@ class Notices:
         self._objects = objects
         self._withheld: dict[tuple[str, str], str] = {}
 
-    def of(self, record: TickRecord) -> Iterator[Notice]:
-        """Yield what is to be told of a tick; nothing of one that could not look."""
+    def of(self, record: TickRecord, *, of_fleet: bool = True) -> Iterator[Notice]:
+        """Yield what is to be told of a tick, acts last: where that is too much, what came first makes room.
+
+        Of one that could not look, that is no more than a human was told. Without ``of_fleet`` what concerns no object
+        but the whole fleet is left to others.
+        """
         if record.decision is None:
+            told = record.told
+            if told is not None and told.outcome == "done" and of_fleet:
+                yield from self._page_of_fleet(record.at, told.detail)
             return
-        yield from self._acts(record, record.decision)
-        yield from self._reasons(record, record.decision)
+        tick = _Tick(record, record.decision, self._objects, of_fleet=of_fleet)
+        yield from self._reasons(tick)
+        yield from self._acts(tick)
+
+    def _page_of_fleet(self, at: float, message: str) -> Iterator[Notice]:
+        about = self._objects.fleet()
+        if about is not None:
+            yield Notice(about, at, HUMAN_CALLED, capital(message), True, _without_figures(message))
 
     # What became of acts
 
-    def _acts(self, record: TickRecord, decision: Decision) -> Iterator[Notice]:
+    def _acts(self, tick: _Tick) -> Iterator[Notice]:
+        decision = tick.decision
         parts = {
             ((target := target_of(part)).act, target.subject): part
             for part in (*decision.traffic, *decision.scaling, *decision.remediations)
             if not isinstance(part, FailOver)
         }
-        for result in record.results:
+        for result in tick.record.results:
             part = parts.get((result.act, result.subject))
             held = result.outcome == "held"
             if part is None or (held and (isinstance(part, Page) or result.detail == _ONLY_LOOKING)):
                 continue
-            for about in self._objects_of(part, decision):
-                yield self._act(about, result, part, decision)
+            concerned = list(self._objects_of(part, tick))
+            if concerned:
+                told = _told(result, part, tick)
+                for about in concerned:
+                    yield Notice(about, decision.at, told.reason, told.message, told.warning, told.same)
 
-    def _act(self, about: Concerned, result: ActResult, part: Part, decision: Decision) -> Notice:
-        what = part.message if isinstance(part, Page) else what_of(part)
-        why = "" if isinstance(part, Page) else why_of(target_of(part), decision)
-        match result.outcome:
-            case "done":
-                by = f" ({result.detail})" if result.detail and not isinstance(part, Page) else ""
-                told = f"{_capital(what)}{by}{': ' if why else ''}{why}"
-                return Notice(about, decision.at, _done(part, result.act), told, isinstance(part, Page), told)
-            case "failed":
-                said = " ".join(result.detail.split())
-                told, reason = f"Could not {what}: {said}", _FAILED.get(result.act, "Failed")
-            case _:
-                told = f"Would {what}; held: {result.detail}{'. ' if why else ''}{why}"
-                reason = next((name for word, name in _HELD if result.detail.startswith(word)), "Held")
-        same = _without_figures(f"{result.act} {result.outcome} {result.detail}")
-        return Notice(about, decision.at, reason, told, result.outcome == "failed", same)
-
-    def _objects_of(self, part: Part, decision: Decision) -> Iterator[Concerned]:
+    def _objects_of(self, part: Part, tick: _Tick) -> Iterator[Concerned]:
         match part:
             case CordonReplica() | UncordonReplica() | RestartReplica():
                 found = self._objects.pod(part.pool, part.replica)
@@ -187,7 +185,7 @@ class Notices:
             case TrafficPlan(model=model) | FailOver(model=model):
                 found = self._objects.route(model)
             case Page(subject=subject):
-                yield from self._named(subject, decision)
+                yield from tick.named(subject)
                 return
             case _:
                 found = self._objects.workload(part.pool)
@@ -196,57 +194,48 @@ class Notices:
 
     # What was withheld
 
-    def _reasons(self, record: TickRecord, decision: Decision) -> Iterator[Notice]:
+    def _reasons(self, tick: _Tick) -> Iterator[Notice]:
         now: dict[tuple[str, str], str] = {}
-        for reason in decision.reasons:
-            told = _REFUSED.get(reason.rule)
+        for reason in tick.decision.reasons:
+            told = WITHHELD.get(reason.rule)
             if told is None or (reason.rule == "bounds" and reason.after >= reason.before):
                 continue
             key, same = (reason.rule, reason.subject), _without_figures(f"{reason.rule} {reason.detail}")
             now[key] = same
             if self._withheld.get(key) != same:
-                for about in self._named(reason.subject, decision, record):
-                    yield Notice(about, decision.at, told[0], self._words(reason), told[1], same)
+                for about in tick.named(reason.subject):
+                    yield Notice(about, tick.decision.at, told.reason, self._words(reason), told.warning, same)
         self._withheld = now
 
     def _words(self, reason: Reason) -> str:
-        change = f" ({reason.before:g} -> {reason.after:g})" if reason.before != reason.after else ""
-        advice = ""
-        if reason.rule == "other owner":
-            advice = self._objects.advice(PoolKey.parse(reason.subject))
-        return f"{_capital(reason.rule)}{change}: {reason.detail}{'; ' if advice else ''}{advice}"
-
-    def _named(self, subject: str, decision: Decision, record: TickRecord | None = None) -> Iterator[Concerned]:
-        """Yield what a subject names: a pool, a replica by its name in the fleet or its id, or all pools of a model."""
-        pools = [pool.key for pool in record.fleet.pools] if record and record.fleet else []
-        pools = pools or [PoolKey.parse(name) for name in decision.memory.pools]
-        of_model = [key for key in pools if key.model == subject]
-        if of_model:
-            found = [self._objects.workload(key) for key in of_model]
-        elif subject in {str(key) for key in pools}:
-            found = [self._objects.workload(PoolKey.parse(subject))]
-        else:
-            sick = [d for d in decision.diagnoses if d.subject and subject in (d.subject, d.pool.replica(d.subject))]
-            found = [self._objects.pod(sick[0].pool, sick[0].subject)] if sick else []
-        yield from (about for about in found if about is not None)
+        advice = self._objects.advice(PoolKey.parse(reason.subject)) if reason.rule == "other owner" else ""
+        return f"{withheld_words(reason)}{'; ' if advice else ''}{advice}"
 
 
-def _done(part: Part, act: Act) -> str:
-    if isinstance(part, ScalingPlan):
-        return "ScaledUp" if part.desired > part.current else "ScaledDown"
-    return _DONE.get(act, "Done")
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a notice says, of whichever object."""
+
+    reason: str
+    message: str
+    warning: bool
+    same: str
+
+
+def _told(result: ActResult, part: Part, tick: _Tick) -> _Told:
+    """Return what became of a part of a decision."""
+    why = "" if isinstance(part, Page) else why_of(part, tick.decision, tick.record.fleet)
+    if result.outcome == "done":
+        reason, what = done_words(part, tick.decision)
+        by = f" ({result.detail})" if result.detail and not isinstance(part, Page) else ""
+        message = f"{capital(what)}{by}{': ' if why else ''}{why}"
+        return _Told(reason, message, isinstance(part, Page), message)
+    reason, message = undone_words(part, result)
+    if result.outcome == "held" and why:
+        message = f"{message}. {capital(why)}"
+    same = _without_figures(f"{result.act} {result.outcome} {result.detail}")
+    return _Told(reason, message, result.outcome == "failed", same)
 
 
 def _without_figures(text: str) -> str:
     return _FIGURES.sub("#", text)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def shortened(message: str) -> str:
-    """Return a message that an API server takes: on one line, and not too long."""
-    line = " ".join(message.split())
-    told = line.encode()
-    return line if len(told) <= MOST_BYTES else told[: MOST_BYTES - 3].decode(errors="ignore") + "..."

@@ -16,21 +16,19 @@ from structlog.testing import capture_logs
 from controller.actuation import Actuator
 from controller.adapters.kube.cluster import KubernetesView
 from controller.adapters.kube.event_book import BURST, MOST_WAITING, TOKEN_S
+from controller.adapters.kube.event_words import MOST_BYTES
 from controller.adapters.kube.events import KubernetesEvents
-from controller.adapters.kube.notices import MOST_BYTES
 from controller.adapters.system_clock import SystemClock
 from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import Mode, ModeSettings
-from controller.plans import Part, target_of
-from controller.ports import ActResult, FleetMetrics, Outcome, Sources, TickRecord
+from controller.plans import Part
+from controller.ports import FleetMetrics, Outcome, Sources, TickRecord
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
-    Decision,
-    Diagnosis,
     Page,
     PauseRollout,
     Reason,
@@ -40,7 +38,6 @@ from policies.decisions import (
     TrafficPlan,
 )
 from policies.fleet import PoolKey, PoolState
-from policies.memory import PolicyMemory, PoolMemory
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
@@ -55,36 +52,23 @@ from tests.builders import (
     metrics,
     settings,
 )
+from tests.builders_events import events_of, sick_at
+from tests.builders_events import record as record_of
 from tests.builders_kube import T0
 from tests.builders_kube_api import MERGE, Fleet, caught_up, settings_for
-from tests.builders_kubernetes_api import clients
 
 KEY, SPARE = PoolKey("llama", "llama"), PoolKey("llama", "spare")
 POD = "llama-abc-0"
-SICK = Diagnosis("F7", POD, KEY, T0, ("progress",), "it makes no progress", name="hang")
 UP = ScalingPlan(KEY, 2, 5, 1)
 ROUTE = {"namespace": "prod", "name": "chat", "model": "llama", "backends": {"llama": "llama", "spare": "spare"}}
 TICK_S = 15.0
+SICK = sick_at(T0, KEY, POD)
 HPA = "/apis/autoscaling/v2/namespaces/prod/horizontalpodautoscalers"
 
 
-def record(at: float, *parts: Part, outcome: Outcome = "done", detail: str = "", why: tuple[Reason, ...] = ()) -> Any:
-    """Return a tick that decided ``parts`` for the reasons ``why``, and what became of all of them."""
-    decision = Decision(
-        at=at,
-        generation=1,
-        input_digest="",
-        expires_at=at + 60.0,
-        scaling=tuple(part for part in parts if isinstance(part, ScalingPlan)),
-        traffic=tuple(part for part in parts if isinstance(part, TrafficPlan)),
-        anomalies=(),
-        diagnoses=(SICK,),
-        remediations=tuple(part for part in parts if not isinstance(part, ScalingPlan | TrafficPlan)),
-        reasons=why,
-        memory=PolicyMemory(pools={str(KEY): PoolMemory(), str(SPARE): PoolMemory()}),
-    )
-    results = [ActResult(one.act, one.subject, outcome, detail) for one in map(target_of, parts)]
-    return TickRecord(at, None, {}, decision, tuple(results))
+def record(at: float, *parts: Part, **more: Any) -> TickRecord:
+    """Return a tick over the pools of this cluster, one replica of which is sick."""
+    return record_of(at, *parts, pools=(KEY, SPARE), sick=(SICK,), **more)
 
 
 @dataclass
@@ -107,10 +91,7 @@ class Place:
         return wait_s
 
     def told(self, name: str = "llama", namespace: str = "prod") -> list[Any]:
-        """Return what the official client lists of an object, the oldest first."""
-        with clients(self.api) as client:
-            found = client.core.list_namespaced_event(namespace, field_selector=f"involvedObject.name={name}")
-        return sorted(found.items, key=lambda event: (event.first_timestamp, event.reason))
+        return events_of(self.api, name, namespace)
 
 
 @contextmanager
@@ -147,8 +128,7 @@ def test_what_was_done_is_told_of_the_object_that_it_was_done_to(place: Place) -
     uid = place.api.call("GET", "/apis/apps/v1/namespaces/prod/deployments/llama")["metadata"]["uid"]
     assert (about.api_version, about.kind, about.namespace, about.uid) == ("apps/v1", "Deployment", "prod", uid)
     assert (scaled.type, scaled.reason, scaled.count) == ("Normal", "ScaledUp", 1)
-    assert scaled.message.startswith("Scale from 2 to 5 replicas: predictive target")
-    assert "demand will be 40 requests/s" in scaled.message
+    assert scaled.message == "Scaled up from 2 to 5 replicas: forecast demand will be 40 requests/s"
     assert (scaled.reporting_component, scaled.reporting_instance) == ("foresail", "foresail-0")
     assert scaled.first_timestamp.timestamp() == scaled.last_timestamp.timestamp() == T0
 
@@ -177,7 +157,7 @@ def test_every_act_is_told_where_people_look_for_it(place: Place) -> None:
     }
     (shifted,) = place.told("chat")
     assert (shifted.involved_object.api_version, shifted.reason) == ("gateway.networking.k8s.io/v1", "TrafficShifted")
-    assert shifted.message == "Share traffic as llama 25%, spare 75%"
+    assert shifted.message == "Traffic is shared as llama 25%, spare 75%"
     (avoided,) = place.told("node-a", "default")
     assert (avoided.involved_object.uid, avoided.involved_object.namespace, avoided.reason) == (
         "node-a",
@@ -228,7 +208,7 @@ def test_a_withheld_plan_is_told_when_that_comes_up_and_again_after_it_was_gone(
         place.tick(why=(Reason("GPU budget", str(KEY), 9, left, f"budget of 6{left} for all pools"),))
     (event,) = place.told()
     assert (event.reason, event.type, event.count) == ("ScaleLimited", "Warning", 1)
-    assert event.message == "GPU budget (9 -> 7): budget of 67 for all pools"
+    assert event.message == "Limited to 7 of 9 replicas by the GPU budget: budget of 67 for all pools"
     place.tick()
     place.tick(why=(Reason("GPU budget", str(KEY), 9, 4, "budget of 64 for all pools"),))
     assert [event.count for event in place.told()] == [2]
@@ -399,7 +379,7 @@ def test_a_tick_that_scales_tells_so_by_a_thread_of_its_own(place: Place) -> Non
     assert [(result.act, result.outcome) for result in done.results] == [("scale", "done")]
     place.events.close()
     (event,) = [one for one in place.told() if one.reason == "ScaledUp"]
-    assert event.message.startswith("Scale from 2 to ")
+    assert event.message.startswith("Scaled up from 2 to ")
 
 
 def test_an_owner_is_told_with_what_to_do_about_it(place: Place) -> None:
@@ -414,7 +394,7 @@ def test_an_owner_is_told_with_what_to_do_about_it(place: Place) -> None:
     (event,) = [one for one in place.told() if one.reason == "ScaleRefused"]
     assert (event.type, event.count) == ("Warning", 1)
     assert event.message == (
-        "Other owner: HorizontalPodAutoscaler prod/other owns the replica count: left alone; "
+        "Not scaled: HorizontalPodAutoscaler prod/other owns the replica count: left alone; "
         "delete or pause HorizontalPodAutoscaler prod/other: it goes on writing"
     )
 
