@@ -21,14 +21,13 @@ from controller.adapters.system_clock import SystemClock
 from controller.forecasts import ForecastSettings, Horizon, LoadForecasts
 from controller.loop import ControlLoop
 from controller.modes import Mode, ModeSettings
-from controller.plans import Part, target_of
-from controller.ports import ActResult, FleetMetrics, Outcome, Sources, TickRecord
+from controller.plans import Part
+from controller.ports import FleetMetrics, Outcome, Sources
 from forecasting.forecaster import FallbackForecaster
 from policies.decide import Foresail
 from policies.decisions import (
     AvoidNode,
     CordonReplica,
-    Decision,
     Diagnosis,
     Page,
     PauseRollout,
@@ -39,7 +38,6 @@ from policies.decisions import (
     TrafficPlan,
 )
 from policies.fleet import PoolKey, PoolState
-from policies.memory import PolicyMemory, PoolMemory
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
@@ -57,6 +55,7 @@ from tests.builders import (
 from tests.builders_kube import T0
 from tests.builders_kube_api import MERGE, Fleet, settings_for
 from tests.builders_kubernetes_api import clients
+from tests.builders_ticks import tick_of
 
 KEY, SPARE = PoolKey("llama", "llama"), PoolKey("llama", "spare")
 POD = "llama-abc-0"
@@ -69,21 +68,7 @@ HPA = "/apis/autoscaling/v2/namespaces/prod/horizontalpodautoscalers"
 
 def record(at: float, *parts: Part, outcome: Outcome = "done", detail: str = "", why: tuple[Reason, ...] = ()) -> Any:
     """Return a tick that decided ``parts`` for the reasons ``why``, and what became of all of them."""
-    decision = Decision(
-        at=at,
-        generation=1,
-        input_digest="",
-        expires_at=at + 60.0,
-        scaling=tuple(part for part in parts if isinstance(part, ScalingPlan)),
-        traffic=tuple(part for part in parts if isinstance(part, TrafficPlan)),
-        anomalies=(),
-        diagnoses=(SICK,),
-        remediations=tuple(part for part in parts if not isinstance(part, ScalingPlan | TrafficPlan)),
-        reasons=why,
-        memory=PolicyMemory(pools={str(KEY): PoolMemory(), str(SPARE): PoolMemory()}),
-    )
-    results = [ActResult(one.act, one.subject, outcome, detail) for one in map(target_of, parts)]
-    return TickRecord(at, None, {}, decision, tuple(results))
+    return tick_of(at, *parts, outcome=outcome, detail=detail, why=why, diagnoses=(SICK,), pools=(KEY, SPARE))
 
 
 @dataclass
