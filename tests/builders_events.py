@@ -21,14 +21,18 @@ def sick_at(at: float, pool: PoolKey, replica: str) -> Diagnosis:
 def record(
     at: float,
     *parts: Part,
-    pools: tuple[PoolKey, ...],
+    pools: tuple[PoolKey, ...] = (),
     sick: tuple[Diagnosis, ...] = (),
     outcome: Outcome = "done",
     detail: str = "",
     why: tuple[Reason, ...] = (),
     fleet: FleetState | None = None,
 ) -> TickRecord:
-    """Return a tick that decided ``parts`` for the reasons ``why``, and what became of all of them."""
+    """Return a tick that decided ``parts`` for the reasons ``why``, and what became of all of them.
+
+    ``pools`` are those that it remembers besides those of its ``parts``.
+    """
+    known = set(pools) | {part.pool for part in parts if isinstance(part, ScalingPlan)}
     decision = Decision(
         at=at,
         generation=1,
@@ -40,7 +44,7 @@ def record(
         diagnoses=sick,
         remediations=tuple(part for part in parts if not isinstance(part, ScalingPlan | TrafficPlan)),
         reasons=why,
-        memory=PolicyMemory(pools={str(key): PoolMemory() for key in pools}),
+        memory=PolicyMemory(pools={str(key): PoolMemory() for key in sorted(known)}),
     )
     results = [ActResult(one.act, one.subject, outcome, detail) for one in map(target_of, parts)]
     return TickRecord(at, fleet, {}, decision, tuple(results))

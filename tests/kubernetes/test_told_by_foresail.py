@@ -7,7 +7,7 @@ from controller.adapters.kube.kinds import DEPLOYMENTS
 from policies.decisions import CordonReplica, Reason, ScalingPlan
 from tests.builders_acting import Acting, key_of
 from tests.builders_any_cluster import EVENTS, Hands, Json, Place
-from tests.builders_ticks import tick_of
+from tests.builders_events import record
 
 
 def told_of(hands: Hands, name: str) -> list[Json]:
@@ -27,10 +27,10 @@ def test_what_repeats_is_one_event_that_counts_also_after_a_restart(
     plan = ScalingPlan(key, 1, 4, 1)
     first = a_witness(foresail, place)
     for later_s in (0.0, 15.0):
-        first.saw(tick_of(at + later_s, plan, outcome="failed", detail="HTTP 409: modified", why=(held,)))
+        first.saw(record(at + later_s, plan, outcome="failed", detail="HTTP 409: modified", why=(held,)))
         first.round()
     second = a_witness(foresail, place, "foresail-1")  # which knows nothing of what the first one told
-    second.saw(tick_of(at + 30.0, plan, outcome="failed", detail="HTTP 409: modified", why=(held,)))
+    second.saw(record(at + 30.0, plan, outcome="failed", detail="HTTP 409: modified", why=(held,)))
     second.round()
     found = {one["reason"]: one for one in told_of(hands, "told-often")}
     assert found.keys() == {"ScaleFailed", "ScaleLimited"}
@@ -54,7 +54,7 @@ def test_an_act_on_a_pod_is_told_of_the_pod_and_a_long_story_fits(foresail: Acti
     (pod,) = hands.names("told-of-pod")
     witness = a_witness(foresail, place, "f" * 300)
     at, act = place.hours.now(), CordonReplica(pod, key_of("told-of-pod"), "F7")
-    witness.saw(tick_of(at, act, outcome="failed", detail="it says: " + "no, \u00fc\u4e2d " * 400))
+    witness.saw(record(at, act, outcome="failed", detail="it says: " + "no, \u00fc\u4e2d " * 400))
     witness.round()
     (event,) = told_of(hands, pod)
     assert (event["involvedObject"]["kind"], event["reason"]) == ("Pod", "CordonFailed")
@@ -65,11 +65,11 @@ def test_an_event_that_was_deleted_is_told_anew(foresail: Acting, hands: Hands, 
     foresail.labelled("told-again", 1)
     at, plan = place.hours.now(), ScalingPlan(key_of("told-again"), 1, 2, 1)
     witness = a_witness(foresail, place)
-    witness.saw(tick_of(at, plan))
+    witness.saw(record(at, plan))
     witness.round()
     (event,) = told_of(hands, "told-again")
     hands.delete(EVENTS, event["metadata"]["name"])
-    witness.saw(tick_of(at + 15.0, plan))
+    witness.saw(record(at + 15.0, plan))
     witness.round()
     (anew,) = told_of(hands, "told-again")
     assert (anew["metadata"]["name"], anew["count"]) == (event["metadata"]["name"], 1)
