@@ -13,6 +13,7 @@ from controller.doctor import examine, sections_of
 from controller.doctor_findings import Findings
 from controller.explain import as_text
 from controller.settings import Settings
+from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders_kube_api import Fleet, settings_for
 from tests.builders_prometheus import free_port
@@ -32,10 +33,12 @@ def _apis() -> Iterator[tuple[RunningApi, RunningApi]]:
         yield east, west
 
 
-def _findings(apis: tuple[RunningApi, RunningApi], folder: Path, *pools: str, hub: Any = HUB) -> Findings:
+def _findings(
+    apis: tuple[RunningApi, RunningApi], folder: Path, *pools: str, hub: Any = HUB, spoke: Any = None
+) -> Findings:
     for name in ("east", "west"):
         (folder / name).mkdir(exist_ok=True)
-    east, west = settings_for(apis[0], folder / "east", **hub), settings_for(apis[1], folder / "west")
+    east, west = settings_for(apis[0], folder / "east", **hub), settings_for(apis[1], folder / "west", **(spoke or {}))
     members = {"east": dict(east), "west": dict(west)}
     told = {
         "prometheus": {"url": f"http://127.0.0.1:{free_port()}", "attempts": 1},
@@ -67,3 +70,21 @@ def test_a_pool_that_no_member_has_is_told_once(apis: tuple[RunningApi, RunningA
 def test_that_no_member_has_a_route_is_told_once(apis: tuple[RunningApi, RunningApi], tmp_path: Path) -> None:
     findings = _findings(apis, tmp_path, "east.a100", "west.a100", hub={})
     assert _fatal(findings) == ["modes.traffic lets weights be set, and no route is named"]
+
+
+def test_rights_to_events_are_asked_for_at_each_member_that_is_to_be_told(
+    apis: tuple[RunningApi, RunningApi], tmp_path: Path
+) -> None:
+    mute = (Rule(("get", "list", "watch"), ("*",), ("*",)), Rule(("*",), ("authorization.k8s.io",), ("*",)))
+    apis[1].grant("mute", Subject("foresail", mute))
+    findings = _findings(apis, tmp_path, "east.a100", "west.a100", spoke={"known_as": "mute"})
+    missing = {name: member.missing_rights for name, member in findings.members.items()}
+    assert missing["east"] == []
+    assert {
+        (right.verb, right.resource, right.namespace) for right in missing["west"] if right.feature == "events"
+    } == {
+        ("create", "events", "prod"),
+        ("patch", "events", "prod"),
+    }
+    findings = _findings(apis, tmp_path, "east.a100", "west.a100", spoke={"known_as": "mute", "events": False})
+    assert "events" not in {right.feature for right in findings.members["west"].missing_rights}

@@ -169,6 +169,7 @@ def test_while_the_kill_switch_is_on_nothing_is_told_at_the_end_either(rig: Rig)
 
 
 def test_a_single_tick_tells_what_it_did_before_it_gives_the_lease_away(rig: Rig) -> None:
+    rig.api.fault(Fault(code=503, verbs=("create",), resources=("events",), times=1, retry_after_s=60))
     run_once(rig.settings, rig.world_of, leadership=rig.leadership)
     assert "ScaledUp" in rig.told()
     assert rig.holder == ""

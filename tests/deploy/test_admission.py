@@ -454,14 +454,14 @@ def test_the_policy_lets_through_exactly_the_writes_that_are_granted(
     least = Installation(frozenset({Feature.EVENTS}))
     everything = {(rule.group, rule.resource) for rule in permissions(full)}
     for installation, policies, there in ((full, admission, "serving"), (least, observing, NAMESPACE)):
-        where = {Scope.WORKLOADS: there, Scope.OWN: NAMESPACE, Scope.CLUSTER: ""}
+        where = {Scope.WORKLOADS: there, Scope.OWN: NAMESPACE, Scope.CLUSTER: "", Scope.EVENTS_OF_NODES: "default"}
         granted = {
             (where[rule.scope], rule.group, rule.resource, verbs[verb])
             for rule in permissions(installation)
             for verb in rule.verbs
             if verb in verbs
         }
-        tried = product({there, NAMESPACE, "", "kube-system"}, everything, set(verbs.values()))
+        tried = product({there, NAMESPACE, "", "default", "kube-system"}, everything, set(verbs.values()))
         through = {
             (namespace, *target, operation)
             for namespace, target, operation in tried

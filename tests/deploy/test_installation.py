@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.adapters.kube.installation import installation_of
+from controller.adapters.kube.installation import installation_of, rights_of
 from controller.adapters.kube.permissions import Feature, Installation, permissions
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.modes import ModeSettings
@@ -66,3 +66,23 @@ def test_each_mode_brings_its_features_and_telling_people_brings_none() -> None:
     assert on(scaling="approve") == {Feature.SCALE}
     assert on(traffic="auto") == {Feature.ROUTE}
     assert on(healing="auto") == {Feature.CORDON, Feature.RESTART, Feature.ROLL_BACK, Feature.AVOID_NODES}
+
+
+def test_events_of_a_route_are_written_where_it_is() -> None:
+    route = {"namespace": "edge", "name": "chat", "model": "chat", "backends": {"a100": "a100"}}
+    platform = KubernetesSettings.model_validate({"namespaces": ("serving",), "routes": (route,)})
+    rights = rights_of(installation_of(platform, ModeSettings(), may_avoid_nodes=False), platform)
+    of_events = {(right.verb, right.namespace) for right in rights if right.feature is Feature.EVENTS}
+    assert of_events == {(verb, place) for verb in ("create", "patch") for place in ("serving", "edge")}
+
+
+def test_events_of_nodes_are_written_in_the_namespace_that_is_theirs() -> None:
+    modes = ModeSettings.all_auto()
+    for may_avoid, namespaces, places in (
+        (True, ("serving",), {"serving", "default"}),
+        (False, ("serving",), {"serving"}),
+        (True, ("*",), {""}),
+    ):
+        platform = KubernetesSettings(namespaces=namespaces)
+        rights = rights_of(installation_of(platform, modes, may_avoid_nodes=may_avoid), platform)
+        assert {right.namespace for right in rights if right.feature is Feature.EVENTS} == places

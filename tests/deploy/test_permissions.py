@@ -25,7 +25,7 @@ THERE = ("batch", "serving")
 
 
 def needed(installation: Installation) -> set[Grant]:
-    where = {Scope.WORKLOADS: THERE, Scope.OWN: (NAMESPACE,), Scope.CLUSTER: ("",)}
+    where = {Scope.WORKLOADS: THERE, Scope.OWN: (NAMESPACE,), Scope.CLUSTER: ("",), Scope.EVENTS_OF_NODES: ("default",)}
     return {
         (namespace, rule.group, rule.resource, verb, name)
         for rule in permissions(installation)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from controller.adapters.kube.cluster import KubernetesView
-from controller.adapters.kube.kinds import KINDS
+from controller.adapters.kube.kinds import CLUSTER_WIDE, KINDS
 from controller.adapters.kube.settings import KubernetesSettings
 from policies.fleet import PoolKey
 
@@ -14,9 +14,6 @@ _ROUTES: Mapping[str, str] = {
     "HTTPRoute": "gateway.networking.k8s.io/v1",
     "VirtualService": "networking.istio.io/v1",
 }
-
-_ANY = "default"
-"""Namespace of what concerns no namespace more than others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Objects:
         }
 
         name = settings.namespaces[0]
-        place = _ANY if name == "*" else name
+        place = CLUSTER_WIDE if name == "*" else name
         self._namespace = Concerned("v1", "Namespace", place, place)
 
     def workload(self, pool: PoolKey) -> Concerned | None:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from controller.adapters.kube.concerned import Concerned
 from controller.adapters.kube.event_words import shortened
+from controller.adapters.kube.kinds import CLUSTER_WIDE
 from controller.adapters.kube.notices import Notice
 from controller.redaction import redacted
 
@@ -28,8 +29,6 @@ Name: TypeAlias = tuple[str, str]
 """Namespace and name of an Event."""
 
 _LONGEST_NAME = 253
-_CLUSTER_WIDE = "default"
-"""Namespace of Events about objects that are in none."""
 
 
 @dataclass(slots=True)
@@ -126,7 +125,7 @@ def name_of(notice: Notice) -> Name:
     told = repr((about.api_version, about.kind, about.uid, about.name, notice.reason, notice.same))
     digest = sha256(told.encode("ascii", "backslashreplace")).hexdigest()[:16]
     head = about.name[: _LONGEST_NAME - len(digest) - 1].rstrip("-.")
-    return about.namespace or _CLUSTER_WIDE, f"{head}.{digest}"
+    return about.namespace or CLUSTER_WIDE, f"{head}.{digest}"
 
 
 def new_event(name: Name, waiting: Waiting, instance: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from controller.adapters.kube.kinds import CLUSTER_WIDE
 from controller.adapters.kube.permissions import ROUTE_KINDS, Feature, Installation, Rule, Scope, permissions
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.modes import ActionClass, ModeSettings
@@ -87,6 +88,9 @@ def _places(rule: Rule, platform: KubernetesSettings) -> Iterator[tuple[str, str
     """Yield the namespaces and names that a rule is needed for."""
     if rule.scope is Scope.CLUSTER:
         yield "", ""
+    elif rule.scope is Scope.EVENTS_OF_NODES:
+        if "*" not in platform.namespaces:
+            yield CLUSTER_WIDE, ""
     elif rule.scope is Scope.OWN:
         for name in rule.names or ("",):
             yield (platform.lease.namespace if platform.lease else "default"), name
@@ -97,7 +101,15 @@ def _places(rule: Rule, platform: KubernetesSettings) -> Iterator[tuple[str, str
     elif rule.feature is Feature.ROUTE:
         yield from ((namespace, "") for namespace in _namespaces_of_backends(platform))
     else:
-        yield from (("" if namespace == "*" else namespace, "") for namespace in platform.namespaces)
+        yield from ((namespace, "") for namespace in _namespaces_of(rule, platform))
+
+
+def _namespaces_of(rule: Rule, platform: KubernetesSettings) -> list[str]:
+    """Return the namespaces with workloads, empty for all of them; Events are written where a route is as well."""
+    namespaces = ["" if namespace == "*" else namespace for namespace in platform.namespaces]
+    if rule.feature is Feature.EVENTS and "" not in namespaces:
+        namespaces += sorted({route.namespace for route in platform.routes} - set(namespaces))
+    return namespaces
 
 
 def _namespaces_of_backends(platform: KubernetesSettings) -> list[str]:

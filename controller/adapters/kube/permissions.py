@@ -39,6 +39,7 @@ class Scope(StrEnum):
     WORKLOADS = "workloads"  # in each namespace with workloads
     OWN = "own"  # in the namespace of Foresail itself
     CLUSTER = "cluster"
+    EVENTS_OF_NODES = "eventsOfNodes"  # in the namespace that the API has for Events of what is in none
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,8 @@ def _other_writes(on: Installation) -> Iterator[Rule]:
         yield Rule(Feature.LEASE, group, "leases", WRITE, on.leases, Scope.OWN)
     if Feature.EVENTS in on.features:
         yield Rule(Feature.EVENTS, "", "events", ("create", "patch"))
+        if Feature.AVOID_NODES in on.features:
+            yield Rule(Feature.EVENTS, "", "events", ("create", "patch"), scope=Scope.EVENTS_OF_NODES)
     if Feature.POLICIES in on.features:
         yield Rule(Feature.POLICIES, "foresail.dev", "scalingpolicies", READ)
         yield Rule(Feature.POLICIES, "foresail.dev", "scalingpolicies/status", ("get", "update", "patch"))

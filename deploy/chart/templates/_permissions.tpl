@@ -96,6 +96,16 @@ rules: []
 {{- end -}}
 {{- end -}}
 
+{{/* In the namespace of Events of what is in none. */}}
+{{- define "foresail.rules.eventsOfNodes" -}}
+{{- if and .Values.features.events .Values.features.avoidNodes -}}
+rules:
+  - {apiGroups: [""], resources: [events], verbs: [create, patch]}
+{{- else -}}
+rules: []
+{{- end -}}
+{{- end -}}
+
 {{- define "foresail.rules.cluster" -}}
 {{- if or .Values.features.nodes .Values.features.avoidNodes -}}
 rules:
