@@ -5,6 +5,11 @@ PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
+
+# Images often forbid bytecode files, to stay small. Without them each of the many processes of a run compiles all that
+# it imports, and pytest rewrites every test file in each worker: a quarter of the time.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help install demo check test manifests clean
 
 help:  ## list the targets
