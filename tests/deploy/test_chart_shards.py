@@ -30,6 +30,7 @@ LOG = "postgresql+psycopg://foresail@db.data.svc/foresail_{shard}"
 VALUES: dict[str, Any] = {
     **EVERYTHING,
     "shards": SHARDS,
+    "keda": {"enabled": False},
     "settings": {**EVERYTHING["settings"], "audit": {"url": LOG}},
 }
 NAMES = [f"{RELEASE}-{index}" for index in range(SHARDS)]
@@ -115,7 +116,7 @@ def test_with_sqlite_each_shard_claims_a_volume_of_its_own() -> None:
         ({"persistence": {"existingClaim": "audit"}}, "so that each shard claims its own"),
         ({"settings": {"audit": {"url": "postgresql://db/one"}}}, "put {shard} into the name of its database"),
         ({"settings": {"daemon": {"shard": {"of": 5}}}}, "settings.daemon.shard.of is filled in from shards"),
-        ({"settings": {"daemon": {"keda": {"address": "0.0.0.0:9465"}}}}, "each shard answers for its own pools"),
+        ({"keda": {"enabled": True}}, "each shard answers for its own pools"),
         ({"shards": 33}, "shards"),
     ],
 )

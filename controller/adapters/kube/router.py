@@ -144,6 +144,8 @@ class KubernetesRouter:
         if seen.shares is None:
             return [seen.unread[0]]
         notes = [route.waits(self._elapsed())] if route.untaken else []
+        if self._written.lags(reflector):  # who had set what was there before our own write is nobody's news
+            return notes
         owner = self._owner(seen)
         if owner is not None:
             notes.append(f"{owner.title} owns its weights: {owner.remedy}")

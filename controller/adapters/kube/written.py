@@ -27,6 +27,12 @@ class Written:
         if not resource_version:
             reflector.lists_since(at_s)
 
+    def lags(self, of: Reflector[Any]) -> bool:
+        """Return whether the cache does not show the newest write to it yet; nothing is waited for."""
+        with self._lock:
+            resource_version, _ = self._newest.get(of, ("0", 0.0))
+        return not (resource_version and of.store.wait_for(resource_version, 0.0))
+
     def wait(self, within_s: float, of: Reflector[Any] | None = None) -> None:
         """Wait until every write shows, or those to ``of`` alone.
 

@@ -101,6 +101,16 @@ def test_the_next_step_waits_until_the_gateway_has_taken_the_last(api: RunningAp
         assert routes.weights() == {"chat-east": 7000, "chat-west": 3000}
 
 
+def test_what_was_before_our_own_write_is_no_drift_while_the_watch_lags(api: RunningApi, tmp_path: Path) -> None:
+    a_route(api)
+    with routing(api, tmp_path, place()) as router:
+        router.weights("m")
+        api.fault(Fault(code=503, verbs=("list", "watch"), resources=("httproutes",)))
+        api.drop_watches()
+        router.set_weights("m", {EAST: 0.6, WEST: 0.4})
+        assert [note.why for note in router.notes() if "had set" in note.why] == []
+
+
 def test_nothing_more_goes_where_nobody_is_ready(api: RunningApi, tmp_path: Path) -> None:
     routes = a_route(api)
     with routing(api, tmp_path, place()) as router:
