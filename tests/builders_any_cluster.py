@@ -96,11 +96,13 @@ class Hands:
         settings: With which Foresail would be started on it.
         kubelets: Whether there are any; where not, pods become Ready by these hands.
         sick: Names of pods that no kubelet makes Ready again, for as long as they are here.
+        broken: Images whose pods never become Ready.
     """
 
     def __init__(self, settings: KubernetesSettings, namespace: str, hours: Hours, *, kubelets: bool) -> None:
         self.settings, self.namespace, self.kubelets = settings, namespace, kubelets
         self.sick: set[str] = set()
+        self.broken: set[str] = set()
         self._hours = hours
         self._api = KubernetesApi(settings, SystemClock().elapsed)
 
@@ -242,7 +244,8 @@ class Hands:
         """Do what a kubelet would, to the pods of this namespace."""
         for pod in self.list(PODS):
             name = pod["metadata"]["name"]
-            if not (_is_ready(pod) or "deletionTimestamp" in pod["metadata"] or name in self.sick):
+            ill = name in self.sick or any(one["image"] in self.broken for one in pod["spec"]["containers"])
+            if not (_is_ready(pod) or "deletionTimestamp" in pod["metadata"] or ill):
                 self._report(name, ready=True)
 
     def _report(self, name: str, *, ready: bool) -> None:

@@ -15,6 +15,7 @@ from tests.builders_acting import Acting, acting_on, key_of
 from tests.builders_any_cluster import IMAGE, Hands, Json, Place, template
 
 WORSE, WORST = "registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.8"
+BROKEN = "registry.k8s.io/pause:3.7"
 EDITOR = "kubectl-edit"
 SETS = replace(REPLICA_SETS, metadata_only=False)
 
@@ -60,9 +61,8 @@ def test_a_rollout_that_never_gets_ready_is_gone_back_from(foresail: Acting, han
         pytest.skip("kubelets say themselves who is Ready")
     good = foresail.labelled("stuck", 2).revision
     there = hands.names("stuck")
-    roll_out(hands, "stuck", WORSE)
-    new = hands.until(lambda: hands.names("stuck") - there)
-    hands.sick |= new
+    hands.broken.add(BROKEN)
+    roll_out(hands, "stuck", BROKEN)
     foresail.seen("stuck", lambda pool: pool.revision != good and len(pool.replicas) == 3)
     foresail.cluster.roll_back(key_of("stuck"), good)
     pool = foresail.at_rest("stuck", 2)
