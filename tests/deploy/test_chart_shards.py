@@ -13,6 +13,7 @@ from controller.adapters.kube.settings import KubernetesSettings
 from controller.settings import load_settings
 from controller.shards import own_part
 from tests.builders_chart import (
+    CHART,
     EVERYTHING,
     NAMESPACE,
     RELEASE,
@@ -30,6 +31,7 @@ LOG = "postgresql+psycopg://foresail@db.data.svc/foresail_{shard}"
 VALUES: dict[str, Any] = {
     **EVERYTHING,
     "shards": SHARDS,
+    "keda": {"enabled": False},
     "settings": {**EVERYTHING["settings"], "audit": {"url": LOG}},
 }
 NAMES = [f"{RELEASE}-{index}" for index in range(SHARDS)]
@@ -100,6 +102,26 @@ def test_metrics_tell_which_shard_they_are_of(objects: list[Object]) -> None:
     assert endpoint["relabelings"] == [wanted]
 
 
+def alerts_of(objects: list[Object]) -> set[str]:
+    groups = the(objects, "PrometheusRule")["spec"]["groups"]
+    return {rule["alert"] for group in groups for rule in group["rules"]}
+
+
+def test_no_standby_is_missed_where_the_chart_runs_none(objects: list[Object]) -> None:
+    """With SQLite each shard has one replica for good, and needs its lease all the same."""
+    alone = alerts_of(rendered({"shards": 2, "features": {"lease": True}, "alertRules": {"enabled": True}}))
+    assert alerts_of(objects) - alone == {"ForesailStandbyMissing"}
+    groups = yaml.safe_load((CHART / "rules" / "foresail.yaml").read_text())["groups"]
+    assert the(objects, "PrometheusRule")["spec"] == {"groups": groups}
+
+
+def test_a_registry_that_other_shards_do_not_reach_is_told_of() -> None:
+    several = {"shards": 2, "features": {"lease": True}}
+    assert "Shard 0 alone trains" in notes(several)
+    assert "Shard 0 alone trains" not in notes({**several, "settings": {"registry": {"store": "https://mlflow.ml.svc"}}})
+    assert "Shard 0 alone trains" not in notes()
+
+
 def test_with_sqlite_each_shard_claims_a_volume_of_its_own() -> None:
     objects = rendered({"shards": 2, "features": {"lease": True}})
     assert [found["metadata"]["name"] for found in of_kind(objects, "PersistentVolumeClaim")] == NAMES[:2]
@@ -115,7 +137,7 @@ def test_with_sqlite_each_shard_claims_a_volume_of_its_own() -> None:
         ({"persistence": {"existingClaim": "audit"}}, "so that each shard claims its own"),
         ({"settings": {"audit": {"url": "postgresql://db/one"}}}, "put {shard} into the name of its database"),
         ({"settings": {"daemon": {"shard": {"of": 5}}}}, "settings.daemon.shard.of is filled in from shards"),
-        ({"settings": {"daemon": {"keda": {"address": "0.0.0.0:9465"}}}}, "each shard answers for its own pools"),
+        ({"keda": {"enabled": True}}, "keda.enabled is true: KEDA asks one address, and each shard answers for its own"),
         ({"shards": 33}, "shards"),
     ],
 )

@@ -147,8 +147,8 @@
 {{- if not (contains "{shard}" $settings.audit.url) -}}
 {{- fail "shards is more than 1, and settings.audit.url is one log for all: put {shard} into the name of its database" -}}
 {{- end -}}
-{{- if get $settings.daemon "keda" -}}
-{{- fail "shards is more than 1, and settings.daemon.keda is set: KEDA asks one address, and each shard answers for its own pools" -}}
+{{- if .Values.keda.enabled -}}
+{{- fail "shards is more than 1, and keda.enabled is true: KEDA asks one address, and each shard answers for its own pools" -}}
 {{- end -}}
 {{- end -}}
 {{- $replicas := int (include "foresail.replicas" .) -}}
