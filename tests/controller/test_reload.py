@@ -97,8 +97,8 @@ def test_the_lease_of_several_clusters_cannot_change_or_move_while_it_runs(told:
         members = {"east": {"context": "east", **east}, "west": {"context": "west", **west}}
         return ClustersSettings.model_validate({"members": members})
 
-    source = SettingsFile(file, ["platform={kind: clusters, members: {east: {context: east}, "
-                                 "west: {context: west, lease: {}, routes: []}}}"])  # fmt: skip
+    members = "{east: {context: east}, west: {context: west, lease: {}}}"
+    source = SettingsFile(file, [f"platform={{kind: clusters, members: {members}}}"])
     used = source.load()
     leased = used.model_copy(update={"platform": of(**{"east": {}, "west": {}, **told})})
     with pytest.raises(BadSetting, match=r"platform[.,].* cannot change while the daemon runs"):

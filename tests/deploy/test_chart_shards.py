@@ -118,7 +118,9 @@ def test_no_standby_is_missed_where_the_chart_runs_none(objects: list[Object]) -
 def test_a_registry_that_other_shards_do_not_reach_is_told_of() -> None:
     several = {"shards": 2, "features": {"lease": True}}
     assert "Shard 0 alone trains" in notes(several)
-    assert "Shard 0 alone trains" not in notes({**several, "settings": {"registry": {"store": "https://mlflow.ml.svc"}}})
+    assert "Shard 0 alone trains" not in notes(
+        {**several, "settings": {"registry": {"store": "https://mlflow.ml.svc"}}}
+    )
     assert "Shard 0 alone trains" not in notes()
 
 
