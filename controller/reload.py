@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from controller.errors import BadSetting
+from controller.platform_settings import cluster_of_lease
 from controller.settings import Settings, load_settings
 from controller.shards import own_part
 from controller.yaml_source import MAX_BYTES
@@ -15,10 +16,13 @@ from controller.yaml_source import MAX_BYTES
 
 def _place_of_lease(settings: Settings) -> object:
     """Return in which cluster the lease is: one that moved with the platform would be two."""
-    platform = settings.platform
-    if getattr(platform, "lease", None) is None:
-        return None
-    return tuple(getattr(platform, name, None) for name in ("kind", "kubeconfig", "context"))
+    place = cluster_of_lease(settings.platform)
+    return None if place is None else (getattr(settings.platform, "kind", None), place.kubeconfig, place.context)
+
+
+def _lease(settings: Settings) -> object:
+    place = cluster_of_lease(settings.platform)
+    return None if place is None else place.lease
 
 
 _FIXED: dict[str, Callable[[Settings], object]] = {
@@ -26,7 +30,7 @@ _FIXED: dict[str, Callable[[Settings], object]] = {
     "daemon.shard": lambda settings: settings.daemon.shard.model_dump(),
     "daemon.keda": lambda settings: settings.daemon.keda,
     "daemon.status": lambda settings: settings.daemon.status,
-    "platform.lease": lambda settings: getattr(settings.platform, "lease", None),
+    "platform.lease": _lease,
     "platform, where the lease is,": _place_of_lease,
 }
 

@@ -113,10 +113,11 @@ class Telemetry:
         self._leader.set_function(lambda: float(leads()))
 
     def show_shard(self, shard: ShardSettings) -> None:
-        """Publish which part of the workloads this process has."""
+        """Publish which part of the workloads this process has, and how many parts there are to be."""
         labels = str(shard.index), str(shard.of)
         text = "Which part of the workloads this process has, as labels."
         Gauge("foresail_shard", text, ["index", "of"], registry=self.registry).labels(*labels).set(1)
+        Gauge("foresail_shards", "Parts of the workloads in all.", registry=self.registry).set(shard.of)
 
     def show_cluster(self, figures: Callable[[], ClusterFigures], lease: Callable[[], LeaseFigures | None]) -> None:
         """Publish how the watches of the platform do, and what comes of the lease; both are called at each scrape."""

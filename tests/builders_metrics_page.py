@@ -14,6 +14,7 @@ from controller.cluster_figures import ClusterFigures, WatchFigures
 from controller.cluster_series import LeaseFigures
 from controller.plan_expiry import STALE
 from controller.ports import ActResult
+from controller.shard_settings import ShardSettings
 from controller.telemetry import Telemetry
 from controller.telemetry_settings import TelemetrySettings
 from forecasting.contest import Standing
@@ -42,6 +43,7 @@ def published() -> Mapping[str, set[str]]:
     standing, skills = Standing(40, 0.2, 0.04), {(MODEL, "300", "champion"): 0.25}
     telemetry.skill_seen({"champion": standing}, {"champion": "7"}, (Drift("error", "worse"),), skills)
     telemetry.show_cluster(_figures, _lease)
+    telemetry.show_shard(ShardSettings(index=1, of=3))
     telemetry.reloaded("applied", current=True)
     telemetry.chore_done("champion", "done")
     labels: dict[str, set[str]] = defaultdict(set)

@@ -18,13 +18,14 @@ from controller.adapters.kube.events import KubernetesEvents
 from controller.adapters.kube.lease import candidate
 from controller.adapters.kube.settings import KubernetesSettings, LeasePlace
 from controller.adapters.system_clock import SystemClock
-from controller.bootstrap import World, fence_of, kill_switch, unless_killed
+from controller.bootstrap import World, write_gate
 from controller.daemon import Daemon, run_once
-from controller.leadership import Leadership
+from controller.leadership import Candidate
 from controller.live_loop import FLUSH_WITHIN_S
 from controller.ports import FleetMetrics
 from controller.reload import SettingsFile
 from controller.settings import Settings
+from controller.write_gate import WriteGate
 from policies.fleet import PoolKey, PoolState
 from simulations.kubernetes_api.faults import Fault
 from simulations.kubernetes_api.running import RunningApi, running_api
@@ -68,7 +69,8 @@ class Rig:
     api: RunningApi
     file: Path
     platform: KubernetesSettings
-    leadership: Leadership
+    leadership: Candidate
+    gate: WriteGate
     world_of: Any
     cluster: Scaled
 
@@ -90,7 +92,8 @@ class Rig:
             until(so)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        daemon = Daemon(SettingsFile(self.file), self.settings, self.world_of, leadership=self.leadership)
+        parts = SettingsFile(self.file), self.settings, self.world_of
+        daemon = Daemon(*parts, leadership=self.leadership, gate=self.gate)
         stopper = threading.Thread(target=stop)
         stopper.start()
         code = daemon.run()
@@ -120,18 +123,18 @@ def _rig(tmp_path: Path) -> Iterator[Rig]:
             f"registry: {{cache: '{tmp_path}/models'}}\naudit: {{url: 'sqlite:///{tmp_path}/audit.db'}}\n"
             f"daemon: {{kill_switch: '{tmp_path}/STOP', status: {{address: '127.0.0.1:0'}}}}\n"
         )
-        guard = unless_killed(fence_of(leadership), kill_switch(SettingsFile(file).load()))
-        view = KubernetesView(platform, clock.elapsed, np.random.default_rng(3), fence=guard, now=clock.now)
+        gate = write_gate(SettingsFile(file).load(), leadership)
+        view = KubernetesView(platform, clock.elapsed, np.random.default_rng(3), fence=gate.why_not, now=clock.now)
         view.start()
         cluster = Scaled(view, api)
 
-        def world_of(settings: Settings) -> World:
-            events = KubernetesEvents(platform, view, clock.elapsed, silenced=kill_switch(settings))
+        def world_of(_: Settings) -> World:
+            events = KubernetesEvents(platform, view, clock.elapsed, silenced=lambda: bool(gate.stopped()))
             events.start()
             ports: Any = (cluster, cluster, FakeRouter({KEY: 1.0}), ListNotifier())
             return World(*ports, close=events.close, witness=events, flush=events.flush)
 
-        yield Rig(api, file, platform, leadership, world_of, cluster)
+        yield Rig(api, file, platform, leadership, gate, world_of, cluster)
         view.close()
 
 
@@ -170,6 +173,6 @@ def test_while_the_kill_switch_is_on_nothing_is_told_at_the_end_either(rig: Rig)
 
 def test_a_single_tick_tells_what_it_did_before_it_gives_the_lease_away(rig: Rig) -> None:
     rig.api.fault(Fault(code=503, verbs=("create",), resources=("events",), times=1, retry_after_s=60))
-    run_once(rig.settings, rig.world_of, leadership=rig.leadership)
+    run_once(rig.settings, rig.world_of, leadership=rig.leadership, gate=rig.gate)
     assert "ScaledUp" in rig.told()
     assert rig.holder == ""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controller.adapters.kube.member_settings import ClustersSettings
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.errors import BadSetting
 from controller.reload import SettingsFile
@@ -88,6 +89,21 @@ def test_the_lease_cannot_change_while_it_runs(told: dict[str, Any], file: Path)
     with pytest.raises(BadSetting, match=r"platform\.lease .*cannot change while the daemon runs"):
         source.reload(leased)
     assert source.reload(used.model_copy(update={"platform": KubernetesSettings()})) == used
+
+
+@pytest.mark.parametrize("told", [{"east": {"lease": {}}}, {"west": {"lease": {"name": "other"}}}])
+def test_the_lease_of_several_clusters_cannot_change_or_move_while_it_runs(told: dict[str, Any], file: Path) -> None:
+    def of(east: dict[str, Any], west: dict[str, Any]) -> ClustersSettings:
+        members = {"east": {"context": "east", **east}, "west": {"context": "west", **west}}
+        return ClustersSettings.model_validate({"members": members})
+
+    members = "{east: {context: east}, west: {context: west, lease: {}}}"
+    source = SettingsFile(file, [f"platform={{kind: clusters, members: {members}}}"])
+    used = source.load()
+    leased = used.model_copy(update={"platform": of(**{"east": {}, "west": {}, **told})})
+    with pytest.raises(BadSetting, match=r"platform[.,].* cannot change while the daemon runs"):
+        source.reload(leased)
+    assert source.reload(used.model_copy(update={"platform": of({"nodes": True}, {"lease": {}})})) == used
 
 
 def test_without_a_file_nothing_ever_changes() -> None:

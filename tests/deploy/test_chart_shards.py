@@ -13,6 +13,7 @@ from controller.adapters.kube.settings import KubernetesSettings
 from controller.settings import load_settings
 from controller.shards import own_part
 from tests.builders_chart import (
+    CHART,
     EVERYTHING,
     NAMESPACE,
     RELEASE,
@@ -99,6 +100,28 @@ def test_metrics_tell_which_shard_they_are_of(objects: list[Object]) -> None:
     (endpoint,) = the(objects, "ServiceMonitor")["spec"]["endpoints"]
     wanted = {"sourceLabels": ["__meta_kubernetes_pod_label_foresail_dev_shard"], "targetLabel": "shard"}
     assert endpoint["relabelings"] == [wanted]
+
+
+def alerts_of(objects: list[Object]) -> set[str]:
+    groups = the(objects, "PrometheusRule")["spec"]["groups"]
+    return {rule["alert"] for group in groups for rule in group["rules"]}
+
+
+def test_no_standby_is_missed_where_the_chart_runs_none(objects: list[Object]) -> None:
+    """With SQLite each shard has one replica for good, and needs its lease all the same."""
+    alone = alerts_of(rendered({"shards": 2, "features": {"lease": True}, "alertRules": {"enabled": True}}))
+    assert alerts_of(objects) - alone == {"ForesailStandbyMissing"}
+    groups = yaml.safe_load((CHART / "rules" / "foresail.yaml").read_text())["groups"]
+    assert the(objects, "PrometheusRule")["spec"] == {"groups": groups}
+
+
+def test_a_registry_that_other_shards_do_not_reach_is_told_of() -> None:
+    several = {"shards": 2, "features": {"lease": True}}
+    assert "Shard 0 alone trains" in notes(several)
+    assert "Shard 0 alone trains" not in notes(
+        {**several, "settings": {"registry": {"store": "https://mlflow.ml.svc"}}}
+    )
+    assert "Shard 0 alone trains" not in notes()
 
 
 def test_with_sqlite_each_shard_claims_a_volume_of_its_own() -> None:

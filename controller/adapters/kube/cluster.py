@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -130,7 +130,8 @@ class KubernetesView:
         """Take these workloads for pools from the next look on, whatever their labels say; to be called between two."""
         if pools != self._settings.pools:
             self._settings = self._settings.model_copy(update={"pools": pools})
-            self._told = None
+            if self._told is not None:  # what was told stays so for whoever asks until then: no other thread looks
+                self._told = replace(self._told, versions=())
 
     def start(self) -> None:
         """Begin to watch; returns when everything was listed, or after as long as one answer may take."""

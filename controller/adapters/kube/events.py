@@ -37,6 +37,7 @@ _PAUSE_S = 1.0
 
 _TRIES = 3
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
+_LAST_REST_S = 0.5
 _JOIN_S = 2.0
 _FORBIDDEN_S = 600.0
 """Time after which a namespace where the right was missing is tried once more."""
@@ -126,11 +127,10 @@ class KubernetesEvents:
             return max(0.0, self._rest_until_s - self._elapsed())
         return max(_PAUSE_S, self.book.next_due_s(self._elapsed()))
 
-    def last_round(self) -> None:
-        """Send what waits, the oldest first, until the server does not take it or there is no more time."""
+    def last_round(self) -> bool:
+        """Send what waits, the oldest first, until the server does not take it; return whether to try once more."""
         self._take_in()
-        if not self._silent():
-            self._send(self.book.left(MOST_AT_LAST))
+        return not (self._over or self._silent() or self._send(self.book.left(MOST_AT_LAST)))
 
     def _run(self) -> None:
         while not self._stopped:
@@ -141,7 +141,10 @@ class KubernetesEvents:
                 if not (self._records or self._stopped):
                     self._changed.wait(min(wait_s, _LONGEST_REST_S))
         with self._guarded():
-            self.last_round()
+            if self.last_round():  # a server that has no time now may have it soon
+                with self._changed:
+                    self._changed.wait(_LAST_REST_S)
+                self.last_round()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

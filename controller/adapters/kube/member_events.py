@@ -102,7 +102,10 @@ class MemberEvents:
     @property
     def counts(self) -> Mapping[str, int]:
         """Events by what became of them, those of all members together."""
-        return sum((Counter(events.counts) for events in self.members.values()), Counter())
+        found: Counter[str] = Counter()
+        for events in self.members.values():
+            found.update(events.counts)  # a sum would leave out what there was none of yet: no series to grow from
+        return found
 
     def start(self) -> None:
         """Begin to send."""

@@ -17,6 +17,7 @@ import pytest
 
 from controller.adapters.kube.cluster import KubernetesView
 from controller.adapters.kube.kinds import DEPLOYMENTS, PODS
+from controller.adapters.kube.settings import PoolPlace
 from controller.adapters.system_clock import SystemClock
 from controller.errors import ObservationError
 from controller.observation import observe
@@ -168,6 +169,25 @@ def _once_told(view: KubernetesView) -> tuple[PoolState, ...]:
         except ObservationError:
             view.reflectors[PODS][0].store.wait_for("none", 0.02)
     return view.pools()
+
+
+def test_until_the_next_look_other_names_of_pools_change_nothing_for_those_who_ask(
+    api: RunningApi, tmp_path: Path
+) -> None:
+    """Events of the tick before are told by another thread, which must not look while a tick does."""
+    fleet = Fleet(api)
+    fleet.deployment(pods=2)
+    with _viewing(api, tmp_path) as view:
+        (before,) = view.pools()
+        fleet.deployment("plain", pods=1)
+        fleet.delete("pods", "llama-abc-1")
+        _caught_up(api, view)
+        view.name_pools((PoolPlace(namespace="prod", name="plain", model="qwen"),))
+        seen = view.seen(before.key)
+        assert seen is not None
+        assert seen.state is before
+        assert view.seen(PoolKey("qwen", "plain")) is None
+        assert _keys(view.pools()) == ["llama/llama/unified", "qwen/plain/unified"]
 
 
 def test_a_right_that_is_missing_keeps_all_pools_from_being_told(api: RunningApi, tmp_path: Path) -> None:

@@ -252,6 +252,13 @@ def test_what_happened_to_a_replica_that_is_gone_is_told_all_the_same(places: Pl
     assert (told.reason, told.involved_object.kind, told.involved_object.uid) == ("ReplicaRestarted", "Pod", None)
 
 
+def test_all_that_is_counted_is_told_from_the_beginning(places: Places) -> None:
+    """A series that begins with its first refusals would not have grown by them."""
+    assert places.events.counts == {"told": 0, "refused": 0, "dropped": 0}
+    places.tick(UP[EAST], UP[WEST])
+    assert places.events.counts == {"told": 2, "refused": 0, "dropped": 0}
+
+
 def test_of_a_pool_that_is_gone_nothing_is_told_and_of_the_others_all(places: Places) -> None:
     places.fleets["west"].delete("deployments", "llama")
     until(lambda: WEST not in {pool.key for pool in places.clusters.pools()})
