@@ -32,15 +32,18 @@ _Cluster = TypeVar("_Cluster", bound=KubernetesSettings)
 
 
 def check_shards(settings: Settings) -> None:
-    """Raise Disagreement where several shards cannot have these settings together."""
+    """Raise Disagreement where several shards cannot have these settings together, on their platform if they name one.
+
+    What ScalingPolicies ask for is tried without one.
+    """
     shard, platform = settings.daemon.shard, settings.platform
-    if shard.whole or platform is None:
+    if shard.whole:
         return
     several = f"daemon.shard.of is {shard.of}"
-    if not isinstance(platform, KubernetesSettings | ClustersSettings):
+    if platform is not None and not isinstance(platform, KubernetesSettings | ClustersSettings):
         what = f"{several}, and only workloads on Kubernetes can be divided"
         raise Disagreement(("daemon", "shard", "of"), what, "set it to 1")
-    if cluster_of_lease(platform) is None:
+    if platform is not None and cluster_of_lease(platform) is None:
         what = f"{several}, and without a lease nothing keeps a change of it from giving a workload two writers"
         remedy = "name platform.lease (of several clusters, that of a member)"
         raise Disagreement(("daemon", "shard", "of"), what, remedy)

@@ -62,6 +62,20 @@ def test_each_part_of_a_policy_becomes_the_setting_of_that_name() -> None:
     )  # fmt: skip
 
 
+def test_a_policy_cannot_let_shards_share_what_one_process_alone_may_write() -> None:
+    file = {
+        "daemon": {"shard": {"of": 2}},
+        "audit": {"url": "sqlite:///audit-{shard}.db"},
+        "approvals": {"approvers": {"ann": "ann.pub"}},
+    }
+    asks = policy(modes={"healing": "approve"})
+    found = laid(asks, on=settings_of(file))
+    assert reasons(found)["llama"] != "Accepted"
+    assert "all shards would share" in message(found)
+    apart = {**file, "approvals": {"approvers": {"ann": "ann.pub"}, "folder": "approvals-{shard}"}}
+    assert reasons(laid(asks, on=settings_of(apart))) == {"llama": "Accepted"}
+
+
 def test_what_is_laid_over_the_file_is_what_the_file_could_say_itself() -> None:
     found = laid(policy(objective={"ttftSeconds": 1}, modes={"scaling": "auto"}), on=settings_of(IN_FILE))
     told = found.settings.model_dump(mode="json", exclude={"platform"})
