@@ -85,6 +85,22 @@ def rendered(values: Mapping[str, Any] | None = None, of: Any = None) -> list[Ob
     return [found for text in texts for found in yaml.load_all(text, yaml.CSafeLoader) if found is not None]
 
 
+def rendered_roles(values: Mapping[str, Any]) -> list[Object]:
+    """Return the objects of ``access_chart()``, to be read and not changed.
+
+    Thousands of combinations of values make some dozens of different documents, and to parse those takes longest.
+    """
+    files = access_chart().render({**IMAGE, **values}, name=RELEASE, namespace=NAMESPACE)
+    texts = [text for name in sorted(files) if name.endswith(".yaml") for text in files[name].split("\n---\n")]
+    return [found for text in texts if (found := _read(text)) is not None]
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(document: str) -> Object | None:
+    found: Object | None = yaml.load(document, yaml.CSafeLoader)
+    return found
+
+
 def notes(values: Mapping[str, Any] | None = None) -> str:
     """Return what is told after an installation with ``values``."""
     files: Mapping[str, str] = chart().render({**IMAGE, **(values or {})}, name=RELEASE, namespace=NAMESPACE)

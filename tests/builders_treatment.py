@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, TypeAlias
 
 import pytest
@@ -51,6 +51,8 @@ Fate: TypeAlias = Literal["done", "held", "lost"]
 _LENGTHS = st.sampled_from([15, 40, "60 s", "1 lead times", "30 s + 0.5 lead times"])
 
 
+# Made once: each new strategy is looked through before it is drawn from, which takes longer than all that is drawn.
+@cache
 def _facts(scope: Scope) -> st.SearchStrategy[Any]:
     names = [name for name, fact in FACTS.items() if scope in fact.scopes]
     plain = st.sampled_from([name for name in names if not FACTS[name].unit])
@@ -64,6 +66,7 @@ def _facts(scope: Scope) -> st.SearchStrategy[Any]:
     )  # fmt: skip
 
 
+@cache
 def _acts(scope: Scope) -> st.SearchStrategy[dict[str, Any]]:
     verbs = [verb for verb, of in SCOPE_OF.items() if of == scope]
 
@@ -77,6 +80,7 @@ def _acts(scope: Scope) -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(with_undo, st.sampled_from(verbs), st.booleans(), rest)
 
 
+@cache
 def _steps(scope: Scope) -> st.SearchStrategy[Any]:
     waits = st.fixed_dictionaries(
         {"wait_until": _facts(scope), "deadline": _LENGTHS, "late": st.sampled_from(["fail", "go on"])},
@@ -98,16 +102,24 @@ def _steps(scope: Scope) -> st.SearchStrategy[Any]:
     return st.recursive(leaves, around, max_leaves=6)
 
 
+@cache
+def _written(scope: Scope) -> st.SearchStrategy[dict[str, Any]]:
+    steps = _steps(scope)
+    return st.fixed_dictionaries(
+        {
+            "title": st.just("drawn"),
+            "scope": st.just(scope),
+            "deadline": st.just(f"{DEADLINE_S:g} s + {LEAD_TIMES} lead times"),
+            "steps": st.lists(steps, min_size=1, max_size=3),
+            "after": st.lists(steps, max_size=2),
+        },
+        optional={"until": _facts(scope), "holding": st.just(["shrinking"])},
+    )
+
+
 @st.composite
 def playbooks(draw: st.DrawFn, scope: Scope) -> Playbook:
-    steps = _steps(scope)
-    written = {
-        "title": "drawn",
-        "scope": scope,
-        "deadline": f"{DEADLINE_S:g} s + {LEAD_TIMES} lead times",
-        "steps": draw(st.lists(steps, min_size=1, max_size=3)),
-        "after": draw(st.lists(steps, max_size=2)),
-    } | draw(st.fixed_dictionaries({}, optional={"until": _facts(scope), "holding": st.just(["shrinking"])}))
+    written = draw(_written(scope))
     try:
         return Playbook.model_validate(written)
     except ValidationError as error:

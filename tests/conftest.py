@@ -13,11 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests import live_times
 from tests.builders_postgres import PostgresServer, missing_binaries, postgres_server
 
-TESTS = Path(__file__).resolve().parent
-RECORDED_TRACES = TESTS.parents[1] / "shared" / "traces"
-
-COVERING = ("contracts", "controller", "deploy", "kubernetes", "live", "policies", "properties")
-"""Folders whose tests count for the coverage of ``policies`` and ``controller``: those that are about them."""
+RECORDED_TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 
 # A busy machine is no failure, so no example has a deadline. Where a submission is judged, the same examples come every
 # time; elsewhere new ones. A failure prints what replays it.
@@ -55,19 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put files with slow tests first, then those with many, so that workers that share files end together.
-
-    What whole simulated days run of ``policies`` and ``controller`` is not what covers them, and takes twice as long
-    when each line is counted: coverage stands still there.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, then those with many, so that workers that share files end together."""
     tests = Counter(item.path for item in items)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
-    if config.pluginmanager.hasplugin("_cov"):
-        for item in items:
-            if item.path.relative_to(TESTS).parts[0] not in COVERING:
-                item.add_marker("no_cover")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,7 +16,18 @@ from controller.adapters.kube.permissions import (
     Scope,
     permissions,
 )
-from tests.builders_chart import FEATURES, IMAGE, NAMESPACE, RELEASE, WORKLOADS, Object, access_chart, of_kind, rendered
+from tests.builders_chart import (
+    FEATURES,
+    IMAGE,
+    NAMESPACE,
+    RELEASE,
+    WORKLOADS,
+    Object,
+    access_chart,
+    of_kind,
+    rendered,
+    rendered_roles,
+)
 
 Grant = tuple[str, str, str, str, str]
 """Namespace (empty for the cluster), group, resource, verb, name (empty for any)."""
@@ -70,7 +81,7 @@ def test_the_roles_are_what_is_needed_for_every_combination_of_features() -> Non
     for switches in product([False, True], repeat=len(FEATURES)):
         on = frozenset(Feature(name) for name, is_on in zip(FEATURES, switches, strict=True) if is_on)
         installation = Installation(on, kinds=("Deployment", "Rollout"), routes=("HTTPRoute",))
-        assert granted(rendered(values_of(installation), access_chart())) == needed(installation), sorted(on)
+        assert granted(rendered_roles(values_of(installation))) == needed(installation), sorted(on)
 
 
 ALL = frozenset(Feature)
@@ -82,7 +93,7 @@ KINDS = [kinds for size in range(5) for kinds in [tuple(WORKLOAD_KINDS)[:size], 
 def test_the_roles_are_what_is_needed_for_kinds_and_names(kinds: tuple[str, ...], routes: tuple[str, ...]) -> None:
     for custom, beside, names in product(((), (("ray.io", "rayservices"),)), ((), tuple(BESIDE_KINDS)), ((), ("a",))):
         installation = Installation(ALL, kinds, custom, routes, beside, names)
-        assert granted(rendered(values_of(installation), access_chart())) == needed(installation)
+        assert granted(rendered_roles(values_of(installation))) == needed(installation)
 
 
 def test_nothing_is_granted_without_bounds() -> None:

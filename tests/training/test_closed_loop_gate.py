@@ -102,6 +102,12 @@ def verdict_on(
     return judge_rivals(*rivals, [HeldOut(light_history(), 0.15)], settings, simulation or the_world(), Stopwatch())
 
 
+@pytest.fixture(scope="module")
+def even() -> Verdict:
+    """The verdict on two that forecast alike: what both scored there is what verdicts on other runs start from."""
+    return verdict_on(unaltered())
+
+
 def ratios(verdict: Verdict) -> dict[str, float]:
     return {each.measure: each.ratio for each in verdict.comparisons}
 
@@ -131,11 +137,10 @@ def test_poor_forecasts_that_serve_as_well_are_refused() -> None:
     assert "more than the tolerance of 2%" in verdict.reasons[0]
 
 
-def test_what_is_no_worse_in_both_passes() -> None:
-    verdict = verdict_on(unaltered())
-    assert verdict.passed
-    assert set(ratios(verdict).values()) == {1.0}
-    assert [run.model for run in verdict.runs] == ["version 2", "version 1"]
+def test_what_is_no_worse_in_both_passes(even: Verdict) -> None:
+    assert even.passed
+    assert set(ratios(even).values()) == {1.0}
+    assert [run.model for run in even.runs] == ["version 2", "version 1"]
 
 
 def test_a_model_that_does_not_answer_in_service_is_refused_with_its_reason() -> None:
@@ -175,15 +180,15 @@ def a_run(within: int, gpu_hours: float, **changes: object) -> LoopRun:
         (990, 90.0, True),
     ],
 )
-def test_the_objective_comes_before_the_cost(within: int, gpu_hours: float, passes: bool) -> None:
-    score = verdict_on(unaltered()).scores[:2]
+def test_the_objective_comes_before_the_cost(even: Verdict, within: int, gpu_hours: float, passes: bool) -> None:
+    score = even.scores[:2]
     new, old = Evidence(score, [a_run(within, gpu_hours)]), Evidence(score, [a_run(990, 100.0)])
     assert verdict_of("2", "1", new, old, 0.99, SETTINGS).passed is passes
 
 
 @pytest.mark.parametrize(("gpu_hours", "passes"), [(120.0, True), (130.0, False)])
-def test_an_objective_kept_better_may_cost_more_up_to_a_bound(gpu_hours: float, passes: bool) -> None:
-    score = verdict_on(unaltered()).scores[:2]
+def test_an_objective_kept_better_may_cost_more_up_to_a_bound(even: Verdict, gpu_hours: float, passes: bool) -> None:
+    score = even.scores[:2]
     verdict = verdict_of(
         "2", "1", Evidence(score, [a_run(985, gpu_hours)]), Evidence(score, [a_run(900, 100.0)]), 0.99, SETTINGS
     )
@@ -191,8 +196,8 @@ def test_an_objective_kept_better_may_cost_more_up_to_a_bound(gpu_hours: float, 
     assert ("for which the objective is kept better" in verdict.reasons[3]) is passes
 
 
-def test_a_broken_invariant_is_refused() -> None:
-    score = verdict_on(unaltered()).scores[:2]
+def test_a_broken_invariant_is_refused(even: Verdict) -> None:
+    score = even.scores[:2]
     new = Evidence(score, [a_run(990, 100.0, violations=("I17 at 60 s: 41 replicas",))])
     verdict = verdict_of("2", "1", new, Evidence(score, [a_run(990, 100.0)]), 0.99, SETTINGS)
     assert not verdict.passed

@@ -55,15 +55,20 @@ def judged(
     return judge(registry, challenger, champion, [a_history(480)], settings, Stopwatch())
 
 
-def test_a_worse_challenger_is_refused_with_figures(
-    registry: FolderRegistry, good: FittedNet, poor: FittedNet, tmp_path: Path
-) -> None:
-    champion, challenger = published(registry, good, tmp_path), published(registry, poor, tmp_path)
-    verdict = judged(registry, challenger, champion)
-    assert not verdict.passed
-    assert "pinball" in verdict.reasons[0]
-    assert "more than the tolerance of 2%" in verdict.reasons[0]
-    assert verdict.champion == "1"
+@pytest.fixture(scope="module")
+def worse(good: FittedNet, poor: FittedNet, tmp_path_factory: pytest.TempPathFactory) -> Verdict:
+    """The verdict on the poor one as challenger of the good one."""
+    folder = tmp_path_factory.mktemp("worse")
+    registry = FolderRegistry(folder / "registry")
+    champion, challenger = published(registry, good, folder), published(registry, poor, folder)
+    return judged(registry, challenger, champion)
+
+
+def test_a_worse_challenger_is_refused_with_figures(worse: Verdict) -> None:
+    assert not worse.passed
+    assert "pinball" in worse.reasons[0]
+    assert "more than the tolerance of 2%" in worse.reasons[0]
+    assert worse.champion == "1"
 
 
 def test_a_better_challenger_passes(registry: FolderRegistry, good: FittedNet, poor: FittedNet, tmp_path: Path) -> None:
@@ -82,13 +87,12 @@ def test_an_equal_challenger_passes(registry: FolderRegistry, good: FittedNet, t
 
 
 def test_a_tolerance_wide_enough_lets_a_worse_one_pass(
-    registry: FolderRegistry, good: FittedNet, poor: FittedNet, tmp_path: Path
+    registry: FolderRegistry, good: FittedNet, poor: FittedNet, worse: Verdict, tmp_path: Path
 ) -> None:
     champion, challenger = published(registry, good, tmp_path), published(registry, poor, tmp_path)
-    first = judged(registry, challenger, champion)
-    worst = max(each.ratio for each in first.comparisons[:2])
+    worst = max(each.ratio for each in worse.comparisons[:2])
     in_service = {"attainment_tolerance": 1.0, "gpu_tolerance": 1.0}
-    assert not first.passed
+    assert not worse.passed
     if worst < 2:
         assert judged(registry, challenger, champion, tolerance=worst - 1 + 1e-6, **in_service).passed
     assert not judged(registry, challenger, champion, tolerance=min(1.0, 0.9 * (worst - 1)), **in_service).passed
