@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from simulations.kubernetes_api.running import RunningApi, running_api
 from tests.builders import FixedClock
 from tests.builders_events import blind, events_of, record, sick_at
 from tests.builders_kube import T0
-from tests.builders_kube_api import MERGE, Fleet, settings_for
+from tests.builders_kube_api import MERGE, Fleet, caught_up, settings_for
 from tests.builders_policies import until
 
 EAST, WEST = PoolKey("llama", "east.llama"), PoolKey("llama", "west.llama")
@@ -159,8 +160,7 @@ def test_an_owner_of_a_count_is_told_at_its_member_with_what_to_do_about_it(plac
     body = {"metadata": {"name": "other"}, "spec": {"scaleTargetRef": ref, "maxReplicas": 9}}
     west = places.api("west")
     west.call("POST", "/apis/autoscaling/v2/namespaces/prod/horizontalpodautoscalers", body)
-    for several in places.views["west"].reflectors.values():
-        assert several[0].store.wait_for(str(west.version), 8.0)
+    assert caught_up(west, chain.from_iterable(places.views["west"].reflectors.values()))
     owned = "HorizontalPodAutoscaler prod/other owns the replica count: left alone"
     places.tick(why=(Reason("other owner", str(WEST), 2, 2, owned),))
     assert places.reasons() == {"east": [], "west": ["ScaleRefused"]}

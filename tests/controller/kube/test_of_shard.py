@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from controller.adapters.audit_settings import AuditSettings
 from controller.adapters.kube.cluster_writes import KubernetesCluster
 from controller.adapters.kube.policies import ScalingPolicies
 from controller.adapters.system_clock import SystemClock
@@ -111,7 +112,7 @@ def test_each_policy_shows_what_became_of_it_by_its_shard_alone(api: RunningApi,
     for shard, shown in zip(SHARDS, ({"m"}, {"m", "z", "bad"}), strict=True):
         policies = ScalingPolicies(elapsed, rng, pace=QUICK)
         cluster = InCluster(policies, settings_for(api, tmp_path, policies=True))
-        base = Settings()
+        base = Settings(audit=AuditSettings(url="sqlite:///audit-{shard}.db"))
         base = base.model_copy(update={"daemon": base.daemon.model_copy(update={"shard": shard})})
         try:
             laid = own_part(cluster.lay_over(base))
