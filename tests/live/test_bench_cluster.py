@@ -71,7 +71,7 @@ def test_all_replicas_are_there_and_as_many_are_changed_as_are_asked_for() -> No
 def test_what_goes_wrong_on_the_way_is_no_part_of_the_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure(*_: object) -> dict[str, float]:
+    def measure(*_: object, **__: object) -> dict[str, float]:
         structlog.get_logger("foresail").warning("cluster not read")
         return {"list_s": 1.5}
 
