@@ -6,6 +6,7 @@ HTTP. After each step of time whoever watches is waited for, so that what a tick
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,13 +38,17 @@ class PodWorld(World):
         for key in keys:
             self.apps[app_of(key)], self.prices[key], self.wanted[key] = key, 2.0, replicas
             self._write("POST", place("deployments"), deployment_of(key, replicas))
-            self._write("POST", place("services"), service_of(key))
-        self._write("POST", place("httproutes"), route_of(keys))
+        self._open_to_traffic(keys)
         self.api.settle()
         self.clock.at += self.lead_s + 1.0
         self.api.settle()
         self.clock.at += 1000.0
         self.mirror()
+
+    def _open_to_traffic(self, keys: Sequence[PoolKey]) -> None:
+        for key in keys:
+            self._write("POST", place("services"), service_of(key))
+        self._write("POST", place("httproutes"), route_of(keys))
 
     def release(self, key: PoolKey, image: str) -> None:
         """Roll another image out, as a pipeline would."""
@@ -149,7 +154,7 @@ def service_of(key: PoolKey) -> Json:
     }  # fmt: skip
 
 
-def route_of(keys: tuple[PoolKey, ...]) -> Json:
+def route_of(keys: Sequence[PoolKey]) -> Json:
     refs = [{"name": app_of(key), "port": 8000, "weight": 0 if number else 10_000} for number, key in enumerate(keys)]
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",

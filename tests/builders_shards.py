@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from policies.settings import PolicySettings
 from simulations.kubernetes_api.access import Rule, Subject
 from simulations.kubernetes_api.trail import Written
 from tests.builders_kube_rig import Operated, kube_settings
-from tests.builders_pod_world import NAMESPACE, PodWorld, app_of, deployment_of, place
+from tests.builders_pod_world import NAMESPACE, PodWorld
 
 LEASE = LeaseSettings()
 STEP_S = 3.0
@@ -36,18 +36,8 @@ _ALL = (Rule(("*",), ("*",), ("*",)),)
 class ManyModels(PodWorld):
     """One pool for each of many models, all offered the same load; no gateways."""
 
-    def begin(self, *keys: PoolKey, replicas: int = 3, nodes: int = 4) -> None:
-        self.api.add_nodes(nodes)
-        self.api.kubelet.start_s, self.api.kubelet.stop_s = self.lead_s, self.drain_s
-        self._write("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-        for key in keys:
-            self.apps[app_of(key)], self.prices[key], self.wanted[key] = key, 2.0, replicas
-            self._write("POST", place("deployments"), deployment_of(key, replicas))
-        self.api.settle()
-        self.clock.at += self.lead_s + 1.0
-        self.api.settle()
-        self.clock.at += 1000.0
-        self.mirror()
+    def _open_to_traffic(self, keys: Sequence[PoolKey]) -> None:
+        """Leave everything to the pods: there is one pool for each model."""
 
     def desired(self, key: PoolKey) -> int:
         return int(self.deployment(key)["spec"]["replicas"])

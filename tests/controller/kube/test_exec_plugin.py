@@ -199,14 +199,19 @@ def _token(clock: _Clock, lasts_s: float, give: Callable[[], Credentials]) -> tu
     return PluginToken(plugin, first, 5.0, clock, clock), plugin
 
 
-def test_a_token_is_renewed_before_it_is_over_while_the_last_one_still_serves() -> None:
-    clock, go = _Clock(), threading.Event()
+def _second_once(go: threading.Event, clock: _Clock) -> Callable[[], Credentials]:
+    """Return a plugin that hangs until it may go on, and then gives another token."""
 
     def give() -> Credentials:
         go.wait(5.0)
         return Credentials("second", given_at=clock.at, expires_at=clock.at + 600.0)
 
-    token, plugin = _token(clock, 600.0, give)
+    return give
+
+
+def test_a_token_is_renewed_before_it_is_over_while_the_last_one_still_serves() -> None:
+    clock, go = _Clock(), threading.Event()
+    token, plugin = _token(clock, 600.0, _second_once(go, clock))
     clock.at += 539.0
     assert (token.value(0.0), plugin.count) == ("first", 0)
     clock.at += 2.0
@@ -219,12 +224,7 @@ def test_a_token_is_renewed_before_it_is_over_while_the_last_one_still_serves() 
 
 def test_a_token_that_is_over_is_waited_for_no_longer_than_is_allowed() -> None:
     clock, go = _Clock(), threading.Event()
-
-    def give() -> Credentials:
-        go.wait(5.0)
-        return Credentials("second", given_at=clock.at, expires_at=clock.at + 600.0)
-
-    token, plugin = _token(clock, 10.0, give)
+    token, plugin = _token(clock, 10.0, _second_once(go, clock))
     clock.at += 11.0
     began_s = ELAPSED()
     with pytest.raises(PluginFailed, match=r"its token is over, and the plugin gave no other one within 0\.1 s"):
