@@ -147,13 +147,20 @@ class ScalingPolicies:
         """Watch the cluster that is wanted, and no other."""
         if wanted == self._watched:
             return
+        opened = None if wanted is None else self._open(wanted)
         if self._writer is not None:
             self._writer.close()
         if self._watch is not None:
             self._watch.close()
-        self._watch, self._writer, self._watched, self._applied, self._edits = None, None, None, None, None
-        if wanted is None:
-            return
+        self._watch, self._writer = opened or (None, None)
+        self._watched, self._applied, self._edits = wanted, None, None
+        if opened is not None:
+            watch, writer = opened
+            watch.start()
+            writer.start()
+
+    def _open(self, wanted: KubernetesSettings) -> tuple[PolicyWatch, StatusWriter]:
+        """Return what watches a cluster and writes there; raises BadSetting where it cannot be told how to reach it."""
         # With the client of the API server, which not everybody needs.
         from controller.adapters.kube.policy_watch import PolicyWatch
         from controller.adapters.kube.policy_writer import Pace, StatusWriter
@@ -162,10 +169,7 @@ class ScalingPolicies:
             watch = PolicyWatch(wanted, self._elapsed, self._rng, self._why_not)
         except ObservationError as error:
             raise BadSetting(error.what, error.where, error.remedy) from None
-        self._watch, self._watched = watch, wanted
-        self._writer = StatusWriter(watch, self._elapsed, self._pace or Pace())
-        watch.start()
-        self._writer.start()
+        return watch, StatusWriter(watch, self._elapsed, self._pace or Pace())
 
 
 def _versions(policies: Iterable[Policy]) -> _Versions:

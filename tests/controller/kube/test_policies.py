@@ -13,6 +13,7 @@ import pytest
 from controller.adapters.kube.policies import LONGEST_S, QUIET_S, ScalingPolicies
 from controller.adapters.kube.settings import KubernetesSettings
 from controller.adapters.system_clock import SystemClock
+from controller.errors import BadSetting
 from controller.modes import Mode
 from controller.reload import SettingsFile
 from controller.settings import Settings
@@ -102,6 +103,16 @@ def test_an_invalid_edit_leaves_the_last_good_version_and_every_other_policy_in_
     after = rig.reloaded(source, used)
     assert after == used
     assert rig.reasons() == {"llama": "Invalid", "qwen": "Accepted"}
+
+
+def test_settings_by_which_no_cluster_is_reached_leave_policies_watched_where_they_are(rig: Rig) -> None:
+    source = rig.source()
+    source.load()
+    elsewhere = SettingsFile(rig.file, (), InCluster(rig.opened[-1], rig.cluster(context="nowhere")))
+    with pytest.raises(BadSetting, match="cannot be told how the API server is reached"):
+        elsewhere.load()
+    rig.policies.create()
+    until(source.changed, lambda: setattr(rig, "later_s", rig.later_s + QUIET_S))
 
 
 def test_what_is_written_of_a_policy_is_no_edit(rig: Rig) -> None:
