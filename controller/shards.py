@@ -50,7 +50,7 @@ def check_shards(settings: Settings) -> None:
     for key, name in _own_places(settings):
         if PLACEHOLDER not in name:
             what = f"{several}, and all shards would share {name}"
-            raise Disagreement(key, what, f"put {PLACEHOLDER} into its name: each shard has its own")
+            raise Disagreement(key, what, f"put {PLACEHOLDER} into its name ({'.'.join(key)}): each shard has its own")
     if settings.policy.healing.may_avoid_nodes:
         what = f"{several}, and how many nodes are avoided is a limit of the whole fleet, which no shard keeps alone"
         raise Disagreement(("policy", "healing", "may_avoid_nodes"), what, "switch it off, or set daemon.shard.of to 1")
